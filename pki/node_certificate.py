@@ -1,0 +1,212 @@
+"""This node's key and certificate on disk, and the newest of them in memory.
+
+``swarm-node.key`` holds the private key *and* the certificate chain: one file, one rename, so no crash can leave a
+key beside a certificate that is not its own, and another process that reads it sees one pair or the other.
+``swarm-node.crt`` is a copy of the chain for people and tools; nothing here reads it. ``swarm-root-ca.crt`` is the
+bundle of roots in force.
+
+Two processes of a host read these files; one renews them (``pki.renewal``), both notice (``NodeCertificate.refresh``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pki.certificates import Identity, TrustRoot, key_matches, load_chain
+from pki.errors import InvalidCertificateError, NodeCertificateMissingError
+from pki.files import PUBLIC_MODE, SECRET_MODE, ensure_private_directory, write_atomically
+from pki.keys import PrivateKey, key_from_pem, key_to_pem
+
+ROOT_FILE = "swarm-root-ca.crt"
+CERTIFICATE_FILE = "swarm-node.crt"
+KEY_FILE = "swarm-node.key"
+
+_BEGIN_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+_STAMP = tuple[tuple[int, int, int], tuple[int, int, int]]
+
+
+def utc_now() -> datetime:
+    """The wall clock, aware."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class NodeCredentials:
+    """One key pair with its certificate and the roots it is to be used with. Never changes: a renewal is a new one.
+
+    Attributes:
+        identity: what the certificate says, verified against ``root`` (its time is not checked: see ``identity``).
+        chain_pem: leaf, then intermediates.
+        key_pem: private key, clear PEM; a secret.
+        root: the roots in force.
+    """
+
+    identity: Identity
+    chain_pem: bytes
+    key_pem: bytes = field(repr=False)
+    root: TrustRoot
+
+    @classmethod
+    def verified(cls, *, chain_pem: bytes, key: PrivateKey, root: TrustRoot) -> NodeCredentials:
+        """Put together what belongs together.
+
+        An expired certificate passes: its holder must be able to say so (features A2.02).
+
+        Raises:
+            InvalidCertificateError: malformed, not for ``key``, or not signed by ``root``.
+        """
+        chain = load_chain(chain_pem)
+        if not key_matches(chain[0], key):
+            raise InvalidCertificateError("node certificate: the key is not the certificate's")
+        identity = root.verify(chain, chain[0].not_valid_before_utc)
+        return cls(identity=identity, chain_pem=chain_pem, key_pem=key_to_pem(key), root=root)
+
+
+class NodeCertificate:
+    """The holder: ``current`` is replaced as a whole, so any thread may read it without a lock."""
+
+    def __init__(self, directory: Path, credentials: NodeCredentials, kek: bytes | None, stamp: _STAMP) -> None:
+        """Use ``load`` or ``create``."""
+        self.directory = directory
+        self.current = credentials
+        self._kek = kek
+        self._stamp = stamp
+        self._listeners: list[Callable[[NodeCredentials], None]] = []
+
+    @classmethod
+    def load(cls, directory: Path, kek: bytes | None = None) -> NodeCertificate:
+        """Read what ``save`` wrote.
+
+        Args:
+            directory: ``STATE/certificates``.
+            kek: the unlock key where autolock is on, see ``pki.encryption``.
+
+        Raises:
+            NodeCertificateMissingError: this host is in no swarm.
+            LockedError, InvalidUnlockKeyError: autolock.
+            InvalidCertificateError: damaged files.
+            OSError: they cannot be read.
+        """
+        stamp = _stamp(directory)
+        return cls(directory, _read(directory, kek), kek, stamp)
+
+    @classmethod
+    def create(cls, directory: Path, credentials: NodeCredentials, kek: bytes | None = None) -> NodeCertificate:
+        """Write the first credentials of a node that was just made or has just joined.
+
+        Raises:
+            OSError: not written.
+        """
+        ensure_private_directory(directory)
+        _write(directory, credentials, kek)
+        return cls(directory, credentials, kek, _stamp(directory))
+
+    @property
+    def identity(self) -> Identity:
+        return self.current.identity
+
+    def replace(self, credentials: NodeCredentials) -> None:
+        """Write new credentials, then use them and tell the listeners.
+
+        Raises:
+            OSError: not written; the old ones stay in use.
+        """
+        _write(self.directory, credentials, self._kek)
+        self._stamp = _stamp(self.directory)
+        self._adopt(credentials)
+
+    def replace_root(self, root_pem: bytes) -> None:
+        """Trust other roots from now on, as the managers announce them while the root is being rotated.
+
+        Raises:
+            UntrustedCertificateError: this node's own certificate is not signed by any of them.
+            InvalidCertificateError: not a bundle of authorities.
+            OSError: not written; the old ones stay in use.
+        """
+        if root_pem == self.current.root.pem:
+            return
+        key = key_from_pem(self.current.key_pem)
+        self.replace(NodeCredentials.verified(chain_pem=self.current.chain_pem, key=key, root=TrustRoot(root_pem)))
+
+    def change_unlock_key(self, kek: bytes | None) -> None:
+        """Encrypt the private key on disk with another unlock key, or with none any more (features A2.06).
+
+        Raises:
+            OSError: not written; it stays as it was.
+        """
+        _write(self.directory, self.current, kek)
+        self._kek = kek
+        self._stamp = _stamp(self.directory)
+
+    def refresh(self) -> bool:
+        """Look whether another process has replaced the files, and use what it wrote.
+
+        Costs two ``stat`` when nothing changed.
+
+        Returns:
+            Whether ``current`` is new.
+
+        Raises:
+            as ``load``; ``current`` stays what it was.
+        """
+        stamp = _stamp(self.directory)
+        if stamp == self._stamp:
+            return False
+        credentials = _read(self.directory, self._kek)
+        self._stamp = stamp
+        if credentials.chain_pem == self.current.chain_pem and credentials.root == self.current.root:
+            return False
+        self._adopt(credentials)
+        return True
+
+    def on_change(self, listener: Callable[[NodeCredentials], None]) -> Callable[[], None]:
+        """Call ``listener`` after every change, on the thread that made it.
+
+        Returns:
+            A function that ends it.
+        """
+        self._listeners.append(listener)
+
+        def forget() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return forget
+
+    def _adopt(self, credentials: NodeCredentials) -> None:
+        self.current = credentials
+        for listener in list(self._listeners):
+            listener(credentials)
+
+
+def _write(directory: Path, credentials: NodeCredentials, kek: bytes | None) -> None:
+    """Roots first: they are the wider of the two while a rotation begins, and the pair is new when it ends."""
+    write_atomically(directory / ROOT_FILE, credentials.root.pem, mode=PUBLIC_MODE)
+    key_pem = key_to_pem(key_from_pem(credentials.key_pem), kek) if kek else credentials.key_pem
+    write_atomically(directory / KEY_FILE, key_pem + credentials.chain_pem, mode=SECRET_MODE)
+    write_atomically(directory / CERTIFICATE_FILE, credentials.chain_pem, mode=PUBLIC_MODE)
+
+
+def _read(directory: Path, kek: bytes | None) -> NodeCredentials:
+    try:
+        root_pem = (directory / ROOT_FILE).read_bytes()
+        pair_pem = (directory / KEY_FILE).read_bytes()
+    except FileNotFoundError as error:
+        raise NodeCertificateMissingError(f"this node is not part of a swarm: no {error.filename}") from error
+    key = key_from_pem(pair_pem, kek)
+    begin = pair_pem.find(_BEGIN_CERTIFICATE)
+    if begin < 0:
+        raise InvalidCertificateError(f"{KEY_FILE}: holds no certificate")
+    return NodeCredentials.verified(chain_pem=pair_pem[begin:], key=key, root=TrustRoot(root_pem))
+
+
+def _stamp(directory: Path) -> _STAMP:
+    try:
+        root, pair = (directory / ROOT_FILE).stat(), (directory / KEY_FILE).stat()
+    except FileNotFoundError as error:
+        raise NodeCertificateMissingError(f"this node is not part of a swarm: no {error.filename}") from error
+    return (root.st_ino, root.st_mtime_ns, root.st_size), (pair.st_ino, pair.st_mtime_ns, pair.st_size)
