@@ -1,0 +1,143 @@
+"""The manager process of this host, as the node sees it: start, adopt, watch, restart, stop.
+
+The manager holds an exclusive lock on STATE/manager.lock and writes its PID there. A node that comes
+back finds a manager that outlived it by that lock and adopts it instead of starting a second one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from proto.node_pb2 import ManagerConfig
+from worker.zygote import Zygote
+
+log = structlog.get_logger(__name__)
+
+RESTART_DELAY_S_MIN = 0.5
+RESTART_DELAY_S_MAX = 15.0
+STOP_TIMEOUT_S = 20.0
+HEALTHY_AFTER_S = 30.0
+
+
+def lock_holder(path: Path) -> int | None:
+    """PID of the process that holds the lock file, None when nobody does."""
+    try:
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with contextlib.suppress(ValueError):
+                    return int(file.read() or b"0") or None
+            return None
+    except FileNotFoundError:
+        return None
+
+
+class ManagerProcess:
+    """Keeps one manager running until ``stop``.
+
+    Args:
+        zygote: forks it.
+        lock_path: STATE/manager.lock.
+        on_exit: called with the config when the manager ended by itself; returns the config to start it
+            again with, or None to let it be.
+    """
+
+    def __init__(self, zygote: Zygote, lock_path: Path, *, on_exit: Callable[[ManagerConfig], ManagerConfig | None]):
+        self._zygote = zygote
+        self._lock_path = lock_path
+        self._on_exit = on_exit
+        self._pid: int | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._pid is not None
+
+    async def start(self, config: ManagerConfig) -> None:
+        """Adopt the manager that runs, or start one; from now on restart it when it ends."""
+        if self._watch is not None:
+            return
+        await self._launch(config)
+        loop = asyncio.get_running_loop()
+        self._watch = loop.create_task(self._keep(config), name="manager.watch")
+
+    async def stop(self) -> None:
+        """Ask the manager to end (it hands leadership over), and wait; kill it after 20 s."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        if self._pid is None:
+            self._pid = lock_holder(self._lock_path)
+        pid, self._pid = self._pid, None
+        if pid is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                return
+            try:
+                await asyncio.wait_for(_wait_exit(pid), STOP_TIMEOUT_S)
+            except TimeoutError:
+                log.warning("manager.stop_timed_out", pid=pid, timeout_s=STOP_TIMEOUT_S)
+            else:
+                return
+
+    async def detach(self) -> None:
+        """Stop watching; the manager goes on."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _launch(self, config: ManagerConfig) -> None:
+        self._pid = lock_holder(self._lock_path)
+        if self._pid is not None:
+            log.info("manager.adopted", pid=self._pid)
+            return
+        self._pid = await self._zygote.start(config.SerializeToString())
+        log.info("manager.started", pid=self._pid)
+
+    async def _keep(self, config: ManagerConfig) -> None:
+        delay_s = RESTART_DELAY_S_MIN
+        loop = asyncio.get_running_loop()
+        while self._pid is not None:
+            started = loop.time()
+            await _wait_exit(self._pid)
+            self._pid = None
+            if loop.time() - started > HEALTHY_AFTER_S:
+                delay_s = RESTART_DELAY_S_MIN
+            again = self._on_exit(config)
+            if again is None:
+                return
+            log.warning("manager.exited", restart_delay_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
+            config = again
+            await self._launch(config)
+
+
+async def _wait_exit(pid: int) -> None:
+    """Wait until the process is gone. It need not be a child of ours."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    gone = loop.create_future()
+    loop.add_reader(pidfd, lambda: gone.done() or gone.set_result(None))
+    try:
+        await gone
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
