@@ -1,0 +1,66 @@
+"""Addresses: what the user wrote against what the host has (features A1.02 to A1.04)."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.addresses import (
+    AddressError,
+    SystemAddress,
+    resolve_advertise,
+    resolve_data_path,
+    resolve_listen,
+    split_host_port,
+)
+
+ONE = [SystemAddress("eth0", "10.0.0.5"), SystemAddress("docker0", "172.17.0.1")]
+TWO = [*ONE, SystemAddress("eth1", "10.1.0.5")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "0.0.0.0:2377"),
+        (":2399", "0.0.0.0:2399"),
+        ("eth0", "10.0.0.5:2377"),
+        ("eth0:2400", "10.0.0.5:2400"),
+        ("10.9.9.9:1", "10.9.9.9:1"),
+        ("[::]:2377", "[::]:2377"),
+        ("::1", "[::1]:2377"),
+    ],
+)
+def test_listen_address_takes_ip_interface_or_port(text: str, expected: str) -> None:
+    assert resolve_listen(text, ONE) == expected
+
+
+def test_advertise_address_is_the_only_one_of_the_host_with_the_listen_port() -> None:
+    assert resolve_advertise("", "0.0.0.0:2399", ONE) == "10.0.0.5:2399"
+
+
+def test_advertise_address_is_the_listen_address_when_that_is_one() -> None:
+    assert resolve_advertise("", "10.1.0.5:2377", TWO) == "10.1.0.5:2377"
+
+
+def test_several_addresses_must_be_chosen_from() -> None:
+    with pytest.raises(
+        AddressError, match=r"10\.0\.0\.5 on eth0 and 10\.1\.0\.5 on eth1\) - specify one with --advertise-addr"
+    ):
+        resolve_advertise("", "0.0.0.0:2377", TWO)
+
+
+def test_unknown_interface_and_zero_address_are_refused() -> None:
+    with pytest.raises(AddressError, match="nope"):
+        resolve_advertise("nope", "0.0.0.0:2377", ONE)
+    with pytest.raises(AddressError, match="non-zero"):
+        resolve_advertise("0.0.0.0", "0.0.0.0:2377", ONE)
+
+
+def test_data_path_defaults_to_the_advertise_address() -> None:
+    assert resolve_data_path("", "10.0.0.5:2377", TWO) == "10.0.0.5"
+    assert resolve_data_path("eth1", "10.0.0.5:2377", TWO) == "10.1.0.5"
+
+
+@pytest.mark.parametrize("text", ["a:b", "a:0", "a:70000"])
+def test_a_port_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(AddressError):
+        split_host_port(text, 1)
