@@ -63,9 +63,9 @@ class FrameError(PKIError):
 
 
 class JoinRefusedError(PKIError):
-    """A manager answered and said no; ``code`` is the name of a gRPC status code (``INVALID_ARGUMENT``, ...)."""
+    """A manager answered and said no; ``code`` is the number of a gRPC status code (3 is INVALID_ARGUMENT)."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
