@@ -1,0 +1,263 @@
+"""Who may call what: one table for every RPC, and the interceptors that hold every call to it (features A2.01, A2.09).
+
+A call is let in when all of this is true, checked in this order on every call, not only when the connection was made
+(a peer that was removed or has expired meanwhile keeps its connection):
+
+1. the method has a row in the table; what has none is nobody's;
+2. the peer showed a certificate by a root in force, within its validity now: else UNAUTHENTICATED;
+3. of this cluster, of a node that was not removed, in a role of the row: else PERMISSION_DENIED.
+
+Metadata counts for nothing. The manager's unix socket (the node process of the same host, root only) has no TLS; its
+calls are a manager's by ``LocalInterceptor``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+
+from pki.certificates import Identity, Role, TrustRoot
+from pki.errors import PKIError
+from pki.node_certificate import utc_now
+
+log = structlog.get_logger(__name__)
+
+_MANAGERS = frozenset({Role.MANAGER})
+_EVERYBODY = frozenset({Role.MANAGER, Role.WORKER})
+
+
+def _rows(service: str, roles: frozenset[Role], *methods: str) -> dict[str, frozenset[Role]]:
+    return {f"/swarm.v1.{service}/{method}": roles for method in methods}
+
+
+ROLES_BY_METHOD: Mapping[str, frozenset[Role]] = {
+    **_rows(
+        "Control",
+        _MANAGERS,
+        "GetCluster",
+        "UpdateCluster",
+        "GetNode",
+        "ListNodes",
+        "UpdateNode",
+        "RemoveNode",
+        "CreateService",
+        "GetService",
+        "ListServices",
+        "UpdateService",
+        "RemoveService",
+        "GetTask",
+        "ListTasks",
+        "CreateSecret",
+        "GetSecret",
+        "ListSecrets",
+        "UpdateSecret",
+        "RemoveSecret",
+        "CreateConfig",
+        "GetConfig",
+        "ListConfigs",
+        "UpdateConfigSpec",
+        "RemoveConfig",
+        "GetManagerInfo",
+    ),
+    # A manager is a worker, too. What a node sees there is cut down to itself by the dispatcher, by the caller's ID.
+    **_rows("Dispatcher", _EVERYBODY, "Session", "Assignments", "UpdateTaskStatus"),
+    # For a node that joins, its manager asks the leader; the token in the request decides, not the caller.
+    **_rows("NodeCA", _MANAGERS, "IssueNodeCertificate"),
+    **_rows("NodeCA", _EVERYBODY, "RenewCertificate"),
+    **_rows("RaftMembership", _MANAGERS, "Join", "Leave"),
+    **_rows("Health", _MANAGERS, "Check"),
+}
+"""Full gRPC method name -> the roles that may call it. A test holds it against the descriptors in ``proto/``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a call is refused.
+
+    Attributes:
+        code: UNAUTHENTICATED or PERMISSION_DENIED.
+        message: one line for the caller; it tells nothing that the caller did not show.
+    """
+
+    code: grpc.StatusCode
+    message: str
+
+
+IsRemoved = Callable[[str, int], bool]
+"""(node ID, serial number of the certificate) -> whether the node was removed from the cluster."""
+
+
+def authorize(method: str, caller: Identity, *, cluster_id: str, is_removed: IsRemoved) -> Denial | None:
+    """Decide about one call of a peer whose certificate was verified.
+
+    Args:
+        method: full gRPC method name, ``/swarm.v1.Service/Method``.
+        caller: who calls.
+        cluster_id: the cluster we are.
+        is_removed: see ``IsRemoved``.
+
+    Returns:
+        None when the caller may.
+    """
+    roles = ROLES_BY_METHOD.get(method)
+    if roles is None:
+        return _unlisted(method)
+    if caller.cluster_id != cluster_id:
+        return Denial(
+            grpc.StatusCode.PERMISSION_DENIED,
+            f"node {caller.node_id} belongs to cluster {caller.cluster_id}, this is {cluster_id}",
+        )
+    if is_removed(caller.node_id, caller.serial):
+        return Denial(grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} was removed from the cluster")
+    if caller.role not in roles:
+        wanted = " or ".join(sorted(role.value for role in roles))
+        return Denial(
+            grpc.StatusCode.PERMISSION_DENIED,
+            f"node {caller.node_id} is a {caller.role.value}, {method} may be called by: {wanted}",
+        )
+    return None
+
+
+def _unlisted(method: str) -> Denial:
+    return Denial(grpc.StatusCode.PERMISSION_DENIED, f"no role may call {method}")
+
+
+_caller: ContextVar[Identity] = ContextVar("swarm_caller")
+
+
+def caller() -> Identity:
+    """Who made the call that is being served.
+
+    Raises:
+        LookupError: not inside a call that came through one of the interceptors.
+    """
+    return _caller.get()
+
+
+Check = Callable[[str, grpc.aio.ServicerContext[Any, Any]], Identity | Denial]
+
+
+class _Interceptor(grpc.aio.ServerInterceptor):
+    """Runs ``_check`` before every handler and sets ``caller()`` for it."""
+
+    def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
+        raise NotImplementedError
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None  # grpc answers UNIMPLEMENTED
+        return _guarded(handler, handler_call_details.method, self._check)
+
+
+class AuthorizationInterceptor(_Interceptor):
+    """For the server on 7946, where every peer showed a certificate in the handshake."""
+
+    def __init__(
+        self,
+        *,
+        trust_root: Callable[[], TrustRoot],
+        cluster_id: str,
+        is_removed: IsRemoved,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """
+        Args:
+            trust_root: the roots in force, the same object as long as they are the same (it caches).
+            cluster_id: the cluster we are.
+            is_removed: see ``IsRemoved``; quick, it is asked on every call.
+            clock: aware time.
+        """
+        self._trust_root, self._cluster_id = trust_root, cluster_id
+        self._is_removed, self._clock = is_removed, clock
+
+    def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
+        properties = context.auth_context()
+        chain = properties.get("x509_pem_cert_chain") or properties.get("x509_pem_cert")
+        if not chain:
+            return Denial(grpc.StatusCode.UNAUTHENTICATED, "peer showed no certificate")
+        try:
+            identity = self._trust_root().verify_pem(next(iter(chain)), self._clock())
+        except PKIError as error:
+            return Denial(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        return authorize(method, identity, cluster_id=self._cluster_id, is_removed=self._is_removed) or identity
+
+
+class LocalInterceptor(_Interceptor):
+    """For the manager's unix socket: file permissions let root in alone, and a call there is this manager's own."""
+
+    def __init__(self, identity: Callable[[], Identity]) -> None:
+        """
+        Args:
+            identity: this node's own, as its certificate says at the moment.
+        """
+        self._identity = identity
+
+    def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
+        if method not in ROLES_BY_METHOD:
+            return _unlisted(method)
+        return self._identity()
+
+
+def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, check: Check) -> grpc.RpcMethodHandler[Any, Any]:
+    """The same handler behind ``check``. Any: a handler's messages are of whatever types its service has."""
+
+    async def admit(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        verdict = check(method, context)
+        if isinstance(verdict, Denial):
+            await _refuse(context, method, verdict)
+        _caller.set(verdict)
+
+    def unary(behaviour: Any) -> Callable[..., Any]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            await admit(context)
+            answer = behaviour(request, context)
+            return await answer if inspect.isawaitable(answer) else answer
+
+        return call
+
+    def stream(behaviour: Any) -> Callable[..., Any]:
+        if not inspect.isasyncgenfunction(behaviour):
+            return unary(behaviour)  # a coroutine that writes by context.write
+
+        async def generate(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            await admit(context)
+            answers = behaviour(request, context)
+            try:
+                async for answer in answers:
+                    yield answer
+            finally:
+                await answers.aclose()
+
+        return generate
+
+    serializers = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    match handler.request_streaming, handler.response_streaming:
+        case False, False:
+            return grpc.unary_unary_rpc_method_handler(unary(handler.unary_unary), **serializers)
+        case False, True:
+            return grpc.unary_stream_rpc_method_handler(stream(handler.unary_stream), **serializers)
+        case True, False:
+            return grpc.stream_unary_rpc_method_handler(unary(handler.stream_unary), **serializers)
+        case _:
+            return grpc.stream_stream_rpc_method_handler(stream(handler.stream_stream), **serializers)
+
+
+async def _refuse(context: grpc.aio.ServicerContext[Any, Any], method: str, denial: Denial) -> NoReturn:
+    log.warning("call.refused", method=method, peer=context.peer(), code=denial.code.name, reason=denial.message)
+    await context.abort(denial.code, denial.message)
