@@ -1,0 +1,129 @@
+"""Images of the local engine: ls, pull, load, import, inspect, tag, rm."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO
+
+import click
+
+from cli import output
+from cli.client import Engine
+from cli.commands.node import each
+from cli.filters import parse_filters
+
+COLUMNS = {"Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE"}
+
+
+@click.group()
+def image() -> None:
+    """Manage images."""
+
+
+@image.command()
+@click.option("-a", "--all", "every", is_flag=True, help="Show all images")
+@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
+@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--no-trunc", is_flag=True, help="Don't truncate output")
+@click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+@click.pass_obj
+def ls(engine: Engine, every: bool, filters: Sequence[str], form: str, no_trunc: bool, quiet: bool) -> None:
+    """List images."""
+    rows = []
+    for found in engine.list("/images/json", parse_filters(filters), all=every):
+        for name in found.get("RepoTags") or ["<none>:<none>"]:
+            repository, _, tag = name.rpartition(":")
+            rows.append(
+                {
+                    "Repository": repository,
+                    "Tag": tag,
+                    "ID": output.short(found["Id"], no_trunc=no_trunc),
+                    "CreatedSince": _since(found["Created"]),
+                    "Size": output.human_size(found["Size"]),
+                }
+            )
+    output.listing(rows, COLUMNS, form=form, quiet=quiet)
+
+
+def _since(created: int) -> str:
+    from time import time
+
+    return f"{output.human_duration(max(0.0, time() - created))} ago" if created > 0 else "N/A"
+
+
+def _show(messages: Iterable[dict[str, Any]], *, quiet: bool = False) -> None:
+    """Progress of a pull or load, one line a change of status."""
+    last: dict[str, str] = {}
+    for message in messages:
+        text = message.get("stream") or message.get("status", "")
+        layer = message.get("id", "")
+        if quiet or not text or (layer and last.get(layer) == text):
+            continue
+        last[layer] = text
+        output.write(f"{layer}: {text}" if layer else text)
+        sys.stdout.flush()
+
+
+@image.command()
+@click.argument("name", metavar="NAME[:TAG|@DIGEST]")
+@click.option("--platform", default="", help="Set platform if server is multi-platform capable")
+@click.option("-q", "--quiet", is_flag=True, help="Suppress verbose output")
+@click.pass_obj
+def pull(engine: Engine, name: str, platform: str, quiet: bool) -> None:
+    """Download an image from a registry."""
+    query = {"fromImage": name, "platform": platform or None}
+    if ":" not in name.rpartition("/")[2]:
+        query["tag"] = "latest"
+    _show(engine.messages("POST", "/images/create", params=query), quiet=quiet)
+
+
+@image.command()
+@click.option(
+    "-i", "--input", "file", type=click.File("rb"), default="-", help="Read from tar archive file, instead of STDIN"
+)
+@click.option("-q", "--quiet", is_flag=True, help="Suppress the load output")
+@click.pass_obj
+def load(engine: Engine, file: BinaryIO, quiet: bool) -> None:
+    """Load an image from a tar archive or STDIN."""
+    _show(engine.messages("POST", "/images/load", params={"quiet": quiet}, body=file))
+
+
+@image.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.argument("name", metavar="[REPOSITORY[:TAG]]", default="")
+@click.option("-c", "--change", multiple=True, help="Apply Dockerfile instruction to the created image")
+@click.pass_obj
+def import_(engine: Engine, file: BinaryIO, name: str, change: Sequence[str]) -> None:
+    """Import the contents from a tarball to create a filesystem image."""
+    repository, _, tag = name.partition(":")
+    query: dict[str, Any] = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": "\n".join(change) or None}
+    _show(engine.messages("POST", "/images/create", params=query, body=file))
+
+
+@image.command()
+@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@click.pass_obj
+def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
+    """Display detailed information on one or more images."""
+    output.inspect([engine.get(f"/images/{name}/json") for name in names], form)
+
+
+@image.command()
+@click.argument("source")
+@click.argument("target")
+@click.pass_obj
+def tag(engine: Engine, source: str, target: str) -> None:
+    """Create a tag TARGET that refers to SOURCE."""
+    repository, _, name = target.partition(":")
+    engine.post(f"/images/{source}/tag", repo=repository, tag=name)
+
+
+@image.command()
+@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-f", "--force", is_flag=True, help="Force removal of the image")
+@click.pass_obj
+def rm(engine: Engine, names: Sequence[str], force: bool) -> None:
+    """Remove one or more images."""
+    each(names, lambda name: engine.delete(f"/images/{name}", force=force))

@@ -1,0 +1,201 @@
+"""Service flags to the API's ServiceSpec, for create and update. Pure: dictionaries in, dictionaries changed.
+
+Each flag is one row of ``SETTERS``: where its value goes and how the text becomes the value. ``--x-add`` and
+``--x-rm`` of update are the rows of ``LISTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cli import values
+
+Spec = dict[str, Any]
+
+_CONTAINER = ("TaskTemplate", "ContainerSpec")
+_RESTART = ("TaskTemplate", "RestartPolicy")
+_LIMITS = ("TaskTemplate", "Resources", "Limits")
+_RESERVATIONS = ("TaskTemplate", "Resources", "Reservations")
+_HEALTH = (*_CONTAINER, "Healthcheck")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+SETTERS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
+    "image": ((*_CONTAINER, "Image"), _same),
+    "hostname": ((*_CONTAINER, "Hostname"), _same),
+    "user": ((*_CONTAINER, "User"), _same),
+    "workdir": ((*_CONTAINER, "Dir"), _same),
+    "tty": ((*_CONTAINER, "TTY"), _same),
+    "read_only": ((*_CONTAINER, "ReadOnly"), _same),
+    "init": ((*_CONTAINER, "Init"), _same),
+    "stop_signal": ((*_CONTAINER, "StopSignal"), _same),
+    "stop_grace_period": ((*_CONTAINER, "StopGracePeriod"), values.duration_ns),
+    "oom_score_adj": ((*_CONTAINER, "OomScoreAdj"), _same),
+    "entrypoint": ((*_CONTAINER, "Command"), lambda text: text.split()),
+    "health_cmd": ((*_HEALTH, "Test"), lambda text: ["CMD-SHELL", text]),
+    "health_interval": ((*_HEALTH, "Interval"), values.duration_ns),
+    "health_timeout": ((*_HEALTH, "Timeout"), values.duration_ns),
+    "health_start_period": ((*_HEALTH, "StartPeriod"), values.duration_ns),
+    "health_start_interval": ((*_HEALTH, "StartInterval"), values.duration_ns),
+    "health_retries": ((*_HEALTH, "Retries"), _same),
+    "limit_cpu": ((*_LIMITS, "NanoCPUs"), values.nano_cpus),
+    "limit_memory": ((*_LIMITS, "MemoryBytes"), values.size_bytes),
+    "limit_pids": ((*_LIMITS, "Pids"), _same),
+    "reserve_cpu": ((*_RESERVATIONS, "NanoCPUs"), values.nano_cpus),
+    "reserve_memory": ((*_RESERVATIONS, "MemoryBytes"), values.size_bytes),
+    "restart_condition": ((*_RESTART, "Condition"), _same),
+    "restart_delay": ((*_RESTART, "Delay"), values.duration_ns),
+    "restart_max_attempts": ((*_RESTART, "MaxAttempts"), _same),
+    "restart_window": ((*_RESTART, "Window"), values.duration_ns),
+    "replicas_max_per_node": (("TaskTemplate", "Placement", "MaxReplicas"), _same),
+    "log_driver": (("TaskTemplate", "LogDriver", "Name"), _same),
+    "endpoint_mode": (("EndpointSpec", "Mode"), _same),
+    **{
+        f"{kind}_{name}": ((f"{kind.capitalize()}Config", key), parse)
+        for kind in ("update", "rollback")
+        for name, key, parse in (
+            ("parallelism", "Parallelism", _same),
+            ("delay", "Delay", values.duration_ns),
+            ("failure_action", "FailureAction", _same),
+            ("monitor", "Monitor", values.duration_ns),
+            ("max_failure_ratio", "MaxFailureRatio", _same),
+            ("order", "Order", _same),
+        )
+    },
+}
+
+_UPDATE_DEFAULTS = {
+    "Parallelism": 1,
+    "FailureAction": "pause",
+    "Monitor": 5 * 10**9,
+    "MaxFailureRatio": 0,
+    "Order": "stop-first",
+}
+_RESTART_DEFAULTS = {"Condition": "any", "Delay": 5 * 10**9, "MaxAttempts": 0}
+
+
+def put(spec: Spec, path: Sequence[str], value: Any) -> None:
+    """Set a nested key, making the objects on the way."""
+    for key in path[:-1]:
+        if spec.get(key) is None:
+            spec[key] = {}
+        spec = spec[key]
+    spec[path[-1]] = value
+
+
+def at(spec: Spec, path: Sequence[str]) -> Any:
+    """The nested value, None where any part is missing."""
+    value: Any = spec
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+def apply_settings(spec: Spec, options: Mapping[str, Any]) -> None:
+    """Put every given flag of ``SETTERS`` into the spec. Raises: ValueError with the flag's name."""
+    for name, value in options.items():
+        if value is None or name not in SETTERS:
+            continue
+        path, parse = SETTERS[name]
+        try:
+            parsed = parse(value)
+        except ValueError as error:
+            raise ValueError(f'invalid argument "{value}" for "--{name.replace("_", "-")}": {error}') from error
+        if path[0] in ("UpdateConfig", "RollbackConfig") and not spec.get(path[0]):
+            spec[path[0]] = dict(_UPDATE_DEFAULTS)
+        if path[:2] == _RESTART and not at(spec, _RESTART):
+            put(spec, _RESTART, dict(_RESTART_DEFAULTS))
+        put(spec, path, parsed)
+
+
+def _env_key(entry: str) -> str:
+    return entry.partition("=")[0]
+
+
+def _key_of(key: str) -> Callable[[Any], str]:
+    return lambda entry: str(entry.get(key, ""))
+
+
+LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
+    # flag stem: where the list is, what identifies an entry for --x-rm and for replacing
+    "env": ((*_CONTAINER, "Env"), _env_key),
+    "constraint": (("TaskTemplate", "Placement", "Constraints"), _same),
+    "mount": ((*_CONTAINER, "Mounts"), _key_of("Target")),
+    "publish": (("EndpointSpec", "Ports"), lambda entry: f"{entry.get('TargetPort')}/{entry.get('Protocol', 'tcp')}"),
+    "secret": ((*_CONTAINER, "Secrets"), _key_of("SecretName")),
+    "config": ((*_CONTAINER, "Configs"), _key_of("ConfigName")),
+    "network": (("TaskTemplate", "Networks"), _key_of("Target")),
+    "host": ((*_CONTAINER, "Hosts"), _same),
+    "group": ((*_CONTAINER, "Groups"), _same),
+    "dns": ((*_CONTAINER, "DNSConfig", "Nameservers"), _same),
+    "dns_search": ((*_CONTAINER, "DNSConfig", "Search"), _same),
+    "dns_option": ((*_CONTAINER, "DNSConfig", "Options"), _same),
+    "cap_add": ((*_CONTAINER, "CapabilityAdd"), _same),
+    "cap_drop": ((*_CONTAINER, "CapabilityDrop"), _same),
+    "ulimit": ((*_CONTAINER, "Ulimits"), _key_of("Name")),
+}
+
+MAPS: Mapping[str, tuple[str, ...]] = {
+    "label": ("Labels",),
+    "container_label": (*_CONTAINER, "Labels"),
+    "sysctl": (*_CONTAINER, "Sysctls"),
+    "log_opt": ("TaskTemplate", "LogDriver", "Options"),
+}
+
+
+def add_entries(spec: Spec, stem: str, entries: Sequence[Any]) -> None:
+    """Add entries to a list of the spec; one with the same key is replaced."""
+    if not entries:
+        return
+    path, key_of = LISTS[stem]
+    new_keys = {key_of(entry) for entry in entries}
+    kept = [entry for entry in at(spec, path) or [] if key_of(entry) not in new_keys]
+    put(spec, path, kept + list(entries))
+
+
+def remove_entries(spec: Spec, stem: str, keys: Sequence[str]) -> None:
+    """Take entries out of a list of the spec, by key; keys that are not there are ignored, as Docker does."""
+    if not keys:
+        return
+    path, key_of = LISTS[stem]
+    wanted = set(keys)
+    if stem == "publish":
+        wanted = {key if "/" in key else f"{key}/tcp" for key in keys}
+    put(spec, path, [entry for entry in at(spec, path) or [] if key_of(entry) not in wanted])
+
+
+def change_map(spec: Spec, stem: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+    """Set and remove keys of one of the spec's maps."""
+    if not add and not remove:
+        return
+    path = MAPS[stem]
+    found = dict(at(spec, path) or {})
+    for key in remove:
+        found.pop(key, None)
+    found.update(values.key_values(add))
+    put(spec, path, found)
+
+
+def host_entry(text: str) -> str:
+    """``name:ip`` of --host as the API keeps it: "ip name"."""
+    name, separator, ip = text.partition(":")
+    if not separator or not ip:
+        raise ValueError(f"bad format for add-host: {text!r}")
+    return f"{ip} {name}"
+
+
+def mode(name: str, replicas: int | None) -> Spec:
+    """The Mode object. Raises: ValueError."""
+    if name == "global":
+        if replicas is not None:
+            raise ValueError("replicas can only be used with replicated or replicated-job mode")
+        return {"Global": {}}
+    if name == "replicated":
+        return {"Replicated": {"Replicas": 1 if replicas is None else replicas}}
+    raise ValueError(f"unknown or unserved mode: {name}, want replicated or global")
