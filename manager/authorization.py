@@ -184,12 +184,14 @@ class AuthorizationInterceptor(_Interceptor):
         self._is_removed, self._clock = is_removed, clock
 
     def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
+        # The leaf is the one that the handshake proved; the chain holds only what the peer sent besides, in its order.
         properties = context.auth_context()
-        chain = properties.get("x509_pem_cert_chain") or properties.get("x509_pem_cert")
-        if not chain:
+        leaf = next(iter(properties.get("x509_pem_cert", ())), None)
+        if leaf is None:
             return Denial(grpc.StatusCode.UNAUTHENTICATED, "peer showed no certificate")
+        between = b"".join(properties.get("x509_pem_cert_chain", ()))
         try:
-            identity = self._trust_root().verify_pem(next(iter(chain)), self._clock())
+            identity = self._trust_root().verify_pem(leaf + between, self._clock())
         except PKIError as error:
             return Denial(grpc.StatusCode.UNAUTHENTICATED, str(error))
         return authorize(method, identity, cluster_id=self._cluster_id, is_removed=self._is_removed) or identity

@@ -1,0 +1,294 @@
+"""Joining over a real socket: digest before secret, hostile peers, certificates that change meanwhile (A1.15)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import manager.ca.service
+import manager.listener
+from manager.listener import Limits
+from pki.certificates import Role
+from pki.errors import (
+    FingerprintMismatchError,
+    FrameError,
+    InvalidCertificateError,
+    JoinRefusedError,
+    JoinUnreachableError,
+)
+from pki.join import JoinServerProtocol, encode_frame
+from pki.join_client import join_cluster
+from pki.node_certificate import NodeCertificate
+from pki.tls import JOIN_ALPN, join_context, listener_context, raft_client_context, root_fetch_context
+from pki.tokens import new_token, replace_secret
+from proto.ca_pb2 import GetRootCACertificateResponse, JoinRequest, JoinResponse
+from proto.specs_pb2 import NodeAvailability
+from tests.unit.ca import support
+from tests.unit.ca.support import MemoryState
+from tests.unit.pki.support import Authority
+
+DEADLINE_S = 10.0
+
+
+@pytest.fixture
+def state() -> MemoryState:
+    return MemoryState(Authority())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - the condition is a look at what is inside
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_the_token_makes_the_role(tmp_path: Path, state: MemoryState, role: Role) -> None:
+    token = state.join_tokens.manager if role is Role.MANAGER else state.join_tokens.worker
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        result = await join_cluster(
+            [f"127.0.0.1:{listener.port}"], token, availability=NodeAvailability.NODE_AVAILABILITY_DRAIN
+        )
+    identity = result.credentials.identity
+    assert (identity.role, identity.cluster_id) == (role, state.cluster_id)
+    (node,) = state.joined
+    assert (node.node_id, node.role) == (identity.node_id, role)
+    assert node.availability == NodeAvailability.NODE_AVAILABILITY_DRAIN
+    assert [manager.raft_addr for manager in result.managers] == ["127.0.0.1:2377"]
+    saved = NodeCertificate.create(tmp_path / "joined", result.credentials)
+    assert saved.current == result.credentials
+
+
+async def test_a_rotated_token_is_refused_in_swarms_words(tmp_path: Path, state: MemoryState) -> None:
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        with pytest.raises(
+            JoinRefusedError, match=r"^A valid join token is necessary to join this cluster$"
+        ) as refusal:
+            await join_cluster([f"127.0.0.1:{listener.port}"], replace_secret(state.join_tokens.worker))
+    assert refusal.value.code == 3
+    assert state.joined == []
+
+
+async def test_a_token_of_another_cluster_fails_before_the_secret_leaves(
+    state: MemoryState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer records every byte that it decrypts: the secret must not be among them."""
+    heard = bytearray()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        protocol = JoinServerProtocol()
+        while data := await reader.read(4096):
+            heard.extend(data)
+            for _ in protocol.receive(data):
+                root = GetRootCACertificateResponse(root_ca_pem=state.trust_root_pem)
+                writer.write(encode_frame(JoinResponse(get_root_ca_certificate=root)))
+        writer.close()
+
+    context = listener_context(state.authority.credentials())
+    server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
+    token = new_token(Authority().root.trust_root().digest)
+    expected = state.authority.root.trust_root().digest
+    try:
+        with pytest.raises(FingerprintMismatchError, match="remote CA does not match fingerprint") as error:
+            await join_cluster([f"127.0.0.1:{server.sockets[0].getsockname()[1]}"], token)
+    finally:
+        server.close()
+    assert error.value.expected != expected
+    assert token.rsplit("-", 1)[1].encode() not in heard
+    assert JoinRequest.FromString(bytes(heard[4:])).WhichOneof("request") == "get_root_ca_certificate"
+
+
+async def test_an_impostor_that_knows_the_root_certificate_gets_no_secret(tmp_path: Path, state: MemoryState) -> None:
+    """The root certificate is public: whoever serves it must also hold a certificate by it."""
+    impostor = Authority(cluster_id=state.cluster_id)
+    async with support.manager(tmp_path, state, authority=impostor) as (listener, _, _):
+        with pytest.raises(InvalidCertificateError, match="is no manager of the cluster of this token"):
+            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+    assert state.joined == []
+
+
+async def test_a_worker_cannot_pose_as_a_manager(tmp_path: Path, state: MemoryState) -> None:
+    async with support.manager(tmp_path, state, role=Role.WORKER) as (listener, _, _):
+        with pytest.raises(InvalidCertificateError, match="is no manager of the cluster of this token"):
+            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+    assert state.joined == []
+
+
+async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path, state: MemoryState) -> None:
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        await join_cluster(["127.0.0.1:1", f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+    with pytest.raises(JoinUnreachableError, match=r"could not connect to 127.0.0.1:1"):
+        await join_cluster(["127.0.0.1:1"], state.join_tokens.worker)
+    assert len(state.joined) == 1
+
+
+async def test_a_follower_without_a_leader_says_so(tmp_path: Path, state: MemoryState) -> None:
+    state.is_leader = False
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        with pytest.raises(JoinUnreachableError, match="the swarm does not have a leader"):
+            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+
+
+async def test_without_a_quorum_a_join_ends_by_time(
+    tmp_path: Path, state: MemoryState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager.ca.service, "DECISION_TIMEOUT_S", 0.1)
+    state.quorum.clear()
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        with pytest.raises(JoinUnreachableError, match="did not decide in time"):
+            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+    assert state.joined == []
+
+
+async def test_something_else_on_the_port_is_told_apart(state: MemoryState) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    context = listener_context(state.authority.credentials())
+    context.set_alpn_protocols(["h2"])
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context)
+    try:
+        with pytest.raises((FrameError, JoinUnreachableError)):
+            await join_cluster([f"127.0.0.1:{server.sockets[0].getsockname()[1]}"], state.join_tokens.worker)
+    finally:
+        server.close()
+
+
+# ------------------------------------------------------------- hostile peers
+
+
+async def connect(
+    port: int, context: ssl.SSLContext, server_hostname: str = "swarm-manager"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=server_hostname)
+
+
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(DEADLINE_S):
+        try:
+            return await reader.read()
+        except (OSError, ssl.SSLError):
+            return b""
+
+
+async def test_a_huge_frame_is_answered_and_cut_off(tmp_path: Path, state: MemoryState) -> None:
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        reader, writer = await connect(listener.port, root_fetch_context())
+        writer.write(b"\x7f\xff\xff\xff" + b"x" * 1000)
+        answer = JoinResponse.FromString((await read_to_end(reader))[4:])
+        assert "frame of 2147483647 bytes" in answer.error.message
+        writer.close()
+
+
+async def test_slow_peers_are_cut_off_and_leave_room(
+    tmp_path: Path, state: MemoryState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager.listener, "HANDSHAKE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(manager.ca.service, "REQUEST_TIMEOUT_S", 0.2)
+    limits = Limits(strangers_per_address_max=2)
+    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
+        silent, silent_writer = await asyncio.open_connection("127.0.0.1", listener.port)  # no handshake
+        dripping, dripping_writer = await connect(listener.port, root_fetch_context())
+        dripping_writer.write(b"\x00")  # a handshake, then a quarter of a length
+        third, third_writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        assert await read_to_end(third) == b""  # one too many from this address
+        assert await read_to_end(silent) == b""
+        assert await read_to_end(dripping) == b""
+        for writer in (silent_writer, dripping_writer, third_writer):
+            writer.close()
+        await until(lambda: not listener._strangers)
+        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+
+
+async def test_garbage_instead_of_a_handshake_harms_nobody(tmp_path: Path, state: MemoryState) -> None:
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 100, b"\x80\x04\x95"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(garbage)
+            writer.write_eof()
+            await read_to_end(reader)
+            writer.close()
+        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+
+
+async def test_older_tls_is_refused(tmp_path: Path, state: MemoryState) -> None:
+    context = root_fetch_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            await connect(listener.port, context)
+
+
+async def test_only_managers_of_this_cluster_reach_raft(tmp_path: Path, state: MemoryState) -> None:
+    reached: list[str] = []
+
+    async def raft_accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, node_id: str) -> None:
+        reached.append(node_id)
+        writer.write(b"welcome")
+        await writer.drain()
+        await reader.read()
+
+    authority = state.authority
+    peers = {
+        "manager": authority.credentials(),
+        "worker": authority.credentials(Role.WORKER),
+        "removed": authority.credentials(),
+        "other cluster, our root": Authority(now=authority.now).credentials(),
+        "other root": Authority(cluster_id=state.cluster_id).credentials(),
+    }
+    state.removed.add(peers["removed"].identity.node_id)
+    async with support.manager(tmp_path, state, raft_accept=raft_accept) as (listener, _, _):
+        for name, credentials in peers.items():
+            context = raft_client_context(credentials)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE  # a hostile client does not care who we are
+            reader, writer = await connect(listener.port, context)
+            writer.write(b"hello")
+            writer.transport.set_write_buffer_limits(0)
+            try:
+                async with asyncio.timeout(DEADLINE_S):
+                    first = await reader.read(7)
+            except (OSError, ssl.SSLError):
+                first = b""
+            assert first == (b"welcome" if name == "manager" else b""), name
+            writer.close()
+        context = join_context(authority.root.trust_root())
+        context.set_alpn_protocols(["swarm-raft/1"])  # no certificate at all
+        reader, writer = await connect(listener.port, context)
+        assert await read_to_end(reader) == b""
+        writer.close()
+    assert reached == [peers["manager"].identity.node_id]
+
+
+async def test_streams_live_through_a_renewal_and_new_ones_see_it(tmp_path: Path, state: MemoryState) -> None:
+    async def raft_accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, node_id: str) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+
+    async with support.manager(tmp_path, state, raft_accept=raft_accept) as (listener, source, _):
+        context = raft_client_context(state.authority.credentials())
+        reader, writer = await connect(listener.port, context)
+        before = writer.get_extra_info("ssl_object").getpeercert()["serialNumber"]
+        source.replace(state.authority.credentials(node_id=source.identity.node_id))
+        writer.write(b"still here")
+        assert await reader.readexactly(10) == b"still here"
+        _, fresh = await connect(listener.port, context)
+        after = fresh.get_extra_info("ssl_object").getpeercert()["serialNumber"]
+        assert int(before, 16) != int(after, 16) == source.identity.serial
+        writer.close()
+        fresh.close()
+
+
+async def test_a_manager_is_reached_by_its_node_id(tmp_path: Path, state: MemoryState) -> None:
+    """What the Raft transport checks: that it talks to the member it means."""
+    async with support.manager(tmp_path, state) as (listener, source, _):
+        context = raft_client_context(state.authority.credentials())
+        context.set_alpn_protocols([JOIN_ALPN])
+        _, writer = await connect(listener.port, context, source.identity.node_id)
+        writer.close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect(listener.port, context, "somebodyelse")
