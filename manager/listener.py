@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,7 @@ HANDSHAKE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 _BACKLOG = 128
 _ACCEPT_PAUSE_S = 0.1
+_ADDRESSES_MAX = 4096
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 _STREAM_LIMIT_BYTES = 256 * 1024
@@ -50,10 +52,50 @@ class Limits:
     Attributes:
         strangers_max: connections at once that are in a handshake or joining.
         strangers_per_address_max: of these, from one address.
+        burst_per_address: connections that an address may make at once ...
+        rate_per_address_s: ... and how many more a second; a handshake costs milliseconds of this thread.
     """
 
     strangers_max: int = 512
     strangers_per_address_max: int = 64
+    burst_per_address: int = 128
+    rate_per_address_s: float = 32.0
+
+
+class RateLimit:
+    """A bucket of connections for each address: full at first, refilled at a steady rate. The caller has the clock."""
+
+    def __init__(self, burst: int, rate_s: float) -> None:
+        self._burst, self._rate_s = burst, rate_s
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, address: str, now_s: float) -> bool:
+        """Whether ``address`` may connect at ``now_s`` (seconds, monotonic); if so, it has."""
+        level, since_s = self._buckets.get(address, (float(self._burst), now_s))
+        level = min(self._burst, level + (now_s - since_s) * self._rate_s)
+        if level < 1:
+            return False
+        if len(self._buckets) >= _ADDRESSES_MAX:
+            self._forget_full(now_s)
+        if len(self._buckets) >= _ADDRESSES_MAX:
+            self._buckets.clear()  # more attackers than we care to tell apart; the limit on all of them stands
+        self._buckets[address] = (level - 1, now_s)
+        return True
+
+    def _forget_full(self, now_s: float) -> None:
+        self._buckets = {
+            address: (level, since_s)
+            for address, (level, since_s) in self._buckets.items()
+            if level + (now_s - since_s) * self._rate_s < self._burst
+        }
+
+
+def source_network(address: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that an IPv6 host may pick its addresses from."""
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
 
 class Listener:
@@ -83,6 +125,8 @@ class Listener:
         self._acceptors: list[asyncio.Task[None]] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._strangers: Counter[str] = Counter()
+        self._rate = RateLimit(limits.burst_per_address, limits.rate_per_address_s)
+        self._refused: set[str] = set()
 
     async def start(self, host: str, port: int) -> None:
         """Listen on every address of ``host`` (empty: all).
@@ -123,7 +167,7 @@ class Listener:
                     log.error("listener.accept_paused", reason=str(error), pause_s=_ACCEPT_PAUSE_S)
                     await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue  # the rest is about a connection that is gone already
-            peer = str(address[0])
+            peer = source_network(str(address[0]))
             if not self._admit(peer):
                 connection.close()
                 continue
@@ -133,9 +177,16 @@ class Listener:
 
     def _admit(self, peer: str) -> bool:
         limits = self._limits
-        if self._strangers[peer] >= limits.strangers_per_address_max or self._strangers.total() >= limits.strangers_max:
-            log.warning("connection.refused", peer=peer, reason="too many connections that have not shown who they are")
+        if (
+            self._strangers[peer] >= limits.strangers_per_address_max
+            or self._strangers.total() >= limits.strangers_max
+            or not self._rate.take(peer, asyncio.get_running_loop().time())
+        ):
+            if peer not in self._refused and len(self._refused) < _ADDRESSES_MAX:  # once, not once a connection
+                self._refused.add(peer)
+                log.warning("connection.refused", peer=peer, reason="too many connections without a certificate")
             return False
+        self._refused.discard(peer)
         self._strangers[peer] += 1
         return True
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 SECRET_MODE = 0o600
@@ -13,7 +16,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int) -> None:
     """Replace ``path`` by ``data``: after a crash, or a full disk, there is the old file or the new one.
 
     The data is on disk when this returns (file and folder are synced). The temporary file is created with its
-    final mode and refuses to follow a link that somebody put in its place.
+    final mode and refuses to follow a link that somebody put in its place. Two writers of one path must lock each
+    other out (``locked_directory``).
 
     Raises:
         OSError: no space, no such folder, no permission; ``path`` is as it was.
@@ -41,6 +45,17 @@ def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Keep other processes and threads that use this out of the folder ``path``; waits for them. Ends with its holder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

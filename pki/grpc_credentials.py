@@ -70,6 +70,21 @@ def channel_options(server_name: str = Role.MANAGER.value) -> list[tuple[str, st
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a node's first, complete set of assignments
+    ]
+
+
+def server_options() -> list[tuple[str, str | int]]:
+    """The options every server of ours has: the clients' pings are welcome, a second server on the port is not."""
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.max_connection_age_ms", 3_600_000),  # the next call makes a new handshake; open streams go on
+        ("grpc.max_concurrent_streams", 1_000),
+        ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ]
 
 
@@ -140,7 +155,7 @@ class RotatingChannel(grpc.aio.Channel):
         await self.current()[1].channel_ready()
 
     async def close(self, grace: float | None = None) -> None:
-        """Close this and whatever old channels still have calls; these end after ``grace`` seconds (at once: None)."""
+        """Close this: calls on old channels end at once, those on the newest within ``grace`` seconds (at once: None)."""
         self._closed = True
         self._forget()
         draining = list(self._draining)

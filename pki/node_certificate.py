@@ -6,6 +6,7 @@ key beside a certificate that is not its own, and another process that reads it 
 bundle of roots in force.
 
 Two processes of a host read these files; one renews them (``pki.renewal``), both notice (``NodeCertificate.refresh``).
+Changes are made under a lock on the folder, and start from what lies there, so that none undoes another's.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pki.certificates import Identity, TrustRoot, key_matches, load_chain
-from pki.errors import InvalidCertificateError, NodeCertificateMissingError
-from pki.files import PUBLIC_MODE, SECRET_MODE, ensure_private_directory, write_atomically
+from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError, NodeCertificateMissingError
+from pki.files import PUBLIC_MODE, SECRET_MODE, ensure_private_directory, locked_directory, write_atomically
 from pki.keys import PrivateKey, key_from_pem, key_to_pem
 
 ROOT_FILE = "swarm-root-ca.crt"
@@ -102,7 +103,8 @@ class NodeCertificate:
             OSError: not written.
         """
         ensure_private_directory(directory)
-        _write(directory, credentials, kek)
+        with locked_directory(directory):
+            _write(directory, credentials, kek)
         return cls(directory, credentials, kek, _stamp(directory))
 
     @property
@@ -115,8 +117,8 @@ class NodeCertificate:
         Raises:
             OSError: not written; the old ones stay in use.
         """
-        _write(self.directory, credentials, self._kek)
-        self._stamp = _stamp(self.directory)
+        with locked_directory(self.directory):
+            self._write(credentials)
         self._adopt(credentials)
 
     def replace_root(self, root_pem: bytes) -> None:
@@ -129,18 +131,32 @@ class NodeCertificate:
         """
         if root_pem == self.current.root.pem:
             return
-        key = key_from_pem(self.current.key_pem)
-        self.replace(NodeCredentials.verified(chain_pem=self.current.chain_pem, key=key, root=TrustRoot(root_pem)))
+        root = TrustRoot(root_pem)
+        with locked_directory(self.directory):
+            newest = self._newest()
+            key = key_from_pem(newest.key_pem)
+            credentials = NodeCredentials.verified(chain_pem=newest.chain_pem, key=key, root=root)
+            self._write(credentials)
+        self._adopt(credentials)
 
     def change_unlock_key(self, kek: bytes | None) -> None:
         """Encrypt the private key on disk with another unlock key, or with none any more (features A2.06).
 
+        Every process of the host that holds the certificate calls this, in any order: it also says with which key
+        to read from now on.
+
         Raises:
             OSError: not written; it stays as it was.
         """
-        _write(self.directory, self.current, kek)
-        self._kek = kek
-        self._stamp = _stamp(self.directory)
+        with locked_directory(self.directory):
+            try:
+                newest = self._newest()
+            except (LockedError, InvalidUnlockKeyError):  # another process was first, with the new key
+                newest = _read(self.directory, kek)
+            self._kek = kek
+            self._write(newest)
+        if newest is not self.current:
+            self._adopt(newest)
 
     def refresh(self) -> bool:
         """Look whether another process has replaced the files, and use what it wrote.
@@ -156,11 +172,11 @@ class NodeCertificate:
         stamp = _stamp(self.directory)
         if stamp == self._stamp:
             return False
-        credentials = _read(self.directory, self._kek)
+        newest = self._newest()
         self._stamp = stamp
-        if credentials.chain_pem == self.current.chain_pem and credentials.root == self.current.root:
+        if newest is self.current:
             return False
-        self._adopt(credentials)
+        self._adopt(newest)
         return True
 
     def on_change(self, listener: Callable[[NodeCredentials], None]) -> Callable[[], None]:
@@ -176,6 +192,17 @@ class NodeCertificate:
                 self._listeners.remove(listener)
 
         return forget
+
+    def _newest(self) -> NodeCredentials:
+        """What lies on disk; the very object in memory if that is the same."""
+        if _stamp(self.directory) == self._stamp:
+            return self.current
+        newest = _read(self.directory, self._kek)
+        return self.current if newest == self.current else newest
+
+    def _write(self, credentials: NodeCredentials) -> None:
+        _write(self.directory, credentials, self._kek)
+        self._stamp = _stamp(self.directory)
 
     def _adopt(self, credentials: NodeCredentials) -> None:
         self.current = credentials

@@ -168,10 +168,15 @@ async def follow(source: NodeCertificate, period_s: float = 1.0) -> None:
 
     Files that are damaged, or half of a change, are looked at again; the credentials in memory stay in use.
     """
+    told = ""
     while True:
         await asyncio.sleep(period_s)
         try:
-            if source.refresh():
+            changed = source.refresh()
+            told = ""
+            if changed:
                 log.info("certificate.reloaded", serial=f"{source.identity.serial:x}", role=source.identity.role.value)
         except (OSError, PKIError) as error:
-            log.warning("certificate.reload_failed", directory=str(source.directory), reason=str(error))
+            if told != str(error):
+                told = str(error)
+                log.warning("certificate.reload_failed", directory=str(source.directory), reason=told)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import manager.ca.service
 import manager.listener
-from manager.listener import Limits
+from manager.ca.server import CertificateServer, NewNode
+from manager.ca.service import JoinService
+from manager.listener import Limits, Listener, RateLimit, source_network
 from pki.certificates import Role
 from pki.errors import (
     FingerprintMismatchError,
@@ -292,3 +298,63 @@ async def test_a_manager_is_reached_by_its_node_id(tmp_path: Path, state: Memory
         writer.close()
         with pytest.raises(ssl.SSLCertVerificationError):
             await connect(listener.port, context, "somebodyelse")
+
+
+@given(st.lists(st.floats(0, 0.5), max_size=200))
+def test_an_address_gets_its_burst_and_then_its_rate(pauses_s: list[float]) -> None:
+    limit, now_s, taken = RateLimit(burst=5, rate_s=2.0), 0.0, 0
+    for pause_s in pauses_s:
+        now_s += pause_s
+        taken += limit.take("a", now_s)
+    assert min(len(pauses_s), 5) <= taken <= 5 + 2.0 * now_s
+    assert limit.take("b", now_s)
+
+
+async def test_an_address_that_connects_too_often_waits(tmp_path: Path, state: MemoryState) -> None:
+    limits = Limits(burst_per_address=2, rate_per_address_s=0.0)
+    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
+        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+        with pytest.raises(JoinUnreachableError):
+            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+
+
+def test_an_ipv6_host_counts_as_its_network() -> None:
+    assert source_network("10.0.0.1") == "10.0.0.1"
+    assert source_network("2001:db8::1") == source_network("2001:db8::ffff:1") == "2001:db8::/64"
+    assert source_network("fe80::1%eth0") == "fe80::/64"
+
+
+async def test_the_listener_lives_on_a_thread_of_its_own(tmp_path: Path, state: MemoryState) -> None:
+    """As in a manager: TLS on the Raft thread, the decision on the main loop."""
+    decided_on: list[int] = []
+    register = state.register_node
+
+    async def register_node(node: NewNode) -> None:
+        decided_on.append(threading.get_ident())
+        await register(node)
+
+    state.register_node = register_node  # type: ignore[method-assign]
+    server = CertificateServer(state, forward=support.no_leader)
+    join = JoinService(server, asyncio.get_running_loop())
+    source = NodeCertificate.create(tmp_path, state.authority.credentials())
+    ports: queue.Queue[int] = queue.Queue()
+    raft_loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def raft_thread() -> None:
+        listener = Listener(source, join=join, raft_accept=support.no_raft, is_removed=state.is_removed)
+        await listener.start("127.0.0.1", 0)
+        ports.put(listener.port)
+        await stop.wait()
+        await listener.close()
+
+    thread = threading.Thread(target=lambda: raft_loop.run_until_complete(raft_thread()))
+    thread.start()
+    try:
+        port = await asyncio.to_thread(ports.get, timeout=DEADLINE_S)
+        await join_cluster([f"127.0.0.1:{port}"], state.join_tokens.worker)
+    finally:
+        raft_loop.call_soon_threadsafe(stop.set)
+        await asyncio.to_thread(thread.join, DEADLINE_S)
+        raft_loop.close()
+    assert decided_on == [threading.get_ident()]

@@ -240,3 +240,18 @@ def test_a_wrapped_secret_opens_for_its_purpose_alone() -> None:
             unwrap(changed, kek, purpose=b"a")
     with pytest.raises(InvalidUnlockKeyError):
         unwrap(wrapped, kek, purpose=b"b")
+
+
+def test_one_process_does_not_undo_what_another_did(tmp_path: Path, authority: Authority) -> None:
+    renews = NodeCertificate.create(tmp_path, authority.credentials(node_id="n"))
+    other = NodeCertificate.load(tmp_path)
+    renewed = authority.credentials(node_id="n")
+    renews.replace(renewed)
+    bundle = authority.root.certificate_pem + RootCA.create(authority.now).certificate_pem
+    other.replace_root(bundle)
+    assert other.current.chain_pem == renewed.chain_pem
+    kek = new_unlock_key()
+    renews.change_unlock_key(kek)
+    assert renews.current.root.pem == bundle
+    other.change_unlock_key(kek)
+    assert renews.current == other.current == NodeCertificate.load(tmp_path, kek).current
