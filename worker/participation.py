@@ -1,0 +1,380 @@
+"""One node's life in one cluster: certificate, agent, and the manager process when it is a manager.
+
+Made by init, by join, or by a daemon that finds its place on disk (``worker.node``). Three things run for as long as
+it lives: the agent, the renewal of the certificate, and ``_follow_role``, which makes this host what its node object
+says: promoted, it fetches a manager certificate and starts a manager, which asks to be taken in; demoted, it stops
+the manager once the leader has taken it out of the Raft group (``node.role`` is what says so).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import structlog
+
+from pki.certificates import Role
+from pki.errors import NodeCertificateExpiredError, PKIError
+from pki.grpc_credentials import RotatingChannel
+from pki.node_certificate import NodeCertificate
+from pki.renewal import Renewer
+from proto.ca_pb2 import ManagerAddress, RenewCertificateRequest, RenewCertificateResponse
+from proto.ca_pb2_grpc import NodeCAStub
+from proto.control_pb2 import GetManagerInfoRequest
+from proto.control_pb2_grpc import ControlStub
+from proto.node_pb2 import Bootstrap, LocalState, ManagerConfig
+from proto.objects_pb2 import Node, NodeDescription
+from proto.raft_pb2 import RaftLeaveRequest
+from proto.raft_pb2_grpc import RaftMembershipStub
+from proto.specs_pb2 import NodeAvailability, NodeRole
+from worker import local_state
+from worker.addresses import GRPC_PORT, join_host_port, split_host_port
+from worker.agent.agent import Agent
+from worker.agent.executor import Executor
+from worker.manager_process import ManagerProcess
+from worker.membership import LocalNodeState, MembershipError
+from worker.zygote import Zygote
+
+log = structlog.get_logger(__name__)
+
+CERTIFICATES = "certificates"
+AGENT = "agent"
+RAFT = "raft"
+MANAGER_LOCK = "manager.lock"
+MANAGER_SOCKET = "manager.sock"
+MANAGER_ERROR = "manager.error"
+MANAGER_READY_TIMEOUT_S = 60.0
+LEAVE_TIMEOUT_S = 10.0
+_ROLE_RETRY_S = 1.0
+_SOCKET_POLL_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a participation needs of the daemon around it.
+
+    Attributes:
+        state_dir, run_dir: as given to swarmd.
+        zygote: forks managers.
+        make_executor: an executor on this host's engine, for the node of the given ID.
+        describe: this host as it is now.
+        log_level: handed to the manager process.
+    """
+
+    state_dir: Path
+    run_dir: Path
+    zygote: Zygote
+    make_executor: Callable[[str], Executor]
+    describe: Callable[[], NodeDescription]
+    log_level: str = "info"
+
+
+class Participation:
+    """Construct, ``start``, then ``stop`` (the daemon ends) or ``leave`` (the node leaves its cluster)."""
+
+    def __init__(self, host: Host, state: LocalState, certificate: NodeCertificate) -> None:
+        self._host = host
+        self.state = state
+        self._certificate = certificate
+        self.error = ""
+        self._session_error = ""
+        self._session_opened = asyncio.Event()
+        self._node: Node | None = None
+        self._node_changed = asyncio.Event()
+        self._manager_ready = False
+        self._manager = ManagerProcess(host.zygote, host.state_dir / MANAGER_LOCK, on_exit=self._on_manager_exit)
+        socket = f"unix:{host.run_dir / MANAGER_SOCKET}"
+        self._local = grpc.aio.insecure_channel(socket, options=[("grpc.max_reconnect_backoff_ms", 500)])
+        self.control = ControlStub(self._local)
+        self._renewer = Renewer(certificate, self._renew)
+        agent_dir = host.state_dir / AGENT
+        agent_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._agent = Agent(
+            node_id=state.node_id,
+            executor=host.make_executor(state.node_id),
+            state_dir=agent_dir,
+            channels=lambda target: RotatingChannel(target, certificate),
+            managers=list(state.managers),
+            describe=host.describe,
+            listener=self,
+            addr=split_host_port(state.advertise_addr, 0)[0],
+            availability=state.availability,
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self, *, bootstrap: Bootstrap | None = None, force_new_cluster: bool = False) -> None:
+        """Start the manager, if this is one, and the agent.
+
+        With ``bootstrap`` or ``force_new_cluster`` it returns once the manager answers; otherwise the manager may
+        take as long as it needs (there may be no quorum yet).
+
+        Raises:
+            MembershipError: a manager that should make a cluster did not come up; the text says why.
+        """
+        if self._certificate.identity.role is Role.MANAGER:
+            await self._manager.start(self._manager_config(bootstrap, force_new_cluster=force_new_cluster))
+            if bootstrap is not None or force_new_cluster:
+                await self.wait_manager(MANAGER_READY_TIMEOUT_S)
+        loop = asyncio.get_running_loop()
+        self._running = loop.create_task(self._run(), name="participation")
+
+    async def stop(self, *, stop_manager: bool = True) -> None:
+        """End the session and the manager; containers run on, and so does the manager unless ``stop_manager``."""
+        await self._agent.close()
+        await self._cancel()
+        if stop_manager:
+            await self._manager.stop()
+        else:
+            await self._manager.detach()
+        await self._local.close()
+
+    async def leave(self) -> None:
+        """Stop every task, take the manager out of the Raft group if that can be done, and forget the cluster."""
+        await self._cancel()
+        if self._manager.running and self._manager_ready:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                request = RaftLeaveRequest(node_id=self.state.node_id)
+                await RaftMembershipStub(self._local).Leave(request, timeout=LEAVE_TIMEOUT_S)
+        await self._agent.leave()
+        await self._manager.stop()
+        await self._local.close()
+        erase(self._host.state_dir)
+
+    async def _cancel(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._agent.run(), name="agent")
+                group.create_task(self._keep_certificate(), name="certificate.renewal")
+                group.create_task(self._follow_role(), name="role")
+                if self._certificate.identity.role is Role.MANAGER:
+                    group.create_task(self._watch_manager(), name="manager.ready")
+        except* Exception as errors:
+            for error in errors.exceptions:
+                self.error = str(error)
+                log.error("participation.failed", error=str(error), exc_info=error)
+
+    async def _keep_certificate(self) -> None:
+        try:
+            await self._renewer.run()
+        except NodeCertificateExpiredError as error:
+            self.error = str(error)
+            log.error("certificate.expired", node_id=self.state.node_id)
+
+    # ------------------------------------------------------------------ what the agent hears
+
+    @property
+    def local_node_state(self) -> LocalNodeState:
+        if self.error:
+            return LocalNodeState.ERROR
+        if self._session_opened.is_set() or self._manager_ready:
+            return LocalNodeState.ACTIVE
+        return LocalNodeState.PENDING
+
+    @property
+    def control_available(self) -> bool:
+        return self._manager_ready and self._manager.running
+
+    @property
+    def session_error(self) -> str:
+        """Why there is no session, "" when there is one or none was tried."""
+        return self._session_error
+
+    def on_session(self, error: str) -> None:
+        self._session_error = error
+        if not error:
+            self._session_opened.set()
+
+    def on_managers(self, managers: Sequence[ManagerAddress]) -> None:
+        del self.state.managers[:]
+        self.state.managers.extend(managers)
+        self._save()
+
+    def on_node(self, node: Node) -> None:
+        self._node = node
+        self._node_changed.set()
+
+    def on_root_ca(self, root_ca_pem: bytes) -> None:
+        try:
+            self._certificate.replace_root(root_ca_pem)
+        except (PKIError, OSError) as error:
+            log.warning("root_ca.refused", error=str(error))
+            self._renewer.renew_now()
+
+    async def wait_session(self, timeout_s: float) -> bool:
+        """Whether a session was opened within the time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._session_opened.wait()
+        return self._session_opened.is_set()
+
+    def _save(self) -> None:
+        local_state.save(self._host.state_dir, self.state)
+
+    # ------------------------------------------------------------------ the manager process
+
+    def _manager_config(self, bootstrap: Bootstrap | None = None, *, force_new_cluster: bool = False) -> ManagerConfig:
+        state = self.state
+        listen_host, _ = split_host_port(state.listen_addr, 0)
+        advertise_host, _ = split_host_port(state.advertise_addr, 0)
+        return ManagerConfig(
+            node_id=state.node_id,
+            cluster_id=state.cluster_id,
+            state_dir=str(self._host.state_dir),
+            run_dir=str(self._host.run_dir),
+            listen_addr=state.listen_addr,
+            grpc_listen_addr=join_host_port(listen_host, GRPC_PORT),
+            advertise_addr=state.advertise_addr,
+            grpc_advertise_addr=join_host_port(advertise_host, GRPC_PORT),
+            managers=state.managers,
+            bootstrap=bootstrap,
+            force_new_cluster=force_new_cluster,
+            log_level=self._host.log_level,
+        )
+
+    def _on_manager_exit(self, _config: ManagerConfig) -> ManagerConfig | None:
+        self._manager_ready = False
+        return self._manager_config()
+
+    async def wait_manager(self, timeout_s: float) -> None:
+        """Return once the manager of this host answers.
+
+        Raises:
+            MembershipError: it ended, or did not answer in time; the text is the manager's own.
+        """
+        socket = self._host.run_dir / MANAGER_SOCKET
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not socket.exists():
+                    if not self._manager.running:
+                        raise MembershipError(self._manager_error() or "the manager process ended while it started")
+                    await asyncio.sleep(_SOCKET_POLL_S)
+                await self.control.GetManagerInfo(GetManagerInfoRequest(), wait_for_ready=True)
+        except TimeoutError:
+            raise MembershipError(
+                self._manager_error() or f"the manager did not answer within {timeout_s:g} s"
+            ) from None
+        except grpc.aio.AioRpcError as error:
+            raise MembershipError(f"the manager did not come up: {error.details()}") from error
+        self._manager_ready = True
+
+    async def _watch_manager(self) -> None:
+        """Know when the manager answers, also after it was restarted."""
+        while True:
+            if not self._manager_ready and self._manager.running:
+                with contextlib.suppress(MembershipError):
+                    await self.wait_manager(MANAGER_READY_TIMEOUT_S)
+                    log.info("manager.ready", node_id=self.state.node_id)
+            await asyncio.sleep(0.1)
+
+    def _manager_error(self) -> str:
+        try:
+            return (self._host.run_dir / MANAGER_ERROR).read_text().strip()
+        except OSError:
+            return ""
+
+    # ------------------------------------------------------------------ role
+
+    async def _follow_role(self) -> None:
+        while True:
+            await self._node_changed.wait()
+            self._node_changed.clear()
+            node = self._node
+            if node is None:
+                continue
+            try:
+                if node.spec.role == NodeRole.NODE_ROLE_MANAGER:
+                    await self._become_manager()
+                elif node.role != NodeRole.NODE_ROLE_MANAGER:
+                    await self._become_worker()
+            except (grpc.aio.AioRpcError, PKIError, OSError, TimeoutError) as error:
+                log.warning("role.change_failed", role=NodeRole.Name(node.spec.role), error=str(error))
+                await asyncio.sleep(_ROLE_RETRY_S)
+                self._node_changed.set()
+
+    async def _become_manager(self) -> None:
+        if self._certificate.identity.role is not Role.MANAGER:
+            await self._renewer.renew_once()
+            if self._certificate.identity.role is not Role.MANAGER:
+                raise MembershipNotYetError("the managers did not issue a manager certificate yet")
+        if not self._manager.running:
+            self.state.role = NodeRole.NODE_ROLE_MANAGER
+            self._save()
+            log.info("node.promoted", node_id=self.state.node_id)
+            await self._manager.start(self._manager_config())
+            await self.wait_manager(MANAGER_READY_TIMEOUT_S)
+
+    async def _become_worker(self) -> None:
+        if self._certificate.identity.role is not Role.MANAGER and not self._manager.running:
+            return
+        log.info("node.demoted", node_id=self.state.node_id)
+        await self._manager.stop()
+        self._manager_ready = False
+        self.state.role = NodeRole.NODE_ROLE_WORKER
+        self._save()
+        await asyncio.to_thread(shutil.rmtree, self._host.state_dir / RAFT, ignore_errors=True)
+        if self._certificate.identity.role is Role.MANAGER:
+            await self._renewer.renew_once()
+
+    async def _renew(self, csr_pem: bytes) -> RenewCertificateResponse:
+        """Ask the managers in turn, the leader first."""
+        failure: grpc.aio.AioRpcError | None = None
+        for manager in list(self.state.managers):
+            async with RotatingChannel(manager.grpc_addr, self._certificate) as channel:
+                try:
+                    request = RenewCertificateRequest(csr_pem=csr_pem)
+                    answer: RenewCertificateResponse = await NodeCAStub(channel).RenewCertificate(request, timeout=5)
+                    return answer
+                except grpc.aio.AioRpcError as error:
+                    failure = error
+        if failure is None:
+            raise TimeoutError("no manager is known")
+        raise failure
+
+
+class MembershipNotYetError(PKIError):
+    """The managers have not come round to it; ask again."""
+
+
+def erase(state_dir: Path) -> None:
+    """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays."""
+    local_state.forget(state_dir)
+    for name in (CERTIFICATES, RAFT, AGENT):
+        shutil.rmtree(state_dir / name, ignore_errors=True)
+
+
+def new_state(
+    *,
+    node_id: str,
+    cluster_id: str,
+    listen_addr: str,
+    advertise_addr: str,
+    data_path_addr: str,
+    availability: NodeAvailability.ValueType,
+    managers: Sequence[ManagerAddress],
+    role: NodeRole.ValueType,
+) -> LocalState:
+    """This host's place in a cluster, as it is kept on disk."""
+    return LocalState(
+        node_id=node_id,
+        cluster_id=cluster_id,
+        listen_addr=listen_addr,
+        advertise_addr=advertise_addr,
+        data_path_addr=data_path_addr,
+        availability=availability,
+        managers=managers,
+        role=role,
+    )
