@@ -161,8 +161,13 @@ class Consensus(Protocol):
     async def stop(self, *, transfer: bool = True) -> None:
         """Leave the group of running members; a leader first hands leadership over if ``transfer``."""
 
-    async def propose(self, data: bytes, *, timeout_s: float = 20.0) -> object:
+    async def propose(self, data: bytes, *, timeout_s: float = 20.0, command_id: bytes | None = None) -> object:
         """Append ``data``; return what ``StateMachine.apply`` returned for it on this member.
+
+        Args:
+            command_id: 16 bytes. A command whose outcome is unknown may be proposed again under its ID, here
+                or on another member, and is applied at most once (as long as fewer than 4096 others were
+                applied in between); the result is then that of its first application.
 
         Raises:
             NotLeaderError, ProposalUnknownError, EntryTooLargeError, or the exception the state machine returned.

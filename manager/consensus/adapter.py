@@ -1,0 +1,451 @@
+"""The adapter around pysyncobj 0.3.17: one Raft member as a passive object, without threads, sockets or timers.
+
+``RaftCore`` is driven from outside: ``receive`` a message, ``propose``, then ``pump``; it answers with messages
+(through ``Link``) and ``outputs``, and says when it wants to be pumped next. The thread in ``raft.py`` and the
+simulation drive the same object.
+
+What stays the library's: terms and votes, the election, the commit rule, heartbeats, appending to and cutting
+of the log, stepping down without a quorum. What the adapter replaces, because it is unsafe or missing there
+(finding numbers of the dependency notes in parentheses):
+
+- pickle in every form (6), the command queue, the chunk path (10), sending, which floods a slow peer and
+  resends what is in flight, and compaction, which loses the log behind a snapshot: methods overridden below;
+- every message passes the guard on its way in (1, 2, 3) and a sync of the journal on its way out (5);
+- pre-vote and leader stickiness (4), membership with learners (11), check-quorum (12), read barriers.
+
+The library's private methods are ordinary attributes called ``_SyncObj__name``, so a subclass can override
+them; ``tests/unit/consensus/test_pysyncobj_pin.py`` checks that each exists. The version is pinned exactly.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from pysyncobj import syncobj
+from pysyncobj.config import SyncObjConf
+from pysyncobj.node import Node
+from pysyncobj.syncobj import SyncObj
+from pysyncobj.transport import Transport
+
+from manager.consensus import wire
+from manager.consensus.journal import Journal, LogEntry
+from manager.consensus.membership import Configuration, ConfigurationLog
+from manager.consensus.outputs import Apply, Output, Rejected, Restore, TakeSnapshot
+from manager.consensus.port import NodeID, NotLeaderError
+from manager.consensus.replication import SnapshotSender
+from manager.consensus.snapshots import SnapshotHead, SnapshotStore
+
+log = structlog.get_logger(__name__)
+
+REGULAR, NO_OP, MEMBERSHIP = b"\x00", b"\x01", b"\x02"
+_FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
+
+TICK_COMMAND_BYTES_MAX = 2 * 1024 * 1024
+BATCH_SIZE_BYTES = 256 * 1024
+UNAPPLIED_ENTRIES_MAX = 16_384
+UNAPPLIED_BYTES_MAX = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Periods in seconds.
+
+    The library wants ``election_timeout_s_min`` above three heartbeats. Followers of a leader whose
+    connection closes do not wait for the timeout (see ``RaftCore.disconnected``), so it only has to
+    cover stalls and silent partitions and may be generous.
+    """
+
+    heartbeat_period_s: float = 0.1
+    election_timeout_s_min: float = 0.6
+    election_timeout_s_max: float = 1.1
+    check_quorum_s: float = 1.0
+    commit_notice_s: float = 0.005
+
+
+@dataclass(slots=True)
+class SnapshotPolicy:
+    """When to write a snapshot; may be changed at run time.
+
+    Attributes:
+        interval_entries: ``Spec.Raft.SnapshotInterval``.
+        trailing_entries: ``Spec.Raft.LogEntriesForSlowFollowers``: entries kept behind a snapshot.
+        interval_bytes: also snapshot when the log in memory is larger than this.
+        keep_old: ``Spec.Raft.KeepOldSnapshots``.
+    """
+
+    interval_entries: int = 10_000
+    trailing_entries: int = 500
+    interval_bytes: int = 64 * 1024 * 1024
+    keep_old: int = 0
+
+
+class Link(Protocol):
+    """The way to the peers, seen from the core."""
+
+    def send(self, peer: NodeID, message: wire.Message) -> None:
+        """Send or drop; ordered and without duplicates while a connection lasts."""
+
+    def has_room(self, peer: NodeID) -> bool:
+        """False while what was sent before has not left yet."""
+
+    def configure(self, configuration: Configuration) -> None:
+        """Connect to these members (and no longer to others)."""
+
+
+class Peer(Node):
+    """A library node whose hash does not depend on the process, so that a simulation replays."""
+
+    def __hash__(self) -> int:
+        return zlib.crc32(self.id.encode())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Node) and self.id == other.id
+
+    @property
+    def node_id(self) -> NodeID:
+        return NodeID(self.id)
+
+
+class _NoPickle:
+    """In place of the library's pickle module: nothing may ever reach it."""
+
+    def __getattr__(self, name: str) -> Any:  # stands for a whole module
+        raise AssertionError(f"pysyncobj reached for pickle.{name}")
+
+
+class _NoPoller:
+    def poll(self, timeout: float) -> None:
+        pass
+
+
+def _journal_of(conf_value: Journal) -> Journal:
+    return conf_value
+
+
+syncobj.pickle = _NoPickle()
+syncobj.createJournal = _journal_of  # the object itself rides in conf.journalFile
+
+
+class _Bridge(Transport):
+    """Where the library thinks it sends."""
+
+    def __init__(self, core: Adapter) -> None:
+        super().__init__(None, None, [])
+        self._core = core
+
+    def send(self, node: Node, message: dict[str, Any]) -> bool:
+        self._core.library_sends(NodeID(node.id), message)
+        return True
+
+
+class Adapter(SyncObj):
+    """One member. Every method is called on one thread.
+
+    Args:
+        journal: recovered and not empty (see ``recovery.py``).
+        configurations: what ``journal`` and snapshots say about the membership.
+        applied: index of the snapshot the state machine was restored from, or 1.
+        rng: for election timeouts.
+
+    Raises:
+        Exception: from any method, if the journal fails or an invariant is broken. The member must then
+            be abandoned: nothing it would have sent has left.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeID,
+        journal: Journal,
+        store: SnapshotStore,
+        configurations: ConfigurationLog,
+        applied: int,
+        link: Link,
+        timing: Timing,
+        policy: SnapshotPolicy,
+        rng: random.Random,
+    ) -> None:
+        self.node_id, self.journal, self.store = node_id, journal, store
+        self.configurations, self.timing, self.policy = configurations, timing, policy
+        self.outputs: deque[Output] = deque()
+        self.heard: dict[NodeID, float] = {}
+        self.transfer_to: NodeID | None = None
+        self._link, self._rng = link, rng
+        self._node = Peer(node_id)
+        self._outgoing: list[tuple[NodeID, wire.Message]] = []
+        self._commands: deque[tuple[bytes, bytes]] = deque()
+        self._sender = SnapshotSender(store)
+        self._seq = 0
+        self._reset_floor: dict[Node, int] = {}
+        self._muted = False
+        self._vote_granted = False
+        self._forced_campaign = False
+        self._announced_commit = 0
+        self._unapplied_entries = self._unapplied_bytes = 0
+        self._snapshot_running = False
+        self._snapshot_index = applied
+        self._snapshot_retry_index = 0
+        self._bridge = _Bridge(self)
+        conf = SyncObjConf(
+            autoTick=False,
+            journalFile=journal,
+            fullDumpFile=None,
+            useFork=False,
+            dynamicMembershipChange=False,
+            commandsWaitLeader=False,
+            raftMinTimeout=timing.election_timeout_s_min,
+            raftMaxTimeout=timing.election_timeout_s_max,
+            appendEntriesPeriod=timing.heartbeat_period_s,
+            leaderFallbackTimeout=timing.check_quorum_s,
+            connectionTimeout=timing.election_timeout_s_max,
+        )
+        super().__init__(self._node, [], conf, transport=self._bridge)
+        self._poller = _NoPoller()
+        self._SyncObj__raftLastApplied = max(1, applied)
+        self._SyncObj__raftCommitIndex = min(max(journal.commit_index, applied, 1), journal.last_index)
+        journal.on_append = self._entry_appended
+        journal.on_cut = self._entries_cut
+        self._configure()
+
+    # Driving
+
+    def now(self) -> float:
+        return syncobj.monotonicTime()
+
+    def flush(self) -> None:
+        """Make durable what the waiting messages may reflect, then send them."""
+        if not self._outgoing:
+            return
+        self.journal.sync()
+        outgoing, self._outgoing = self._outgoing, []
+        for peer, message in outgoing:
+            self._link.send(peer, message)
+
+    def propose(self, command_id: bytes, data: bytes) -> None:
+        """Append at the next ``pump``; the outcome is an output."""
+        self._commands.append((command_id, data))
+
+    def has_commands(self) -> bool:
+        """Proposals wait that could be appended now."""
+        return bool(self._commands) and self.transfer_to is None
+
+    def consumed(self, entries: int, size_bytes: int) -> None:
+        """The owner applied so many entries of so many bytes; as many more may be handed over."""
+        self._unapplied_entries -= entries
+        self._unapplied_bytes -= size_bytes
+
+    def is_stalled(self) -> bool:
+        """More is committed than the owner has room for."""
+        return self._SyncObj__raftCommitIndex > self._SyncObj__raftLastApplied
+
+    def take_outputs(self) -> list[Output]:
+        taken = list(self.outputs)
+        self.outputs.clear()
+        return taken
+
+    # What is the case
+
+    def term(self) -> int:
+        return self._SyncObj__raftCurrentTerm
+
+    def is_leading(self) -> bool:
+        return self._SyncObj__raftState == _LEADER
+
+    def is_voter(self) -> bool:
+        return self.node_id in self.configurations.current.voters
+
+    def leader_id(self) -> NodeID | None:
+        leader = self._SyncObj__raftLeader
+        return None if leader is None else NodeID(leader.id)
+
+    def commit_index(self) -> int:
+        return self._SyncObj__raftCommitIndex
+
+    def handed_index(self) -> int:
+        """Last index that is in the outputs."""
+        return self._SyncObj__raftLastApplied
+
+    def match_index(self, node_id: NodeID) -> int:
+        return self._SyncObj__raftMatchIndex.get(Peer(node_id), 0)
+
+    # In place of the library's own methods
+
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802  # the library's name
+        low, high = self.timing.election_timeout_s_min, self.timing.election_timeout_s_max
+        return low + (high - low) * self._rng.random()
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802  # the library's name
+        """Append what was proposed; a member that does not lead refuses instead of forwarding."""
+        size = 0
+        while self._commands and size < TICK_COMMAND_BYTES_MAX:
+            command_id, data = self._commands[0]
+            if not self.is_leading():
+                self.outputs.append(Rejected(command_id, NotLeaderError(self.leader_id())))
+            elif self.transfer_to is not None:
+                break  # until the transfer ended one way or the other
+            else:
+                self.append(b"".join((REGULAR, command_id, data)))
+                size += len(data)
+            self._commands.popleft()
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802  # the library's name
+        """Hand over what is committed, once it is durable here, as long as the owner keeps up."""
+        applied, committed = self._SyncObj__raftLastApplied, self._SyncObj__raftCommitIndex
+        if committed <= applied or self._unapplied_entries >= UNAPPLIED_ENTRIES_MAX:
+            return False
+        if self._unapplied_bytes >= UNAPPLIED_BYTES_MAX:
+            return False
+        self.journal.sync()  # a leader's own copy counts from here on
+        entries = self.journal.slice(applied + 1, min(committed, applied + UNAPPLIED_ENTRIES_MAX))
+        self._SyncObj__raftLastApplied += len(entries)
+        self._unapplied_entries += len(entries)
+        self._unapplied_bytes += sum(len(entry[0]) for entry in entries)
+        self.outputs.append(Apply(entries))
+        return False
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802  # the library's name
+        """To every connected peer what it lacks and has room for, or a heartbeat."""
+        self._SyncObj__newAppendEntriesTime = self.now() + self.timing.heartbeat_period_s
+        self._announced_commit = self._SyncObj__raftCommitIndex
+        for node in sorted(self._SyncObj__otherNodes | self._SyncObj__readonlyNodes, key=lambda n: n.id):
+            if node not in self._SyncObj__connectedNodes:
+                continue
+            self._send_batch(node)
+            while self._lacks_entries(node) and self._link.has_room(NodeID(node.id)):
+                self._send_batch(node)
+
+    def _send_batch(self, node: Node) -> None:
+        peer, next_index = NodeID(node.id), self._SyncObj__raftNextIndex[node]
+        self._seq += 1
+        if next_index <= self.journal.first_index:
+            piece = self._sender.next_piece(peer, self.term(), self._seq)
+            if piece.last:
+                self._SyncObj__raftNextIndex[node] = piece.index + 1
+            self._post(peer, piece)
+            return
+        self._sender.cancel(peer)
+        prev_term = self.journal.term_at(next_index - 1)
+        assert prev_term is not None
+        entries: list[tuple[int, bytes]] = []
+        size = 0
+        for command, _, term in self.journal.slice(next_index, min(self.journal.last_index, next_index + 4095)):
+            if entries and size + len(command) > BATCH_SIZE_BYTES:
+                break
+            entries.append((term, command))
+            size += len(command)
+        self._SyncObj__raftNextIndex[node] = next_index + len(entries)
+        commit = self._SyncObj__raftCommitIndex
+        self._post(peer, wire.Append(self.term(), self._seq, commit, next_index - 1, prev_term, entries))
+
+    def _lacks_entries(self, node: Node) -> bool:
+        return self._SyncObj__raftNextIndex[node] <= self.journal.last_index
+
+    def backlog(self) -> bool:
+        """Some peer lacks entries and could be sent some now."""
+        return any(
+            self._lacks_entries(node) and self._link.has_room(NodeID(node.id))
+            for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes
+            if node in self._SyncObj__connectedNodes
+        )
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802  # the library's name
+        applied = self._SyncObj__raftLastApplied
+        due = applied - self._snapshot_index >= self.policy.interval_entries or (
+            self.journal.size_bytes > self.policy.interval_bytes and applied > self._snapshot_index
+        )
+        if due and not self._snapshot_running and applied >= self._snapshot_retry_index:
+            self.request_snapshot()
+
+    # Snapshots and configuration
+
+    def request_snapshot(self) -> None:
+        """Take a snapshot of everything handed over so far, unless one is being taken or nothing is new."""
+        applied = self._SyncObj__raftLastApplied
+        term = self.journal.term_at(applied)
+        if self._snapshot_running or applied == self._snapshot_index or term is None:
+            return
+        self._snapshot_running = True
+        self.outputs.append(TakeSnapshot(applied, term, self.configurations.at(applied)))
+
+    def snapshot_written(self, index: int, error: Exception | None) -> None:
+        """The snapshot asked for is durable, or could not be written (then the log grows on, and it is tried later)."""
+        self._snapshot_running = False
+        if error is not None:
+            log.warning("snapshot.failed", node_id=self.node_id, index=index, error=str(error))
+            self._snapshot_retry_index = index + max(1, self.policy.interval_entries // 10)
+            return
+        self._snapshot_index = max(index, self._snapshot_index)
+        self.journal.sync()
+        self.journal.compact(self._snapshot_index - self.policy.trailing_entries)
+        self.configurations.compact(self._snapshot_index)
+        self.store.clean(keep=1 + self.policy.keep_old)
+
+    def snapshot_installed(self, head: SnapshotHead) -> None:
+        """A leader's snapshot is durable in the store: the log begins behind it."""
+        self.journal.reset(head.index, head.term)
+        self.configurations.reset(head.configuration)
+        self._SyncObj__raftLastApplied = head.index
+        self._SyncObj__raftCommitIndex = head.index
+        self._snapshot_index = head.index
+        self.outputs.append(Restore(head.index))
+        self._configure()
+        self.store.clean(keep=1 + self.policy.keep_old)
+
+    def append(self, command: bytes) -> int:
+        """Append an entry of this term (leader only); returns its index."""
+        index = self.journal.last_index + 1
+        self.journal.add(command, index, self.term())
+        return index
+
+    def _entry_appended(self, entry: LogEntry) -> None:
+        if entry[0][:1] == MEMBERSHIP:
+            self.configurations.add(entry[1], Configuration.decode(entry[0][1:]))
+            self._configure()
+
+    def _entries_cut(self, index: int) -> None:
+        if index <= self.configurations.current_index:
+            self.configurations.cut(index)
+            self._configure()
+
+    def _configure(self) -> None:
+        """Tell library and link who belongs to the group now."""
+        configuration = self.configurations.current
+        voters = {Peer(node_id) for node_id in configuration.voters - {self.node_id}}
+        learners = {Peer(node_id) for node_id in configuration.learners - {self.node_id}}
+        known = self._SyncObj__otherNodes | self._SyncObj__readonlyNodes
+        for node in known - voters - learners:
+            self._SyncObj__raftNextIndex.pop(node, None)
+            self._SyncObj__raftMatchIndex.pop(node, None)
+            self._sender.cancel(NodeID(node.id))
+        for node in (voters | learners) - known:
+            self._SyncObj__raftNextIndex[node] = self.journal.last_index + 1
+            self._SyncObj__raftMatchIndex[node] = 0
+        for node in voters - self._SyncObj__otherNodes:
+            self._SyncObj__lastResponseTime[node] = self.now()
+        self._SyncObj__otherNodes = {*voters}
+        self._SyncObj__readonlyNodes = {*learners}
+        self._link.configure(configuration)
+
+    # Messages out
+
+    def _post(self, peer: NodeID, message: wire.Message) -> None:
+        self._outgoing.append((peer, message))
+
+    def library_sends(self, peer: NodeID, message: dict[str, Any]) -> None:
+        """The library's messages in our words; its answers to AppendEntries are the guard's to give."""
+        match message["type"]:
+            case "request_vote":
+                last_index, last_term = message["last_log_index"], message["last_log_term"]
+                self._post(peer, wire.Vote(message["term"], last_index, last_term, self._forced_campaign))
+            case "response_vote":
+                self._vote_granted = True
+                self._post(peer, wire.VoteReply(message["term"], True))
+            case "next_node_idx" if self._muted:
+                pass
+            case other:
+                raise AssertionError(f"pysyncobj sends {other}")

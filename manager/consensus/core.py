@@ -1,0 +1,441 @@
+"""One Raft member: elections, the messages of the peers, leadership. See ``adapter.py`` for how pysyncobj is tied in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from manager.consensus import wire
+from manager.consensus.adapter import MEMBERSHIP, NO_OP, REGULAR, Adapter, Link, Peer, SnapshotPolicy, Timing
+from manager.consensus.guard import Extend, Known, Missing, check_append
+from manager.consensus.journal import Journal
+from manager.consensus.membership import ConfigurationLog
+from manager.consensus.outputs import Deposed, Done, Ready
+from manager.consensus.port import LeaderState, NodeID, NotLeaderError
+from manager.consensus.replication import SnapshotReceiver
+from manager.consensus.rounds import PreVoteRound, ReadBarriers
+from manager.consensus.snapshots import SnapshotStore
+
+log = structlog.get_logger(__name__)
+
+
+class RaftCore(Adapter):
+    """A member as a passive object: ``receive``, ``propose``, ``connected``, then ``pump``; outputs in ``outputs``.
+
+    Every method is called on one thread. An exception from ``pump`` (or from ``receive``, other than
+    ProtocolError) means that the journal failed or an invariant broke: abandon the member, nothing it would
+    have sent has left.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeID,
+        journal: Journal,
+        store: SnapshotStore,
+        configurations: ConfigurationLog,
+        applied: int,
+        link: Link,
+        timing: Timing,
+        policy: SnapshotPolicy,
+        rng: random.Random,
+    ) -> None:
+        self.heard: dict[NodeID, float] = {}
+        self.after_tick: list[Callable[[], None]] = []
+        self.on_removed: Callable[[], None] = lambda: None
+        self._barriers: ReadBarriers[int] = ReadBarriers()
+        self._round = PreVoteRound()
+        self._receiver = SnapshotReceiver(store)
+        self._voters_counted: set[NodeID] = set()
+        self._leader_contact_s = float("-inf")
+        self._leading_term = self._ready_term = 0
+        self._transfer_deadline_s = 0.0
+        self._transfer_sent = False
+        super().__init__(
+            node_id=node_id,
+            journal=journal,
+            store=store,
+            configurations=configurations,
+            applied=applied,
+            link=link,
+            timing=timing,
+            policy=policy,
+            rng=rng,
+        )
+        if configurations.current.voters == {node_id}:
+            self._SyncObj__raftElectionDeadline = -1.0  # nobody else could lead: no need to wait
+
+    # Driving
+
+    def pump(self) -> None:
+        """Do everything that can be done now, then let messages out. Call after any input and at ``deadline``."""
+        for _ in range(64):
+            last = self.journal.last_index
+            self._gate_election()
+            self.doTick(0)
+            self._expire_election()
+            self._drive_transfer()
+            for step in self.after_tick:
+                step()
+            added = self.journal.last_index != last
+            if not self.is_leading() or not (added or self.has_commands() or self.backlog()):
+                break
+            self._SyncObj__newAppendEntriesTime = 0.0  # do not wait for the next period: send what was added
+        self._note_leadership()
+        self._note_commit()
+        self.flush()
+
+    def deadline(self) -> float:
+        """When to pump again at the latest, on the clock of ``now``."""
+        now = self.now()
+        if self.is_leading():
+            return max(now, self._SyncObj__newAppendEntriesTime)
+        if self.is_voter():
+            return max(now, self._SyncObj__raftElectionDeadline)
+        return now + self.timing.election_timeout_s_max
+
+    def forget_barrier(self, token: int) -> None:
+        self._barriers.forget(token)
+
+    def open_barrier(self, token: int) -> None:
+        """Confirm leadership after this call; ends in ``Done``."""
+        self._barriers.open(self._seq + 1, max(self.commit_index(), self._SyncObj__noopIDx or 0), token)
+        self._SyncObj__newAppendEntriesTime = 0.0
+
+    def is_ready(self) -> bool:
+        """Leads, and its own no-op is committed and handed over."""
+        return self.is_leading() and self._ready_term == self.term()
+
+    def leader_state(self) -> LeaderState:
+        """``is_leader`` here means: leads and its no-op is handed over; the owner may not have applied it yet."""
+        return LeaderState(self.term(), self.leader_id(), self.is_leading() and self._ready_term == self.term())
+
+    def reachable(self) -> frozenset[NodeID]:
+        since = self.now() - self.timing.election_timeout_s_max
+        peers = {node.id for node in self._SyncObj__connectedNodes}
+        return frozenset({self.node_id} | {p for p, heard in self.heard.items() if p in peers and heard >= since})
+
+    def lease_holds(self) -> bool:
+        """A leader is alive as far as this member can tell: no reason for an election."""
+        if self.is_leading():
+            return True
+        leader = self._SyncObj__raftLeader
+        return (
+            leader is not None
+            and leader in self._SyncObj__connectedNodes
+            and self.now() - self._leader_contact_s < self.timing.election_timeout_s_min
+        )
+
+    # Connections
+
+    def connected(self, peer: NodeID) -> None:
+        self.heard[peer] = self.now()
+        self._bridge._onNodeConnected(Peer(peer))
+
+    def disconnected(self, peer: NodeID) -> None:
+        """A closed connection to the leader is a strong hint of its death: look soon instead of at the timeout."""
+        node = Peer(peer)
+        self._bridge._onNodeDisconnected(node)
+        self._sender.cancel(peer)
+        if self._SyncObj__raftLeader == node and not self.is_leading():
+            soon = self.now() + self.timing.heartbeat_period_s * (0.5 + 3 * self._rng.random())
+            self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, soon)
+
+    # Messages in
+
+    def receive(self, peer: NodeID, message: wire.Message) -> None:
+        """Take in a message of an authenticated manager.
+
+        Raises:
+            ProtocolError: no correct member sends this; close the connection.
+        """
+        self.heard[peer] = self.now()
+        match message:
+            case wire.Append():
+                self._receive_append(peer, message)
+            case wire.AppendReply():
+                self._receive_append_reply(peer, message)
+            case wire.PreVote():
+                self._receive_pre_vote(peer, message)
+            case wire.PreVoteReply():
+                self._receive_pre_vote_reply(peer, message)
+            case wire.Vote():
+                self._receive_vote(peer, message)
+            case wire.VoteReply():
+                self._receive_vote_reply(peer, message)
+            case wire.InstallSnapshot():
+                self._receive_snapshot(peer, message)
+            case wire.TimeoutNow(term):
+                if self.is_voter():
+                    self._deliver(peer, {"type": "timeout_now", "term": term})
+            case wire.Ping() | wire.Hello():
+                pass
+
+    def _deliver(self, peer: NodeID, message: dict[str, Any]) -> None:
+        self._bridge._onMessageReceived(Peer(peer), message)
+
+    def _receive_append(self, peer: NodeID, message: wire.Append) -> None:
+        if not self._accept_leader(peer, message.term, message.seq):
+            return
+        if any(entry[1][:1] not in (REGULAR, NO_OP, MEMBERSHIP) for entry in message.entries):
+            raise wire.ProtocolError("entry of an unknown kind")
+        match check_append(self.journal, self.commit_index(), message):
+            case Missing(cut_from, next_index):
+                if cut_from is not None:
+                    self._cut(peer, message.term, cut_from)
+                self._bookkeeping(peer, message.term, 1)
+                self._reply(peer, message.seq, next_index, reset=True)
+            case Known(verified, commit_index):
+                self._bookkeeping(peer, message.term, commit_index)
+                self._reply(peer, message.seq, verified + 1, success=True)
+            case Extend(prev_index, prev_term, skip, verified, commit_index):
+                entries = [
+                    (command, prev_index + 1 + offset, term)
+                    for offset, (term, command) in enumerate(message.entries[skip:])
+                ]
+                self._muted = True
+                self._deliver(
+                    peer,
+                    {
+                        "type": "append_entries",
+                        "term": message.term,
+                        "commit_index": commit_index,
+                        "prevLogIdx": prev_index,
+                        "prevLogTerm": prev_term,
+                        "entries": entries,
+                    },
+                )
+                self._muted = False
+                self._reply(peer, message.seq, verified + 1, success=True)
+
+    def _accept_leader(self, peer: NodeID, term: int, seq: int) -> bool:
+        """False (and an answer with our term) if ``peer`` led an earlier term."""
+        if term < self.term():
+            self._reply(peer, seq, self.journal.last_index + 1)
+            return False
+        if term == self.term() and self.is_leading():
+            raise wire.ProtocolError(f"{peer} claims to lead term {term}, which this member leads")
+        self._leader_contact_s = self.now()
+        return True
+
+    def _bookkeeping(self, peer: NodeID, term: int, commit_index: int) -> None:
+        """Leader, term, election deadline and commit index, nothing about entries; the library sends no answer."""
+        self._deliver(peer, {"type": "append_entries", "term": term, "commit_index": commit_index})
+
+    def _cut(self, peer: NodeID, term: int, index: int) -> None:
+        """Let the library cut the log at ``index``: a message that matches just before and brings nothing."""
+        prev_term = self.journal.term_at(index - 1)
+        message = {"type": "append_entries", "term": term, "commit_index": 1, "entries": []}
+        self._muted = True
+        self._deliver(peer, {**message, "prevLogIdx": index - 1, "prevLogTerm": prev_term})
+        self._muted = False
+
+    def _reply(self, peer: NodeID, seq: int, next_index: int, *, success: bool = False, reset: bool = False) -> None:
+        reply = wire.AppendReply(self.term(), seq, next_index, success, reset)
+        if success and self._outgoing:
+            last_peer, last = self._outgoing[-1]
+            if last_peer == peer and isinstance(last, wire.AppendReply) and last.success and last.term == reply.term:
+                self._outgoing[-1] = (
+                    peer,
+                    wire.AppendReply(reply.term, seq, max(next_index, last.next_index), True, False),
+                )
+                return
+        self._outgoing.append((peer, reply))
+
+    def _receive_append_reply(self, peer: NodeID, message: wire.AppendReply) -> None:
+        if message.term > self.term():
+            self._adopt_term(message.term)
+            return
+        node = Peer(peer)
+        if message.term < self.term() or not self.is_leading() or node not in self._SyncObj__raftMatchIndex:
+            return
+        if message.next_index > self.journal.last_index + 1 or message.seq > self._seq:
+            raise wire.ProtocolError(f"acknowledges {message.next_index}, log ends at {self.journal.last_index}")
+        reset = message.reset and message.seq >= self._reset_floor.get(node, 0)
+        before = self._SyncObj__raftNextIndex[node]
+        if reset:
+            # Answers to what was sent before this point would take us back again and again.
+            self._reset_floor[node] = self._seq + 1
+        self._deliver(
+            peer,
+            {
+                "type": "next_node_idx",
+                "next_node_idx": message.next_index,
+                "reset": reset,
+                "success": message.success,
+            },
+        )
+        if not reset:
+            # The library goes back to what was acknowledged and would send everything in flight again.
+            self._SyncObj__raftNextIndex[node] = max(before, self._SyncObj__raftNextIndex[node])
+        self._barriers.acknowledge(peer, message.seq)
+
+    # Elections
+
+    def _gate_election(self) -> None:
+        """Hold the library's election back until a majority would vote for this member."""
+        now = self.now()
+        if self.is_leading():
+            return
+        if self._SyncObj__raftElectionDeadline >= now:
+            self._round.won = False  # a leader was heard in the meantime
+            return
+        if self.is_voter() and self._SyncObj__transferInProgress:
+            self._forced_campaign = True
+        elif self.is_voter() and self._round.won:
+            self._round.cancel()
+        else:
+            self._SyncObj__raftElectionDeadline = now + self._SyncObj__generateRaftTimeout()
+            if self.is_voter():
+                self._start_pre_vote()
+            return
+        self._voters_counted = set()
+
+    def _start_pre_vote(self) -> None:
+        voters = self.configurations.current.voters
+        if self._round.start(self.term() + 1, self.node_id, voters):
+            self._SyncObj__raftElectionDeadline = -1.0
+            self._gate_election()
+            return
+        last = self.journal[-1]
+        for voter in sorted(voters - {self.node_id}):
+            self._post(voter, wire.PreVote(self.term() + 1, self._round.attempt, last[1], last[2]))
+
+    def _expire_election(self) -> None:
+        """After a tick: the library campaigned, or could not (nobody connected)."""
+        self._forced_campaign = False
+        if not self.is_leading() and self._SyncObj__raftElectionDeadline < self.now():
+            self._SyncObj__transferInProgress = False
+            self._SyncObj__raftElectionDeadline = self.now() + self._SyncObj__generateRaftTimeout()
+
+    def _adopt_term(self, term: int) -> None:
+        """A peer knows a later term: whoever led ours leads no longer (Raft, 5.1)."""
+        self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(0)
+        self._SyncObj__raftLeader = None
+        self._SyncObj__raftElectionDeadline = self.now() + self._SyncObj__generateRaftTimeout()
+
+    def _receive_pre_vote(self, peer: NodeID, message: wire.PreVote) -> None:
+        last = self.journal[-1]
+        current = (message.last_term, message.last_index) >= (last[2], last[1])
+        granted = message.term > self.term() and current and not self.lease_holds()
+        removed = self.is_leading() and self.configurations.at(self.commit_index()).find(peer) is None
+        removed = removed and self.configurations.current.find(peer) is None
+        self._post(peer, wire.PreVoteReply(self.term(), message.attempt, granted, removed))
+
+    def _receive_pre_vote_reply(self, peer: NodeID, message: wire.PreVoteReply) -> None:
+        if message.removed and message.term >= self.term() and not self.is_leading():
+            self.on_removed()
+            return
+        if message.granted:
+            voters = self.configurations.current.voters
+            if self._round.grant(peer, message.attempt, self.term(), voters) and not self.is_leading():
+                self._SyncObj__raftElectionDeadline = -1.0
+        elif message.term > self.term():
+            self._adopt_term(message.term)
+
+    def _receive_vote(self, peer: NodeID, message: wire.Vote) -> None:
+        self._vote_granted = False
+        if message.transfer or not self.lease_holds():
+            was_leading = self.is_leading()
+            self._deliver(
+                peer,
+                {
+                    "type": "request_vote",
+                    "term": message.term,
+                    "last_log_index": message.last_index,
+                    "last_log_term": message.last_term,
+                },
+            )
+            if was_leading and not self.is_leading():
+                self._SyncObj__raftElectionDeadline = self.now() + self._SyncObj__generateRaftTimeout()
+        if not self._vote_granted:
+            self._post(peer, wire.VoteReply(self.term(), False))
+
+    def _receive_vote_reply(self, peer: NodeID, message: wire.VoteReply) -> None:
+        if message.term > self.term():
+            self._adopt_term(message.term)
+        elif message.granted and message.term == self.term() and self._counts_first_time(peer):
+            self._deliver(peer, {"type": "response_vote", "term": message.term})
+
+    def _counts_first_time(self, peer: NodeID) -> bool:
+        """The library counts answers, not voters: each voter's counts once an election."""
+        if peer in self._voters_counted or peer not in self.configurations.current.voters:
+            return False
+        self._voters_counted.add(peer)
+        return True
+
+    # Snapshots from the leader
+
+    def _receive_snapshot(self, peer: NodeID, message: wire.InstallSnapshot) -> None:
+        if not self._accept_leader(peer, message.term, message.seq):
+            return
+        self._bookkeeping(peer, message.term, 1)
+        if message.index <= self.commit_index():
+            # Raft, section 7: what follows it here is kept. Committed, hence equal.
+            self._receiver.abandon()
+            self._reply(peer, message.seq, message.index + 1, success=True)
+            return
+        got = self._receiver.receive(peer, message)
+        if got is False:
+            self._reply(peer, message.seq, self.journal.last_index + 1, reset=True)
+        elif got is True:
+            self._reply(peer, message.seq, self.journal.last_index + 1)
+        else:
+            self.snapshot_installed(got)
+            self._reply(peer, message.seq, got.index + 1, success=True)
+
+    # Leadership
+
+    def start_transfer(self, to: NodeID | None, timeout_s: float) -> None:
+        """Hand leadership to ``to`` or the most caught-up voter; proposals wait meanwhile (Raft thesis, 3.10)."""
+        if not self.is_leading() or self.transfer_to is not None:
+            return
+        candidates = self.configurations.current.voters & self.reachable() - {self.node_id}
+        if to is None and candidates:
+            to = max(candidates, key=lambda node_id: (self.match_index(node_id), node_id))
+        if to is None or to not in candidates:
+            return
+        self.transfer_to, self._transfer_sent = to, False
+        self._transfer_deadline_s = self.now() + timeout_s
+
+    def _drive_transfer(self) -> None:
+        if self.transfer_to is None:
+            return
+        if not self.is_leading() or self.now() >= self._transfer_deadline_s:
+            self.transfer_to = None
+        elif not self._transfer_sent and self.match_index(self.transfer_to) == self.journal.last_index:
+            self._post(self.transfer_to, wire.TimeoutNow(self.term()))
+            self._transfer_sent = True
+
+    def _note_leadership(self) -> None:
+        """Turn changes of role into outputs, behind what was applied in the old role."""
+        term, leading = self.term(), self.is_leading()
+        if self._leading_term and (not leading or term != self._leading_term):
+            self.outputs.append(Deposed(self._leading_term))
+            for token in self._barriers.clear():
+                self.outputs.append(Done(token, NotLeaderError(self.leader_id())))
+            self._leading_term = 0
+            self._reset_floor.clear()
+            if not leading:
+                self._SyncObj__raftElectionDeadline = max(
+                    self._SyncObj__raftElectionDeadline, self.now() + self.timing.election_timeout_s_min
+                )
+        if not leading:
+            return
+        self._leading_term = term
+        if self._ready_term != term and self.handed_index() >= (self._SyncObj__noopIDx or 0):
+            self._ready_term = term
+            self.outputs.append(Ready(term))
+        voters = self.configurations.current.voters
+        for token in self._barriers.take_proven(self.node_id, voters, self.handed_index()):
+            self.outputs.append(Done(token))
+
+    def _note_commit(self) -> None:
+        """Followers learn of a commit with the next message; if none is due, soon after."""
+        if self.is_leading() and self.commit_index() > self._announced_commit:
+            soon = self.now() + self.timing.commit_notice_s
+            self._SyncObj__newAppendEntriesTime = min(self._SyncObj__newAppendEntriesTime, soon)

@@ -1,0 +1,479 @@
+"""The consensus port on Raft: a member on a thread and an event loop of its own.
+
+Threads and who owns what:
+
+- The **raft thread** owns core, journal and links. It blocks in fdatasync, which is why it is not the
+  owner's loop. Its inputs are proposals and requests (``_post``), messages and time; each wakes one ``_pump``.
+- The **owner's loop** (the one that called ``start``) owns the state machine. The core's outputs arrive there
+  in order and in batches: one wake-up carries whatever came together, in both directions.
+- A **worker thread** reads and writes snapshot files, nothing else.
+
+A failure (disk, broken invariant, the state machine raising) ends the member for good: it falls silent, its
+proposals end in ``ProposalUnknownError``, and ``on_failure`` hears of it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from manager.consensus.adapter import SnapshotPolicy, Timing
+from manager.consensus.commands import Applier
+from manager.consensus.files import Files, OSFiles
+from manager.consensus.outputs import (
+    COMMAND_ID_SIZE_BYTES,
+    Apply,
+    Deposed,
+    Done,
+    Output,
+    Ready,
+    Rejected,
+    Restore,
+    TakeSnapshot,
+)
+from manager.consensus.port import (
+    ENTRY_SIZE_BYTES_MAX,
+    ConsensusError,
+    EntryTooLargeError,
+    LeaderState,
+    Member,
+    MembershipError,
+    NodeID,
+    NoQuorumError,
+    NotLeaderError,
+    ProposalUnknownError,
+    StateMachine,
+)
+from manager.consensus.sealed import KeyRing
+from manager.consensus.snapshots import SnapshotHead
+from manager.consensus.thread import MemberRemovedError, RaftThread
+
+log = structlog.get_logger(__name__)
+
+PENDING_BYTES_MAX = 64 * 1024 * 1024
+"""Proposals on their way; ``propose`` waits while there are more."""
+APPLY_BATCH_ENTRIES = 512
+"""The owner's loop takes a turn for others between batches of this size."""
+
+__all__ = ["MemberRemovedError", "RaftConfig", "RaftConsensus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftConfig:
+    """What a member is made of.
+
+    Attributes:
+        node_id: the CN of this node's certificate.
+        address: ``host:port`` where peers reach this node's listener; a change is told to them.
+        folder: state folder, created if absent, used by nothing else.
+        keys: data keys for what is on disk.
+        client_ssl: a context for dialling another manager (ALPN ``swarm-raft/1``); called for every dial.
+        peer_identity: the node ID in the certificate of a finished handshake; raises ConsensusError if the
+            peer is not a manager of this cluster.
+        join: a fresh folder waits to be added to a group instead of founding one.
+        force_new_cluster: keep the state, become the only member.
+        policy: may be changed at run time through ``RaftConsensus.policy``.
+        seed: of the election timeouts; None for a random one.
+    """
+
+    node_id: NodeID
+    address: str
+    folder: Path
+    keys: KeyRing
+    client_ssl: Callable[[], ssl.SSLContext]
+    peer_identity: Callable[[ssl.SSLObject], NodeID]
+    join: bool = False
+    force_new_cluster: bool = False
+    timing: Timing = field(default_factory=Timing)
+    policy: SnapshotPolicy = field(default_factory=SnapshotPolicy)
+    files: Files = field(default_factory=OSFiles)
+    seed: int | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    future: asyncio.Future[object]
+    size_bytes: int
+    timer: asyncio.TimerHandle
+
+
+class RaftConsensus:
+    """One manager's member of the Raft group; implements ``port.Consensus``.
+
+    Beyond the port: ``loop`` (the raft thread's, running after ``start``), ``accept`` for the listener,
+    ``policy``, ``request_snapshot`` and ``rotate_data_key``.
+    """
+
+    def __init__(self, config: RaftConfig) -> None:
+        self._config = config
+        self.policy = config.policy
+        self._members: tuple[Member, ...] = ()
+        self._reachable = frozenset({config.node_id})
+        self._published = LeaderState(0, None, False)
+        self._ready_term = 0
+        self._leader = self._published
+        self._leader_callbacks: list[Callable[[LeaderState], None]] = []
+        self._failure_callbacks: list[Callable[[BaseException], None]] = []
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self._applier: Applier | None = None
+        self._owner: asyncio.AbstractEventLoop | None = None
+        self._thread = RaftThread(self, config)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="raft-snapshots")
+        self._outbox: deque[Output | LeaderState] = deque()
+        self._outbox_scheduled = False
+        self._restoring: asyncio.Task[None] | None = None
+        self._pending: dict[bytes, _Pending] = {}
+        self._pending_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._next_token = 1
+        self._changed = asyncio.Event()
+
+    # port.Consensus
+
+    @property
+    def node_id(self) -> NodeID:
+        return self._config.node_id
+
+    @property
+    def leader(self) -> LeaderState:
+        return self._leader
+
+    @property
+    def members(self) -> Sequence[Member]:
+        return self._members
+
+    @property
+    def reachable(self) -> frozenset[NodeID]:
+        return self._reachable
+
+    @property
+    def applied_index(self) -> int:
+        return self._applier.applied_index if self._applier is not None else 0
+
+    def on_leader_change(self, callback: Callable[[LeaderState], None]) -> None:
+        self._leader_callbacks.append(callback)
+
+    def on_failure(self, callback: Callable[[BaseException], None]) -> None:
+        self._failure_callbacks.append(callback)
+
+    async def start(self, machine: StateMachine) -> None:
+        """See the port. Returns when ``machine`` holds everything that was known to be committed."""
+        self._owner = asyncio.get_running_loop()
+        self._applier = Applier(machine)
+        await self._thread.start()
+        try:
+            state = await self._thread.call(self._thread.open())
+            if state.head is not None:
+                await self._restore(state.head.index)
+            committed = await self._thread.call(self._thread.run(state))
+            while self.applied_index < committed and self._failure is None:
+                await self._wait_changed()
+        except BaseException:
+            await self._thread.stop()
+            self._worker.shutdown(wait=False)
+            raise
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self, *, transfer: bool = True) -> None:
+        if self._stopping:
+            return
+        if transfer and self._failure is None and self._published.is_leader and self._other_voters() & self._reachable:
+            try:
+                await self.transfer_leadership(timeout_s=2.0)
+            except ConsensusError as error:
+                log.info("leadership.not_transferred", node_id=self.node_id, reason=str(error))
+        self._stopping = True
+        await self._thread.stop()
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.gather(self._restoring, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(None, self._worker.shutdown)
+        self._fail_pending(ProposalUnknownError("this manager is stopping"))
+
+    async def propose(self, data: bytes, *, timeout_s: float = 20.0, command_id: bytes | None = None) -> object:
+        """See the port."""
+        if len(data) > ENTRY_SIZE_BYTES_MAX:
+            raise EntryTooLargeError(f"entry of {len(data)} bytes, largest is {ENTRY_SIZE_BYTES_MAX}")
+        self._check_running()
+        if not self._published.is_leader:
+            raise NotLeaderError(self._published.leader_id)
+        if command_id is None:
+            command_id = os.urandom(COMMAND_ID_SIZE_BYTES)
+        elif len(command_id) != COMMAND_ID_SIZE_BYTES:
+            raise ValueError(f"a command ID has {COMMAND_ID_SIZE_BYTES} bytes")
+        elif command_id in self._pending:
+            return await asyncio.shield(self._pending[command_id].future)
+        while self._pending_bytes > PENDING_BYTES_MAX:
+            self._room.clear()
+            await self._room.wait()
+            self._check_running()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[object] = loop.create_future()
+        timer = loop.call_later(timeout_s, self._expire, command_id)
+        self._pending[command_id] = _Pending(future, len(data), timer)
+        self._pending_bytes += len(data)
+        self._thread.propose(command_id, data)
+        try:
+            return await future
+        finally:
+            self._settle(command_id)
+
+    async def read_barrier(self, *, timeout_s: float = 20.0) -> int:
+        self._check_running()
+        if not self._published.is_leader:
+            raise NotLeaderError(self._published.leader_id)
+        token, future = self._new_wait()
+        self._thread.post(functools.partial(self._thread.open_barrier, token))
+        await self._finish_wait(token, future, timeout_s, "leadership was not confirmed by a majority")
+        return self.applied_index
+
+    async def add_member(self, member: Member, *, timeout_s: float = 20.0) -> None:
+        self._check_running()
+        token, future = self._new_wait()
+        self._thread.post(functools.partial(self._thread.add_member, token, member))
+        what = f"{member.node_id} was not caught up and confirmed by a majority"
+        await self._finish_wait(token, future, timeout_s, what)
+
+    async def remove_member(self, node_id: NodeID, *, timeout_s: float = 20.0) -> None:
+        self._check_running()
+        if node_id == self.node_id and self._published.is_leader:
+            if not self._other_voters():
+                raise MembershipError(f"{node_id} is the last manager: removing it would lose the quorum")
+            await self.transfer_leadership(timeout_s=timeout_s)
+            raise NotLeaderError(self._leader.leader_id)
+        token, future = self._new_wait()
+        self._thread.post(functools.partial(self._thread.remove_member, token, node_id))
+        await self._finish_wait(token, future, timeout_s, f"the removal of {node_id} was not confirmed by a majority")
+
+    async def transfer_leadership(self, to: NodeID | None = None, *, timeout_s: float = 5.0) -> None:
+        """See the port. Raises NotLeaderError, MembershipError (``to`` has no vote or is not reachable), NoQuorumError."""
+        self._check_running()
+        if not self._published.is_leader:
+            raise NotLeaderError(self._published.leader_id)
+        candidates = self._other_voters() & self._reachable
+        if not candidates or (to is not None and to not in candidates):
+            raise MembershipError(f"cannot transfer leadership: {to or 'no other manager'} is not a reachable voter")
+        self._thread.post(functools.partial(self._thread.transfer, to, timeout_s))
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._published.is_leader or self._published.leader_id is None:
+                    await self._wait_changed()
+        except TimeoutError:
+            raise NoQuorumError(f"leadership was not taken over within {timeout_s} s") from None
+
+    def update_address(self, node_id: NodeID, address: str) -> None:
+        self._thread.post(functools.partial(self._thread.note_address, node_id, address))
+
+    # Beyond the port
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The raft thread's loop: start the listener there. Running between ``start`` and ``stop``."""
+        return self._thread.loop
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: NodeID) -> None:
+        """Serve a Raft stream that ``peer`` opened, until it ends. Call on ``loop``, after the TLS handshake.
+
+        ``peer`` is the node ID of its certificate, which the caller has checked to be a manager's.
+        """
+        await self._thread.accept(reader, writer, peer)
+
+    def request_snapshot(self) -> None:
+        """Take a snapshot soon, whatever the policy says."""
+        self._thread.post(self._thread.request_snapshot)
+
+    async def rotate_data_key(self, keys: KeyRing) -> None:
+        """Write under ``keys.current`` from now on. ``keys`` must hold the old key until a later snapshot's
+        compaction has removed what is under it."""
+        await self._thread.call(self._thread.rekey(keys))
+
+    # Called by the raft thread
+
+    def deliver(self, outputs: Sequence[Output | LeaderState]) -> None:
+        """Hand outputs to the owner's loop; one wake-up for all that come before it gets to run."""
+        self._outbox.extend(outputs)
+        if not self._outbox_scheduled and self._owner is not None:
+            self._outbox_scheduled = True
+            self._call_owner(self._take_outbox)
+
+    def publish(self, members: tuple[Member, ...], reachable: frozenset[NodeID]) -> None:
+        self._members, self._reachable = members, reachable
+
+    def failed(self, error: BaseException) -> None:
+        self._call_owner(self._fail, error)
+
+    def _call_owner(self, callback: Callable[..., None], *args: object) -> None:
+        assert self._owner is not None
+        try:
+            self._owner.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the owner's loop is closed: there is nobody to tell
+            log.debug("owner_loop.closed", node_id=self.node_id)
+
+    # On the owner's loop
+
+    def _take_outbox(self) -> None:
+        self._outbox_scheduled = False
+        self._work()
+
+    def _work(self) -> None:
+        """Process outputs until there are none, a restore is under way, or others deserve a turn."""
+        budget = APPLY_BATCH_ENTRIES
+        while self._outbox and self._restoring is None and self._failure is None:
+            if budget <= 0:
+                assert self._owner is not None
+                self._owner.call_soon(self._work)
+                return
+            output = self._outbox.popleft()
+            if isinstance(output, Apply) and len(output.entries) > APPLY_BATCH_ENTRIES:
+                self._outbox.appendleft(Apply(output.entries[APPLY_BATCH_ENTRIES:]))
+                output = Apply(output.entries[:APPLY_BATCH_ENTRIES])
+            if isinstance(output, Apply):
+                budget -= len(output.entries)
+            try:
+                self._process(output)
+            except Exception as error:
+                log.exception("member.failed", node_id=self.node_id)
+                self._fail(error)
+                self._thread.post(functools.partial(self._thread.abandon, error))
+        self._changed.set()
+
+    def _process(self, output: Output | LeaderState) -> None:
+        assert self._applier is not None
+        assert self._owner is not None
+        match output:
+            case Apply(entries):
+                for outcome in self._applier.apply(entries):
+                    self._resolve(outcome.command_id, outcome.result)
+                self._thread.consumed(len(entries), sum(len(entry[0]) for entry in entries))
+            case LeaderState():
+                self._published = output
+                self._update_leader()
+            case Ready(term):
+                self._ready_term = term
+                self._update_leader()
+            case Deposed():
+                self._update_leader()
+                self._fail_pending(ProposalUnknownError("leadership was lost while the entry was on its way"))
+            case Rejected(command_id, error):
+                self._reject(command_id, error)
+            case Done(token, error):
+                future = self._waiting.get(token)
+                if future is not None and not future.done():
+                    future.set_exception(error) if error is not None else future.set_result(None)
+            case Restore(index):
+                self._restoring = self._owner.create_task(self._restore_and_go_on(index), name="raft-restore")
+            case TakeSnapshot(index, term, configuration):
+                ids, view = self._applier.snapshot()
+                head = SnapshotHead(index, term, configuration, ids)
+                self._worker.submit(self._thread.write_snapshot, head, view)
+
+    async def _restore(self, index: int) -> None:
+        """Read the snapshot on the worker, then replace the state here in one step."""
+        assert self._owner is not None
+        assert self._applier is not None
+        head, chunks = await self._owner.run_in_executor(self._worker, self._thread.read_snapshot, index)
+        self._applier.restore(head, chunks)
+
+    async def _restore_and_go_on(self, index: int) -> None:
+        try:
+            await self._restore(index)
+        except Exception as error:
+            log.exception("member.failed", node_id=self.node_id)
+            self._fail(error)
+            self._thread.post(functools.partial(self._thread.abandon, error))
+        finally:
+            self._restoring = None
+        self._work()
+
+    def _update_leader(self) -> None:
+        state = self._published
+        ready = state.is_leader and self._ready_term == state.term
+        leader = LeaderState(state.term, state.leader_id, ready)
+        if leader == self._leader:
+            return
+        self._leader = leader
+        for callback in self._leader_callbacks:
+            callback(leader)
+
+    def _resolve(self, command_id: bytes, result: object) -> None:
+        pending = self._pending.get(command_id)
+        if pending is None or pending.future.done():
+            return
+        if isinstance(result, Exception):
+            pending.future.set_exception(result)
+        else:
+            pending.future.set_result(result)
+
+    def _reject(self, command_id: bytes, error: BaseException) -> None:
+        pending = self._pending.get(command_id)
+        if pending is not None and not pending.future.done():
+            pending.future.set_exception(error)
+
+    def _settle(self, command_id: bytes) -> None:
+        pending = self._pending.pop(command_id)
+        pending.timer.cancel()
+        self._pending_bytes -= pending.size_bytes
+        self._room.set()
+
+    def _expire(self, command_id: bytes) -> None:
+        self._reject(command_id, ProposalUnknownError("the entry was not committed in time"))
+
+    def _fail_pending(self, error: ConsensusError) -> None:
+        for command_id in list(self._pending):
+            self._reject(command_id, error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is not None:
+            return
+        self._failure = error
+        self._published = LeaderState(self._published.term, None, False)
+        self._update_leader()
+        self._fail_pending(ProposalUnknownError(f"this manager failed: {error}"))
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(NoQuorumError(f"this manager failed: {error}"))
+        self._changed.set()
+        for callback in self._failure_callbacks:
+            callback(error)
+
+    def _check_running(self) -> None:
+        if self._failure is not None:
+            raise NotLeaderError(None) from self._failure
+        if self._stopping or self._owner is None:
+            raise NotLeaderError(None)
+
+    def _new_wait(self) -> tuple[int, asyncio.Future[None]]:
+        token, self._next_token = self._next_token, self._next_token + 1
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        return token, future
+
+    async def _finish_wait(self, token: int, future: asyncio.Future[None], timeout_s: float, what: str) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+        except TimeoutError:
+            raise NoQuorumError(f"{what} within {timeout_s} s") from None
+        finally:
+            del self._waiting[token]
+            self._thread.post(functools.partial(self._thread.forget, token))
+
+    async def _wait_changed(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _other_voters(self) -> frozenset[NodeID]:
+        return frozenset(m.node_id for m in self._members if not m.learner) - {self.node_id}

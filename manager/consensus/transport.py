@@ -1,0 +1,314 @@
+"""Raft's links: one TLS 1.3 stream per pair of managers, on the raft thread's loop.
+
+The listener (port 2377, shared with the join protocol) is not ours: it hands streams that finished their
+handshake with ALPN ``swarm-raft/1`` to ``Links.accept`` together with the identity in the certificate.
+
+Both sides dial, so that one correct address is enough. When a pair ends up with two streams, the one dialled
+by the member with the lower ID stays; both sides decide alike, so this settles after one exchange.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from manager.consensus import wire
+from manager.consensus.adapter import Timing
+from manager.consensus.membership import Configuration
+from manager.consensus.port import ConsensusError, NodeID
+
+log = structlog.get_logger(__name__)
+
+RAFT_ALPN = "swarm-raft/1"
+READ_SIZE_BYTES = 256 * 1024
+WINDOW_SIZE_BYTES = 1024 * 1024
+"""No more is queued for a peer than this (and one batch), however far behind it is."""
+DIAL_TIMEOUT_S = 5.0
+DIAL_DELAY_S_MAX = 1.0
+CLOSE_TIMEOUT_S = 0.5
+
+
+class PeerRefusedError(ConsensusError):
+    """The other end is not the manager it should be."""
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    peer: NodeID
+    writer: asyncio.StreamWriter
+    dialled_by: NodeID
+    heard_s: float
+    sent_s: float
+    frames: list[bytes] = field(default_factory=list)
+    waiting_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Dialler:
+    address: str
+    task: asyncio.Task[None] | None = None
+
+
+class Links:
+    """Implements ``adapter.Link`` with sockets.
+
+    Args:
+        node_id, address: of this member; the address is told to peers.
+        group_id: what this member's configuration says now.
+        client_ssl: called for every dial, so that a renewed certificate is used; ALPN ``swarm-raft/1``.
+        peer_identity: the node ID in the certificate of a finished handshake; raises if the peer is not a
+            manager of this cluster.
+        on_message: a message of a peer; may raise ProtocolError to close the connection.
+        on_input: called after a batch of messages or a change of connections.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeID,
+        address: str,
+        timing: Timing,
+        client_ssl: Callable[[], ssl.SSLContext],
+        peer_identity: Callable[[ssl.SSLObject], NodeID],
+        on_message: Callable[[NodeID, wire.Message], None],
+        on_connected: Callable[[NodeID], None],
+        on_disconnected: Callable[[NodeID], None],
+        on_input: Callable[[], None],
+        on_address: Callable[[NodeID, str], None],
+    ) -> None:
+        self._node_id, self._address, self._timing = node_id, address, timing
+        self._client_ssl, self._peer_identity = client_ssl, peer_identity
+        self._on_message, self._on_input, self._on_address = on_message, on_input, on_address
+        self._on_connected, self._on_disconnected = on_connected, on_disconnected
+        self._connections: dict[NodeID, _Connection] = {}
+        self._diallers: dict[NodeID, _Dialler] = {}
+        self._seen_at: dict[NodeID, str] = {}
+        self._configuration = Configuration("", ())
+        self._pending: set[_Connection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._serving: set[asyncio.StreamWriter] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._keeper = self._loop.create_task(self._keep_alive(), name="raft-links-keeper")
+
+    # adapter.Link
+
+    def send(self, peer: NodeID, message: wire.Message) -> None:
+        connection = self._connections.get(peer)
+        if connection is None:
+            return
+        frame = wire.encode_frame(message)
+        connection.frames.append(frame)
+        connection.waiting_bytes += len(frame)
+        self._pending.add(connection)
+
+    def has_room(self, peer: NodeID) -> bool:
+        connection = self._connections.get(peer)
+        if connection is None:
+            return False
+        queued = connection.writer.transport.get_write_buffer_size()
+        return queued + connection.waiting_bytes < WINDOW_SIZE_BYTES
+
+    def configure(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        for member in configuration.members:
+            if member.node_id != self._node_id:
+                self._dial(member.node_id, self._seen_at.get(member.node_id, member.address))
+        for node_id in [n for n in self._diallers if configuration.find(n) is None]:
+            task = self._diallers.pop(node_id).task
+            if task is not None:
+                task.cancel()
+
+    def flush(self) -> None:
+        """Hand what was sent since the last flush to the sockets, one write a peer."""
+        now = self._loop.time()
+        for connection in self._pending:
+            data = b"".join(connection.frames)
+            connection.frames.clear()
+            connection.waiting_bytes = 0
+            connection.sent_s = now
+            if not connection.writer.is_closing():
+                connection.writer.write(data)
+        self._pending.clear()
+
+    def set_address(self, node_id: NodeID, address: str) -> None:
+        """Reach this member here from now on, whatever the configuration says."""
+        self._seen_at[node_id] = address
+        if node_id in self._diallers:
+            self._dial(node_id, address)
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: NodeID) -> None:
+        """Serve a stream that ``peer`` dialled; returns when it is closed. Raises nothing but CancelledError."""
+        await self._serve(reader, writer, peer, dialled_by=peer)
+
+    def abort(self) -> None:
+        """Fall silent at once: what was not flushed is dropped."""
+        self._closed = True
+        self._pending.clear()
+        for dialler in self._diallers.values():
+            if dialler.task is not None:
+                dialler.task.cancel()
+        for connection in self._connections.values():
+            connection.writer.transport.abort()
+
+    async def close(self) -> None:
+        """Send what was flushed, then close every stream; those served for a listener have returned afterwards."""
+        self.flush()
+        self._closed = True
+        tasks = [dialler.task for dialler in self._diallers.values() if dialler.task is not None]
+        for connection in list(self._connections.values()):
+            connection.writer.close()
+        for task in [*tasks, self._keeper]:
+            task.cancel()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._idle.wait()
+        except TimeoutError:  # a peer does not answer the TLS good-bye
+            for writer in list(self._serving):
+                writer.transport.abort()
+            await self._idle.wait()
+        await asyncio.gather(*tasks, self._keeper, return_exceptions=True)
+
+    # One connection
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: NodeID, *, dialled_by: NodeID
+    ) -> None:
+        if self._closed or peer == self._node_id:
+            writer.transport.abort()
+            return
+        connection: _Connection | None = None
+        self._serving.add(writer)
+        self._idle.clear()
+        try:
+            hello = wire.Hello(wire.PROTOCOL_VERSION, self._node_id, self._configuration.group_id, self._address)
+            writer.write(wire.encode_frame(hello))
+            decoder = wire.FrameDecoder()
+            while data := await reader.read(READ_SIZE_BYTES):
+                for message in decoder.feed(data):
+                    if connection is None:
+                        self._check_hello(peer, message)
+                        connection = self._install(peer, writer, dialled_by)
+                    connection.heard_s = self._loop.time()
+                    self._on_message(peer, message)
+                if connection is not None:
+                    self._on_input()
+        except (OSError, ssl.SSLError, EOFError) as error:
+            log.debug("raft_link.lost", peer=peer, error=str(error))
+        except ConsensusError as error:
+            log.warning("raft_link.refused", peer=peer, error=str(error))
+        finally:
+            writer.transport.abort()
+            self._serving.discard(writer)
+            if not self._serving:
+                self._idle.set()
+            self._remove(connection)
+
+    def _check_hello(self, peer: NodeID, message: wire.Message) -> None:
+        if not isinstance(message, wire.Hello):
+            raise wire.ProtocolError(f"{type(message).__name__} before Hello")
+        if message.version != wire.PROTOCOL_VERSION:
+            raise wire.ProtocolError(f"speaks version {message.version}, this member {wire.PROTOCOL_VERSION}")
+        if message.node_id != peer:
+            raise wire.ProtocolError(f"says it is {message.node_id}, its certificate {peer}")
+        ours = self._configuration.group_id
+        if ours and message.group_id and ours != message.group_id:
+            raise PeerRefusedError(f"{peer} belongs to another Raft group ({message.group_id}, ours is {ours})")
+        member = self._configuration.find(peer)
+        if member is not None and message.address and message.address != self._seen_at.get(peer, member.address):
+            self._on_address(peer, message.address)
+
+    def _install(self, peer: NodeID, writer: asyncio.StreamWriter, dialled_by: NodeID) -> _Connection:
+        known = self._connections.get(peer)
+        now = self._loop.time()
+        if known is not None:
+            preferred = min(peer, self._node_id)
+            if known.dialled_by == preferred and dialled_by != preferred:
+                raise PeerRefusedError("there is a stream to this peer already")
+            self._remove(known)
+            known.writer.transport.abort()
+        connection = _Connection(peer, writer, dialled_by, now, now)
+        self._connections[peer] = connection
+        self._on_connected(peer)
+        return connection
+
+    def _remove(self, connection: _Connection | None) -> None:
+        if connection is None or self._connections.get(connection.peer) is not connection:
+            return
+        del self._connections[connection.peer]
+        self._pending.discard(connection)
+        if not self._closed:
+            self._on_disconnected(connection.peer)
+            self._on_input()
+
+    async def _keep_alive(self) -> None:
+        """Say something on idle streams; close those that say nothing: the peer, or the way to it, is dead."""
+        period, silence = self._timing.heartbeat_period_s * 2, self._timing.election_timeout_s_max * 2
+        while True:
+            await asyncio.sleep(period)
+            now = self._loop.time()
+            for connection in list(self._connections.values()):
+                if now - connection.heard_s > silence:
+                    log.info("raft_link.silent", peer=connection.peer, silent_s=round(now - connection.heard_s, 2))
+                    connection.writer.transport.abort()
+                    self._remove(connection)
+                elif now - connection.sent_s >= period:
+                    self.send(connection.peer, wire.Ping())
+            self.flush()
+
+    # Dialling
+
+    def _dial(self, node_id: NodeID, address: str) -> None:
+        dialler = self._diallers.get(node_id)
+        if dialler is None:
+            dialler = self._diallers[node_id] = _Dialler(address)
+            dialler.task = self._loop.create_task(self._keep_dialling(node_id, dialler), name=f"raft-dial-{node_id}")
+        dialler.address = address
+
+    async def _keep_dialling(self, peer: NodeID, dialler: _Dialler) -> None:
+        delay_s = 0.0 if self._node_id < peer else 0.05
+        while True:
+            await asyncio.sleep(delay_s)
+            if peer in self._connections:
+                delay_s = 0.05
+                continue
+            started = self._loop.time()
+            try:
+                async with asyncio.timeout(DIAL_TIMEOUT_S):
+                    reader, writer = await self._connect(peer, dialler.address)
+            except (OSError, ssl.SSLError, ConsensusError, ValueError) as error:
+                log.debug("raft_link.dial_failed", peer=peer, address=dialler.address, error=str(error))
+            else:
+                await self._serve(reader, writer, peer, dialled_by=self._node_id)
+            lasted = self._loop.time() - started
+            delay_s = 0.05 if lasted > DIAL_DELAY_S_MAX else min(DIAL_DELAY_S_MAX, max(0.05, delay_s * 2))
+            delay_s *= 0.75 + random.random() / 2
+
+    async def _connect(self, peer: NodeID, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"address {address!r}: want host:port")
+        reader, writer = await asyncio.open_connection(
+            host.strip("[]"),
+            int(port),
+            ssl=self._client_ssl(),
+            server_hostname=peer,
+            limit=READ_SIZE_BYTES,
+        )
+        try:
+            tls = writer.get_extra_info("ssl_object")
+            if tls.selected_alpn_protocol() != RAFT_ALPN:
+                raise PeerRefusedError(f"{address} does not speak {RAFT_ALPN}")
+            found = self._peer_identity(tls)
+            if found != peer:
+                raise PeerRefusedError(f"{address} is {found}, not {peer}")
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return reader, writer

@@ -1,0 +1,169 @@
+"""What managers say to each other: typed messages and their frames. Sans-IO.
+
+A frame is a length (4 bytes, big-endian) and one msgpack array whose first element names the message. A
+message that does not fit its type exactly is refused, whatever it is; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated
+
+import msgspec
+
+from manager.consensus.port import ENTRY_SIZE_BYTES_MAX, ConsensusError
+
+PROTOCOL_VERSION = 1
+FRAME_SIZE_BYTES_MAX = 2 * ENTRY_SIZE_BYTES_MAX
+"""Hostile or broken peers cannot make us hold more than this; a batch is far smaller, one entry always fits."""
+
+_LENGTH = struct.Struct(">I")
+
+
+class ProtocolError(ConsensusError):
+    """The peer sent what no correct member sends; its connection is closed."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Hello(_Message, tag="hello"):
+    """First frame each way. ``node_id`` must be that of the certificate; ``group_id`` is empty before joining."""
+
+    version: Count
+    node_id: str
+    group_id: str
+    address: str
+
+
+class Ping(_Message, tag="ping"):
+    """Sent on an idle connection, so that silence means death."""
+
+
+class PreVote(_Message, tag="pv"):
+    """Would you vote for me in ``term``? (Raft thesis, 9.6.) ``attempt`` tells rounds of one candidate apart."""
+
+    term: Count
+    attempt: Count
+    last_index: Count
+    last_term: Count
+
+
+class PreVoteReply(_Message, tag="pvr"):
+    """``term`` is the voter's own; ``removed``: the candidate is not in the voter's committed configuration."""
+
+    term: Count
+    attempt: Count
+    granted: bool
+    removed: bool
+
+
+class Vote(_Message, tag="v"):
+    """RequestVote (Raft, figure 2). ``transfer``: the leader asked for this election."""
+
+    term: Count
+    last_index: Count
+    last_term: Count
+    transfer: bool
+
+
+class VoteReply(_Message, tag="vr"):
+    term: Count
+    granted: bool
+
+
+class Append(_Message, tag="a"):
+    """AppendEntries. Entries are (term, command) from ``prev_index`` + 1 on; none: a heartbeat.
+
+    ``seq`` rises with every message of a leader and comes back in the reply.
+    """
+
+    term: Count
+    seq: Count
+    commit_index: Count
+    prev_index: Count
+    prev_term: Count
+    entries: list[tuple[Count, Annotated[bytes, msgspec.Meta(min_length=1)]]]
+
+
+class AppendReply(_Message, tag="ar"):
+    """``success``: everything before ``next_index`` is on this member's disk and equal to the leader's log.
+
+    ``reset``: send from ``next_index`` on instead. Neither: only a sign of life.
+    """
+
+    term: Count
+    seq: Count
+    next_index: Count
+    success: bool
+    reset: bool
+
+
+class InstallSnapshot(_Message, tag="s"):
+    """One piece of a snapshot. ``head`` (see ``snapshots.encode_head``) comes with the first, at ``number`` 0."""
+
+    term: Count
+    seq: Count
+    index: Count
+    number: Count
+    head: bytes
+    data: bytes
+    last: bool
+
+
+class TimeoutNow(_Message, tag="tn"):
+    """Stand for election at once (Raft thesis, 3.10)."""
+
+    term: Count
+
+
+Message = Hello | Ping | PreVote | PreVoteReply | Vote | VoteReply | Append | AppendReply | InstallSnapshot | TimeoutNow
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def encode_frame(message: Message) -> bytes:
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode_body(body: bytes | memoryview) -> Message:
+    """Raises ProtocolError."""
+    try:
+        message: Message = _decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"not a message: {error}") from None
+    return message
+
+
+class FrameDecoder:
+    """Bytes in, messages out, whatever the split."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Messages completed by ``data``.
+
+        Raises:
+            ProtocolError: the stream is of no further use.
+        """
+        self._buffer += data
+        messages: list[Message] = []
+        start, size = 0, len(self._buffer)
+        while size - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > FRAME_SIZE_BYTES_MAX:
+                raise ProtocolError(f"frame of {length} bytes, largest is {FRAME_SIZE_BYTES_MAX}")
+            end = start + _LENGTH.size + length
+            if size < end:
+                break
+            messages.append(decode_body(bytes(memoryview(self._buffer)[start + _LENGTH.size : end])))
+            start = end
+        del self._buffer[:start]
+        return messages
