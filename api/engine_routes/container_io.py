@@ -1,0 +1,344 @@
+"""/containers and /exec: what streams to or from a process: logs, attach, exec, terminal sizes.
+
+Source: moby ``daemon/server/router/container`` (``container_routes.go``, ``exec.go``), ``daemon/attach.go``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from datetime import UTC, datetime
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from api.engine_routes.context import EngineContext
+from api.errors import BadRequestError, ConflictError
+from api.filters import NANOSECONDS, timestamp_ns
+from api.lenient import convert
+from api.requests import flag, integer, json_body, json_response
+from api.streams import (
+    MULTIPLEXED_STREAM,
+    RAW_STREAM,
+    DetachKeys,
+    HijackedStream,
+    frame,
+    hijack,
+    parse_detach_keys,
+    start_stream,
+)
+from api.versions import APIVersion, version_of
+from runtime.containers.attach import AttachStream
+from runtime.containers.types import ExecConfig, LogLine
+
+log = structlog.get_logger(__name__)
+
+MULTIPLEXED_SINCE = APIVersion(1, 42)
+WRITE_BYTES = 32 * 1024
+
+
+class ContainerIORoutes:
+    """Handlers that stream."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self._engine, self._operations = context.engine, context.operations
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/containers/{id}/logs", self.logs),
+            web.post("/containers/{id}/attach", self.attach),
+            web.post("/containers/{id}/resize", self.resize),
+            web.post("/containers/{id}/exec", self.exec_create),
+            web.post("/exec/{id}/start", self.exec_start),
+            web.post("/exec/{id}/resize", self.exec_resize),
+            web.get("/exec/{id}/json", self.exec_inspect),
+        ]
+
+    # ------------------------------------------------------------ logs
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
+        if not (stdout or stderr):
+            raise BadRequestError("Bad parameters: you must choose at least one stream")
+        container = self._engine.inspect(request.match_info["id"])
+        follow = flag(request, "follow")
+        lines = self._engine.logs(
+            container.Id,
+            stdout=stdout,
+            stderr=stderr,
+            follow=follow,
+            since_ns=timestamp_ns(request.query.get("since", ""), "since"),
+            until_ns=timestamp_ns(request.query.get("until", ""), "until"),
+            tail=_tail(request.query.get("tail", "")),
+        )
+        multiplexed = not container.Config.Tty
+        encoder = LineEncoder(
+            multiplexed=multiplexed, timestamps=flag(request, "timestamps"), details=flag(request, "details")
+        )
+        reader = LineReader(lines)
+        try:
+            await reader.check(wait=not follow)
+            response = await start_stream(request, _log_type(request, multiplexed=multiplexed))
+            pending = bytearray()
+            async for line in reader:
+                pending += encoder.encode(line)
+                if follow or len(pending) >= WRITE_BYTES:
+                    await response.write(bytes(pending))
+                    pending.clear()
+            if pending:
+                await response.write(bytes(pending))
+            await response.write_eof()
+            return response
+        finally:
+            await reader.close()
+
+    # ------------------------------------------------------------ attach
+
+    async def attach(self, request: web.Request) -> web.StreamResponse:
+        stdin, stdout, stderr = (flag(request, name) for name in ("stdin", "stdout", "stderr"))
+        keys = _detach_keys(request)
+        container = self._engine.inspect(request.match_info["id"])
+        if container.State.Paused:
+            raise ConflictError(f"container {container.Id} is paused, unpause the container before attach")
+        if container.State.Restarting:
+            raise ConflictError(f"container {container.Id} is restarting, wait until the container is running")
+        tty, multiplexed = container.Config.Tty, not container.Config.Tty
+        await request.read()
+        if not flag(request, "stream"):
+            return await self._replay(request, container.Id, stdout=stdout, stderr=stderr, multiplexed=multiplexed)
+        stdin = stdin and container.Config.OpenStdin
+        stream = await self._engine.attach(
+            container.Id, stdin=stdin, stdout=stdout, stderr=stderr, logs=flag(request, "logs")
+        )
+        async with stream:
+            client = await hijack(request, multiplexed=multiplexed and version_of(request) >= MULTIPLEXED_SINCE)
+            if await Pump(client, stream, tty=tty, stdin=stdin, keys=keys if tty else b"").run():
+                name = container.Name.lstrip("/")
+                self._engine.events.publish("container", "detach", container.Id, {"name": name})
+        return client
+
+    async def _replay(
+        self, request: web.Request, container_id: str, *, stdout: bool, stderr: bool, multiplexed: bool
+    ) -> web.StreamResponse:
+        """``logs=1`` without ``stream=1``: what was written so far, then the end."""
+        client = await hijack(request, multiplexed=multiplexed and version_of(request) >= MULTIPLEXED_SINCE)
+        with _after_head("attach.failed"):
+            if flag(request, "logs") and (stdout or stderr):
+                async for line in self._engine.logs(container_id, stdout=stdout, stderr=stderr):
+                    await client.send(frame(line.stream, line.data) if multiplexed else line.data)
+            await client.finish()
+        return client
+
+    async def resize(self, request: web.Request) -> web.Response:
+        await self._engine.resize(request.match_info["id"], height=integer(request, "h"), width=integer(request, "w"))
+        return web.Response()
+
+    # ------------------------------------------------------------ exec
+
+    async def exec_create(self, request: web.Request) -> web.Response:
+        config = convert(await json_body(request), ExecConfig)
+        if not config.Cmd:
+            raise BadRequestError("No exec command specified")
+        if config.DetachKeys:
+            _parsed_keys(config.DetachKeys)
+        exec_id = await self._operations.run(self._engine.exec_create(request.match_info["id"], config), "exec.create")
+        return json_response({"Id": exec_id}, status=201)
+
+    async def exec_start(self, request: web.Request) -> web.StreamResponse:
+        body = convert(await json_body(request), ExecStartRequest)
+        exec_id = request.match_info["id"]
+        facts = self._engine.exec_inspect(exec_id)
+        if body.Detach:
+            await self._operations.run(self._engine.exec_start(exec_id, detach=True), "exec.start")
+            return web.Response()
+        stream = await self._operations.run(self._engine.exec_start(exec_id), "exec.start")
+        if stream is None:
+            return web.Response()
+        tty = facts.ProcessConfig.tty
+        async with stream:
+            client = await hijack(request, multiplexed=not tty and version_of(request) >= MULTIPLEXED_SINCE)
+            if tty and body.ConsoleSize and len(body.ConsoleSize) == 2:
+                height, width = body.ConsoleSize
+                with _after_head("resize.failed"):
+                    await self._engine.exec_resize(exec_id, height=height, width=width)
+            keys = _parsed_keys(facts.DetachKeys or "") if tty else b""
+            if await Pump(client, stream, tty=tty, stdin=facts.OpenStdin, keys=keys).run():
+                self._engine.events.publish("container", "exec_detach", facts.ContainerID, {"execID": exec_id})
+        return client
+
+    async def exec_resize(self, request: web.Request) -> web.Response:
+        await self._engine.exec_resize(
+            request.match_info["id"], height=integer(request, "h"), width=integer(request, "w")
+        )
+        return web.Response()
+
+    async def exec_inspect(self, request: web.Request) -> web.Response:
+        return json_response(self._engine.exec_inspect(request.match_info["id"]))
+
+
+class ExecStartRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of ``POST /exec/{id}/start``; ``ConsoleSize`` is [height, width]."""
+
+    Detach: bool = False
+    Tty: bool = False
+    ConsoleSize: list[int] | None = None
+
+
+class Pump:
+    """Copies between a client's connection and a process until one of them ends, or the client detaches."""
+
+    def __init__(self, client: HijackedStream, process: AttachStream, *, tty: bool, stdin: bool, keys: bytes) -> None:
+        self._client, self._process = client, process
+        self._tty, self._stdin = tty, stdin
+        self._keys = DetachKeys(keys)
+
+    async def run(self) -> bool:
+        """Copy to the end and close; true when the client detached by its keys.
+
+        The head is out, so an error can only be logged and shown by the end of the stream.
+        """
+        detached = False
+        with _after_head("attach.failed"):
+            detached = await self._copy()
+            await self._client.finish()
+        return detached
+
+    async def _copy(self) -> bool:
+        loop = asyncio.get_running_loop()
+        output = loop.create_task(self._copy_output(), name="attach.output")
+        stdin = loop.create_task(self._copy_input(), name="attach.input")
+        try:
+            await asyncio.wait((output, stdin), return_when=asyncio.FIRST_COMPLETED)
+            if stdin.done() and stdin.result():
+                return True
+            await output  # the end of the input alone is no end: the process may still answer
+            return False
+        finally:
+            for task in (output, stdin):
+                task.cancel()
+            await asyncio.wait((output, stdin))
+
+    async def _copy_output(self) -> None:
+        while (piece := await self._process.read()) is not None:
+            stream, data = piece
+            await self._client.send(data if self._tty else frame(stream, data))
+
+    async def _copy_input(self) -> bool:
+        """Pass the client's input on until it ends; true on the detach keys."""
+        while data := await self._client.read():
+            if not self._stdin:
+                continue
+            data, detached = self._keys.feed(data)
+            try:
+                if data:
+                    await self._process.write(data)
+            except ConnectionError:
+                return False  # the process ended; its output says the rest
+            if detached:
+                return True
+        if self._stdin:
+            with contextlib.suppress(ConnectionError):
+                await self._process.close_stdin()
+        return False
+
+
+class LineReader:
+    """Reads log lines with the first one asked for early, so that a refusal still gets its HTTP status."""
+
+    def __init__(self, lines: AsyncIterator[LogLine]) -> None:
+        self._lines = lines
+        self._first: asyncio.Task[LogLine | None] = asyncio.get_running_loop().create_task(
+            self._next(), name="logs.first"
+        )
+
+    async def _next(self) -> LogLine | None:
+        return await anext(self._lines, None)
+
+    async def check(self, *, wait: bool) -> None:
+        """Raise what reading the first line raised; without ``wait`` only what it raised at once.
+
+        A follower of a silent container must get the head of the answer before there is a line.
+        """
+        await asyncio.sleep(0)
+        if wait or self._first.done():
+            await self._first
+
+    async def __aiter__(self) -> AsyncIterator[LogLine]:
+        line = await self._first
+        while line is not None:
+            yield line
+            line = await self._next()
+
+    async def close(self) -> None:
+        """Stop reading and let the engine close its files."""
+        if not self._first.done():
+            self._first.cancel()
+            await asyncio.wait([self._first])
+        if isinstance(self._lines, AsyncGenerator):
+            await self._lines.aclose()
+
+
+class LineEncoder:
+    """Log lines as the client wants them; with ``timestamps`` only the first piece of a split line gets one."""
+
+    def __init__(self, *, multiplexed: bool, timestamps: bool, details: bool) -> None:
+        self._multiplexed, self._timestamps, self._details = multiplexed, timestamps, details
+        self._open: set[str] = set()
+
+    def encode(self, line: LogLine) -> bytes:
+        """The bytes for one line or piece of a line."""
+        data = line.data
+        if line.stream not in self._open:
+            if self._details:
+                data = b" " + data  # no log options are shown: an empty list of attributes, as in dockerd
+            if self._timestamps:
+                data = format_timestamp(line.timestamp_ns).encode("ascii") + b" " + data
+        if line.partial:
+            self._open.add(line.stream)
+        else:
+            self._open.discard(line.stream)
+        return frame(line.stream, data) if self._multiplexed else data
+
+
+def format_timestamp(timestamp_ns: int) -> str:
+    """RFC 3339 in UTC with nine digits, as in ``docker logs -t``."""
+    seconds, nanoseconds = divmod(timestamp_ns, NANOSECONDS)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+@contextlib.contextmanager
+def _after_head(event: str) -> Iterator[None]:
+    """Once the connection is taken over no error can be answered: log it; a client that left is no error."""
+    try:
+        yield
+    except ConnectionError:
+        log.debug("client.left")
+    except Exception:
+        log.exception(event)
+
+
+def _log_type(request: web.Request, *, multiplexed: bool) -> str:
+    return MULTIPLEXED_STREAM if multiplexed and version_of(request) >= MULTIPLEXED_SINCE else RAW_STREAM
+
+
+def _tail(text: str) -> int:
+    """``tail``: lines from the end, -1 for all; like dockerd, what is no number means all."""
+    if not text or text == "all":
+        return -1
+    try:
+        return max(int(text), -1)
+    except ValueError:
+        return -1
+
+
+def _detach_keys(request: web.Request) -> bytes:
+    return _parsed_keys(request.query.get("detachKeys", ""))
+
+
+def _parsed_keys(text: str) -> bytes:
+    try:
+        return parse_detach_keys(text)
+    except ValueError as error:
+        raise BadRequestError(f"Invalid detach keys ({text}) provided: {error}") from None

@@ -1,0 +1,127 @@
+"""What /info and /version tell about the host: kernel, memory, cgroup controllers, versions of the helpers.
+
+Read once a process: none of it changes while the daemon runs. Source: moby ``pkg/sysinfo``, ``daemon/info_unix.go``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+VERSION_TIMEOUT_S = 5.0
+
+GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupFacts:
+    """Which limits this kernel can set; the names are those of /info."""
+
+    version: str
+    memory_limit: bool
+    swap_limit: bool
+    cpu_cfs_period: bool
+    cpu_cfs_quota: bool
+    cpu_shares: bool
+    cpu_set: bool
+    pids_limit: bool
+    oom_kill_disable: bool
+
+    def warnings(self) -> list[str]:
+        """What is missing, as ``docker info`` shows it."""
+        missing = {
+            "memory limit": self.memory_limit,
+            "swap limit": self.swap_limit,
+            "cpu cfs quota": self.cpu_cfs_quota,
+            "cpu shares": self.cpu_shares,
+            "cpuset": self.cpu_set,
+            "pids limit": self.pids_limit,
+        }
+        return [f"WARNING: No {name} support" for name, present in missing.items() if not present]
+
+
+def read_cgroup_facts(root: Path = CGROUP_ROOT) -> CgroupFacts:
+    """Look at a mounted cgroup hierarchy: version 2, or version 1 with a folder a controller."""
+    try:
+        controllers = (root / "cgroup.controllers").read_text().split()
+    except FileNotFoundError:
+        return _facts_v1(root)
+    cpu, memory = "cpu" in controllers, "memory" in controllers
+    return CgroupFacts(
+        version="2",
+        memory_limit=memory,
+        swap_limit=memory and _swap_accounting_v2(root),
+        cpu_cfs_period=cpu,
+        cpu_cfs_quota=cpu,
+        cpu_shares=cpu,
+        cpu_set="cpuset" in controllers,
+        pids_limit="pids" in controllers,
+        oom_kill_disable=False,
+    )
+
+
+def _swap_accounting_v2(root: Path) -> bool:
+    """The root has no memory.swap.max; any first-level cgroup has, when the kernel counts swap."""
+    return any(root.glob("*/memory.swap.max"))
+
+
+def _facts_v1(root: Path) -> CgroupFacts:
+    def has(controller: str, name: str) -> bool:
+        return (root / controller / name).exists()
+
+    return CgroupFacts(
+        version="1",
+        memory_limit=has("memory", "memory.limit_in_bytes"),
+        swap_limit=has("memory", "memory.memsw.limit_in_bytes"),
+        cpu_cfs_period=has("cpu", "cpu.cfs_period_us"),
+        cpu_cfs_quota=has("cpu", "cpu.cfs_quota_us"),
+        cpu_shares=has("cpu", "cpu.shares"),
+        cpu_set=has("cpuset", "cpuset.cpus"),
+        pids_limit=(root / "pids").is_dir(),
+        oom_kill_disable=has("memory", "memory.oom_control"),
+    )
+
+
+def memory_total_bytes() -> int:
+    """RAM of the host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def go_architecture() -> str:
+    """The machine in Go's word, as in image platforms."""
+    return GOARCH.get(platform.machine(), platform.machine())
+
+
+@functools.cache
+def operating_system() -> tuple[str, str]:
+    """``PRETTY_NAME`` and ``VERSION_ID`` of the distribution."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return platform.system(), ""
+    return release.get("PRETTY_NAME", "Linux"), release.get("VERSION_ID", "")
+
+
+async def helper_version(command: str) -> str:
+    """``1.1.5`` of ``runc --version``; empty when the helper is missing or does not answer."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            command, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError:
+        return ""
+    try:
+        async with asyncio.timeout(VERSION_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return ""
+    match = re.search(rb"version:?\s+v?([0-9][^\s,]*)", output)
+    return match[1].decode("ascii", "replace") if match else ""

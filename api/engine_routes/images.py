@@ -1,0 +1,214 @@
+"""/images, /distribution and /auth.
+
+Pulling, loading and saving stream; a pull or load is cancelled when its client goes away, as in dockerd, and what was
+downloaded so far is used by the next attempt.
+
+Source: moby ``daemon/server/router/image/image_routes.go``, ``router/distribution`` (API 1.51).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+
+import structlog
+from aiohttp import web
+
+from api.engine_routes.context import EngineContext
+from api.errors import BadRequestError, NotServedError
+from api.requests import auth_header, filters_of, flag, json_response
+from api.streams import Progress, ProgressMessage, answer_with_progress, start_stream
+from api.versions import APIVersion, version_of
+from runtime.images import Image, RegistryAuth
+
+log = structlog.get_logger(__name__)
+
+VIRTUAL_SIZE_UNTIL = APIVersion(1, 43)
+TAR = "application/x-tar"
+
+
+class ImageRoutes:
+    """Handlers of images; names contain slashes, hence the ``.+`` in the paths."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self._images, self._events = context.engine.images, context.engine.events
+        self._operations = context.operations
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/images/json", self.list),
+            web.post("/images/create", self.create),
+            web.post("/images/load", self.load),
+            web.get("/images/get", self.save),
+            web.post("/images/prune", self.prune),
+            web.get("/images/{name:.+}/json", self.inspect),
+            web.get("/images/{name:.+}/history", self.history),
+            web.get("/images/{name:.+}/get", self.save),
+            web.post("/images/{name:.+}/tag", self.tag),
+            web.delete("/images/{name:.+}", self.remove),
+            web.get("/distribution/{name:.+}/json", self.distribution),
+        ]
+
+    async def list(self, request: web.Request) -> web.Response:
+        found = self._images.list(filters=filters_of(request), all=flag(request, "all"))
+        return json_response([_sized(image, version_of(request)) for image in found])
+
+    async def inspect(self, request: web.Request) -> web.Response:
+        _refuse_platform(request)
+        return json_response(_sized(self._images.inspect(request.match_info["name"]), version_of(request)))
+
+    async def history(self, request: web.Request) -> web.Response:
+        _refuse_platform(request)
+        return json_response(self._images.history(request.match_info["name"]))
+
+    async def tag(self, request: web.Request) -> web.Response:
+        repository, tag = request.query.get("repo", ""), request.query.get("tag", "")
+        if not repository:
+            raise BadRequestError("repository name must have at least one component")
+        name, target = request.match_info["name"], f"{repository}:{tag}" if tag else repository
+        image = self._images.get(name)
+        await self._operations.run(self._images.tag(name, target), "image.tag")
+        self._events.publish("image", "tag", image.id, {"name": target})
+        return web.Response(status=201)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        _refuse_platform(request, "platforms")
+        name = request.match_info["name"]
+        image_id = self._images.get(name).id
+        change = self._images.remove(name, force=flag(request, "force"), prune=not flag(request, "noprune"))
+        deleted = await self._operations.run(change, "image.remove")
+        for item in deleted:
+            if item.Untagged:
+                self._events.publish("image", "untag", image_id, {"name": item.Untagged})
+            else:
+                self._events.publish("image", "delete", item.Deleted, {"name": item.Deleted})
+        return json_response(deleted)
+
+    async def prune(self, request: web.Request) -> web.Response:
+        report = await self._operations.run(self._images.prune(filters=filters_of(request)), "image.prune")
+        self._events.publish("image", "prune", "", {"reclaimed": str(report.SpaceReclaimed)})
+        return json_response({"ImagesDeleted": report.ImagesDeleted or None, "SpaceReclaimed": report.SpaceReclaimed})
+
+    async def distribution(self, request: web.Request) -> web.Response:
+        found = await self._images.distribution_inspect(request.match_info["name"], registry_auth(auth_header(request)))
+        return json_response(found.to_api())
+
+    # ------------------------------------------------------------ transfer
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """Pull (``fromImage``) or import (``fromSrc=-``)."""
+        if request.query.get("fromImage"):
+            return await self._pull(request)
+        if "fromSrc" in request.query:
+            return await self._import(request)
+        raise BadRequestError("one of fromImage and fromSrc is needed")
+
+    async def _pull(self, request: web.Request) -> web.StreamResponse:
+        reference = pull_reference(request.query["fromImage"], request.query.get("tag", ""))
+        auth = registry_auth(auth_header(request))
+        platform = request.query.get("platform") or None
+
+        async def work(progress: Progress) -> Image:
+            return await self._images.pull(reference, platform=platform, auth=auth, progress=progress)
+
+        def finish(image: Image) -> None:
+            self._events.publish("image", "pull", reference, {"name": reference.partition("@")[0]})
+
+        return await answer_with_progress(request, work, finish)
+
+    async def _import(self, request: web.Request) -> web.StreamResponse:
+        if request.query["fromSrc"] != "-":
+            raise NotServedError("importing from a URL is not served: download it and pipe it in")
+
+        async def work(progress: Progress) -> Image:
+            return await self._images.import_tar(
+                request.content.iter_any(),
+                repo=request.query.get("repo", ""),
+                tag=request.query.get("tag", ""),
+                changes=request.query.getall("changes", []),
+                message=request.query.get("message", ""),
+                platform=request.query.get("platform") or None,
+            )
+
+        def finish(image: Image) -> ProgressMessage:
+            self._events.publish("image", "import", image.id, {"name": image.id})
+            return {"status": image.id}
+
+        return await answer_with_progress(request, work, finish)
+
+    async def load(self, request: web.Request) -> web.StreamResponse:
+        _refuse_platform(request)
+        quiet = flag(request, "quiet")
+
+        async def work(progress: Progress) -> None:
+            source = request.content.iter_any()
+            for name in await self._images.load(source, progress=None if quiet else progress):
+                image_id = self._images.get(name).id
+                self._events.publish("image", "load", image_id, {"name": name})
+                text = f"Loaded image ID: {name}\n" if name == image_id else f"Loaded image: {name}\n"
+                progress({"stream": text})
+
+        return await answer_with_progress(request, work)
+
+    async def save(self, request: web.Request) -> web.StreamResponse:
+        _refuse_platform(request)
+        if "name" in request.match_info:
+            names = [request.match_info["name"]]
+        else:
+            names = request.query.getall("names", [])
+        if not names:
+            raise BadRequestError("no image is named")
+        ids = [self._images.get(name).id for name in names]
+        chunks = self._images.save(names)
+        response = await start_stream(request, TAR)
+        async for chunk in chunks:
+            await response.write(chunk)
+        await response.write_eof()
+        for name, image_id in zip(names, ids, strict=True):
+            self._events.publish("image", "save", image_id, {"name": name})
+        return response
+
+
+def pull_reference(image: str, tag: str) -> str:
+    """What to pull: ``tag`` may be a digest. Raises: NotServedError for neither, which means every tag."""
+    if tag:
+        return f"{image}@{tag}" if ":" in tag else f"{_without_tag(image)}:{tag}"
+    if "@" in image or ":" in image.rpartition("/")[2]:
+        return image
+    raise NotServedError(f"pulling all tags of a repository is not served: name one, such as {image}:latest")
+
+
+def _without_tag(image: str) -> str:
+    """``tag`` of the query wins over one in the name, as in dockerd."""
+    head, slash, last = image.rpartition("/")
+    return f"{head}{slash}{last.partition('@')[0].partition(':')[0]}"
+
+
+def registry_auth(fields: Mapping[str, object]) -> RegistryAuth | None:
+    """Credentials from the object that clients send; None when there are none. Raises: BadRequestError."""
+    values = {key.lower(): value for key, value in fields.items() if isinstance(value, str) and value}
+    username, password = values.get("username", ""), values.get("password", "")
+    if not username and "auth" in values:
+        try:
+            username, _, password = base64.b64decode(values["auth"], validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            raise BadRequestError("invalid registry credentials: auth is not base64 of user:password") from None
+    auth = RegistryAuth(
+        username=username,
+        password=password,
+        identity_token=values.get("identitytoken", ""),
+        registry_token=values.get("registrytoken", ""),
+        server_address=values.get("serveraddress", ""),
+    )
+    return auth if username or auth.identity_token or auth.registry_token else None
+
+
+def _sized(image: dict[str, object], version: APIVersion) -> dict[str, object]:
+    """``VirtualSize`` left the API with 1.44; older clients show it."""
+    return image if version > VIRTUAL_SIZE_UNTIL else image | {"VirtualSize": image.get("Size", 0)}
+
+
+def _refuse_platform(request: web.Request, name: str = "platform") -> None:
+    if request.query.get(name):
+        raise NotServedError("choosing a platform inside a multi-platform image is not served: one is kept, the pulled")

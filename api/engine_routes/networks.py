@@ -1,0 +1,15 @@
+"""/networks of this host."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from api.engine_routes.context import EngineContext
+
+
+class NetworkRoutes:
+    def __init__(self, context: EngineContext) -> None:
+        self._networks = context.engine.networks
+
+    def routes(self) -> list[web.RouteDef]:
+        return []

@@ -1,0 +1,215 @@
+"""/_ping, /version, /info, /system/df, /auth.
+
+Source: moby ``daemon/server/router/system/system_routes.go``, ``daemon/info.go``, ``daemon/disk_usage.go`` (API 1.51).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from api.engine_routes.context import EngineContext
+from api.engine_routes.host_facts import (
+    go_architecture,
+    helper_version,
+    memory_total_bytes,
+    operating_system,
+    read_cgroup_facts,
+)
+from api.engine_routes.swarm_block import swarm_block, swarm_status
+from api.errors import BadRequestError
+from api.requests import json_response
+from api.versions import MAX_VERSION, MIN_VERSION
+
+DISK_USAGE_TYPES = ("container", "image", "volume", "build-cache")
+HELPERS = ("runc", "conmon")
+
+
+class SystemRoutes:
+    """Handlers about the daemon and its host."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self._context = context
+        self._engine, self._member, self._info = context.engine, context.member, context.info
+        self._cgroup = read_cgroup_facts()
+        self._helpers: dict[str, str] | None = None
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.head("/_ping", self.ping),
+            web.get("/_ping", self.ping, allow_head=False),
+            web.get("/version", self.version),
+            web.get("/info", self.info),
+            web.get("/system/df", self.disk_usage),
+        ]
+
+    async def ping(self, request: web.Request) -> web.Response:
+        headers = {
+            "Cache-Control": "no-cache, no-store, must-revalidate",
+            "Pragma": "no-cache",
+            # The classic builder: what the CLI falls back to without the buildx plugin.
+            "Builder-Version": "1",
+            "Swarm": swarm_status(self._member.info()),
+        }
+        return web.Response(body=b"" if request.method == "HEAD" else b"OK", headers=headers, content_type="text/plain")
+
+    async def version(self, request: web.Request) -> web.Response:
+        info, kernel, helpers = self._info, platform.release(), await self._helper_versions()
+        engine = {
+            "ApiVersion": str(MAX_VERSION),
+            "MinAPIVersion": str(MIN_VERSION),
+            "Arch": go_architecture(),
+            "BuildTime": info.build_time,
+            "Experimental": "false",
+            "GitCommit": info.git_commit,
+            "GoVersion": f"python{platform.python_version()}",
+            "KernelVersion": kernel,
+            "Os": "linux",
+        }
+        components = [{"Name": "Engine", "Version": info.version, "Details": engine}]
+        components += [{"Name": name, "Version": found, "Details": {}} for name, found in helpers.items()]
+        return json_response(
+            {
+                "Platform": {"Name": "swarmd"},
+                "Components": components,
+                "Version": info.version,
+                "ApiVersion": str(MAX_VERSION),
+                "MinAPIVersion": str(MIN_VERSION),
+                "GitCommit": info.git_commit,
+                "GoVersion": engine["GoVersion"],
+                "Os": "linux",
+                "Arch": go_architecture(),
+                "KernelVersion": kernel,
+                "BuildTime": info.build_time,
+            }
+        )
+
+    async def info(self, request: web.Request) -> web.Response:
+        states = Counter(summary.State for summary in self._engine.list(all=True))
+        swarm, helpers = await asyncio.gather(swarm_block(self._member), self._helper_versions())
+        system, system_version = operating_system()
+        answer = {
+            "ID": self._info.daemon_id,
+            "Containers": states.total(),
+            "ContainersRunning": states["running"] + states["restarting"],
+            "ContainersPaused": states["paused"],
+            "ContainersStopped": states["created"] + states["exited"] + states["dead"] + states["removing"],
+            "Images": len(self._engine.images.list()),
+            "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "KernelVersion": platform.release(),
+            "OperatingSystem": system,
+            "OSVersion": system_version,
+            "OSType": "linux",
+            "Architecture": platform.machine(),
+            "NCPU": os.cpu_count() or 1,
+            "MemTotal": memory_total_bytes(),
+            "Swarm": swarm,
+            "RuncCommit": {"ID": helpers["runc"]},
+            "InitCommit": {"ID": ""},
+            "ContainerdCommit": {"ID": ""},
+        }
+        return json_response(answer | self._limits() | self._settings())
+
+    def _limits(self) -> dict[str, object]:
+        facts = self._cgroup
+        return {
+            "MemoryLimit": facts.memory_limit,
+            "SwapLimit": facts.swap_limit,
+            "CpuCfsPeriod": facts.cpu_cfs_period,
+            "CpuCfsQuota": facts.cpu_cfs_quota,
+            "CPUShares": facts.cpu_shares,
+            "CPUSet": facts.cpu_set,
+            "PidsLimit": facts.pids_limit,
+            "OomKillDisable": facts.oom_kill_disable,
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": facts.version,
+            "Warnings": [*facts.warnings(), *self._info.warnings],
+        }
+
+    def _settings(self) -> dict[str, object]:
+        info = self._info
+        return {
+            "Name": info.name,
+            "ServerVersion": info.version,
+            "DockerRootDir": str(info.state),
+            "Labels": list(info.labels),
+            "Debug": info.debug,
+            "ExperimentalBuild": False,
+            "Driver": "overlay2",
+            "DriverStatus": [["Backing", "content store"], ["Native Overlay Diff", "true"]],
+            "LoggingDriver": "json-file",
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null", "overlay"],
+                "Authorization": None,
+                "Log": ["json-file", "local", "none"],
+            },
+            "IPv4Forwarding": True,
+            "BridgeNfIptables": False,
+            "BridgeNfIp6tables": False,
+            "NFd": len(os.listdir("/proc/self/fd")),
+            "NGoroutines": len(asyncio.all_tasks()),
+            "NEventsListener": 0,
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": registry_config(info.insecure_registries, info.mirrors),
+            "GenericResources": None,
+            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "Runtimes": {"runc": {"path": "runc"}},
+            "DefaultRuntime": "runc",
+            "LiveRestoreEnabled": True,
+            "Isolation": "",
+            "InitBinary": "tini",
+            "SecurityOptions": ["name=seccomp,profile=builtin"],
+        }
+
+    async def _helper_versions(self) -> dict[str, str]:
+        """Asked once; a helper that is upgraded under the daemon shows after its restart."""
+        if self._helpers is None:
+            self._helpers = dict(
+                zip(HELPERS, await asyncio.gather(*(helper_version(name) for name in HELPERS)), strict=True)
+            )
+        return self._helpers
+
+    # ------------------------------------------------------------ disk usage
+
+    async def disk_usage(self, request: web.Request) -> web.Response:
+        """Only what ``type`` names, everything without it; arrays of the objects as clients <= 1.51 read them."""
+        wanted = request.query.getall("type", DISK_USAGE_TYPES)
+        for kind in wanted:
+            if kind not in DISK_USAGE_TYPES:
+                raise BadRequestError(f"unknown object type: {kind}")
+        answer: dict[str, object] = {}
+        containers = self._engine.list(all=True)
+        if "image" in wanted:
+            answer |= self._image_usage(Counter(summary.ImageID for summary in containers))
+        if "container" in wanted:
+            for summary in containers:
+                summary.SizeRw = await self._engine.images.rootfs_size(summary.Id)
+            answer["Containers"] = containers
+        if "volume" in wanted:
+            answer["Volumes"] = []
+        if "build-cache" in wanted:
+            answer["BuildCache"] = []
+        return json_response(answer)
+
+    def _image_usage(self, uses: Counter[str]) -> dict[str, object]:
+        raise NotImplementedError
+
+
+def registry_config(insecure: Sequence[str], mirrors: Sequence[str]) -> dict[str, object]:
+    """``RegistryConfig`` of /info: which registries are spoken to without TLS, and the mirrors of the default one."""
+    addresses = {name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in insecure}
+    hub = {"Name": "docker.io", "Mirrors": list(mirrors), "Secure": True, "Official": True}
+    return {
+        "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+        "IndexConfigs": addresses | {"docker.io": hub},
+        "Mirrors": list(mirrors) or None,
+    }
