@@ -173,7 +173,12 @@ class Listener:
                 continue
             task = loop.create_task(self._serve(connection, peer), name=f"2377 {peer}")
             self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("connection.crashed", task=task.get_name(), exc_info=error)
 
     def _admit(self, peer: str) -> bool:
         limits = self._limits
@@ -194,16 +199,13 @@ class Listener:
         stranger = _Once(lambda: self._forget(peer))
         writer: asyncio.StreamWriter | None = None
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader, writer = await self._handshake(connection)
             await self._route(reader, writer, stranger)
         except (OSError, TimeoutError, EOFError, PKIError) as error:
             log.info("connection.failed", peer=peer, reason=str(error) or type(error).__name__)
         finally:
             stranger()
-            if writer is None:
-                connection.close()
-            else:
+            if writer:
                 await _close(writer)
 
     def _forget(self, peer: str) -> None:
@@ -213,12 +215,20 @@ class Listener:
 
     async def _handshake(self, connection: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            context = self._contexts.listener()
+        except BaseException:
+            connection.close()
+            raise
+        # From here on the socket is its transport's, which closes it also when the handshake fails: closing it here
+        # as well would free its number under the transport's feet.
         reader = asyncio.StreamReader(limit=_STREAM_LIMIT_BYTES, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(
             lambda: protocol,
             connection,
-            ssl=self._contexts.listener(),
+            ssl=context,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
         )
@@ -268,7 +278,11 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 
 async def _listening_sockets(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    where = f"{host or '*'}:{port}"
+    try:
+        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
@@ -279,12 +293,12 @@ async def _listening_sockets(loop: asyncio.AbstractEventLoop, host: str, port: i
                 if error.errno not in _NO_SUCH_FAMILY:
                     raise
                 missing = error  # a host without IPv6 is told about [::] all the same
-    except OSError:
+        if not sockets and missing:
+            raise missing
+    except OSError as error:
         for server in sockets:
             server.close()
-        raise
-    if not sockets and missing:
-        raise missing
+        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
     return sockets
 
 

@@ -8,11 +8,10 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pki.certificates import (
     BACKDATE,
-    NODE_KEY_USAGES,
     ROOT_COMMON_NAME,
     Identity,
     Role,
@@ -27,6 +26,8 @@ from pki.errors import CertificateExpiredError, InvalidCertificateError
 from pki.keys import PrivateKey, key_from_pem, key_to_pem, new_key
 
 ROOT_LIFETIME = timedelta(days=20 * 365)
+
+_NODE_KEY_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class RootCA:
             .not_valid_after(min(now + lifetime, root.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(NODE_KEY_USAGES), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(_NODE_KEY_USAGES), critical=False)
             .add_extension(x509.SubjectAlternativeName(_node_names(node_id, role)), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(_authority_key_identifier(root), critical=False)

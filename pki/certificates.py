@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from pki.errors import CertificateExpiredError, InvalidCertificateError, UntrustedCertificateError
 from pki.keys import PrivateKey
@@ -195,7 +195,7 @@ class TrustRoot:
         for certificate in self.certificates:
             _check_authority(certificate)
         self._store = verification.Store(list(self.certificates))
-        self._verified: dict[tuple[bytes, ...], Identity] = {}
+        self._verified: dict[bytes, Identity] = {}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TrustRoot) and other.pem == self.pem
@@ -204,27 +204,16 @@ class TrustRoot:
         return hash(self.pem)
 
     def verify_pem(self, chain_pem: bytes, now: datetime) -> Identity:
-        """As ``verify``, for a PEM chain (leaf first)."""
-        cached = self._verified.get((chain_pem,))
-        if cached is not None:
-            cached.check_time(now)
-            return cached
+        """As ``verify``, for a PEM chain (leaf first). The same chain is verified once; its time is checked always."""
+        key = hashlib.sha256(chain_pem).digest()
+        identity = self._verified.get(key)
+        if identity is not None:
+            identity.check_time(now)
+            return identity
         identity = self.verify(load_chain(chain_pem), now)
-        self._remember((chain_pem,), identity)
-        return identity
-
-    def verify_der(self, leaf_der: bytes, now: datetime) -> Identity:
-        """As ``verify``, for one DER certificate, as ``SSLSocket.getpeercert(True)`` gives it."""
-        cached = self._verified.get((leaf_der,))
-        if cached is not None:
-            cached.check_time(now)
-            return cached
-        try:
-            leaf = x509.load_der_x509_certificate(leaf_der)
-        except ValueError as error:
-            raise InvalidCertificateError("certificate: not a DER certificate") from error
-        identity = self.verify([leaf], now)
-        self._remember((leaf_der,), identity)
+        if len(self._verified) >= _CACHE_SIZE_MAX:
+            self._verified.clear()
+        self._verified[key] = identity
         return identity
 
     def verify(self, chain: Sequence[x509.Certificate], now: datetime) -> Identity:
@@ -257,11 +246,6 @@ class TrustRoot:
             ) from error
         return identity
 
-    def _remember(self, key: tuple[bytes, ...], identity: Identity) -> None:
-        if len(self._verified) >= _CACHE_SIZE_MAX:
-            self._verified.clear()
-        self._verified[key] = identity
-
 
 def _check_authority(certificate: x509.Certificate) -> None:
     try:
@@ -280,9 +264,6 @@ def key_matches(certificate: x509.Certificate, key: PrivateKey) -> bool:
     return certificate.public_key() == key.public_key()
 
 
-def chain_to_pem(chain: Sequence[x509.Certificate]) -> bytes:
+def chain_to_pem(chain: Iterable[x509.Certificate]) -> bytes:
     """The certificates in order, in PEM."""
     return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
-
-
-NODE_KEY_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)

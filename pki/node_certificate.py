@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pki.certificates import Identity, TrustRoot, key_matches, load_chain
+from pki.authority import RootCA
+from pki.certificates import Identity, Role, TrustRoot, chain_to_pem, key_matches, load_chain, new_csr
 from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError, NodeCertificateMissingError
 from pki.files import PUBLIC_MODE, SECRET_MODE, ensure_private_directory, locked_directory, write_atomically
-from pki.keys import PrivateKey, key_from_pem, key_to_pem
+from pki.keys import PrivateKey, key_from_pem, key_to_pem, new_key
 
 ROOT_FILE = "swarm-root-ca.crt"
 CERTIFICATE_FILE = "swarm-node.crt"
@@ -65,6 +66,19 @@ class NodeCredentials:
             raise InvalidCertificateError("node certificate: the key is not the certificate's")
         identity = root.verify(chain, chain[0].not_valid_before_utc)
         return cls(identity=identity, chain_pem=chain_pem, key_pem=key_to_pem(key), root=root)
+
+
+def issue_credentials(
+    root_ca: RootCA, *, node_id: str, role: Role, cluster_id: str, lifetime: timedelta, now: datetime
+) -> NodeCredentials:
+    """Key and certificate for a node, straight from the authority: how the first manager of a cluster gets its own.
+
+    Raises:
+        CertificateExpiredError: the root is at its end.
+    """
+    key = new_key()
+    issued = root_ca.issue(new_csr(key), node_id=node_id, role=role, cluster_id=cluster_id, lifetime=lifetime, now=now)
+    return NodeCredentials.verified(chain_pem=issued.chain_pem, key=key, root=root_ca.trust_root())
 
 
 class NodeCertificate:
@@ -211,11 +225,23 @@ class NodeCertificate:
 
 
 def _write(directory: Path, credentials: NodeCredentials, kek: bytes | None) -> None:
-    """Roots first: they are the wider of the two while a rotation begins, and the pair is new when it ends."""
-    write_atomically(directory / ROOT_FILE, credentials.root.pem, mode=PUBLIC_MODE)
+    """Other roots come in two steps, the old ones and the new ones first, so that the pair always verifies."""
+    root_path, root_pem = directory / ROOT_FILE, credentials.root.pem
+    old_pem = root_path.read_bytes() if root_path.exists() else b""
+    if old_pem != root_pem:
+        write_atomically(root_path, _union(old_pem, root_pem), mode=PUBLIC_MODE)
     key_pem = key_to_pem(key_from_pem(credentials.key_pem), kek) if kek else credentials.key_pem
     write_atomically(directory / KEY_FILE, key_pem + credentials.chain_pem, mode=SECRET_MODE)
+    if old_pem != root_pem:
+        write_atomically(root_path, root_pem, mode=PUBLIC_MODE)
     write_atomically(directory / CERTIFICATE_FILE, credentials.chain_pem, mode=PUBLIC_MODE)
+
+
+def _union(old_pem: bytes, new_pem: bytes) -> bytes:
+    try:
+        return chain_to_pem(dict.fromkeys([*load_chain(old_pem), *load_chain(new_pem)]))
+    except InvalidCertificateError:
+        return new_pem  # what lay there was no bundle
 
 
 def _read(directory: Path, kek: bytes | None) -> NodeCredentials:

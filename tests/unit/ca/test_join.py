@@ -358,3 +358,18 @@ async def test_the_listener_lives_on_a_thread_of_its_own(tmp_path: Path, state: 
         await asyncio.to_thread(thread.join, DEADLINE_S)
         raft_loop.close()
     assert decided_on == [threading.get_ident()]
+
+
+async def test_a_port_in_use_is_named(tmp_path: Path, state: MemoryState) -> None:
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{listener.port}: Address already in use"):
+            await listener.start("127.0.0.1", listener.port)
+
+
+async def test_every_address_of_the_host_is_served(tmp_path: Path, state: MemoryState) -> None:
+    async with support.manager(tmp_path, state) as (_, source, server):
+        join = JoinService(server, asyncio.get_running_loop())
+        everywhere = Listener(source, join=join, raft_accept=support.no_raft, is_removed=state.is_removed)
+        await everywhere.start("", 0)
+        await join_cluster([f"127.0.0.1:{everywhere.port}"], state.join_tokens.worker)
+        await everywhere.close()

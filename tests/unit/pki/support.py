@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from pki.authority import RootCA
-from pki.certificates import Role, new_csr
+from pki.certificates import Role
 from pki.identifiers import new_id
-from pki.keys import new_key
-from pki.node_certificate import NodeCredentials
+from pki.node_certificate import NodeCredentials, issue_credentials
 
 NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 
@@ -33,13 +32,11 @@ class Authority:
         lifetime: timedelta = timedelta(hours=1),
         now: datetime | None = None,
     ) -> NodeCredentials:
-        key = new_key()
-        issued = self.root.issue(
-            new_csr(key),
+        return issue_credentials(
+            self.root,
             node_id=node_id or new_id(),
             role=role,
             cluster_id=self.cluster_id,
             lifetime=lifetime,
             now=now or self.now,
         )
-        return NodeCredentials.verified(chain_pem=issued.chain_pem, key=key, root=self.root.trust_root())

@@ -71,11 +71,13 @@ def test_a_host_in_no_swarm_says_so(tmp_path: Path) -> None:
         NodeCertificate.load(tmp_path)
 
 
-@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("new_root", [False, True])
+@pytest.mark.parametrize("steps", range(5))
 def test_a_crash_between_any_two_files_leaves_a_matching_pair(
-    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, steps: int
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, steps: int, new_root: bool
 ) -> None:
-    old, new = authority.credentials(node_id="n"), authority.credentials(node_id="n")
+    old = authority.credentials(node_id="n")
+    new = (Authority(cluster_id=authority.cluster_id) if new_root else authority).credentials(node_id="n")
     holder = NodeCertificate.create(tmp_path, old)
 
     class PowerLoss(BaseException):
@@ -91,7 +93,11 @@ def test_a_crash_between_any_two_files_leaves_a_matching_pair(
     monkeypatch.setattr(pki.node_certificate, "write_atomically", write)
     with contextlib.suppress(PowerLoss):
         holder.replace(new)
-    assert NodeCertificate.load(tmp_path).current in (old, new)
+    found = NodeCertificate.load(tmp_path).current
+    assert found.chain_pem in (old.chain_pem, new.chain_pem)
+    monkeypatch.undo()
+    NodeCertificate.load(tmp_path).replace(new)
+    assert NodeCertificate.load(tmp_path).current == new
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
