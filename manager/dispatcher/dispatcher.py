@@ -1,19 +1,54 @@
-"""The Dispatcher service: one object a manager, serving while it leads."""
+"""The Dispatcher service: one object a manager, serving while it leads.
+
+Who decides what: ``heartbeat`` who is dead, ``nodes`` what that does to a node, ``assignments`` what an agent has to be
+told, ``status`` what a report does to a task. Here these meet the store (by ``intake``) and the streams.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import random
+import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NoReturn
 
+import grpc
 import grpc.aio
+import structlog
 
-from manager.store import Store
+from manager.consensus.port import ConsensusError, NotLeaderError
+from manager.dispatcher import nodes, status
+from manager.dispatcher.assignments import CONFIG, SECRET, SPEC_VERSION, AssignmentSet, MessagePacker
+from manager.dispatcher.heartbeat import told_period_s
+from manager.dispatcher.intake import Intake, WriterStoppedError
+from manager.dispatcher.liveness import Liveness
+from manager.dispatcher.session import AgentSession, End
+from manager.dispatcher.tables import ViewTables
+from manager.store import Change, Store, StoreError, Working
 from pki.certificates import Identity
 from proto.ca_pb2 import ManagerAddress
+from proto.dispatcher_pb2 import (
+    AssignmentsRequest,
+    SessionRequest,
+    UpdateTaskStatusRequest,
+    UpdateTaskStatusResponse,
+)
 from proto.dispatcher_pb2_grpc import DispatcherServicer
+from proto.objects_pb2 import Node, Task
 
-Caller = Callable[[grpc.aio.ServicerContext[Any, Any]], Identity]
+log = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Caller = Callable[[Context], Identity]
+
+LEADER_METADATA_KEY = "swarm-leader-addr"
+
+FIRST_MESSAGE_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 2.0
+UPDATES_MAX = 10_000
+
+_DEPENDENCY_TABLES = {"spec_versions": SPEC_VERSION, "secrets": SECRET, "configs": CONFIG}
 
 
 class Dispatcher(DispatcherServicer):
@@ -28,6 +63,7 @@ class Dispatcher(DispatcherServicer):
         leader_addr: Callable[[], str],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        orphan_timeout_s: float = nodes.ORPHAN_TIMEOUT_S,
     ) -> None:
         """
         Args:
@@ -37,16 +73,337 @@ class Dispatcher(DispatcherServicer):
             leader_addr: ``host:port`` of the leader's gRPC server, "" when unknown; told to agents that came to a follower.
             clock: wall clock, seconds since the epoch.
             monotonic: what heartbeats are measured with, in seconds.
+            orphan_timeout_s: tasks of a node that is down for that long are given up.
         """
-        raise NotImplementedError
+        self._store, self._caller = store, caller
+        self._managers, self._leader_addr = managers, leader_addr
+        self._tables = ViewTables(store)
+        self._intake = Intake(store)
+        self._leading = False
+        self._sessions: dict[str, AgentSession] = {}
+        self._liveness = Liveness(
+            store,
+            self._intake,
+            self._sessions,
+            clock=clock,
+            monotonic=monotonic,
+            orphan_timeout_s=orphan_timeout_s,
+        )
+        store.on_change(self._on_change)
+
+    # ------------------------------------------------------------ leadership
 
     async def run(self) -> None:
         """Serve agents until cancelled: called when this manager has become the leader, cancelled when it is no more.
 
         Before and after, every call is answered FAILED_PRECONDITION with the leader's address.
         """
-        raise NotImplementedError
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._intake.run(), name="dispatcher writer")
+                await self._liveness.take_over()
+                self._leading = True
+                log.info("dispatcher.started", nodes=len(self._store.view.nodes))
+                group.create_task(self._liveness.watch_heartbeats(), name="dispatcher heartbeats")
+                group.create_task(self._liveness.watch_orphans(), name="dispatcher orphans")
+        finally:
+            self._leading = False
+            for session in list(self._sessions.values()):
+                session.finish(_NOT_LEADER)
+            self._sessions.clear()
+            log.info("dispatcher.stopped")
 
     def managers_changed(self) -> None:
         """The answer of ``managers`` may be another now: tell the agents (changes of node objects are noticed anyway)."""
-        raise NotImplementedError
+        for session in self._sessions.values():
+            session.message_due.set()
+
+    # ------------------------------------------------------------ Session
+
+    # Two streams are coroutines that write, not generators: a generator cannot wait for two things at once. The
+    # generated stub knows only generators; grpc.aio takes both.
+
+    async def Session(  # type: ignore[override]  # noqa: N802 - see above; the name is the RPC's
+        self, request_iterator: AsyncIterator[SessionRequest], context: Context
+    ) -> None:
+        """See proto/dispatcher.proto."""
+        node_id = self._caller(context).node_id
+        await self._require_leading(context)
+        first = await self._first_request(request_iterator, context)
+        session = await self._open(node_id, first, context)
+        try:
+            await self._serve_session(session, request_iterator, context)
+        finally:
+            self._closed(session)
+        end = session.end
+        if end is not None and end.code is not grpc.StatusCode.OK:
+            await self._abort(context, end)
+
+    async def _first_request(self, requests: AsyncIterator[SessionRequest], context: Context) -> SessionRequest:
+        try:
+            async with asyncio.timeout(FIRST_MESSAGE_TIMEOUT_S):
+                first = await anext(requests)
+        except (TimeoutError, StopAsyncIteration):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the session's first message did not come")
+        if problem := nodes.invalid_request(first, first=True):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+        return first
+
+    async def _open(self, node_id: str, first: SessionRequest, context: Context) -> AgentSession:
+        if not self._liveness.admit(node_id):
+            message = f"node {node_id} exceeded rate limit count of registrations"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, message)
+        await self._refuse_copy(node_id, first, context)
+        if self._store.view.nodes.get(node_id) is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"node {node_id} not found: it was removed from the swarm")
+        await self._require_leading(context)
+        session = AgentSession(
+            secrets.token_hex(16),
+            node_id,
+            boot_nonce=first.boot_nonce,
+            addr=first.addr,
+            period_s=told_period_s(self._liveness.period_s(), random.random()),
+        )
+        before = self._sessions.get(node_id)
+        self._sessions[node_id] = session
+        if before is not None:
+            before.finish(End(grpc.StatusCode.ABORTED, "superseded by a newer session of the same node"))
+        self._liveness.register(session)
+        try:
+            await self._intake.submit(lambda working: self._register(working, session, first))
+        except (ConsensusError, StoreError) as error:
+            self._closed(session)
+            await self._refuse_write(context, error)
+        except asyncio.CancelledError:
+            self._closed(session)
+            raise
+        log.info("session.opened", node_id=node_id, session_id=session.id, addr=first.addr, period_s=session.period_s)
+        return session
+
+    def _register(self, working: Working, session: AgentSession, first: SessionRequest) -> None:
+        node = working.nodes.get(session.node_id)
+        if node is None or self._sessions.get(session.node_id) is not session:
+            return
+        if (changed := nodes.registered(node, first, self._liveness.now())) is not None:
+            working.update(changed)
+
+    async def _refuse_copy(self, node_id: str, first: SessionRequest, context: Context) -> None:
+        """Two machines with one node ID (X31): the one that has a session and answers keeps it.
+
+        A machine that was reset comes back with another nonce while its old connection still looks alive: there the
+        old session does not answer, and gives way.
+        """
+        while True:
+            session = self._sessions.get(node_id)
+            if session is None or session.boot_nonce == first.boot_nonce or session.ended.is_set():
+                return
+            session.probe()
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    await session.alive.wait()
+            except TimeoutError:
+                return
+            if self._sessions.get(node_id) is session and not session.ended.is_set():
+                break
+        log.error("session.copy_refused", node_id=node_id, addr=first.addr, addr_in_session=session.addr)
+        await context.abort(
+            grpc.StatusCode.ALREADY_EXISTS,
+            f"node {node_id} is running on another machine already ({session.addr or 'address unknown'}): this machine "
+            "has a copy of its state folder; remove the copy and join the swarm anew",
+        )
+
+    async def _serve_session(
+        self, session: AgentSession, requests: AsyncIterator[SessionRequest], context: Context
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(session, requests), name=f"session {session.node_id} in")
+            writing = group.create_task(self._write(session, context), name=f"session {session.node_id} out")
+            await session.ended.wait()
+            reading.cancel()
+            writing.cancel()
+
+    async def _read(self, session: AgentSession, requests: AsyncIterator[SessionRequest]) -> None:
+        async for request in requests:
+            if problem := nodes.invalid_request(request, first=False):
+                session.finish(End(grpc.StatusCode.INVALID_ARGUMENT, problem))
+                return
+            self._beat(session)
+            if request.HasField("description") or request.addr:
+                await self._describe(session, request)
+        session.finish(End(grpc.StatusCode.OK, "ended by the agent"))
+
+    async def _describe(self, session: AgentSession, request: SessionRequest) -> None:
+        def change(working: Working) -> None:
+            node = working.nodes.get(session.node_id)
+            if node is not None and (changed := nodes.described(node, request)) is not None:
+                working.update(changed)
+
+        try:
+            await self._intake.submit(change)
+        except (ConsensusError, StoreError) as error:  # the agent says it again with its next session
+            session.finish(End(grpc.StatusCode.UNAVAILABLE, f"the node's description was not stored: {error}"))
+
+    async def _write(self, session: AgentSession, context: Context) -> None:
+        while not session.ended.is_set():
+            view = self._store.view
+            message = session.next_message(
+                managers=self._managers(),
+                node=view.nodes.get(session.node_id),
+                root_ca_pem=view.cluster.root_ca.ca_cert_pem,
+            )
+            if message is not None:
+                await context.write(message)
+            else:
+                await session.message_due.wait()
+
+    def _beat(self, session: AgentSession) -> None:
+        session.alive.set()
+        if self._sessions.get(session.node_id) is session:
+            self._liveness.beat(session)
+
+    def _closed(self, session: AgentSession) -> None:
+        """The stream is gone. Ended in order it costs the node nothing; broken, it has little time to come back."""
+        broken = session.end is None
+        session.finish(End(grpc.StatusCode.UNAVAILABLE, "connection lost"))
+        if self._sessions.get(session.node_id) is not session:
+            return
+        del self._sessions[session.node_id]
+        if broken:
+            self._liveness.broken(session.node_id)
+        assert session.end is not None
+        log.info("session.closed", node_id=session.node_id, session_id=session.id, reason=session.end.reason)
+
+    # ------------------------------------------------------------ Assignments
+
+    async def Assignments(  # type: ignore[override]  # noqa: N802 - as for Session
+        self, request: AssignmentsRequest, context: Context
+    ) -> None:
+        """See proto/dispatcher.proto."""
+        session = await self._session(request.session_id, context)
+        session.assignments_stream += 1
+        stream = session.assignments_stream
+        session.assignments_due.set()  # wakes an earlier call, which gives way
+        known, packer = AssignmentSet(session.node_id), MessagePacker()
+        session.take_marks()
+        messages = packer.complete(known.complete(self._tables))
+        while True:
+            for message in messages:
+                await context.write(message)
+            await session.assignments_due.wait()
+            if session.end is not None or session.assignments_stream != stream:
+                break
+            task_ids, keys = session.take_marks()
+            needed = [key for key in keys if known.uses(*key)]
+            messages = packer.incremental(known.update(task_ids, needed, self._tables))
+        if session.end is not None:
+            await self._abort(context, session.end)
+        session.assignments_due.set()  # the call that took over may have been waiting for this event
+        await context.abort(grpc.StatusCode.ABORTED, "superseded by a newer call")
+
+    # ------------------------------------------------------------ UpdateTaskStatus
+
+    async def UpdateTaskStatus(  # noqa: N802 - the name is the RPC's
+        self, request: UpdateTaskStatusRequest, context: Context
+    ) -> UpdateTaskStatusResponse:
+        """See proto/dispatcher.proto."""
+        session = await self._session(request.session_id, context)
+        if len(request.updates) > UPDATES_MAX:
+            message = f"{len(request.updates)} updates in one message, at most {UPDATES_MAX}"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        self._beat(session)
+        for update in request.updates:
+            task = self._store.view.tasks.get(update.task_id)
+            if refused := status.refusal(task, update, session.node_id):
+                log.info("report.passed_over", node_id=session.node_id, task_id=update.task_id[:64], reason=refused)
+        try:
+            await self._intake.submit(
+                lambda working: self._report(working, session.node_id, request), weight=len(request.updates)
+            )
+        except (ConsensusError, StoreError) as error:
+            await self._refuse_write(context, error)
+        return UpdateTaskStatusResponse()
+
+    def _report(self, working: Working, node_id: str, request: UpdateTaskStatusRequest) -> None:
+        now = self._liveness.now()
+        for update in request.updates:
+            task = working.tasks.get(update.task_id)
+            if task is None or status.refusal(task, update, node_id):
+                continue
+            if (changed := status.apply(task, update, now)) is not None:
+                working.update(changed)
+
+    # ------------------------------------------------------------ changes of the store
+
+    def _on_change(self, changes: Sequence[Change]) -> None:
+        if not self._leading:
+            return
+        for change in changes:
+            if change.table == "tasks":
+                self._mark_task(change.id, change.old, change.new)
+            elif kind := _DEPENDENCY_TABLES.get(change.table):
+                for session in self._sessions.values():
+                    session.mark(key=(kind, change.id))
+            elif change.table == "nodes":
+                self._node_changed(change.id, change.old, change.new)
+            elif change.table == "clusters":
+                self._cluster_changed()
+
+    def _mark_task(self, task_id: str, old: object, new: object) -> None:
+        for task in (old, new):
+            if isinstance(task, Task) and (session := self._sessions.get(task.node_id)) is not None:
+                session.mark(task_id=task_id)
+
+    def _node_changed(self, node_id: str, old: object, new: object) -> None:
+        if new is None:
+            self._liveness.forget(node_id)
+            session = self._sessions.pop(node_id, None)
+            if session is not None:
+                reason = f"node {node_id} not found: it was removed from the swarm"
+                session.finish(End(grpc.StatusCode.NOT_FOUND, reason))
+        elif old is None:  # joined: it has to show up
+            self._liveness.expect(node_id)
+        elif (session := self._sessions.get(node_id)) is not None:
+            session.message_due.set()
+        if _manager_facts(old) != _manager_facts(new):
+            self.managers_changed()
+
+    def _cluster_changed(self) -> None:
+        period_s = self._liveness.period_s()
+        for session in self._sessions.values():
+            if abs(session.period_s - period_s) > 0.2 * period_s:
+                session.period_s = told_period_s(period_s, random.random())
+                self._liveness.register(session)
+            session.message_due.set()
+
+    # ------------------------------------------------------------ refusals
+
+    async def _session(self, session_id: str, context: Context) -> AgentSession:
+        """The caller's session of that ID; the call is aborted when there is none."""
+        node_id = self._caller(context).node_id
+        await self._require_leading(context)
+        session = self._sessions.get(node_id)
+        if session is None or session.id != session_id or session.end is not None:
+            await context.abort(grpc.StatusCode.ABORTED, "invalid session: register again")
+        return session
+
+    async def _require_leading(self, context: Context) -> None:
+        if not self._leading:
+            await self._abort(context, _NOT_LEADER)
+
+    async def _refuse_write(self, context: Context, error: Exception) -> NoReturn:
+        if isinstance(error, NotLeaderError | WriterStoppedError):
+            await self._abort(context, _NOT_LEADER)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+    async def _abort(self, context: Context, end: End) -> NoReturn:
+        addr = self._leader_addr() if end.redirect else ""
+        metadata = ((LEADER_METADATA_KEY, addr),) if addr else ()
+        await context.abort(end.code, end.reason, trailing_metadata=metadata)
+
+
+_NOT_LEADER = End(grpc.StatusCode.FAILED_PRECONDITION, "this manager does not lead the swarm", redirect=True)
+
+
+def _manager_facts(node: object) -> tuple[object, ...] | None:
+    """What of a node object the list of managers is made from."""
+    return (node.role, node.raft_addr, node.grpc_addr) if isinstance(node, Node) else None

@@ -1,0 +1,125 @@
+"""Which nodes are alive: deadlines of heartbeats, without clock or I/O (features A3.01, A3.02, A3.04, X31).
+
+All times are seconds of one monotonic clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+
+PERIOD_S_DEFAULT = 5.0
+PERIOD_JITTER = 0.1
+"""Share of the period by which it differs from session to session, so that a thousand agents do not beat in step."""
+
+GRACE_PERIODS = 3.0
+"""Silence of that many periods is death."""
+
+GRACE_PERIODS_NEW_LEADER = 6.0
+"""After a change of leader agents first have to find the new one."""
+
+GRACE_PERIODS_BROKEN = 1.0
+"""After a connection broke (not: was ended by the agent) and no new session came. A killed daemon is back within a
+second or two and an agent whose connection broke tries again at once; so a whole period without it means a dead host.
+An agent that ends its session in order (a daemon that is stopped to be started again) keeps the full grace."""
+
+REGISTRATIONS_MAX = 3
+REGISTRATION_WINDOW_S = 8.0
+
+
+def told_period_s(period_s: float, sample: float) -> float:
+    """The heartbeat period for one session.
+
+    Args:
+        period_s: of the cluster's spec; 0 is the default.
+        sample: uniform in 0..1, where the jitter comes from.
+    """
+    period_s = period_s if period_s > 0 else PERIOD_S_DEFAULT
+    return period_s * (1 + PERIOD_JITTER * (2 * sample - 1))
+
+
+@dataclass(slots=True)
+class _Entry:
+    period_s: float
+    deadline_s: float
+    registrations: deque[float] = field(default_factory=lambda: deque(maxlen=REGISTRATIONS_MAX))
+
+
+class HeartbeatBook:
+    """Deadlines of every node that is believed alive.
+
+    ``due`` names the nodes whose deadline has passed and forgets their deadlines; who is named and should be asked
+    about again (the write failed) is put back with ``expect``.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._watched: set[str] = set()
+        # One (deadline, node) at least a watched node, perhaps too early: looked up and pushed again when it comes up.
+        self._heap: list[tuple[float, str]] = []
+
+    def expect(self, node_id: str, now: float, *, within_s: float) -> None:
+        """A sign of life has to come within that time. An earlier promise is replaced."""
+        entry = self._entries.setdefault(node_id, _Entry(PERIOD_S_DEFAULT, 0.0))
+        self._set_deadline(node_id, entry, now + within_s)
+
+    def admit(self, node_id: str, now: float) -> bool:
+        """Count one registration; false when the node registers too often (it is not counted then)."""
+        entry = self._entries.setdefault(node_id, _Entry(PERIOD_S_DEFAULT, 0.0))
+        past = entry.registrations
+        if len(past) == REGISTRATIONS_MAX and now - past[0] < REGISTRATION_WINDOW_S:
+            return False
+        past.append(now)
+        return True
+
+    def register(self, node_id: str, now: float, *, period_s: float) -> None:
+        """A session begins, with that period told to the agent."""
+        entry = self._entries.setdefault(node_id, _Entry(period_s, 0.0))
+        entry.period_s = period_s
+        self._set_deadline(node_id, entry, now + GRACE_PERIODS * period_s)
+
+    def beat(self, node_id: str, now: float) -> None:
+        """A sign of life; of a node that is not watched it means nothing."""
+        if node_id in self._watched:
+            entry = self._entries[node_id]
+            entry.deadline_s = now + GRACE_PERIODS * entry.period_s
+
+    def broken(self, node_id: str, now: float) -> None:
+        """The node's connection broke: shorten its time, never lengthen it."""
+        if node_id in self._watched:
+            entry = self._entries[node_id]
+            self._set_deadline(node_id, entry, min(entry.deadline_s, now + GRACE_PERIODS_BROKEN * entry.period_s))
+
+    def forget(self, node_id: str) -> None:
+        """The node was removed."""
+        self._watched.discard(node_id)
+        self._entries.pop(node_id, None)
+
+    def due(self, now: float) -> list[str]:
+        """Nodes whose time is up, the longest dead first; they are watched no longer."""
+        dead = []
+        while self._heap and self._heap[0][0] <= now:
+            _, node_id = heapq.heappop(self._heap)
+            if node_id not in self._watched:
+                continue
+            deadline_s = self._entries[node_id].deadline_s
+            if deadline_s <= now:
+                self._watched.discard(node_id)
+                dead.append(node_id)
+            else:
+                heapq.heappush(self._heap, (deadline_s, node_id))
+        return dead
+
+    def deadline(self) -> float | None:
+        """When to call ``due`` next, perhaps a little early; None when nobody is watched."""
+        while self._heap and self._heap[0][1] not in self._watched:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def _set_deadline(self, node_id: str, entry: _Entry, deadline_s: float) -> None:
+        earlier = node_id not in self._watched or deadline_s < entry.deadline_s
+        entry.deadline_s = deadline_s
+        self._watched.add(node_id)
+        if earlier:
+            heapq.heappush(self._heap, (deadline_s, node_id))

@@ -1,0 +1,131 @@
+"""Writes of the dispatcher, gathered into few log entries without a timer (feature A3.09).
+
+While one batch is on its way through the log, what comes in waits and makes the next. With nothing under way a write
+goes at once; under load batches grow by themselves. A batch is a list of small changes, each of which decides on the
+state it finds, so it may be tried again when another writer was faster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from manager.consensus.port import ConsensusError
+from manager.store import Store, StoreError, Working
+
+log = structlog.get_logger(__name__)
+
+BATCH_WEIGHT_MAX = 10_000
+CONFLICT_ATTEMPTS_MAX = 10
+
+Change = Callable[[Working], None]
+"""Applied to a transaction; quick, total, and harmless when done again."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    change: Change
+    weight: int
+    done: asyncio.Future[None]
+
+
+class Intake:
+    """One writer. ``run`` writes until cancelled; ``submit`` from anywhere on the same loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._queue: deque[_Pending] = deque()
+        self._wake = asyncio.Event()
+
+    async def submit(self, change: Change, *, weight: int = 1) -> None:
+        """Return once ``change`` is committed.
+
+        Args:
+            change: see ``Change``.
+            weight: how many objects it may touch; a batch holds 10 000.
+
+        Raises:
+            ConsensusError: it was not committed, or nobody knows.
+            StoreError: the store refused it.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Pending(change, weight, done))
+        self._wake.set()
+        await done
+
+    async def run(self) -> None:
+        """Write batches until cancelled; who still waits then is told by cancellation of its future."""
+        batch: list[_Pending] = []
+        try:
+            while True:
+                await self._wake.wait()
+                batch = self._take()
+                if batch:
+                    await self._write(batch)
+        finally:
+            for pending in [*batch, *self._queue]:
+                if not pending.done.done():
+                    pending.done.set_exception(WriterStoppedError("leadership ended while the write waited"))
+                    pending.done.exception()  # a caller that is gone already is no reason for a warning
+            self._queue.clear()
+            self._wake.clear()
+
+    def _take(self) -> list[_Pending]:
+        batch: list[_Pending] = []
+        weight = 0
+        while self._queue and (not batch or weight + self._queue[0].weight <= BATCH_WEIGHT_MAX):
+            pending = self._queue.popleft()
+            if pending.done.cancelled():
+                continue  # the caller went away, and asks again if it matters
+            weight += pending.weight
+            batch.append(pending)
+        if not self._queue:
+            self._wake.clear()
+        return batch
+
+    async def _write(self, batch: list[_Pending]) -> None:
+        try:
+            await self._commit(batch)
+        except StoreError as error:
+            if len(batch) > 1:  # one of them is to blame: the others shall not suffer for it
+                for pending in batch:
+                    await self._write([pending])
+                return
+            self._fail(batch, error)
+            return
+        except ConsensusError as error:
+            self._fail(batch, error)
+            return
+        for pending in batch:
+            if not pending.done.done():
+                pending.done.set_result(None)
+
+    def _fail(self, batch: list[_Pending], error: Exception) -> None:
+        log.warning("batch.failed", changes=len(batch), reason=str(error))
+        for pending in batch:
+            if not pending.done.done():
+                pending.done.set_exception(error)
+
+    async def _commit(self, batch: list[_Pending]) -> None:
+        for attempt in range(1, CONFLICT_ATTEMPTS_MAX + 1):
+            working = self._store.begin()
+            for pending in batch:
+                pending.change(working)
+            if not working.actions:
+                return
+            try:
+                await self._store.commit(working, split=True)
+            except StoreError:  # a conflict as a rule, or an object that was removed just now
+                if attempt == CONFLICT_ATTEMPTS_MAX:
+                    raise
+                continue
+            log.debug("batch.written", changes=len(batch), objects=len(working.actions))
+            return
+
+
+class WriterStoppedError(ConsensusError):
+    """This manager does not lead any more; nothing was written."""

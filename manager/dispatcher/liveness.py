@@ -1,0 +1,175 @@
+"""Nodes that went silent, and what follows: the loop around ``heartbeat`` and ``nodes``, while this manager leads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, MutableMapping, Sequence
+
+import grpc
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from manager.consensus.port import ConsensusError
+from manager.dispatcher import nodes
+from manager.dispatcher.heartbeat import GRACE_PERIODS_NEW_LEADER, PERIOD_S_DEFAULT, HeartbeatBook
+from manager.dispatcher.intake import Intake
+from manager.dispatcher.session import AgentSession, End
+from manager.store import Store, StoreError, Working
+from proto.objects_pb2 import NodeState
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 1.0
+"""After the log refused to take what was found."""
+
+ORPHAN_SCAN_PERIOD_S_MAX = 60.0
+
+
+class Liveness:
+    """Times of one leadership after another: ``take_over`` begins anew."""
+
+    def __init__(
+        self,
+        store: Store,
+        intake: Intake,
+        sessions: MutableMapping[str, AgentSession],
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        orphan_timeout_s: float,
+    ) -> None:
+        """
+        Args:
+            sessions: the dispatcher's, by node ID; those of dead nodes are taken out and finished here.
+            clock: wall clock, seconds since the epoch; monotonic: what heartbeats are measured with.
+            orphan_timeout_s: tasks of a node that is down for that long are given up.
+        """
+        self._store, self._intake, self._sessions = store, intake, sessions
+        self._clock, self._monotonic = clock, monotonic
+        self._orphan_timeout_s = orphan_timeout_s
+        self._book = HeartbeatBook()
+        self._changed = asyncio.Event()
+
+    def now(self) -> Timestamp:
+        """The wall clock."""
+        now = Timestamp()
+        now.FromNanoseconds(round(self._clock() * 1e9))
+        return now
+
+    def period_s(self) -> float:
+        """The heartbeat period of the cluster's spec."""
+        return self._store.view.cluster.spec.dispatcher.heartbeat_period_ns / 1e9 or PERIOD_S_DEFAULT
+
+    # ------------------------------------------------------------ signs of life
+
+    def admit(self, node_id: str) -> bool:
+        """Whether the node may register now (A3.04)."""
+        return self._book.admit(node_id, self._monotonic())
+
+    def register(self, session: AgentSession) -> None:
+        """A session began, or its period changed."""
+        self._book.register(session.node_id, self._monotonic(), period_s=session.period_s)
+        self._changed.set()
+
+    def beat(self, session: AgentSession) -> None:
+        """The session's agent said something."""
+        self._book.beat(session.node_id, self._monotonic())
+
+    def broken(self, node_id: str) -> None:
+        """The node's connection broke."""
+        self._book.broken(node_id, self._monotonic())
+        self._changed.set()
+
+    def expect(self, node_id: str) -> None:
+        """The node joined, or is a new leader's: it has to show up within the longer grace."""
+        within_s = GRACE_PERIODS_NEW_LEADER * self.period_s()
+        self._book.expect(node_id, self._monotonic(), within_s=within_s)
+        self._changed.set()
+
+    def forget(self, node_id: str) -> None:
+        """The node was removed."""
+        self._book.forget(node_id)
+
+    # ------------------------------------------------------------ loops
+
+    async def take_over(self) -> None:
+        """Move every node that is not down to UNKNOWN and give it twice the usual time to come (A3.02)."""
+        self._book = HeartbeatBook()
+        while True:
+            try:
+                await self._intake.submit(self._declare_unknown)
+                break
+            except (ConsensusError, StoreError) as error:
+                log.warning("takeover.deferred", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+        for node in self._store.view.nodes.values():
+            if node.status.state != NodeState.NODE_STATE_DOWN:
+                self.expect(node.id)
+
+    def _declare_unknown(self, working: Working) -> None:
+        now = self.now()
+        for node in list(working.nodes.values()):
+            if (changed := nodes.unknown(node, now)) is not None:
+                working.update(changed)
+
+    async def watch_heartbeats(self) -> None:
+        """Declare down who is silent for too long; until cancelled."""
+        while True:
+            self._changed.clear()
+            dead = self._book.due(self._monotonic())
+            if dead:
+                await self._declare_down(dead)
+            deadline_s = self._book.deadline()
+            wait_s = None if deadline_s is None else max(0.0, deadline_s - self._monotonic())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _declare_down(self, dead: Sequence[str]) -> None:
+        for node_id in dead:
+            session = self._sessions.pop(node_id, None)
+            if session is not None:
+                session.finish(End(grpc.StatusCode.UNAVAILABLE, nodes.HEARTBEAT_FAILURE))
+
+        def change(working: Working) -> None:
+            for node_id in dead:
+                node = working.nodes.get(node_id)
+                if node is None or node_id in self._sessions:
+                    continue  # removed, or back while this waited for the log
+                if (changed := nodes.down(node, self.now())) is not None:
+                    working.update(changed)
+
+        try:
+            await self._intake.submit(change, weight=len(dead))
+        except (ConsensusError, StoreError) as error:
+            log.warning("node.down_deferred", node_ids=list(dead), reason=str(error))
+            for node_id in dead:
+                if node_id not in self._sessions:
+                    self._book.expect(node_id, self._monotonic(), within_s=RETRY_S)
+            return
+        log.warning("node.went_down", node_ids=list(dead), reason=nodes.HEARTBEAT_FAILURE)
+
+    async def watch_orphans(self) -> None:
+        """Give up the tasks of nodes that are down for a day; until cancelled.
+
+        The time counts from ``status_since`` in the store, whoever led meanwhile.
+        """
+        while True:
+            given_up = nodes.long_down(self._store.view.nodes.values(), self._clock(), timeout_s=self._orphan_timeout_s)
+            if given_up:
+                await self._orphan_tasks(given_up)
+            await asyncio.sleep(min(ORPHAN_SCAN_PERIOD_S_MAX, self._orphan_timeout_s / 4))
+
+    async def _orphan_tasks(self, node_ids: Sequence[str]) -> None:
+        def change(working: Working) -> None:
+            for node_id in node_ids:
+                for task in list(working.tasks.by_node(node_id)):
+                    if (changed := nodes.orphaned(task, self.now())) is not None:
+                        working.update(changed)
+
+        try:
+            await self._intake.submit(change)
+        except (ConsensusError, StoreError) as error:
+            log.warning("orphans.deferred", node_ids=list(node_ids), reason=str(error))

@@ -1,0 +1,121 @@
+"""What sessions and their absence do to node objects and to the tasks of dead nodes. Pure: object in, object out.
+
+Owner: ``status``, ``status_since`` and ``description`` of a node are written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from proto.dispatcher_pb2 import SessionRequest
+from proto.objects_pb2 import Node, NodeState, NodeStatus, Task, TaskState
+from proto.specs_pb2 import NodeAvailability
+
+DESCRIPTION_SIZE_BYTES_MAX = 256 * 1024
+ADDRESS_LENGTH_MAX = 255
+NONCE_LENGTH_MAX = 128
+
+LEADERSHIP_CHANGED = "Node moved to unknown state due to leadership change in cluster"
+HEARTBEAT_FAILURE = "heartbeat failure"
+
+ORPHAN_TIMEOUT_S = 24 * 3600.0
+"""Tasks of a node that is down for so long are given up (A3.03)."""
+
+
+def invalid_request(request: SessionRequest, *, first: bool) -> str:
+    """What is wrong with a message of a session, "" when nothing is."""
+    if first and not request.HasField("description"):
+        return "the first message of a session has to describe the node"
+    if first and not 0 < len(request.boot_nonce) <= NONCE_LENGTH_MAX:
+        return f"boot nonce: {len(request.boot_nonce)} characters, want 1..{NONCE_LENGTH_MAX}"
+    if len(request.addr) > ADDRESS_LENGTH_MAX:
+        return f"address: {len(request.addr)} characters, at most {ADDRESS_LENGTH_MAX}"
+    if request.description.ByteSize() > DESCRIPTION_SIZE_BYTES_MAX:
+        return f"description: {request.description.ByteSize()} bytes, at most {DESCRIPTION_SIZE_BYTES_MAX}"
+    return ""
+
+
+def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | None:
+    """The node once its agent has said who it is: READY, described, reachable at its address.
+
+    Returns:
+        A changed copy, None when the store says all that already (an agent that came back at once).
+    """
+    changed = _copy(node)
+    first_time = not node.HasField("description")
+    if request.HasField("description"):
+        changed.description.CopyFrom(request.description)
+    unset = NodeAvailability.NODE_AVAILABILITY_UNSPECIFIED
+    if first_time and node.spec.availability == unset and request.availability != unset:
+        changed.spec.availability = request.availability
+    status = NodeStatus(state=NodeState.NODE_STATE_READY, addr=request.addr or node.status.addr)
+    return _with_status(node, changed, status, now)
+
+
+def described(node: Node, request: SessionRequest) -> Node | None:
+    """The node after a later message of its session brought a description or an address."""
+    changed = _copy(node)
+    if request.HasField("description"):
+        changed.description.CopyFrom(request.description)
+    if request.addr:
+        changed.status.addr = request.addr
+    return changed if changed != node else None
+
+
+def unknown(node: Node, now: Timestamp) -> Node | None:
+    """The node for a leader that has not heard of it yet; None for one that is down already.
+
+    Also a node that was UNKNOWN before gets the new time: it had no chance to show up while nobody led.
+    """
+    if node.status.state == NodeState.NODE_STATE_DOWN:
+        return None
+    status = NodeStatus(state=NodeState.NODE_STATE_UNKNOWN, message=LEADERSHIP_CHANGED, addr=node.status.addr)
+    changed = _copy(node)
+    changed.status.CopyFrom(status)
+    changed.status_since.CopyFrom(now)
+    return changed
+
+
+def down(node: Node, now: Timestamp) -> Node | None:
+    """The node after its heartbeats have failed to come; None when it is known to be down."""
+    if node.status.state == NodeState.NODE_STATE_DOWN:
+        return None
+    status = NodeStatus(state=NodeState.NODE_STATE_DOWN, message=HEARTBEAT_FAILURE, addr=node.status.addr)
+    return _with_status(node, _copy(node), status, now)
+
+
+def long_down(nodes: Iterable[Node], now_s: float, *, timeout_s: float = ORPHAN_TIMEOUT_S) -> list[str]:
+    """IDs of the nodes that have been down for ``timeout_s``. ``now_s``: seconds since the epoch."""
+    return [
+        node.id
+        for node in nodes
+        if node.status.state == NodeState.NODE_STATE_DOWN
+        and node.status_since.ToNanoseconds() / 1e9 + timeout_s <= now_s
+    ]
+
+
+def orphaned(task: Task, now: Timestamp) -> Task | None:
+    """The task given up with its node; None for one that is not on the node yet, or has ended."""
+    if not TaskState.TASK_STATE_ASSIGNED <= task.status.state <= TaskState.TASK_STATE_RUNNING:
+        return None
+    changed = Task()
+    changed.CopyFrom(task)
+    changed.status.state = TaskState.TASK_STATE_ORPHANED
+    changed.status.timestamp.CopyFrom(now)
+    changed.status.message = "orphaned: its node has been down for too long"
+    return changed
+
+
+def _copy(node: Node) -> Node:
+    copy = Node()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _with_status(old: Node, changed: Node, status: NodeStatus, now: Timestamp) -> Node | None:
+    changed.status.CopyFrom(status)
+    if old.status.state != status.state or not old.HasField("status_since"):
+        changed.status_since.CopyFrom(now)
+    return changed if changed != old else None

@@ -1,0 +1,130 @@
+"""One agent's session as the dispatcher keeps it: what is still to be told, and how it ended. No I/O.
+
+Everything in it is level-triggered: a mark says what to look at again, the streams look when they can write. Several
+changes between two writes become one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from manager.dispatcher.assignments import Key
+from proto.ca_pb2 import ManagerAddress
+from proto.dispatcher_pb2 import SessionMessage
+from proto.objects_pb2 import Node
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why a session is over.
+
+    Attributes:
+        code: what the agent's streams are answered with; OK when the agent ended it itself.
+        redirect: the answer names the leader.
+    """
+
+    code: grpc.StatusCode
+    reason: str
+    redirect: bool = False
+
+
+class AgentSession:
+    """Marks and messages of one session."""
+
+    def __init__(self, session_id: str, node_id: str, *, boot_nonce: str, addr: str, period_s: float) -> None:
+        """
+        Args:
+            period_s: heartbeat period told to the agent.
+        """
+        self.id, self.node_id = session_id, node_id
+        self.boot_nonce, self.addr, self.period_s = boot_nonce, addr, period_s
+        self.end: End | None = None
+        self.ended = asyncio.Event()
+        self.message_due = asyncio.Event()
+        self.assignments_due = asyncio.Event()
+        self.assignments_stream = 0
+        """Number of the Assignments call that serves; an earlier one gives way."""
+        self.alive = asyncio.Event()
+        """Set at each sign of life; who wants to know clears it first."""
+        self._tasks: set[str] = set()
+        self._keys: set[Key] = set()
+        self._told_managers: list[ManagerAddress] = []
+        self._told_node: Node | None = None
+        self._told_root_ca = b""
+        self._told_period_s = 0.0
+        self._probe = False
+
+    def finish(self, end: End) -> None:
+        """The session is over; the first reason stays."""
+        if self.end is None:
+            self.end = end
+            self.ended.set()
+            self.message_due.set()
+            self.assignments_due.set()
+            self.alive.set()
+
+    def probe(self) -> None:
+        """Have the agent prove that it is there: a message with a period is answered by a heartbeat at once."""
+        self.alive.clear()
+        self._probe = True
+        self.message_due.set()
+
+    def mark(self, *, task_id: str | None = None, key: Key | None = None) -> None:
+        """Look at this task, or this needed object, again."""
+        if task_id is not None:
+            self._tasks.add(task_id)
+        if key is not None:
+            self._keys.add(key)
+        self.assignments_due.set()
+
+    def take_marks(self) -> tuple[set[str], set[Key]]:
+        """The marks since the last call."""
+        tasks, self._tasks = self._tasks, set()
+        keys, self._keys = self._keys, set()
+        self.assignments_due.clear()
+        return tasks, keys
+
+    def next_message(
+        self, *, managers: Sequence[ManagerAddress], node: Node | None, root_ca_pem: bytes
+    ) -> SessionMessage | None:
+        """What the agent has not been told yet; None when it knows everything.
+
+        Args:
+            managers: as they are now, the leader first.
+            node: the node's object now.
+            root_ca_pem: the cluster's roots now.
+        """
+        self.message_due.clear()
+        message = SessionMessage()
+        if self._told_period_s == 0.0:
+            message.session_id = self.id
+        if self._probe or self.period_s != self._told_period_s:
+            message.heartbeat_period_ns = round(self.period_s * 1e9)
+            self._told_period_s, self._probe = self.period_s, False
+        if list(managers) != self._told_managers:
+            self._told_managers = list(managers)
+            message.managers.extend(managers)
+        if node is not None and not _same_node(node, self._told_node):
+            message.node.CopyFrom(node)
+            self._told_node = node
+        if root_ca_pem != self._told_root_ca:
+            message.root_ca_pem = root_ca_pem
+            self._told_root_ca = root_ca_pem
+        return message if message.ByteSize() else None
+
+
+def _same_node(node: Node, told: Node | None) -> bool:
+    """Whether a change is none for the node itself: what it said about itself is not told back."""
+    return (
+        told is not None
+        and node.spec == told.spec
+        and node.role == told.role
+        and node.certificate_serial == told.certificate_serial
+        and node.raft_addr == told.raft_addr
+        and node.grpc_addr == told.grpc_addr
+        and node.status.state == told.status.state
+    )

@@ -1,0 +1,139 @@
+"""What an agent's report does to the stored task. Pure: object and report in, object out (features A6.01, A6.03).
+
+A worker is believed about its own tasks only, and only forwards: states rise, a final state stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from manager.dispatcher.assignments import NODE_NETWORK_ID
+from proto.dispatcher_pb2 import TaskStatusUpdate
+from proto.objects_pb2 import NetworkAttachment, Task, TaskState, TaskStatus
+
+TEXT_LENGTH_MAX = 4096
+"""Of message and error, in characters; the rest is cut off. A report enters the log of every manager."""
+
+PORTS_MAX = 1024
+ATTACHMENT_ADDRESSES_MAX = 16
+
+REPORTABLE = frozenset(
+    {
+        TaskState.TASK_STATE_ACCEPTED,
+        TaskState.TASK_STATE_PREPARING,
+        TaskState.TASK_STATE_READY,
+        TaskState.TASK_STATE_STARTING,
+        TaskState.TASK_STATE_RUNNING,
+        TaskState.TASK_STATE_COMPLETE,
+        TaskState.TASK_STATE_SHUTDOWN,
+        TaskState.TASK_STATE_FAILED,
+        TaskState.TASK_STATE_REJECTED,
+    }
+)
+"""The states that are an agent's to report; the others are the managers' own."""
+
+
+def refusal(task: Task | None, update: TaskStatusUpdate, node_id: str) -> str:
+    """Why a report is passed over; "" when it is to be applied. None of these is worth a second try by the agent."""
+    if task is None:
+        return "no such task"
+    if task.node_id != node_id:
+        return "the task is not this node's"
+    if update.status.state not in REPORTABLE:
+        return "not a state an agent reports"
+    if update.status.state < task.status.state:
+        return "the state is behind what is known"
+    if task.status.state > TaskState.TASK_STATE_RUNNING and update.status.state != task.status.state:
+        return "the task has ended already"
+    return ""
+
+
+def apply(task: Task, update: TaskStatusUpdate, now: Timestamp) -> Task | None:
+    """The task after a report that ``refusal`` lets through.
+
+    Args:
+        task: as stored; not changed.
+        update: the report.
+        now: the leader's time, which ``running_since`` is told in.
+
+    Returns:
+        A changed copy, or None when the report says nothing new.
+    """
+    status = _cleaned(update.status, now)
+    status.ClearField("running_since")
+    if task.status.HasField("running_since"):
+        status.running_since.CopyFrom(task.status.running_since)
+    elif started := _running_since(update.status, now):
+        status.running_since.CopyFrom(started)
+    attachments = _merged(task.networks_attachments, update.networks_attachments)
+    if _same(task.status, status) and list(task.networks_attachments) == attachments:
+        return None
+    changed = Task()
+    changed.CopyFrom(task)
+    changed.status.CopyFrom(status)
+    del changed.networks_attachments[:]
+    changed.networks_attachments.extend(attachments)
+    return changed
+
+
+def _running_since(status: TaskStatus, now: Timestamp) -> Timestamp | None:
+    """When the task began to run, on the leader's clock.
+
+    An agent that was cut off reports the end of a run that the managers never saw: it tells how long it was, by its
+    own clock, and only this length is believed.
+    """
+    if status.state == TaskState.TASK_STATE_RUNNING:
+        return now
+    if status.state < TaskState.TASK_STATE_RUNNING or not status.HasField("running_since"):
+        return None
+    if not _is_time(status.running_since) or not _is_time(status.timestamp):
+        return None
+    ran_ns = status.timestamp.ToNanoseconds() - status.running_since.ToNanoseconds()
+    began = Timestamp()
+    began.FromNanoseconds(max(0, now.ToNanoseconds() - max(0, ran_ns)))
+    return began
+
+
+def _is_time(timestamp: Timestamp) -> bool:
+    """Whether it can be shown: year 1 to 9999, nanoseconds below a second (timestamp.proto)."""
+    return -62_135_596_800 <= timestamp.seconds <= 253_402_300_799 and 0 <= timestamp.nanos < 1_000_000_000
+
+
+def _cleaned(status: TaskStatus, now: Timestamp) -> TaskStatus:
+    """A copy in which nothing is longer than it has reason to be, and the time is one."""
+    clean = TaskStatus()
+    clean.CopyFrom(status)
+    if not status.HasField("timestamp") or not _is_time(status.timestamp):
+        clean.timestamp.CopyFrom(now)
+    clean.message = clean.message[:TEXT_LENGTH_MAX]
+    clean.err = clean.err[:TEXT_LENGTH_MAX]
+    del clean.port_status.ports[PORTS_MAX:]
+    clean.container_status.container_id = clean.container_status.container_id[:TEXT_LENGTH_MAX]
+    if not status.HasField("container_status"):
+        clean.ClearField("container_status")
+    if not clean.port_status.ports:
+        clean.ClearField("port_status")
+    return clean
+
+
+def _same(old: TaskStatus, new: TaskStatus) -> bool:
+    """Equal but for the time of the report."""
+    copy = TaskStatus()
+    copy.CopyFrom(new)
+    copy.ClearField("timestamp")
+    if old.HasField("timestamp"):
+        copy.timestamp.CopyFrom(old.timestamp)
+    return old == copy
+
+
+def _merged(known: Sequence[NetworkAttachment], reported: Sequence[NetworkAttachment]) -> list[NetworkAttachment]:
+    """The managers' attachments as they are, the node's own as reported."""
+    own = [attachment for attachment in reported if attachment.network_id == NODE_NETWORK_ID][:1]
+    if not own:
+        return list(known)
+    merged = [attachment for attachment in known if attachment.network_id != NODE_NETWORK_ID]
+    attachment = NetworkAttachment(network_id=NODE_NETWORK_ID)
+    attachment.addresses.extend(own[0].addresses[:ATTACHMENT_ADDRESSES_MAX])
+    return [*merged, attachment]
