@@ -1,0 +1,168 @@
+"""Stacks: deploy, ls, ps, services, rm, config."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import output
+from cli.client import Engine, EngineError
+from cli.commands.service import COLUMNS as SERVICE_COLUMNS
+from cli.commands.service import service_rows
+from cli.filters import parse_filters
+from cli.progress import watch_convergence
+from cli.stack.convert import NAMESPACE_LABEL, convert
+from cli.stack.deploy import deploy as bring_about
+from cli.stack.deploy import of_stack
+from cli.stack.source import ManifestError, Source, merge, parse
+from cli.tasks import nothing_found, print_tasks
+
+
+@click.group()
+def stack() -> None:
+    """Manage stacks."""
+
+
+def load(files: Sequence[str], *, interpolate: bool = True) -> Source:
+    """Read and merge stack files; ``-`` is stdin. Raises: click.ClickException with file and line."""
+    sources = []
+    for name in files:
+        try:
+            text = sys.stdin.read() if name == "-" else Path(name).read_text()
+        except OSError as error:
+            raise click.ClickException(f"{name}: {error.strerror}") from error
+        directory = Path() if name == "-" else Path(name).parent
+        try:
+            sources.append(parse(text, name, directory, os.environ if interpolate else None))
+        except ManifestError as error:
+            raise click.ClickException(str(error)) from error
+    merged = sources[0]
+    for source in sources[1:]:
+        merged = Source(
+            source.name, merged.directory, merge(merged.value, source.value), {**merged.lines, **source.lines}
+        )
+    return merged
+
+
+@stack.command()
+@click.argument("name", metavar="STACK")
+@click.option(
+    "-c",
+    "--compose-file",
+    "files",
+    multiple=True,
+    required=True,
+    help='Path to a Compose file, or "-" to read from stdin',
+)
+@click.option("--prune", is_flag=True, help="Prune services that are no longer referenced")
+@click.option(
+    "-d",
+    "--detach/--no-detach",
+    default=True,
+    help="Exit immediately instead of waiting for the stack services to converge",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Suppress progress output")
+@click.pass_obj
+def deploy(engine: Engine, name: str, files: Sequence[str], prune: bool, detach: bool, quiet: bool) -> None:
+    """Deploy a new stack or update an existing stack."""
+    source = load(files)
+    try:
+        wanted = convert(source, name, os.environ)
+    except ManifestError as error:
+        raise click.ClickException(str(error)) from error
+    for warning in wanted.warnings:
+        sys.stderr.write(f"{warning}\n")
+    ids = bring_about(engine, wanted, prune=prune, say=(lambda text: None) if quiet else output.write)
+    if not detach:
+        for service_id in ids:
+            watch_convergence(engine, service_id, quiet=quiet)
+
+
+@stack.command("config")
+@click.option(
+    "-c",
+    "--compose-file",
+    "files",
+    multiple=True,
+    required=True,
+    help='Path to a Compose file, or "-" to read from stdin',
+)
+@click.option("--skip-interpolation", is_flag=True, help="Skip interpolation and output only merged config")
+def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
+    """Output the final config file, after doing merges and interpolations."""
+    import yaml
+
+    output.write(yaml.safe_dump(load(files, interpolate=not skip_interpolation).value, sort_keys=False))
+
+
+@stack.command()
+@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.pass_obj
+def ls(engine: Engine, form: str) -> None:
+    """List stacks."""
+    services = engine.list("/services", {"label": [NAMESPACE_LABEL]})
+    counts = Counter(service["Spec"]["Labels"][NAMESPACE_LABEL] for service in services)
+    rows = [{"Name": name, "Services": str(count)} for name, count in sorted(counts.items())]
+    output.listing(rows, {"Name": "NAME", "Services": "SERVICES"}, form=form)
+
+
+@stack.command()
+@click.argument("name", metavar="STACK")
+@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
+@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names")
+@click.option("--no-trunc", is_flag=True, help="Do not truncate output")
+@click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
+@click.pass_obj
+def ps(engine: Engine, /, name: str, filters: Sequence[str], **options: Any) -> None:
+    """List the tasks in the stack."""
+    wanted = {**parse_filters(filters), "label": [f"{NAMESPACE_LABEL}={name}"]}
+    tasks = engine.list("/tasks", wanted)
+    if not tasks:
+        raise nothing_found(f"stack: {name}")
+    print_tasks(engine, tasks, **options)
+
+
+@stack.command()
+@click.argument("name", metavar="STACK")
+@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
+@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
+@click.pass_obj
+def services(engine: Engine, name: str, filters: Sequence[str], form: str, quiet: bool) -> None:
+    """List the services in the stack."""
+    wanted = parse_filters(filters)
+    wanted["label"] = [*wanted.get("label", []), f"{NAMESPACE_LABEL}={name}"]
+    found = engine.list("/services", wanted, status=True)
+    if not found:
+        raise nothing_found(f"stack: {name}")
+    output.listing(service_rows(found), SERVICE_COLUMNS, form=form, quiet=quiet)
+
+
+@stack.command()
+@click.argument("names", nargs=-1, required=True, metavar="STACK...")
+@click.pass_obj
+def rm(engine: Engine, names: Sequence[str]) -> None:
+    """Remove one or more stacks."""
+    failed = False
+    for name in names:
+        nothing = True
+        for kind in ("service", "secret", "config"):
+            for entry in of_stack(engine, f"/{kind}s", name):
+                nothing = False
+                output.write(f"Removing {kind} {entry['Spec']['Name']}")
+                try:
+                    engine.delete(f"/{kind}s/{entry['ID']}")
+                except EngineError as error:
+                    sys.stderr.write(f"Failed to remove {kind} {entry['ID']}: {error}\n")
+                    failed = True
+        if nothing:
+            output.write(f"Nothing found in stack: {name}")
+    if failed:
+        raise click.ClickException(f"Failed to remove some resources from stack: {', '.join(names)}")

@@ -1,0 +1,82 @@
+"""Which keys a stack file may have: served, told about, or unknown. One table a place (features A13.07 to A13.11)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from cli.stack.source import Path_, Source
+
+TOP = {"version", "services", "configs", "secrets", "volumes", "networks"}
+
+SERVICE = {
+    *("image", "command", "entrypoint", "environment", "env_file", "labels", "deploy", "healthcheck", "logging"),
+    *("dns", "dns_search", "dns_opt", "extra_hosts", "hostname", "init", "user", "group_add", "working_dir", "tty"),
+    *("stdin_open", "stop_grace_period", "stop_signal", "read_only", "tmpfs", "volumes", "cap_add", "cap_drop"),
+    *("sysctls", "ulimits", "oom_score_adj", "configs", "secrets", "ports", "networks", "network_mode"),
+}
+# Docker's own stack deploy drops these with a warning; so do we, with the line.
+SERVICE_IGNORED = {
+    *("build", "cgroupns_mode", "cgroup_parent", "devices", "domainname", "external_links", "ipc", "links"),
+    *("mac_address", "pid", "privileged", "restart", "security_opt", "shm_size", "userns_mode"),
+    *("depends_on", "container_name", "expose", "isolation", "pull_policy", "profiles"),
+}
+SERVICE_REFUSED = {
+    **dict.fromkeys(
+        ("cpu_quota", "cpu_shares", "cpuset", "mem_limit", "memswap_limit"),
+        "set resource limits using deploy.resources",
+    ),
+    "extends": "extends is not possible in a stack file",
+    "volume_driver": "set the driver in the volume's own section",
+    "volumes_from": "use a named volume",
+    "credential_spec": "of Windows only",
+}
+
+DEPLOY = {
+    *("mode", "replicas", "endpoint_mode", "labels", "update_config", "rollback_config", "resources"),
+    *("restart_policy", "placement"),
+}
+UPDATE = {"parallelism", "delay", "failure_action", "monitor", "max_failure_ratio", "order"}
+RESTART = {"condition", "delay", "max_attempts", "window"}
+PLACEMENT = {"constraints", "preferences", "max_replicas_per_node"}
+LIMITS = {"cpus", "memory", "pids"}
+RESERVATIONS = {"cpus", "memory", "generic_resources"}
+HEALTHCHECK = {"test", "interval", "timeout", "retries", "start_period", "start_interval", "disable"}
+LOGGING = {"driver", "options"}
+VOLUME = {"driver", "driver_opts", "external", "labels", "name"}
+BLOB = {"file", "content", "environment", "external", "name", "labels", "template_driver"}
+BLOB_REFERENCE = {"source", "target", "uid", "gid", "mode"}
+PORT = {"target", "published", "protocol", "mode", "name"}
+MOUNT = {"type", "source", "target", "read_only", "consistency", "bind", "volume", "tmpfs"}
+
+
+def check(
+    source: Source,
+    path: Path_,
+    value: Any,
+    known: Collection[str],
+    *,
+    ignored: Collection[str] = (),
+    refused: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """The mapping at ``path`` with only served keys, and warnings for the ignored ones.
+
+    Raises:
+        ManifestError: not a mapping, an unknown key, or one that is refused; with file, line and path.
+    """
+    if value is None:
+        return {}, []
+    if not isinstance(value, dict):
+        raise source.error(path, "must be a mapping")
+    warnings = []
+    for key in value:
+        here = (*path, key)
+        if key in known or key.startswith("x-"):
+            continue
+        if key in ignored:
+            warnings.append(f"{source.where(here)}: ignoring unsupported option: {'.'.join(map(str, here))}")
+        elif refused and key in refused:
+            raise source.error(here, refused[key])
+        else:
+            raise source.error(here, "unknown key")
+    return {key: item for key, item in value.items() if key in known}, warnings
