@@ -93,7 +93,7 @@ def node(directory: Path, lifetime: timedelta) -> tuple[NodeCertificate, Server]
 
 
 async def test_a_certificate_of_seconds_is_renewed_again_and_again(tmp_path: Path) -> None:
-    source, server = node(tmp_path, timedelta(seconds=2))
+    source, server = node(tmp_path, timedelta(seconds=3))
     other_process = NodeCertificate.load(tmp_path)
     serials = {source.identity.serial}
     source.on_change(lambda credentials: serials.add(credentials.identity.serial))
