@@ -320,6 +320,44 @@ class Testbed:
             "every node is ready",
         )
 
+    def import_image(self, host: int, tar: Path, name: str = "busybox:latest") -> None:
+        repository, tag = name.split(":")
+        self.client(host).api.import_image_from_data(tar.read_bytes(), repository=repository, tag=tag)
+
+    def set_heartbeat(self, period_s: float) -> None:
+        """Change the cluster's heartbeat period, as `docker swarm update --dispatcher-heartbeat`."""
+        api = self.client(1).api
+        swarm = api.inspect_swarm()
+        swarm["Spec"]["Dispatcher"]["HeartbeatPeriod"] = int(period_s * 1e9)
+        url = api._url("/swarm/update")
+        api._raise_for_status(api._post_json(url, data=swarm["Spec"], params={"version": swarm["Version"]["Index"]}))
+
+    def tasks(self, service: str, *, via: int = 1, state: str = "running") -> list[dict[str, Any]]:
+        """The service's tasks that should run and are observed in ``state``."""
+        found = self.client(via, timeout_s=25).api.tasks(filters={"service": service, "desired-state": "running"})
+        return [task for task in found if task["Status"]["State"] == state]
+
+    def node_id(self, host: int) -> str:
+        return str(self.client(host).info()["Swarm"]["NodeID"])
+
+    def snapshot(self) -> str:
+        """Nodes and tasks as the first host that answers sees them, for people who read a failure."""
+        for host in self.hosts():
+            with contextlib.suppress(Exception):
+                client = self.client(host, timeout_s=5)
+                lines = [
+                    f"node {n.id[:12]} {n.attrs['Status']} {n.attrs.get('ManagerStatus', '')}"
+                    for n in client.nodes.list()
+                ]
+                lines += [
+                    f"task {task['ID'][:12]} service {task.get('ServiceID', '')[:12]} slot {task.get('Slot')} "
+                    f"node {task.get('NodeID', '')[:12]} desired {task['DesiredState']} {task['Status']['State']} "
+                    f"{task['Status'].get('Err', '')}"
+                    for task in client.api.tasks()
+                ]
+                return "\n".join(lines)
+        return "no host answers"
+
     def leader(self, via: int) -> int:
         """Number of the host that leads, asked of host ``via``."""
         for node in self.client(via, timeout_s=25).nodes.list():

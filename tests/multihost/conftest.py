@@ -1,0 +1,69 @@
+"""Fixtures of the multi-host tests: testbeds, and what they leave when a test fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.multihost.testbed import Testbed
+from tests.support_images import busybox_rootfs_tar
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.multihost)
+            item.add_marker(pytest.mark.timeout(600))
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="multi-host tests need root"))
+
+
+@pytest.fixture(scope="session")
+def image_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system of busybox, as ``docker import`` takes it."""
+    return busybox_rootfs_tar(tmp_path_factory.mktemp("image") / "busybox.tar")
+
+
+def make_testbed(count: int, managers: int, image_tar: Path, *, name: str, network: str) -> Iterator[Testbed]:
+    """A cluster with the image ``busybox:latest`` on every host and a heartbeat of one second."""
+    testbed = Testbed(count, name=name, network=network)
+    try:
+        testbed.up()
+        for host in testbed.hosts():
+            testbed.import_image(host, image_tar)
+        testbed.form_cluster(managers)
+        testbed.set_heartbeat(1.0)
+        yield testbed
+    finally:
+        testbed.down()
+
+
+@pytest.fixture(scope="module")
+def three(image_tar: Path) -> Iterator[Testbed]:
+    """Three hosts, all managers."""
+    yield from make_testbed(3, 3, image_tar, name="mt", network="192.168.91")
+
+
+@pytest.fixture(scope="module")
+def five(image_tar: Path) -> Iterator[Testbed]:
+    """Five hosts, three of them managers."""
+    yield from make_testbed(5, 3, image_tar, name="mf", network="192.168.92")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Add the end of every host's log, and what the cluster says of its tasks, to a failure."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.when != "call" or not report.failed:
+        return
+    for value in getattr(item, "funcargs", {}).values():
+        if isinstance(value, Testbed):
+            report.sections.append(("cluster", value.snapshot()))
+            for host in value.hosts():
+                report.sections.append((f"log of host {host}", value.log(host)[-4000:]))

@@ -1,0 +1,167 @@
+"""Bad days on five hosts, three of them managers: kills, cuts, restarts (features D04 to D13)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import pytest
+
+from tests.multihost.test_services import SLEEP
+from tests.multihost.testbed import Testbed, until
+
+MANAGERS = (1, 2, 3)
+WORKER = 5
+
+
+def services_on(testbed: Testbed, name: str, replicas: int) -> Any:
+    return testbed.client(1).services.create(
+        "busybox:latest",
+        command=SLEEP,
+        name=name,
+        mode=docker.types.ServiceMode("replicated", replicas),
+        restart_policy=docker.types.RestartPolicy("any", delay=1_000_000_000),
+    )
+
+
+def all_ready(testbed: Testbed, via: int) -> bool:
+    nodes = testbed.client(via, timeout_s=25).nodes.list()
+    return len(nodes) == testbed.count and all(n.attrs["Status"]["State"] == "ready" for n in nodes)
+
+
+@pytest.fixture(autouse=True)
+def the_cluster_is_whole_again(five: Testbed) -> Iterator[None]:
+    yield
+    for host in five.hosts():
+        with contextlib.suppress(Exception):
+            five.heal(host)
+        if not five.daemon_pids(host):
+            five.start(host)
+    until(lambda: all_ready(five, 1), "every node is ready again", deadline_s=90)
+    client = five.client(1)
+    for service in client.services.list():
+        service.remove()
+    until(lambda: not client.api.tasks(), "every task is gone", deadline_s=90)
+
+
+class Writer:
+    """Creates configs through the managers in turn until stopped; remembers what was acknowledged."""
+
+    def __init__(self, testbed: Testbed, prefix: str) -> None:
+        self.testbed, self.prefix = testbed, prefix
+        self.acknowledged: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="writer")
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        clients = {host: self.testbed.client(host, timeout_s=5) for host in MANAGERS}
+        while not self._stop.is_set():
+            number += 1
+            name = f"{self.prefix}-{number}"
+            with contextlib.suppress(Exception):
+                clients[MANAGERS[number % 3]].configs.create(name=name, data=b"x")
+                self.acknowledged.append(name)
+
+
+def config_names(testbed: Testbed, via: int) -> set[str]:
+    return {config["Spec"]["Name"] for config in testbed.client(via, timeout_s=25).api.configs()}
+
+
+def test_tasks_of_a_killed_worker_run_elsewhere_and_not_twice_when_it_returns(five: Testbed) -> None:
+    services_on(five, "w", 10)
+    until(lambda: len(five.tasks("w")) == 10, "ten tasks run")
+    lost = five.node_id(WORKER)
+    five.kill(WORKER)
+
+    def elsewhere() -> bool:
+        running = five.tasks("w")
+        return len(running) == 10 and all(task["NodeID"] != lost for task in running)
+
+    until(elsewhere, "ten tasks run on other hosts")
+    five.start(WORKER)
+    until(lambda: all_ready(five, 1), "the worker is ready again")
+    until(lambda: len(five.tasks("w")) == 10, "still ten tasks")
+    assert not [c for c in five.client(WORKER).containers.list() if c.name.startswith("w.")]
+
+
+def test_no_acknowledged_write_is_lost_with_the_leader(five: Testbed) -> None:
+    services_on(five, "steady", 5)
+    until(lambda: len(five.tasks("steady")) == 5, "five tasks run")
+    before = {task["ID"]: task["NodeID"] for task in five.tasks("steady")}
+    with Writer(five, "lead") as writer:
+        until(lambda: len(writer.acknowledged) > 30, "writes are accepted")
+        leader = five.leader(1)
+        leader_node = five.node_id(leader)
+        five.kill(leader)
+        count = len(writer.acknowledged)
+        until(lambda: len(writer.acknowledged) > count + 30, "writes are accepted by another leader")
+    other = next(host for host in MANAGERS if host != leader)
+    assert set(writer.acknowledged) <= config_names(five, other)
+    assert five.leader(other) != leader
+    # Tasks on the hosts that live were not touched (D04).
+    now = {task["ID"] for task in five.tasks("steady", via=other)}
+    assert {task for task, node in before.items() if node != leader_node} <= now
+    five.start(leader)
+    until(lambda: set(writer.acknowledged) <= config_names(five, leader), "the old leader has every write")
+
+
+@pytest.mark.parametrize("victim", ["leader", "follower"])
+def test_a_cut_off_manager_refuses_and_catches_up(five: Testbed, victim: str) -> None:
+    leader = five.leader(1)
+    cut = leader if victim == "leader" else next(host for host in MANAGERS if host != leader)
+    others = [host for host in MANAGERS if host != cut]
+    five.cut(cut)
+    name = f"while-cut-{victim}"
+    until(lambda: five.client(others[0], timeout_s=25).configs.create(name=name, data=b"x"), "the majority goes on")
+    with pytest.raises(docker.errors.APIError) as refused:
+        five.client(cut, timeout_s=25).configs.create(name=f"minority-{victim}", data=b"x")
+    assert refused.value.response.status_code in (500, 503)
+    five.heal(cut)
+    until(lambda: name in config_names(five, cut), "the manager catches up")
+    assert f"minority-{victim}" not in config_names(five, others[0])
+
+
+def test_a_whole_cluster_killed_at_once_comes_back_with_its_state(five: Testbed) -> None:
+    services_on(five, "all", 5)
+    until(lambda: len(five.tasks("all")) == 5, "five tasks run")
+    five.client(1).configs.create(name="kept", data=b"kept")
+    for host in five.hosts():
+        five.kill(host)
+    for host in five.hosts():
+        five.start(host, wait=False)
+    for host in five.hosts():
+        five.wait_ready(host)
+    until(lambda: all_ready(five, 1), "every node is ready")
+    assert "kept" in config_names(five, 1)
+    until(lambda: len(five.tasks("all")) == 5, "five tasks run again")
+
+
+@pytest.mark.parametrize("host", [WORKER, 1])
+def test_a_killed_daemon_finds_its_containers_again(five: Testbed, host: int) -> None:
+    services_on(five, "untouched", 5)
+    until(lambda: len(five.tasks("untouched")) == 5, "five tasks run")
+
+    def pids() -> dict[str, int]:
+        containers = five.client(host).containers.list()
+        return {c.id: five.client(host).api.inspect_container(c.id)["State"]["Pid"] for c in containers}
+
+    before = pids()
+    assert before
+    tasks = {task["ID"] for task in five.tasks("untouched")}
+    five.kill_daemon(host)
+    five.start(host)
+    until(lambda: all_ready(five, 1), "every node is ready")
+    assert pids() == before
+    until(lambda: {task["ID"] for task in five.tasks("untouched")} == tasks, "the same tasks run")
