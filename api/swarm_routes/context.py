@@ -1,0 +1,129 @@
+"""What the swarm routes share: the manager they ask, and how they read a request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from aiohttp import web
+from google.protobuf.message import Message
+
+from api.errors import BadRequestError
+from api.json_codec import decode_json, encode_json, encode_json_list
+from api.requests import filters_of
+from proto.control_pb2 import Filters, FilterValues
+from proto.objects_pb2 import Task
+from runtime.containers.types import LogLine
+from worker.membership import ClusterMember
+
+if TYPE_CHECKING:
+    from proto.control_pb2_grpc import ControlAsyncStub
+
+TIMEOUT_S = 25.0
+"""For one call of the control API: managers give up after 20 s (features A3.06), this is for one that hangs."""
+
+M = TypeVar("M", bound=Message)
+
+_TRUE_WORDS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE_WORDS = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What of a log is asked for.
+
+    Attributes:
+        tail: number of last lines, -1 for all.
+        since_ns: Unix time in nanoseconds, 0 for the beginning.
+        follow: go on until the container ends.
+    """
+
+    stdout: bool
+    stderr: bool
+    follow: bool = False
+    since_ns: int = 0
+    tail: int = -1
+
+
+LocalLogs = Callable[[Task, LogOptions], AsyncIterator[LogLine]]
+"""Reads the log of a task whose container is on this host; raises the engine's errors when it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmContext:
+    """What handlers need.
+
+    Attributes:
+        member: this host's place in a cluster.
+        local_logs: None when nobody reads logs on this host.
+    """
+
+    member: ClusterMember
+    local_logs: LocalLogs | None
+
+    def control(self) -> ControlAsyncStub:
+        """The managers. Raises: NotManagerError: none runs here (503)."""
+        return self.member.control()
+
+
+async def read_message(request: web.Request, kind: type[M]) -> M:
+    """The JSON body as a message. Raises: JSONError, BadRequestError (not JSON at all)."""
+    return decode_json(kind, await read_body(request))
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, which must say that it is JSON: a web page can make a browser send text to a loopback port, not JSON.
+
+    Raises: BadRequestError.
+    """
+    body = await request.read()
+    if body and request.content_type != "application/json":
+        raise BadRequestError(f"unsupported Content-Type header ({request.content_type}): must be 'application/json'")
+    return body
+
+
+def read_version(request: web.Request, kind: str) -> int:
+    """``?version=``, the ``Version.Index`` that the client read (features W06). Raises: BadRequestError."""
+    text = request.query.get("version", "")
+    if not text.isascii() or not text.isdigit():
+        raise BadRequestError(f"invalid {kind} version '{text}': strconv.ParseUint: parsing \"{text}\": invalid syntax")
+    if int(text) >= 2**64:
+        raise BadRequestError(
+            f"invalid {kind} version '{text}': strconv.ParseUint: parsing \"{text}\": value out of range"
+        )
+    return int(text)
+
+
+def read_bool(request: web.Request, name: str) -> bool:
+    """A flag of the stricter kind, absent is false. Raises: BadRequestError."""
+    text = request.query.get(name, "")
+    if text not in _TRUE_WORDS | _FALSE_WORDS:
+        raise BadRequestError(f"invalid value for {name}: {text}")
+    return text in _TRUE_WORDS
+
+
+def read_filters(request: web.Request) -> Filters:
+    """``?filters=`` in either form (features W04); the managers judge the keys. Raises: BadRequestError."""
+    values = filters_of(request)
+    return Filters(by_key={key: FilterValues(values=some) for key, some in values.items()})
+
+
+def message_response(message: Message, *, status: int = 200) -> web.Response:
+    """One object as JSON."""
+    return json_bytes(encode_json(message), status=status)
+
+
+def list_response(messages: Iterable[Message]) -> web.Response:
+    """A JSON array of objects."""
+    return json_bytes(encode_json_list(messages))
+
+
+def json_bytes(body: bytes, *, status: int = 200) -> web.Response:
+    """JSON that is text already."""
+    return web.Response(body=body + b"\n", status=status, content_type="application/json")
+
+
+def empty_response() -> web.Response:
+    """200 without a body, as dockerd answers a change."""
+    return web.Response(status=200)

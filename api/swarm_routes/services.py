@@ -1,0 +1,124 @@
+"""/services (features A5.01 to A5.09, A2.11, W11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from api.errors import BadRequestError
+from api.json_codec import decode_json, encode
+from api.requests import json_response
+from api.swarm_routes.context import (
+    TIMEOUT_S,
+    SwarmContext,
+    empty_response,
+    message_response,
+    read_body,
+    read_bool,
+    read_filters,
+    read_message,
+    read_version,
+)
+from proto.control_pb2 import (
+    CreateServiceRequest,
+    GetServiceRequest,
+    ListServicesRequest,
+    RemoveServiceRequest,
+    UpdateServiceRequest,
+)
+from proto.specs_pb2 import ServiceSpec
+
+_AUTH_HEADER = "X-Registry-Auth"
+_NO_CREDENTIALS = frozenset({"", "e30", "e30=", "bnVsbA=="})
+"""What clients send when they have none: nothing, ``{}`` or ``null`` in base64."""
+
+_AUTH_FROM = {
+    "": UpdateServiceRequest.REGISTRY_AUTH_FROM_SPEC,
+    "spec": UpdateServiceRequest.REGISTRY_AUTH_FROM_SPEC,
+    "previous-spec": UpdateServiceRequest.REGISTRY_AUTH_FROM_PREVIOUS_SPEC,
+}
+
+
+def routes(context: SwarmContext) -> list[web.RouteDef]:
+    handlers = _ServiceRoutes(context)
+    return [
+        web.get("/services", handlers.list, allow_head=False),
+        web.post("/services/create", handlers.create),
+        web.get("/services/{id}", handlers.inspect, allow_head=False),
+        web.post("/services/{id}/update", handlers.update),
+        web.delete("/services/{id}", handlers.remove),
+    ]
+
+
+class _ServiceRoutes:
+    def __init__(self, context: SwarmContext) -> None:
+        self._context = context
+
+    async def list(self, request: web.Request) -> web.Response:
+        status = read_bool(request, "status")
+        response = await self._context.control().ListServices(
+            ListServicesRequest(filters=read_filters(request), status=status), timeout=TIMEOUT_S
+        )
+        services: list[dict[str, Any]] = []
+        for service in response.services:
+            value = encode(service)
+            if status:
+                value["ServiceStatus"] = encode(response.statuses[service.id])
+            services.append(value)
+        return json_response(services)
+
+    async def create(self, request: web.Request) -> web.Response:
+        spec = await read_message(request, ServiceSpec)
+        response = await self._context.control().CreateService(
+            CreateServiceRequest(spec=spec, registry_auth=_registry_auth(request)), timeout=TIMEOUT_S
+        )
+        answer: dict[str, object] = {"ID": response.service.id}
+        if response.warnings:
+            answer["Warnings"] = list(response.warnings)
+        return json_response(answer, status=201)
+
+    async def inspect(self, request: web.Request) -> web.Response:
+        defaults = read_bool(request, "insertDefaults")
+        response = await self._context.control().GetService(
+            GetServiceRequest(ref=request.match_info["id"], insert_defaults=defaults), timeout=TIMEOUT_S
+        )
+        return message_response(response.service)
+
+    async def update(self, request: web.Request) -> web.Response:
+        rollback = _rollback(request)
+        body = await read_body(request)
+        spec = ServiceSpec() if rollback and not body else decode_json(ServiceSpec, body)
+        auth_from = request.query.get("registryAuthFrom", "")
+        if auth_from not in _AUTH_FROM:
+            raise BadRequestError("unsupported registryAuthFrom value")
+        response = await self._context.control().UpdateService(
+            UpdateServiceRequest(
+                ref=request.match_info["id"],
+                version=read_version(request, "service"),
+                spec=spec,
+                registry_auth=_registry_auth(request),
+                registry_auth_from=_AUTH_FROM[auth_from],
+                rollback=rollback,
+            ),
+            timeout=TIMEOUT_S,
+        )
+        return json_response({"Warnings": list(response.warnings) or None})
+
+    async def remove(self, request: web.Request) -> web.Response:
+        control = self._context.control()
+        await control.RemoveService(RemoveServiceRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
+        return empty_response()
+
+
+def _registry_auth(request: web.Request) -> str:
+    """The credentials as the client encoded them, "" when there are none in it."""
+    text = request.headers.get(_AUTH_HEADER, "")
+    return "" if text in _NO_CREDENTIALS else text
+
+
+def _rollback(request: web.Request) -> bool:
+    text = request.query.get("rollback", "")
+    if text not in ("", "none", "previous"):
+        raise BadRequestError(f"unrecognized rollback option {text}")
+    return text == "previous"
