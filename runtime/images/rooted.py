@@ -1,0 +1,159 @@
+"""Paths inside one directory that nothing in a tar can leave.
+
+Every step is an ``openat`` with ``O_NOFOLLOW`` on a descriptor; symbolic links are read and resolved here, with the
+directory as their root, as a process confined to it would see them. The directory belongs to the caller alone while it
+is used, so that what was looked at cannot change before it is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+
+from runtime.images.errors import LayerError
+
+LINKS_MAX = 40
+DEPTH_MAX = 512
+PATH_BYTES_MAX = 4096
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_MAX = 64
+
+
+def split_name(name: str) -> list[str]:
+    """Components of a member's name, cleaned. Raises LayerError for one that climbs out or is no path."""
+    if "\0" in name or len(os.fsencode(name)) > PATH_BYTES_MAX:
+        raise LayerError(f"malformed tar: impossible name {name[:80]!r}")
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part in ("", "."):
+            continue
+        if part != "..":
+            parts.append(part)
+        elif parts:
+            parts.pop()
+        else:
+            raise LayerError(f"tar member {name!r} is outside of the layer")
+    return parts
+
+
+class RootedDirectory:
+    """Resolves and opens directories below ``root``. Close it: it holds descriptors."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.open(root, _OPEN_DIRECTORY)
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._resolved: dict[str, str] = {}
+
+    def close(self) -> None:
+        self.forget()
+        os.close(self._root)
+
+    def forget(self) -> None:
+        """Call after a directory or link was replaced: what was resolved through it may lead elsewhere now."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        self._resolved.clear()
+
+    def resolve(self, parts: list[str], make: Callable[[str, str], None]) -> str:
+        """The real path (no links in it, "" for the root) of a directory.
+
+        ``make(parent, name)`` is called for a component that does not exist or is a whiteout, and must make it a
+        directory. Raises LayerError.
+        """
+        wanted = "/".join(parts)
+        known = self._resolved.get(wanted)
+        if known is not None:
+            return known
+        stack, todo, links = list[str](), deque(parts), 0
+        while todo:
+            part = todo.popleft()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                del stack[-1:]
+                continue
+            parent = "/".join(stack)
+            info = self.lstat(parent, part)
+            if info is None or is_whiteout(info):
+                make(parent, part)
+            elif stat.S_ISLNK(info.st_mode):
+                links += 1
+                if links > LINKS_MAX:
+                    raise LayerError(f"too many symbolic links in {wanted[:200]!r}")
+                target = os.readlink(part, dir_fd=self.fd(parent))
+                if target.startswith("/"):
+                    stack.clear()
+                todo.extendleft(reversed(target.split("/")))
+                continue
+            elif not stat.S_ISDIR(info.st_mode):
+                raise LayerError(f"{wanted[:200]!r}: {part!r} is not a directory")
+            stack.append(part)
+            if len(stack) > DEPTH_MAX:
+                raise LayerError("directories are nested too deeply")
+        real = "/".join(stack)
+        self._resolved[wanted] = real
+        return real
+
+    def lstat(self, parent: str, name: str) -> os.stat_result | None:
+        """What is called ``name`` in the real directory ``parent``."""
+        try:
+            return os.stat(name, dir_fd=self.fd(parent), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def fd(self, real: str) -> int:
+        """A descriptor of a real directory, valid until the next call but a few. Raises OSError."""
+        if not real:
+            return self._root
+        fd = self._open.get(real)
+        if fd is not None:
+            self._open.move_to_end(real)
+            return fd
+        parent, _, name = real.rpartition("/")
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self.fd(parent)) if parent.count("/") < 8 else self._walk(real)
+        self._open[real] = fd
+        if len(self._open) > _OPEN_MAX:
+            _, oldest = self._open.popitem(last=False)
+            os.close(oldest)
+        return fd
+
+    def _walk(self, real: str) -> int:
+        """Open a deep directory without recursion and without filling the cache with its ancestors."""
+        fd = os.dup(self._root)
+        for part in real.split("/"):
+            try:
+                child = os.open(part, _OPEN_DIRECTORY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = child
+        return fd
+
+
+def look_up(root: Path, path: str) -> os.stat_result | None:
+    """``lstat`` of ``path`` below ``root`` without going through any link."""
+    with contextlib.ExitStack() as stack:
+        fd = os.open(root, _OPEN_DIRECTORY)
+        stack.callback(os.close, fd)
+        *directories, name = path.split("/")
+        for part in directories:
+            try:
+                fd = os.open(part, _OPEN_DIRECTORY, dir_fd=fd)
+            except FileNotFoundError:
+                return None
+            except OSError:  # a file, link or whiteout: it hides what lower layers have there
+                return os.stat(part, dir_fd=fd, follow_symlinks=False)
+            stack.callback(os.close, fd)
+        try:
+            return os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+
+def is_whiteout(info: os.stat_result) -> bool:
+    """overlayfs marks a removed name by a character device 0/0."""
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0

@@ -1,0 +1,281 @@
+"""Unpacked layers and the root file systems of containers.
+
+Below ``root``: ``layers/<24 hex of the chain ID>`` is the content of one layer, ``meta/<same>.json`` says which chain
+ID, diff ID and size it is, ``containers/<id>/{rootfs.json,upper,work,merged}`` belongs to one container, ``tmp/`` holds
+what is being made or removed and is emptied at start. A directory appears in ``layers`` or ``containers`` by one rename,
+when it is complete. Durability: see ``ImageStore``: layers that no image names are removed at start, and an image is
+only recorded after its layers were synced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from runtime.images.content import Reader, disk_full_as_error, write_atomically
+from runtime.images.errors import SnapshotError
+from runtime.images.layers import Unpacked, unpack_layer
+from runtime.images.mounts import Mounter, mount_overlay, overlay_options, probe_overlay, sync_filesystem, unmount
+from runtime.images.trees import remove_tree, tree_size
+from runtime.images.types import RootFS
+
+log = structlog.get_logger(__name__)
+
+# 96 bits: 128 layers fit in a page of mount options, and nobody finds a second chain ID with the same name.
+_NAME_LENGTH = 24
+_CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_EMPTY = "empty"
+
+
+class LayerMeta(msgspec.Struct, frozen=True):
+    """What a layer directory holds."""
+
+    ChainID: str
+    DiffID: str
+    SizeBytes: int
+
+
+class RootFSRecord(msgspec.Struct, frozen=True):
+    """What a container's root file system is made of; ``Layers`` are directory names, topmost first."""
+
+    ImageID: str
+    ChainID: str
+    Layers: list[str]
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """Chain ID of each layer, lowest first (OCI image-spec ``config.md``, "Layer ChainID")."""
+    chain = list[str]()
+    for diff_id in diff_ids:
+        if not chain:
+            chain.append(diff_id)
+        else:
+            digest = hashlib.sha256(f"{chain[-1]} {diff_id}".encode()).hexdigest()
+            chain.append(f"sha256:{digest}")
+    return chain
+
+
+class Snapshots:
+    """Owner of everything below ``root``. Methods that say they block may be called from any thread."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._layers, self._meta = root / "layers", root / "meta"
+        self._containers, self._tmp = root / "containers", root / "tmp"
+        self._sizes: dict[str, int] = {}
+        self._numbers = count()
+        self._mounter: Mounter | None = None
+
+    def open(self) -> None:
+        """Make the directories, check overlayfs, clear what a crash left. Blocks. Raises OverlayUnsupportedError."""
+        for directory in (self._layers, self._meta, self._containers, self._tmp, self._layers / _EMPTY):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self._layers / _EMPTY).chmod(0o755)
+        probe_overlay(self._temporary())
+        for leftover in self._tmp.iterdir():
+            unmount(leftover / "merged")
+            remove_tree(leftover)
+        for meta in self._meta.glob("*.json"):
+            layer = self._read_meta(meta)
+            if layer is not None and (self._layers / _name(layer.ChainID)).is_dir():
+                self._sizes[layer.ChainID] = layer.SizeBytes
+            else:
+                meta.unlink()
+        known = {_name(chain_id) for chain_id in self._sizes} | {_EMPTY}
+        for directory in self._layers.iterdir():
+            if directory.name not in known:
+                self._discard(directory)
+        self._mounter = Mounter(self._layers)
+
+    def close(self) -> None:
+        if self._mounter is not None:
+            self._mounter.close()
+            self._mounter = None
+
+    @staticmethod
+    def _read_meta(path: Path) -> LayerMeta | None:
+        try:
+            meta = msgspec.json.decode(path.read_bytes(), type=LayerMeta)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return meta if path.name == f"{_name(meta.ChainID)}.json" else None
+
+    def _temporary(self) -> Path:
+        return self._tmp / f"{os.getpid()}-{next(self._numbers)}"
+
+    def _discard(self, directory: Path) -> None:
+        trash = self._temporary()
+        directory.rename(trash)
+        remove_tree(trash)
+
+    # --------------------------------------------------------------- layers
+
+    def has(self, chain_id: str) -> bool:
+        return chain_id in self._sizes
+
+    def size_bytes(self, chain_id: str) -> int:
+        """Bytes in the regular files of one layer. Raises SnapshotError."""
+        try:
+            return self._sizes[chain_id]
+        except KeyError:
+            raise SnapshotError(f"layer {chain_id} is missing") from None
+
+    def unpack(
+        self, parents: Sequence[str], diff_id: str, source: Reader, abort: threading.Event | None = None
+    ) -> Unpacked:
+        """Unpack one layer onto the chain of ``parents`` (chain IDs, lowest first). Blocks.
+
+        ``diff_id`` may be "" to take what comes. Raises what ``unpack_layer`` raises, NoSpaceError.
+        """
+        work = self._temporary()
+        work.mkdir(mode=0o700)
+        try:
+            with disk_full_as_error(self._layers):
+                below = [self._layers / _name(parent) for parent in reversed(parents)]
+                unpacked = unpack_layer(source, work, parents=below, diff_id=diff_id, abort=abort)
+                diff_id = unpacked.diff_id
+                chain_id = _chain_on(parents, diff_id)
+                if chain_id not in self._sizes:
+                    name = _name(chain_id)
+                    meta = LayerMeta(ChainID=chain_id, DiffID=diff_id, SizeBytes=unpacked.size_bytes)
+                    write_atomically(self._meta / f"{name}.json", msgspec.json.encode(meta))
+                    (work / "fs").rename(self._layers / name)
+                    self._sizes[chain_id] = unpacked.size_bytes
+            return unpacked
+        finally:
+            remove_tree(work)
+
+    def sync(self) -> None:
+        """Make all layers durable. Blocks."""
+        with disk_full_as_error(self._layers):
+            sync_filesystem(self._layers)
+
+    def collect(self, live: Iterable[str]) -> list[str]:
+        """Remove layers that are neither in ``live`` (chain IDs) nor under a container; returns their chain IDs. Blocks."""
+        used = {name for record in self._records() for name in record.Layers}
+        doomed = [chain for chain in list(self._sizes) if chain not in set(live) and _name(chain) not in used]
+        for chain_id in doomed:
+            del self._sizes[chain_id]
+            (self._meta / f"{_name(chain_id)}.json").unlink(missing_ok=True)
+            self._discard(self._layers / _name(chain_id))
+        return doomed
+
+    # ----------------------------------------------------------- containers
+
+    def _records(self) -> list[RootFSRecord]:
+        found = [self._find(container.name) for container in self._containers.iterdir()]
+        return [record for record in found if record is not None]
+
+    def _find(self, container_id: str) -> RootFSRecord | None:
+        try:
+            data = (self._containers / container_id / "rootfs.json").read_bytes()
+            return msgspec.json.decode(data, type=RootFSRecord)
+        except (FileNotFoundError, msgspec.DecodeError):  # a power cut may leave the file empty: the container is lost
+            return None
+
+    def _rootfs(self, container_id: str, record: RootFSRecord) -> RootFS:
+        home = self._containers / container_id
+        return RootFS(container_id, record.ImageID, record.ChainID, home / "merged", home / "upper")
+
+    def prepare(self, container_id: str, image_id: str, chain: Sequence[str]) -> RootFS:
+        """Make the writable layer on top of ``chain`` (chain IDs, lowest first). Blocks. Raises SnapshotError, NoSpaceError."""
+        _check_container_id(container_id)
+        existing = self._find(container_id)
+        if existing is not None:
+            if existing.ImageID != image_id:
+                raise SnapshotError(f"container {container_id} already has a root file system of {existing.ImageID}")
+            return self._rootfs(container_id, existing)
+        missing = [chain_id for chain_id in chain if chain_id not in self._sizes]
+        if missing:
+            raise SnapshotError(f"layer {missing[0]} of image {image_id} is missing")
+        layers = [_name(chain_id) for chain_id in reversed(chain)] or [_EMPTY]
+        record = RootFSRecord(ImageID=image_id, ChainID=chain[-1] if chain else "", Layers=layers)
+        home = self._containers / container_id
+        if home.exists():
+            self._discard(home)
+        work = self._temporary()
+        try:
+            with disk_full_as_error(self._containers):
+                work.mkdir(mode=0o700)
+                for name in ("upper", "work", "merged"):
+                    (work / name).mkdir(mode=0o755)
+                # The root of an overlay looks like its upper directory.
+                below = (self._layers / layers[0]).stat()
+                os.chown(work / "upper", below.st_uid, below.st_gid)
+                os.chmod(work / "upper", below.st_mode & 0o7777)
+                (work / "rootfs.json").write_bytes(msgspec.json.encode(record))
+                work.rename(home)
+        except BaseException:
+            remove_tree(work)
+            raise
+        return self._rootfs(container_id, record)
+
+    def get(self, container_id: str) -> RootFS:
+        """Raises SnapshotError if the container has none."""
+        _check_container_id(container_id)
+        record = self._find(container_id)
+        if record is None:
+            raise SnapshotError(f"container {container_id} has no root file system")
+        return self._rootfs(container_id, record)
+
+    async def mount(self, container_id: str) -> Path:
+        """Mount the overlay of a container; mounted already is fine. Raises SnapshotError."""
+        if self._mounter is None:
+            raise SnapshotError("the image store is closed")
+        return await self._mounter.run(lambda: self._mount(container_id))
+
+    def _mount(self, container_id: str) -> Path:
+        _check_container_id(container_id)
+        record = self._find(container_id)
+        if record is None:
+            raise SnapshotError(f"container {container_id} has no root file system")
+        target = self._containers / container_id / "merged"
+        if os.path.ismount(target):
+            return target
+        home = f"../containers/{container_id}"
+        try:
+            mount_overlay(target, overlay_options(record.Layers, f"{home}/upper", f"{home}/work"))
+        except OSError as error:
+            raise SnapshotError(
+                f"cannot mount the root file system of {container_id} at {target}: {error.strerror}"
+            ) from error
+        return target
+
+    async def unmount(self, container_id: str) -> None:
+        """Raises SnapshotError."""
+        _check_container_id(container_id)
+        await asyncio.to_thread(unmount, self._containers / container_id / "merged")
+
+    async def remove(self, container_id: str) -> None:
+        """Unmount and delete; nothing there is fine. Raises SnapshotError."""
+        await self.unmount(container_id)
+        home = self._containers / container_id
+        if home.exists():
+            await asyncio.to_thread(self._discard, home)
+
+    async def rw_size(self, container_id: str) -> int:
+        """Bytes in the regular files that the container wrote."""
+        return await asyncio.to_thread(tree_size, self.get(container_id).upper)
+
+
+def _name(chain_id: str) -> str:
+    return chain_id.removeprefix("sha256:")[:_NAME_LENGTH]
+
+
+def _chain_on(parents: Sequence[str], diff_id: str) -> str:
+    """Chain ID of a layer on top of a stack: only the ID below matters."""
+    return chain_ids([parents[-1], diff_id])[1] if parents else diff_id
+
+
+def _check_container_id(container_id: str) -> None:
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise SnapshotError(f"invalid container ID {container_id!r}")
