@@ -1,0 +1,117 @@
+"""The store's snapshot as a stream of bytes: length-delimited messages, a header first, then the objects in chunks.
+
+Each message stands behind its length as four bytes, big-endian. The pieces in which the stream arrives need not
+be those in which it was written.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from manager.store.errors import SnapshotError
+from manager.store.kinds import KINDS, Kind, StoredObject
+from proto.store_pb2 import SnapshotChunk, SnapshotHeader, StoreObject
+
+SNAPSHOT_FORMAT = 1
+
+CHUNK_OBJECTS = 256
+"""Objects of one chunk; a chunk is therefore some ten KB, and at most what 256 large configs take."""
+
+MESSAGE_SIZE_BYTES_MAX = 512 * 1024 * 1024
+
+_LENGTH = struct.Struct(">I")
+
+
+def write(
+    objects: Mapping[str, Sequence[StoredObject]], *, index: int, recent_transaction_ids: Sequence[str]
+) -> Iterator[bytes]:
+    """Serialise a state.
+
+    Args:
+        objects: kind name -> its objects; none of them may change while this runs (it may run on another thread).
+        index: log index of the last entry applied.
+        recent_transaction_ids: oldest first.
+    """
+    header = SnapshotHeader(
+        format=SNAPSHOT_FORMAT,
+        index=index,
+        objects_total=sum(len(rows) for rows in objects.values()),
+        recent_transaction_ids=recent_transaction_ids,
+    )
+    yield _framed(header.SerializeToString(deterministic=True))
+    for kind in KINDS:
+        rows = objects[kind.name]
+        for start in range(0, len(rows), CHUNK_OBJECTS):
+            chunk = SnapshotChunk(objects=[_wrap(kind, obj) for obj in rows[start : start + CHUNK_OBJECTS]])
+            yield _framed(chunk.SerializeToString(deterministic=True))
+
+
+def read(pieces: Iterable[bytes]) -> tuple[SnapshotHeader, list[tuple[str, StoredObject]]]:
+    """Parse a whole snapshot.
+
+    Returns:
+        The header, and (kind name, object) in the order written; each object is a message of its own.
+
+    Raises:
+        SnapshotError: cut short, of another format, unreadable, or not as many objects as the header says.
+    """
+    messages = _messages(pieces)
+    try:
+        first = next(messages, None)
+        if first is None:
+            raise SnapshotError("snapshot is empty")
+        header = SnapshotHeader.FromString(first)
+        if header.format != SNAPSHOT_FORMAT:
+            raise SnapshotError(f"snapshot has format {header.format}, this version reads {SNAPSHOT_FORMAT}")
+        objects = [_unwrap(wrapped) for message in messages for wrapped in SnapshotChunk.FromString(message).objects]
+    except DecodeError as error:
+        raise SnapshotError(f"snapshot is unreadable: {error}") from error
+    if len(objects) != header.objects_total:
+        raise SnapshotError(f"snapshot holds {len(objects)} objects, its header says {header.objects_total}")
+    return header, objects
+
+
+def _messages(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    buffer = bytearray()
+    for piece in pieces:
+        buffer += piece
+        at = 0
+        while len(buffer) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer, at)
+            if length > MESSAGE_SIZE_BYTES_MAX:
+                raise SnapshotError(f"snapshot is unreadable: a message of {length} bytes")
+            end = at + _LENGTH.size + length
+            if len(buffer) < end:
+                break
+            yield bytes(buffer[at + _LENGTH.size : end])
+            at = end
+        del buffer[:at]
+    if buffer:
+        raise SnapshotError(f"snapshot is cut short: {len(buffer)} bytes of an incomplete message at its end")
+
+
+def _framed(data: bytes) -> bytes:
+    return _LENGTH.pack(len(data)) + data
+
+
+def _wrap(kind: Kind, obj: StoredObject) -> StoreObject:
+    fields: dict[str, Any] = {kind.name: obj}
+    return StoreObject(**fields)
+
+
+def _unwrap(wrapped: StoreObject) -> tuple[str, StoredObject]:
+    name = wrapped.WhichOneof("object")
+    if name is None:
+        raise SnapshotError("snapshot holds an object of a kind that this version does not know")
+    return name, detached(getattr(wrapped, name))
+
+
+def detached(obj: StoredObject) -> StoredObject:
+    """A copy of a message that lies inside another: kept as it is, it would keep the whole outer one in memory."""
+    copy = type(obj)()
+    copy.CopyFrom(obj)  # type: ignore[arg-type]  # type(obj) is obj's own class, which the union hides
+    return copy
