@@ -1,0 +1,58 @@
+"""Timers and limits of the managers in one place (features, section A3; swarmkit's values)."""
+
+from __future__ import annotations
+
+# ---------------------------------------------------------------- nodes and sessions (A3.01 to A3.04)
+
+HEARTBEAT_PERIOD_S = 5.0
+"""How often an agent says that it lives, unless ``Dispatcher.HeartbeatPeriod`` of the cluster says otherwise."""
+
+HEARTBEAT_JITTER_S = 0.5
+"""The period an agent is told varies by as much in either direction, so that agents do not march in step."""
+
+HEARTBEAT_GRACE_FACTOR = 3
+"""A node silent for as many periods is DOWN."""
+
+HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE = 6
+"""The same for a node that a new leader has not heard of yet."""
+
+NODE_UNKNOWN_MESSAGE = "Node moved to unknown state due to leadership change"
+
+NODE_DOWN_ORPHAN_DELAY_S = 24 * 3600.0
+"""Tasks of a node that is DOWN for as long are ORPHANED: what they hold is given to others."""
+
+REGISTRATIONS_WINDOW_S = 8.0
+REGISTRATIONS_IN_WINDOW_MAX = 3
+
+# ---------------------------------------------------------------- writing (A3.06, A3.08, A3.09)
+
+REQUEST_TIMEOUT_S = 20.0
+"""A request to a manager that the cluster cannot answer fails after that."""
+
+STATUS_BATCH_INTERVAL_S = 0.1
+STATUS_BATCH_MAX = 10_000
+"""Status reports are written together, at the latest after the interval or when that many wait."""
+
+# ---------------------------------------------------------------- tasks
+
+TASK_HISTORY_RETENTION_LIMIT = 5
+"""Tasks kept per slot (or node), the running one included (A1.08)."""
+
+OLD_TASK_STOP_TIMEOUT_S = 60.0
+"""A replacement starts after that though the task before it has not stopped (A3.12)."""
+
+NODE_FAILURES_WINDOW_S = 300.0
+NODE_FAILURES_MAX = 5
+"""A node on which a service's version failed as often within the window is the last choice for it (A3.11)."""
+
+RESTART_DELAY_S = 5.0
+STOP_GRACE_PERIOD_S = 10.0
+UPDATE_MONITOR_S = 5.0
+
+# ---------------------------------------------------------------- the reconcile loop
+
+PASS_OBJECTS_MAX = 1000
+"""Objects one pass of the reconcile loop may write before it commits and lets others run (X25)."""
+
+PASS_SLOTS_MAX = 4000
+"""Slots one pass looks at, written to or not."""
