@@ -48,8 +48,8 @@ class Applier:
         order: list[tuple[bytes, int, int]] = []  # (command ID, index, position in fresh or -1)
         positions: dict[bytes, int] = {}
         for command, index, _ in entries:
-            if command[0] != _REGULAR:
-                continue
+            if command[0] != _REGULAR or index <= self.applied_index:
+                continue  # of other kinds, or in a newer snapshot that was restored already
             command_id = command[1:_DATA_START]
             if command_id in self._window:
                 order.append((command_id, index, -1))
@@ -71,7 +71,7 @@ class Applier:
         while len(self._window) > WINDOW_COMMANDS:
             self._window.popitem(last=False)
         if entries:
-            self.applied_index = entries[-1][1]
+            self.applied_index = max(self.applied_index, entries[-1][1])
         return outcomes
 
     def snapshot(self) -> tuple[tuple[tuple[int, bytes], ...], Callable[[], Iterator[bytes]]]:

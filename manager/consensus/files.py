@@ -49,6 +49,9 @@ class Files(Protocol):
     def truncate(self, path: Path, size_bytes: int) -> None:
         """Cut the file, durably."""
 
+    def sync_file(self, path: Path) -> None:
+        """Make durable what an earlier process wrote to the file."""
+
     def rename(self, source: Path, target: Path) -> None:
         """Replace ``target`` by ``source``; durable after ``sync_folder``."""
 
@@ -105,6 +108,13 @@ class OSFiles:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, size_bytes)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_file(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
             os.fsync(fd)
         finally:
             os.close(fd)

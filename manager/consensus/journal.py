@@ -339,6 +339,8 @@ class Journal:
 
     def _recover(self) -> None:
         paths = [self._folder / name for name in self._files.names(self._folder) if _SEGMENT_NAME.fullmatch(name)]
+        if paths:
+            self._files.sync_folder(self._folder)
         for position, path in enumerate(paths):
             self._recover_segment(path, last=position == len(paths) - 1)
         # A segment that holds nothing but its checkpoint is superseded by the new one: restarts leave no trail.
@@ -360,6 +362,9 @@ class Journal:
                 self._files.sync_folder(self._folder)
                 return
             self._files.truncate(path, content.end)
+        elif last:
+            # An earlier process may have died between write and sync: what is believed now must outlive a power loss.
+            self._files.sync_file(path)
         segment = _Segment(path)
         self._last_number = self._number(path)
         for number, record in enumerate(content.records):

@@ -376,6 +376,9 @@ class RaftConsensus:
             case Restore(index):
                 self._restoring = self._owner.create_task(self._restore_and_go_on(index), name="raft-restore")
             case TakeSnapshot(index, term, configuration):
+                if self._applier.applied_index != index:
+                    self._thread.skip_snapshot(index)  # a newer one from the leader was restored meanwhile
+                    return
                 ids, view = self._applier.snapshot()
                 head = SnapshotHead(index, term, configuration, ids)
                 self._worker.submit(self._thread.write_snapshot, head, view)

@@ -72,7 +72,7 @@ class SnapshotReceiver:
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
         self._writer: SnapshotWriter | None = None
-        self._from: tuple[NodeID, int] | None = None
+        self._from: tuple[NodeID, int, int] | None = None  # peer, term, index: pieces of two snapshots never mix
         self._next_number = 0
 
     def receive(self, peer: NodeID, piece: wire.InstallSnapshot) -> SnapshotHead | bool:
@@ -89,8 +89,9 @@ class SnapshotReceiver:
         if piece.number == 0:
             self.abandon()
             self._open(piece)
-            self._from, self._next_number = (peer, piece.term), 0
-        if self._writer is None or self._from != (peer, piece.term) or piece.number != self._next_number:
+            self._from, self._next_number = (peer, piece.term, piece.index), 0
+        expected = (peer, piece.term, piece.index)
+        if self._writer is None or self._from != expected or piece.number != self._next_number:
             self.abandon()
             return False
         self._next_number += 1

@@ -165,7 +165,11 @@ class SnapshotStore:
             self.files.unlink(self.path_of(index))
 
     def clean_temporary(self) -> None:
-        """Delete what interrupted writes left; at start only."""
+        """Delete what interrupted writes left, and make the names of the others durable; at start only.
+
+        An earlier process may have died between a rename and the sync of the folder.
+        """
+        self.files.sync_folder(self.folder)
         for name in self.files.names(self.folder):
             if not _NAME.fullmatch(name):
                 self.files.unlink(self.folder / name)

@@ -132,11 +132,21 @@ class RaftThread:
             error = caught
         self.post(lambda: self._core.snapshot_written(head.index, error) if self._core else None)
 
+    def skip_snapshot(self, index: int) -> None:
+        """The owner's state is not of ``index`` any more."""
+        error = ConsensusError("superseded by a snapshot of the leader")
+        self.post(lambda: self._core.snapshot_written(index, error) if self._core else None)
+
     def read_snapshot(self, index: int) -> tuple[SnapshotHead, list[bytes]]:
-        """Called on the worker thread."""
+        """The snapshot of ``index``, or the newest if that is gone already (called on the worker thread)."""
         assert self._state is not None
-        head, chunks = self._state.store.open(index)
-        return head, list(chunks)
+        store = self._state.store
+        try:
+            head, chunks = store.open(index)
+            return head, list(chunks)
+        except FileNotFoundError:
+            head, chunks = store.open(store.indexes()[-1])
+            return head, list(chunks)
 
     def _wake(self) -> None:
         # Both flags and deques are safe between the two threads: the flag goes down before the deques are read.
