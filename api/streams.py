@@ -241,8 +241,13 @@ class HijackedStream(web.StreamResponse):
         super().__init__()
         self._transport, self._raw = transport, raw
 
+    @property
+    def lost(self) -> bool:
+        """The client is gone, not just its side closed."""
+        return self._raw.lost
+
     async def read(self) -> bytes:
-        """What the client sent, as it comes; ``b""`` once it closed its side."""
+        """What the client sent, as it comes; ``b""`` once it closed its side or is ``lost``."""
         await self._raw.readable.wait()
         return self._raw.take()
 

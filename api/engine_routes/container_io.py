@@ -47,7 +47,7 @@ class ContainerIORoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/containers/{id}/logs", self.logs),
+            web.get("/containers/{id}/logs", self.logs, allow_head=False),
             web.post("/containers/{id}/attach", self.attach),
             web.post("/containers/{id}/resize", self.resize),
             web.post("/containers/{id}/exec", self.exec_create),
@@ -114,7 +114,15 @@ class ContainerIORoutes:
         )
         async with stream:
             client = await hijack(request, multiplexed=multiplexed and version_of(request) >= MULTIPLEXED_SINCE)
-            if await Pump(client, stream, tty=tty, stdin=stdin, keys=keys if tty else b"").run():
+            pump = Pump(
+                client,
+                stream,
+                tty=tty,
+                stdin=stdin,
+                close_stdin=container.Config.StdinOnce and not tty,
+                keys=keys if tty else b"",
+            )
+            if await pump.run():
                 name = container.Name.lstrip("/")
                 self._engine.events.publish("container", "detach", container.Id, {"name": name})
         return client
@@ -187,12 +195,28 @@ class ExecStartRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pump:
-    """Copies between a client's connection and a process until one of them ends, or the client detaches."""
+    """Copies between a client's connection and a process until one of them ends, or the client detaches.
 
-    def __init__(self, client: HijackedStream, process: AttachStream, *, tty: bool, stdin: bool, keys: bytes) -> None:
+    Args:
+        tty: output is passed raw, not framed.
+        stdin: pass the client's input on; it is read and dropped otherwise.
+        close_stdin: the end of the client's input is the end of the process's (``StdinOnce``; always for exec).
+        keys: the sequence that detaches; empty for none.
+    """
+
+    def __init__(
+        self,
+        client: HijackedStream,
+        process: AttachStream,
+        *,
+        tty: bool,
+        stdin: bool,
+        close_stdin: bool = True,
+        keys: bytes = b"",
+    ) -> None:
         self._client, self._process = client, process
-        self._tty, self._stdin = tty, stdin
-        self._keys = DetachKeys(keys)
+        self._tty, self._stdin, self._close_stdin = tty, stdin, close_stdin
+        self._keys = DetachKeys(keys if stdin else b"")
 
     async def run(self) -> bool:
         """Copy to the end and close; true when the client detached by its keys.
@@ -211,7 +235,7 @@ class Pump:
         stdin = loop.create_task(self._copy_input(), name="attach.input")
         try:
             await asyncio.wait((output, stdin), return_when=asyncio.FIRST_COMPLETED)
-            if stdin.done() and stdin.result():
+            if stdin.done() and stdin.result():  # raises when the client is gone
                 return True
             await output  # the end of the input alone is no end: the process may still answer
             return False
@@ -238,7 +262,9 @@ class Pump:
                 return False  # the process ended; its output says the rest
             if detached:
                 return True
-        if self._stdin:
+        if self._client.lost:
+            raise ConnectionResetError("the client closed the connection")
+        if self._stdin and self._close_stdin:
             with contextlib.suppress(ConnectionError):
                 await self._process.close_stdin()
         return False

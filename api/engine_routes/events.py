@@ -31,7 +31,7 @@ class EventRoutes:
         self._events = context.engine.events
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/events", self.events)]
+        return [web.get("/events", self.events, allow_head=False)]
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         wanted = event_filter(filters_of(request, FILTER_KEYS))

@@ -40,11 +40,11 @@ class ImageRoutes:
             web.get("/images/json", self.list),
             web.post("/images/create", self.create),
             web.post("/images/load", self.load),
-            web.get("/images/get", self.save),
+            web.get("/images/get", self.save, allow_head=False),
             web.post("/images/prune", self.prune),
             web.get("/images/{name:.+}/json", self.inspect),
             web.get("/images/{name:.+}/history", self.history),
-            web.get("/images/{name:.+}/get", self.save),
+            web.get("/images/{name:.+}/get", self.save, allow_head=False),
             web.post("/images/{name:.+}/tag", self.tag),
             web.delete("/images/{name:.+}", self.remove),
             web.get("/distribution/{name:.+}/json", self.distribution),
@@ -201,7 +201,7 @@ def registry_auth(fields: Mapping[str, object]) -> RegistryAuth | None:
         registry_token=values.get("registrytoken", ""),
         server_address=values.get("serveraddress", ""),
     )
-    return auth if username or auth.identity_token or auth.registry_token else None
+    return auth if any((username, auth.identity_token, auth.registry_token)) else None
 
 
 def _sized(image: dict[str, object], version: APIVersion) -> dict[str, object]:

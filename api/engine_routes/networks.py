@@ -9,7 +9,7 @@ from api.engine_routes.context import EngineContext
 
 class NetworkRoutes:
     def __init__(self, context: EngineContext) -> None:
-        self._networks = context.engine.networks
+        self._engine = context.engine
 
     def routes(self) -> list[web.RouteDef]:
         return []

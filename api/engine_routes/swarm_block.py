@@ -6,7 +6,7 @@ import grpc
 import structlog
 
 from api.errors import message_of
-from api.json_codec import encode
+from api.swarm_routes.cluster import cluster_info_json
 from proto.control_pb2 import GetManagerInfoRequest, GetManagerInfoResponse
 from worker.membership import ClusterMember, LocalNodeState, MembershipError, SwarmInfo
 
@@ -50,7 +50,7 @@ def _manager_fields(answer: GetManagerInfoResponse) -> dict[str, object]:
     fields: dict[str, object] = {
         "Nodes": answer.nodes_total,
         "Managers": answer.managers_total,
-        "Cluster": encode(answer.cluster),
+        "Cluster": cluster_info_json(answer.cluster),
     }
     if answer.remote_managers:
         fields["RemoteManagers"] = [

@@ -9,7 +9,7 @@ from api.engine_routes.context import EngineContext
 
 class VolumeRoutes:
     def __init__(self, context: EngineContext) -> None:
-        self._volumes = context.engine.volumes
+        self._engine = context.engine
 
     def routes(self) -> list[web.RouteDef]:
         return []

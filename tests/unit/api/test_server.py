@@ -1,0 +1,87 @@
+"""The server as the daemon uses it: real sockets, start, close; /info and /version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from api.server import ApiServer, ListenError
+from tests.unit.api.conftest import Client
+from tests.unit.api.fakes import INFO, FakeEngine, LoneHost
+from worker.membership import LocalNodeState, SwarmInfo
+
+DEADLINE_S = 5.0
+
+
+@pytest.fixture
+async def server(engine: FakeEngine) -> AsyncIterator[ApiServer]:
+    made = ApiServer(engine, LoneHost(), info=INFO)
+    yield made
+    await made.close()
+
+
+def unix_session(path: Path) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession("http://d", connector=aiohttp.UnixConnector(str(path)))
+
+
+async def test_serves_several_hosts_and_leaves_nothing(server: ApiServer, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.sock", tmp_path / "b.sock"
+    await server.start([f"unix://{first}", f"unix://{second}", "tcp://127.0.0.1:0"])
+    for path in (first, second):
+        async with unix_session(path) as session, session.get("/v1.44/version") as answer:
+            assert (await answer.json())["ApiVersion"] == "1.51"
+    await server.close()
+    assert not first.exists()
+    assert not second.exists()
+
+
+async def test_second_daemon_on_a_socket_is_refused_and_takes_nothing(
+    server: ApiServer, engine: FakeEngine, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "a.sock", tmp_path / "b.sock"
+    await server.start([f"unix://{path}"])
+    second = ApiServer(engine, LoneHost(), info=INFO)
+    with pytest.raises(ListenError, match="another daemon answers on this socket"):
+        await second.start([f"unix://{other}", f"unix://{path}"])
+    await second.close()
+    assert not other.exists()
+    async with unix_session(path) as session, session.get("/_ping") as answer:
+        assert await answer.text() == "OK"
+
+
+async def test_close_ends_streams_that_would_go_on_for_ever(server: ApiServer, tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    await server.start([f"unix://{path}"])
+    async with asyncio.timeout(DEADLINE_S), unix_session(path) as session, session.get("/events") as answer:
+        assert answer.status == 200
+        await server.close()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+
+
+async def test_info_describes_host_engine_and_cluster(client: Client) -> None:
+    found = await (await client.get("/info")).json()
+    assert (found["Containers"], found["ContainersStopped"], found["Images"]) == (1, 1, 1)
+    assert found["OSType"] == "linux"
+    assert found["MemTotal"] > 0
+    assert found["CgroupVersion"] in ("1", "2")
+    assert found["Swarm"]["LocalNodeState"] == "inactive"
+    assert found["Swarm"]["ControlAvailable"] is False
+
+
+async def test_manager_that_does_not_answer_is_named_and_info_still_comes(engine: FakeEngine, tmp_path: Path) -> None:
+    member = LoneHost(SwarmInfo(local_node_state=LocalNodeState.ACTIVE, node_id="n1", control_available=True))
+    server = ApiServer(engine, member, info=INFO)
+    path = tmp_path / "a.sock"
+    await server.start([f"unix://{path}"])
+    async with unix_session(path) as session:
+        async with session.get("/info") as answer:
+            swarm = (await answer.json())["Swarm"]
+        async with session.head("/_ping") as ping:
+            assert ping.headers["Swarm"] == "active/manager"
+    assert (swarm["NodeID"], swarm["Error"]) == ("n1", "This node is not a swarm manager.")
+    await server.close()
