@@ -1,20 +1,48 @@
-"""The agent of one node in one cluster."""
+"""The agent of one node in one cluster.
+
+Three parts that need nothing of each other to go on: the sessions with the managers (one after another), a runner for
+each task, and the file behind both. Whatever a session brings changes the assignments; runners look at these and at
+their containers. With no manager in sight the last assignment counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import grpc.aio
+import structlog
 
 from proto.ca_pb2 import ManagerAddress
-from proto.objects_pb2 import Node, NodeDescription
+from proto.dispatcher_pb2 import AssignmentsMessage, SessionMessage, SessionRequest, TaskStatusUpdate
+from proto.objects_pb2 import Node, NodeDescription, Task, TaskStatus
 from proto.specs_pb2 import NodeAvailability
-from worker.agent.executor import Executor
+from worker.agent.assignments import AssignmentSet
+from worker.agent.executor import Assignment, Executor, ExecutorError
+from worker.agent.managers import ManagerChoice
+from worker.agent.persistence import AgentStateError, AssignmentFile
+from worker.agent.reporter import StatusReporter
+from worker.agent.runner import TaskRunner
+from worker.agent.session import Session, SessionError
+from worker.agent.task_machine import TaskMachine
+from worker.agent.waiting import unless
+
+__all__ = ["Agent", "AgentListener", "AgentStateError", "ChannelFactory"]
+
+log = structlog.get_logger(__name__)
 
 ChannelFactory = Callable[[str], grpc.aio.Channel]
 """Makes a channel to ``host:port`` of a manager's gRPC server; the session closes it."""
+
+SESSION_STABLE_S = 5.0
+"""A session that lasted so long was a good one: after it the tries begin anew without delay."""
+
+LEAVE_ATTEMPTS_MAX = 5
+LEAVE_RETRY_S = 0.5
 
 
 class AgentListener(Protocol):
@@ -52,7 +80,7 @@ class Agent:
         """
         Args:
             node_id: this node, as its certificate says; assignments of others are ignored.
-            executor: runs the containers.
+            executor: runs the containers; stays the caller's.
             state_dir: an existing folder of the agent's own; ``assignments`` is kept there.
             channels: see ``ChannelFactory``.
             managers: where to look first; replaced by what the managers say.
@@ -61,7 +89,26 @@ class Agent:
             addr: the node's advertise address, told to the managers.
             availability: wished for at the node's first registration.
         """
-        raise NotImplementedError
+        self._node_id, self._executor, self._channels = node_id, executor, channels
+        self._describe, self._listener = describe, listener
+        self._addr, self._availability = addr, availability
+        self._boot_nonce = secrets.token_hex(16)
+        self._choice = ManagerChoice(manager.grpc_addr for manager in managers)
+        self._managers_known = asyncio.Event()
+        if self._choice.known:
+            self._managers_known.set()
+        self._file = AssignmentFile(state_dir, node_id)
+        self._assignments = AssignmentSet(node_id)
+        self._reporter = StatusReporter()
+        self._runners: dict[str, TaskRunner] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._settled = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+
+    # ------------------------------------------------------------ life
 
     async def run(self) -> None:
         """Take up what this node ran before, then keep a session; until cancelled or ``close()``d.
@@ -69,14 +116,216 @@ class Agent:
         With no manager in sight it goes on with the last assignment.
 
         Raises:
-            AgentStateError: the stored assignments cannot be read or written.
+            AgentStateError: the stored assignments cannot be read.
         """
-        raise NotImplementedError
+        contents, statuses = await asyncio.to_thread(self._file.load)
+        self._assignments = AssignmentSet(self._node_id, contents)
+        self._ended.clear()
+        forget = self._executor.on_change(self._on_container)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                writing = group.create_task(self._file.run(), name="agent file")
+                for task in contents.tasks.values():
+                    self._take_up(task, statuses.get(task.id))
+                log.info("agent.started", node_id=self._node_id, tasks=len(contents.tasks))
+                await self._keep_sessions()
+                writing.cancel()
+                for running in list(self._running):
+                    running.cancel()
+        finally:
+            forget()
+            self._group = None
+            self._runners.clear()
+            await self._file.flush()
+            self._ended.set()
+            log.info("agent.stopped", node_id=self._node_id)
 
     async def close(self) -> None:
         """End the session and ``run()``; containers run on."""
-        raise NotImplementedError
+        self._stop.set()
+        await self._ended.wait()
 
     async def leave(self) -> None:
-        """``close()``, then stop every task, remove its container and forget all assignments."""
-        raise NotImplementedError
+        """``close()``, then stop every task, remove its container and forget all assignments.
+
+        Raises:
+            ExecutorError: a container could not be removed; everything else was.
+        """
+        grace_s = {task_id: runner.grace_s for task_id, runner in self._runners.items()}
+        await self.close()
+        failures: list[ExecutorError] = []
+        async with asyncio.TaskGroup() as group:
+            for task_id in self._executor.task_ids():
+                group.create_task(self._take_away(task_id, grace_s.get(task_id), failures), name=f"leave {task_id}")
+        self._file.clear()
+        if failures:
+            raise failures[0]
+
+    async def _take_away(self, task_id: str, grace_s: float | None, failures: list[ExecutorError]) -> None:
+        for attempt in range(1, LEAVE_ATTEMPTS_MAX + 1):
+            try:
+                await self._executor.stop(task_id, grace_s)
+                await self._executor.remove(task_id)
+            except ExecutorError as error:
+                if attempt == LEAVE_ATTEMPTS_MAX:
+                    log.error("task.left_behind", task_id=task_id, reason=str(error))
+                    failures.append(error)
+                await asyncio.sleep(LEAVE_RETRY_S)
+            else:
+                return
+
+    # ------------------------------------------------------------ sessions
+
+    async def _keep_sessions(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set():
+            await unless(self._stop, self._managers_known.wait())
+            if self._stop.is_set():
+                return
+            addr, delay_s = self._choice.next(random.random())
+            if delay_s and await self._stopped_within(delay_s):
+                return
+            began = loop.time()
+            try:
+                await self._session(addr)
+            except SessionError as error:
+                if loop.time() - began > SESSION_STABLE_S:
+                    self._choice.opened()
+                self._choice.failed(leader_addr=error.leader_addr)
+                log.info("session.failed", manager=addr, reason=str(error))
+                self._listener.on_session(str(error))
+
+    async def _session(self, addr: str) -> None:
+        channel = self._channels(addr)
+        try:
+            first = SessionRequest(
+                description=self._describe(),
+                availability=self._availability,
+                addr=self._addr,
+                boot_nonce=self._boot_nonce,
+            )
+            session = Session(channel, first=first, describe=self._describe, reporter=self._reporter, owner=self)
+            await session.run(lambda: self._on_open(addr), self._stop)
+        finally:
+            await channel.close()
+
+    def _on_open(self, addr: str) -> None:
+        log.info("session.opened", manager=addr)
+        self._listener.on_session("")
+
+    async def _stopped_within(self, delay_s: float) -> bool:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._stop.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # ------------------------------------------------------------ what a session brings (SessionOwner)
+
+    def on_session_message(self, message: SessionMessage) -> None:
+        """See ``worker.agent.session.SessionOwner``."""
+        if message.managers:
+            self._choice.update(manager.grpc_addr for manager in message.managers)
+            self._managers_known.set()
+            self._listener.on_managers(list(message.managers))
+        if message.HasField("node"):
+            self._listener.on_node(message.node)
+        if message.root_ca_pem:
+            self._listener.on_root_ca(message.root_ca_pem)
+
+    def on_new_stream(self) -> None:
+        """See ``worker.agent.session.SessionOwner``."""
+        self._assignments.restart()
+
+    def on_assignments(self, message: AssignmentsMessage) -> None:
+        """See ``worker.agent.session.SessionOwner``."""
+        applied = self._assignments.apply(message)
+        contents = self._assignments.contents
+        if applied.complete:
+            self._file.replace(contents)
+        else:
+            self._file.put_changes(applied.changes)
+        for task_id in applied.changed:
+            self._take_up(contents.tasks[task_id], None)
+        for task_id in applied.removed:
+            self._give_up(task_id)
+        if applied.complete:
+            self._settled.set()
+            self._give_up_unknown(contents.tasks)
+
+    def _take_up(self, task: Task, stored: TaskStatus | None) -> None:
+        """A task is new here, or the managers said something about it."""
+        runner = self._runners.get(task.id)
+        if runner is None:
+            status = task.status if stored is None or stored.state < task.status.state else stored
+            runner = self._add_runner(TaskMachine(task.id, status, task.desired_state))
+            runner.grace_s = self._grace_s(task.id)
+            self._file.put_status(task.id, status)
+        runner.grace_s = self._grace_s(task.id) or runner.grace_s
+        runner.assign(task.desired_state)
+        if task.status.state < runner.machine.state:  # the managers do not know, or no more
+            self._report_again(runner, task)
+
+    def _report_again(self, runner: TaskRunner, task: Task) -> None:
+        container = self._executor.observe(task.id)
+        attachments = container.attachments if container is not None else ()
+        status = runner.machine.status
+        self._reporter.put(TaskStatusUpdate(task_id=task.id, status=status, networks_attachments=attachments))
+
+    def _give_up(self, task_id: str) -> None:
+        self._reporter.forget(task_id)
+        runner = self._runners.get(task_id)
+        if runner is not None:
+            runner.unassign()
+
+    def _give_up_unknown(self, assigned: Iterable[str]) -> None:
+        """Containers of tasks that no longer exist, from before this daemon lost its file."""
+        known = set(assigned)
+        for task_id in self._executor.task_ids():
+            if task_id not in known and task_id not in self._runners:
+                log.info("task.found", task_id=task_id, reason="its task object is gone")
+                runner = self._add_runner(TaskMachine(task_id, TaskStatus(), 0))
+                runner.unassign()
+
+    def _grace_s(self, task_id: str) -> float | None:
+        assignment = self._assignments.assignment(task_id)
+        if assignment is None:
+            return None
+        container = assignment.spec_version.spec.task_template.container_spec
+        return container.stop_grace_period_ns / 1e9 if container.HasField("stop_grace_period_ns") else None
+
+    # ------------------------------------------------------------ runners (RunnerOwner)
+
+    def _add_runner(self, machine: TaskMachine) -> TaskRunner:
+        assert self._group is not None, "assignments come only while the agent runs"
+        runner = TaskRunner(machine, self._executor, self)
+        self._runners[machine.task_id] = runner
+        running = self._group.create_task(self._run(runner), name=f"task {machine.task_id}")
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return runner
+
+    async def _run(self, runner: TaskRunner) -> None:
+        await runner.run()
+        if self._runners.get(runner.machine.task_id) is runner:
+            del self._runners[runner.machine.task_id]
+
+    def _on_container(self, task_id: str) -> None:
+        runner = self._runners.get(task_id)
+        if runner is not None:
+            runner.poke()
+
+    def assignment(self, task_id: str) -> Assignment | None:
+        """See ``worker.agent.runner.RunnerOwner``."""
+        return self._assignments.assignment(task_id)
+
+    async def assignment_settled(self) -> None:
+        """See ``worker.agent.runner.RunnerOwner``."""
+        await self._settled.wait()
+
+    def on_status(self, update: TaskStatusUpdate) -> None:
+        """See ``worker.agent.runner.RunnerOwner``."""
+        self._file.put_status(update.task_id, update.status)
+        self._reporter.put(update)

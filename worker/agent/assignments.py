@@ -1,0 +1,163 @@
+"""What the managers want this node to run, from their messages. No I/O; bad messages change nothing.
+
+``apply`` takes one message at a time. A COMPLETE set comes in parts and replaces everything with its last one; an
+increment applies to exactly one state. A gap, or a message that makes no sense, is an error: ask for a complete set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentsMessage
+from proto.objects_pb2 import Config, Secret, SpecVersion, Task
+from worker.agent.executor import Assignment
+
+log = structlog.get_logger(__name__)
+
+PARTS_SIZE_BYTES_MAX = 256 * 1024 * 1024
+"""Of one COMPLETE set. Far above what one node can run; a manager gone wrong must not fill the memory."""
+
+
+class AssignmentGapError(Exception):
+    """A message does not follow the one before: open the stream anew."""
+
+
+@dataclass(slots=True)
+class Contents:
+    """Objects by ID."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    spec_versions: dict[str, SpecVersion] = field(default_factory=dict)
+    secrets: dict[str, Secret] = field(default_factory=dict, repr=False)
+    configs: dict[str, Config] = field(default_factory=dict)
+
+    def put(self, change: AssignmentChange, node_id: str) -> None:
+        """Apply one change; a task of another node is passed over."""
+        kind = change.WhichOneof("change")
+        if kind == "task":
+            if change.task.node_id == node_id and change.task.id:
+                self.tasks[change.task.id] = change.task
+            else:
+                log.warning("assignment.passed_over", task_id=change.task.id, node_id=change.task.node_id)
+        elif kind == "spec_version":
+            self.spec_versions[change.spec_version.id] = change.spec_version
+        elif kind == "secret":
+            self.secrets[change.secret.id] = change.secret
+        elif kind == "config":
+            self.configs[change.config.id] = change.config
+        elif kind == "remove":
+            self._remove(change.remove.kind, change.remove.id)
+        else:
+            log.warning("assignment.unknown_change")  # from a newer manager
+
+    def _remove(self, kind: str, object_id: str) -> None:
+        tables: Mapping[str, dict[str, Task] | dict[str, SpecVersion] | dict[str, Secret] | dict[str, Config]] = {
+            "task": self.tasks,
+            "spec_version": self.spec_versions,
+            "secret": self.secrets,
+            "config": self.configs,
+        }
+        table = tables.get(kind)
+        if table is None:
+            log.warning("assignment.unknown_kind", kind=kind[:64])
+        else:
+            table.pop(object_id, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a message did.
+
+    Attributes:
+        complete: a COMPLETE set was finished: what is not in it exists no more.
+        changed: IDs of tasks that are new or changed, in the message's order.
+        removed: IDs of tasks that are gone.
+        changes: what to remember on disk; for a COMPLETE set the contents are to be stored as a whole.
+    """
+
+    complete: bool
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    changes: tuple[AssignmentChange, ...]
+
+
+_NOTHING = Applied(complete=False, changed=(), removed=(), changes=())
+
+
+class AssignmentSet:
+    """The node's assignments; contents survive a session, the position in the stream does not (``restart``)."""
+
+    def __init__(self, node_id: str, contents: Contents | None = None) -> None:
+        self._node_id = node_id
+        self.contents = contents or Contents()
+        self._position: int | None = None
+        self._parts: list[AssignmentChange] = []
+        self._parts_size_bytes = 0
+
+    def restart(self) -> None:
+        """A new stream begins; its first message must be a COMPLETE set."""
+        self._position = None
+        self._parts, self._parts_size_bytes = [], 0
+
+    def apply(self, message: AssignmentsMessage) -> Applied:
+        """Take one message.
+
+        Raises:
+            AssignmentGapError: it does not follow; the contents are as before.
+        """
+        if message.type == AssignmentsMessage.TYPE_COMPLETE:
+            return self._complete(message)
+        if message.type != AssignmentsMessage.TYPE_INCREMENTAL:
+            raise AssignmentGapError(f"assignments of unknown type {message.type}")
+        if self._position is None or message.applies_to != self._position or self._parts:
+            raise AssignmentGapError(f"assignments apply to state {message.applies_to}, here is {self._position}")
+        self._position = message.results_in
+        return self._increment(message.changes)
+
+    def assignment(self, task_id: str) -> Assignment | None:
+        """The task with what it needs, None when its spec is not here."""
+        task = self.contents.tasks.get(task_id)
+        version = self.contents.spec_versions.get(f"{task.service_id}.{task.spec_version}") if task else None
+        if task is None or version is None:
+            return None
+        container = version.spec.task_template.container_spec
+        secrets, configs = self.contents.secrets, self.contents.configs
+        return Assignment(
+            task=task,
+            spec_version=version,
+            secrets={ref.secret_id: secrets[ref.secret_id] for ref in container.secrets if ref.secret_id in secrets},
+            configs={ref.config_id: configs[ref.config_id] for ref in container.configs if ref.config_id in configs},
+        )
+
+    def _complete(self, message: AssignmentsMessage) -> Applied:
+        self._parts_size_bytes += message.ByteSize()
+        if self._parts_size_bytes > PARTS_SIZE_BYTES_MAX:
+            raise AssignmentGapError(f"a set of more than {PARTS_SIZE_BYTES_MAX} bytes is no assignment of one node")
+        self._parts.extend(message.changes)
+        if not message.last_part:
+            return _NOTHING
+        old, self.contents = self.contents, Contents()
+        for change in self._parts:
+            self.contents.put(change, self._node_id)
+        self._parts, self._parts_size_bytes = [], 0
+        self._position = message.results_in
+        removed = tuple(task_id for task_id in old.tasks if task_id not in self.contents.tasks)
+        return Applied(complete=True, changed=tuple(self.contents.tasks), removed=removed, changes=())
+
+    def _increment(self, changes: Iterable[AssignmentChange]) -> Applied:
+        changed: dict[str, None] = {}
+        removed: dict[str, None] = {}
+        kept = tuple(changes)
+        for change in kept:
+            self.contents.put(change, self._node_id)
+            kind = change.WhichOneof("change")
+            if kind == "task" and change.task.id in self.contents.tasks:
+                changed[change.task.id] = None
+                removed.pop(change.task.id, None)
+            elif kind == "remove" and change.remove.kind == "task":
+                changed.pop(change.remove.id, None)
+                removed[change.remove.id] = None
+        return Applied(complete=False, changed=tuple(changed), removed=tuple(removed), changes=kept)

@@ -1,0 +1,256 @@
+"""One session with one manager: register, beat, take assignments, report. Ends by an error or by cancellation.
+
+Four things go on at once and end together: the manager's messages, heartbeats, the assignment stream and the reports.
+Trouble in any of them ends the session; the loop in ``worker.agent.agent`` makes the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from proto.dispatcher_pb2 import (
+    AssignmentsMessage,
+    AssignmentsRequest,
+    SessionMessage,
+    SessionRequest,
+    TaskStatusUpdate,
+    UpdateTaskStatusRequest,
+)
+from proto.dispatcher_pb2_grpc import DispatcherAsyncStub, DispatcherStub
+from proto.objects_pb2 import NodeDescription
+from worker.agent.assignments import AssignmentGapError
+from worker.agent.reporter import StatusReporter
+from worker.agent.waiting import unless
+
+log = structlog.get_logger(__name__)
+
+LEADER_METADATA_KEY = "swarm-leader-addr"
+RPC_TIMEOUT_S = 5.0
+"""For a manager to answer: to let us in, or to have reports in the log (A3.05)."""
+
+REPORT_TIMEOUT_S = 20.0
+"""A report waits for the log; a quorum that is just being found is no reason to begin a session anew."""
+
+DESCRIPTION_PERIOD_S = 20.0
+GOODBYE_TIMEOUT_S = 1.0
+HEARTBEAT_PERIOD_S_MIN = 0.05
+
+
+_Call = grpc.aio.StreamStreamCall[SessionRequest, SessionMessage]
+
+
+class SessionError(Exception):
+    """The session is over, or there was none.
+
+    ``leader_addr`` is the leader that the manager named, "" if it named none.
+    """
+
+    def __init__(self, reason: str, *, leader_addr: str = "") -> None:
+        super().__init__(reason)
+        self.leader_addr = leader_addr
+
+
+class SessionOwner(Protocol):
+    """What a session hands up; called on the loop, quick."""
+
+    def on_session_message(self, message: SessionMessage) -> None:
+        """Managers, node object, root certificates: whatever is set."""
+
+    def on_assignments(self, message: AssignmentsMessage) -> None:
+        """Raises AssignmentGapError: the stream is opened anew."""
+
+    def on_new_stream(self) -> None:
+        """The next assignments begin with a COMPLETE set."""
+
+
+class Session:
+    """Use once: ``run``."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        first: SessionRequest,
+        describe: Callable[[], NodeDescription],
+        reporter: StatusReporter,
+        owner: SessionOwner,
+    ) -> None:
+        """
+        Args:
+            channel: to the manager; stays the caller's.
+            first: registers: description, availability, address, boot nonce.
+            describe: the node as it is now.
+            reporter: where statuses come from.
+            owner: see ``SessionOwner``.
+        """
+        self._stub: DispatcherAsyncStub = DispatcherStub(channel)
+        self._first, self._describe = first, describe
+        self._reporter, self._owner = reporter, owner
+        self._session_id = ""
+        self._period_s = 5.0
+        self._beat_now = asyncio.Event()
+
+    async def run(self, on_open: Callable[[], None], stop: asyncio.Event) -> None:
+        """Keep the session until it breaks, or until ``stop`` is set: then it is ended in order.
+
+        Args:
+            on_open: called when the manager has let us in.
+
+        Raises:
+            SessionError: always, unless it was stopped.
+        """
+        call = self._stub.Session()
+        try:
+            if not await unless(stop, self._open(call)):
+                return
+            on_open()
+            broken: SessionError | None = None
+            try:
+                await self._serve(call, stop)
+            except* SessionError as errors:
+                broken = _first(errors)
+            if broken is not None:
+                raise broken
+            await self._say_goodbye(call)
+        finally:
+            call.cancel()
+
+    async def _serve(self, call: _Call, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._read(call), name="session messages"),
+                group.create_task(self._beat(call), name="session heartbeats"),
+                group.create_task(self._assignments(), name="session assignments"),
+                group.create_task(self._report(), name="session reports"),
+            ]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _open(self, call: _Call) -> bool:
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT_S):
+                await call.write(self._first)
+                message = await call.read()
+        except TimeoutError:
+            raise SessionError(f"no answer within {RPC_TIMEOUT_S:.0f} s") from None
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise await _session_error(call, error) from error
+        if not isinstance(message, SessionMessage):
+            raise await _session_error(call, None)
+        if not message.session_id:
+            raise SessionError("the manager's first message has no session ID")
+        self._session_id = message.session_id
+        self._take(message)
+        return True
+
+    async def _read(self, call: _Call) -> None:
+        while True:
+            try:
+                message = await call.read()
+            except grpc.aio.AioRpcError as error:
+                raise await _session_error(call, error) from error
+            if not isinstance(message, SessionMessage):  # grpc.aio.EOF
+                raise await _session_error(call, None)
+            self._take(message)
+
+    def _take(self, message: SessionMessage) -> None:
+        if message.heartbeat_period_ns > 0:  # the manager wants to hear from us
+            self._period_s = max(HEARTBEAT_PERIOD_S_MIN, message.heartbeat_period_ns / 1e9)
+            self._beat_now.set()
+        self._owner.on_session_message(message)
+
+    async def _beat(self, call: _Call) -> None:
+        loop = asyncio.get_running_loop()
+        description = self._first.description
+        look_again = loop.time() + DESCRIPTION_PERIOD_S
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._period_s):
+                    await self._beat_now.wait()
+            self._beat_now.clear()
+            request = SessionRequest()
+            if loop.time() >= look_again:
+                look_again = loop.time() + DESCRIPTION_PERIOD_S
+                newest = self._describe()
+                if newest != description:
+                    description = newest
+                    request.description.CopyFrom(newest)
+            try:
+                await call.write(request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                raise await _session_error(call, error) from error
+
+    async def _assignments(self) -> None:
+        while True:
+            self._owner.on_new_stream()
+            call = self._stub.Assignments(AssignmentsRequest(session_id=self._session_id))
+            try:
+                async for message in call:
+                    self._owner.on_assignments(message)
+            except AssignmentGapError as error:
+                log.warning("assignments.gap", reason=str(error))
+                await asyncio.sleep(0.1)  # a manager that never makes sense shall not keep us busy
+                continue
+            except grpc.aio.AioRpcError as error:
+                raise await _session_error(call, error) from error
+            finally:
+                call.cancel()
+            raise SessionError("the manager ended the assignments")
+
+    async def _report(self) -> None:
+        reporter = self._reporter
+        while True:
+            await reporter.wait()
+            batch: list[TaskStatusUpdate] = reporter.take()
+            request = UpdateTaskStatusRequest(session_id=self._session_id, updates=batch)
+            call = self._stub.UpdateTaskStatus(request, timeout=REPORT_TIMEOUT_S)
+            acknowledged = False
+            try:
+                await call
+                acknowledged = True
+            except grpc.aio.AioRpcError as error:
+                raise await _session_error(call, error) from error
+            finally:
+                if acknowledged:
+                    reporter.acknowledge()
+                else:
+                    reporter.put_back()
+
+    async def _say_goodbye(self, call: _Call) -> None:
+        """An ended stream, not a broken one: the manager need not think that the host died."""
+        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                await call.done_writing()
+                await call.code()
+
+
+def _first(group: BaseExceptionGroup[SessionError]) -> SessionError:
+    """One of them; when a connection breaks every part of a session says so."""
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise ValueError("an exception group has an exception")
+
+
+async def _session_error(call: grpc.aio.Call, error: BaseException | None) -> SessionError:
+    """What a failed call says, in one line."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        code, details, metadata = error.code(), error.details(), error.trailing_metadata()
+    else:
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT_S):
+                code, details, metadata = await call.code(), await call.details(), await call.trailing_metadata()
+        except TimeoutError:
+            return SessionError("the stream broke")
+    leader_addr = ""
+    for key, value in metadata or ():
+        if key == LEADER_METADATA_KEY and isinstance(value, str):
+            leader_addr = value
+    return SessionError(f"{code.name}: {details or 'no reason given'}", leader_addr=leader_addr)
