@@ -88,7 +88,6 @@ class ManagerConfig(_message.Message):
     MANAGERS_FIELD_NUMBER: _builtins.int
     BOOTSTRAP_FIELD_NUMBER: _builtins.int
     FORCE_NEW_CLUSTER_FIELD_NUMBER: _builtins.int
-    LOG_LEVEL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     cluster_id: _builtins.str
     state_dir: _builtins.str
@@ -101,8 +100,6 @@ class ManagerConfig(_message.Message):
     grpc_advertise_addr: _builtins.str
     force_new_cluster: _builtins.bool
     """Become the only manager, with the state that is here (A1.14)."""
-    log_level: _builtins.str
-    """Level of the log, as given to swarmd."""
     @_builtins.property
     def managers(self) -> _containers.RepeatedCompositeFieldContainer[_ca_pb2.ManagerAddress]:
         """Managers to join by, when this one has no Raft state yet."""
@@ -125,11 +122,10 @@ class ManagerConfig(_message.Message):
         managers: _abc.Iterable[_ca_pb2.ManagerAddress] | None = ...,
         bootstrap: Global___Bootstrap | None = ...,
         force_new_cluster: _builtins.bool = ...,
-        log_level: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bootstrap", b"bootstrap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertise_addr", b"advertise_addr", "bootstrap", b"bootstrap", "cluster_id", b"cluster_id", "force_new_cluster", b"force_new_cluster", "grpc_advertise_addr", b"grpc_advertise_addr", "grpc_listen_addr", b"grpc_listen_addr", "listen_addr", b"listen_addr", "log_level", b"log_level", "managers", b"managers", "node_id", b"node_id", "run_dir", b"run_dir", "state_dir", b"state_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertise_addr", b"advertise_addr", "bootstrap", b"bootstrap", "cluster_id", b"cluster_id", "force_new_cluster", b"force_new_cluster", "grpc_advertise_addr", b"grpc_advertise_addr", "grpc_listen_addr", b"grpc_listen_addr", "listen_addr", b"listen_addr", "managers", b"managers", "node_id", b"node_id", "run_dir", b"run_dir", "state_dir", b"state_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,7 +64,6 @@ class Host:
         zygote: forks managers.
         make_executor: an executor on this host's engine, for the node of the given ID.
         describe: this host as it is now.
-        log_level: handed to the manager process.
     """
 
     state_dir: Path
@@ -72,7 +71,6 @@ class Host:
     zygote: Zygote
     make_executor: Callable[[str], Executor]
     describe: Callable[[], NodeDescription]
-    log_level: str = "info"
 
 
 class Participation:
@@ -242,7 +240,6 @@ class Participation:
             managers=state.managers,
             bootstrap=bootstrap,
             force_new_cluster=force_new_cluster,
-            log_level=self._host.log_level,
         )
 
     def _on_manager_exit(self, _config: ManagerConfig) -> ManagerConfig | None:

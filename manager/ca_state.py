@@ -1,0 +1,124 @@
+"""The certificate server's view of the replicated store (``manager.ca.server.CAState``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import grpc
+
+from manager.ca.server import NODE_ROLES, CertificateRefusedError, NewNode, NodeRecord
+from manager.consensus.port import Consensus, ConsensusError
+from manager.constants import NODE_CERT_EXPIRY_S
+from manager.store import Change, Store, StoreError, Working
+from pki.authority import RootCA
+from pki.certificates import Identity, Role
+from pki.node_certificate import utc_now
+from pki.tokens import JoinTokens
+from proto.ca_pb2 import ManagerAddress
+from proto.objects_pb2 import Node, NodeState
+from proto.specs_pb2 import NodeRole
+
+
+class StoreCAState:
+    """Reads the cluster object, writes node objects.
+
+    Args:
+        managers: every manager, the leader first.
+        clock: aware time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        consensus: Consensus,
+        cluster_id: str,
+        *,
+        managers: Callable[[], Sequence[ManagerAddress]],
+        trust_root_pem: Callable[[], bytes],
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._store, self._consensus, self.cluster_id = store, consensus, cluster_id
+        self._managers, self._clock = managers, clock
+        self._trust_root_pem = trust_root_pem
+        self._root: RootCA | None = None
+        # Replaced as a whole: the listener asks on the raft thread.
+        self._removed: frozenset[str] = frozenset()
+        store.on_change(self._on_change)
+
+    def _on_change(self, changes: Sequence[Change]) -> None:
+        if any(change.table == "clusters" for change in changes):
+            self._removed = frozenset(node for cluster in self._store.view.clusters for node in cluster.removed_nodes)
+
+    @property
+    def is_leader(self) -> bool:
+        return self._consensus.leader.is_leader
+
+    @property
+    def root_ca(self) -> RootCA:
+        kept = self._store.view.cluster.root_ca
+        if self._root is None or self._root.certificate_pem != kept.ca_cert_pem:
+            self._root = RootCA.from_pem(kept.ca_cert_pem, kept.ca_key_pem)
+        return self._root
+
+    @property
+    def trust_root_pem(self) -> bytes:
+        """The cluster's, or what this manager itself trusts while its store is still empty."""
+        cluster = next(iter(self._store.view.clusters), None)
+        return cluster.root_ca.ca_cert_pem if cluster is not None else self._trust_root_pem()
+
+    @property
+    def join_tokens(self) -> JoinTokens:
+        tokens = self._store.view.cluster.root_ca.join_tokens
+        return JoinTokens(worker=tokens.worker, manager=tokens.manager)
+
+    @property
+    def certificate_lifetime(self) -> timedelta:
+        expiry_ns = self._store.view.cluster.spec.ca_config.node_cert_expiry_ns
+        return timedelta(microseconds=expiry_ns // 1000) or timedelta(seconds=NODE_CERT_EXPIRY_S)
+
+    @property
+    def managers(self) -> Sequence[ManagerAddress]:
+        return self._managers()
+
+    def find_node(self, node_id: str) -> NodeRecord | None:
+        node = self._store.view.nodes.get(node_id)
+        if node is None:
+            return None
+        manager = NodeRole.NODE_ROLE_MANAGER in (node.spec.role, node.role)
+        return NodeRecord(node_id, Role.MANAGER if manager else Role.WORKER)
+
+    def is_removed(self, node_id: str, serial: int) -> bool:
+        """Whether a node was removed (A2.09). Its ID is never given out again, so the serial says nothing more."""
+        return node_id in self._removed
+
+    async def register_node(self, node: NewNode) -> None:
+        def create(working: Working) -> None:
+            made = Node(id=node.node_id, role=NodeRole.NODE_ROLE_WORKER, certificate_serial=f"{node.serial:x}")
+            made.spec.role = NODE_ROLES[node.role]
+            made.spec.availability = node.availability
+            made.status.state = NodeState.NODE_STATE_UNKNOWN
+            made.status_since.FromDatetime(self._clock())
+            working.create(made)
+
+        await self._update(create)
+
+    async def record_renewal(self, identity: Identity) -> None:
+        def change(working: Working) -> None:
+            old = working.nodes.get(identity.node_id)
+            if old is None:
+                raise CertificateRefusedError(
+                    grpc.StatusCode.PERMISSION_DENIED, f"node {identity.node_id} was removed from the cluster"
+                )
+            node = Node()
+            node.CopyFrom(old)
+            node.certificate_serial = f"{identity.serial:x}"
+            working.update(node)
+
+        await self._update(change)
+
+    async def _update(self, change: Callable[[Working], None]) -> None:
+        try:
+            await self._store.update(change)
+        except (ConsensusError, StoreError) as error:
+            raise CertificateRefusedError(grpc.StatusCode.UNAVAILABLE, f"not now: {error}") from error

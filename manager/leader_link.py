@@ -1,0 +1,79 @@
+"""A manager's way to the leader: one channel, made anew when somebody else leads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc.aio
+
+from manager.consensus.port import Consensus
+from manager.store import Store
+from pki.grpc_credentials import ChannelOptions, RotatingChannel
+from pki.node_certificate import NodeCertificate
+from proto.ca_pb2 import ManagerAddress
+
+
+class LeaderLink:
+    """Knows where the leader's gRPC server is and holds a channel to it.
+
+    Args:
+        known: managers told at the start, for a member whose store is still empty.
+        options: further options of the channel.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        consensus: Consensus,
+        certificate: NodeCertificate,
+        known: Sequence[ManagerAddress],
+        *,
+        options: ChannelOptions = (),
+    ) -> None:
+        self._store, self._consensus, self._certificate = store, consensus, certificate
+        self._options = options
+        self._known = {manager.node_id: manager for manager in known}
+        self._channel: RotatingChannel | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def managers(self) -> list[ManagerAddress]:
+        """Every manager, the leader first."""
+        leader_id = self._consensus.leader.leader_id
+        found = [
+            ManagerAddress(node_id=member.node_id, grpc_addr=self._grpc_addr(member.node_id), raft_addr=member.address)
+            for member in self._consensus.members
+            if not member.learner and self._grpc_addr(member.node_id)
+        ]
+        return sorted(found, key=lambda manager: (manager.node_id != leader_id, manager.node_id))
+
+    def _grpc_addr(self, node_id: str) -> str:
+        node = self._store.view.nodes.get(node_id)
+        known = self._known.get(node_id)
+        return (node.grpc_addr if node is not None else "") or (known.grpc_addr if known is not None else "")
+
+    def leader_addr(self) -> str:
+        """``host:port`` of the leader's gRPC server, "" when there is none or it is not known."""
+        leader_id = self._consensus.leader.leader_id
+        return self._grpc_addr(leader_id) if leader_id is not None else ""
+
+    def channel(self) -> grpc.aio.Channel | None:
+        """The channel to the leader; None when there is none, or when it is this manager itself."""
+        leader_id, target = self._consensus.leader.leader_id, self.leader_addr()
+        if not target or leader_id == self._consensus.node_id:
+            return None
+        if self._channel is None or self._channel.target != target:
+            self._retire()
+            self._channel = RotatingChannel(target, self._certificate, self._options)
+        return self._channel
+
+    def _retire(self) -> None:
+        old, self._channel = self._channel, None
+        if old is not None:
+            task = asyncio.get_running_loop().create_task(old.close(5.0), name="leader_link.retire")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        self._retire()
+        await asyncio.gather(*self._closing, return_exceptions=True)

@@ -1,0 +1,368 @@
+"""The manager process: everything a manager runs, put together, from start to stop.
+
+``run`` is what the zygote calls in the forked process. On every manager: consensus, the store on it, the 2377
+listener, gRPC on 7946 and on the local socket, all services. On the leader alone, for as long as it leads: the
+reconcile loop, the dispatcher and the role manager. A part that fails ends the process; the node starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import ssl
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+
+from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
+from manager.ca.server import CertificateRefusedError, CertificateServer
+from manager.ca.service import JoinService, NodeCAService
+from manager.ca_state import StoreCAState
+from manager.consensus.port import CorruptStateError, LeaderState, NodeID, NotLeaderError, StateLockedError
+from manager.consensus.raft import RaftConfig, RaftConsensus
+from manager.consensus.sealed import KeyRing
+from manager.consensus.transport import PeerRefusedError
+from manager.control.defaults import complete_cluster_spec
+from manager.control.forward import LeaderForwarder
+from manager.control.rpc import GRPC_OPTIONS, control_handler
+from manager.control.service import ControlService
+from manager.dispatcher.dispatcher import Dispatcher
+from manager.health import HealthService
+from manager.leader_link import LeaderLink
+from manager.listener import Listener
+from manager.loop import ReconcileLoop
+from manager.membership import MembershipService
+from manager.roles import RoleManager
+from manager.store import Store
+from pki.encryption import ensure_data_keys
+from pki.errors import PKIError
+from pki.grpc_credentials import RotatingChannel, server_credentials, server_options
+from pki.identifiers import new_id
+from pki.node_certificate import NodeCertificate
+from pki.renewal import follow
+from pki.tls import TLSContexts, peer_identity, require_manager
+from proto.ca_pb2 import IssueNodeCertificateRequest, IssueNodeCertificateResponse
+from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
+from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
+from proto.health_pb2_grpc import add_HealthServicer_to_server
+from proto.node_pb2 import Bootstrap, ManagerConfig
+from proto.raft_pb2 import RaftJoinRequest
+from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
+
+log = structlog.get_logger(__name__)
+
+CERTIFICATES = "certificates"
+RAFT = "raft"
+LOCK_FILE = "manager.lock"
+SOCKET_FILE = "manager.sock"
+ERROR_FILE = "manager.error"
+BOOTSTRAP_TIMEOUT_S = 30.0
+JOIN_RETRY_S = 0.3
+FORWARD_TIMEOUT_S = 15.0
+_PR_SET_NAME = 15
+
+T = TypeVar("T")
+
+
+def run(payload: bytes) -> int:
+    """Be the manager that ``payload`` (a ManagerConfig) describes; return the exit status."""
+    config = ManagerConfig.FromString(payload)
+    structlog.contextvars.bind_contextvars(process="manager")
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, b"swarm-manager", 0, 0, 0)
+    error_file = Path(config.run_dir) / ERROR_FILE
+    error_file.unlink(missing_ok=True)
+    try:
+        with _locked(Path(config.state_dir) / LOCK_FILE):
+            asyncio.run(_Manager(config).run())
+    except (StateLockedError, CorruptStateError, PKIError, OSError) as error:
+        log.error("manager.failed", error=str(error))
+        error_file.write_text(str(error))
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold STATE/manager.lock with our PID in it: how the node finds a manager that outlived it."""
+    with path.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateLockedError(f"another manager runs on {path.parent}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield
+
+
+class _Manager:
+    """All parts of one manager."""
+
+    def __init__(self, config: ManagerConfig) -> None:
+        self._config = config
+        self._state, self._run_dir = Path(config.state_dir), Path(config.run_dir)
+        self._certificate = NodeCertificate.load(self._state / CERTIFICATES)
+        self._consensus = RaftConsensus(self._raft_config())
+        self._store = Store(self._consensus, clock=time.time)
+        self._link = LeaderLink(self._store, self._consensus, self._certificate, config.managers, options=GRPC_OPTIONS)
+        self._ca_state = StoreCAState(
+            self._store,
+            self._consensus,
+            config.cluster_id,
+            managers=self._link.managers,
+            trust_root_pem=lambda: self._certificate.current.root.pem,
+        )
+        self._ca = CertificateServer(self._ca_state, forward=self._forward_join)
+        self._control = ControlService(self._store, self._consensus)
+        self._forwarder = LeaderForwarder(self._control, self._consensus, self._link.channel)
+        self._dispatcher = Dispatcher(
+            self._store,
+            caller=lambda _context: caller(),
+            managers=self._link.managers,
+            leader_addr=self._link.leader_addr,
+        )
+        self._membership = MembershipService(self._store, self._consensus, self._link)
+        self._failure: BaseException | None = None
+        self._stop = asyncio.Event()
+        self._leadership = asyncio.Event()
+
+    def _raft_config(self) -> RaftConfig:
+        keys = ensure_data_keys(self._state / CERTIFICATES)
+        contexts = TLSContexts(self._certificate)
+        return RaftConfig(
+            node_id=NodeID(self._config.node_id),
+            address=self._config.advertise_addr,
+            folder=self._state / RAFT,
+            keys=KeyRing(keys.pending, [keys.current]) if keys.pending else KeyRing(keys.current),
+            client_ssl=contexts.raft_client,
+            peer_identity=self._raft_peer,
+            join=not self._config.HasField("bootstrap"),
+            force_new_cluster=self._config.force_new_cluster,
+        )
+
+    def _raft_peer(self, connection: ssl.SSLObject) -> NodeID:
+        try:
+            identity = require_manager(peer_identity(connection), self._config.cluster_id)
+        except PKIError as error:
+            raise PeerRefusedError(str(error)) from error
+        if self._ca_state.is_removed(identity.node_id, identity.serial):
+            raise PeerRefusedError(f"node {identity.node_id} was removed from the cluster")
+        return NodeID(identity.node_id)
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """From start to stop. Raises what ended the manager, if it did not end by SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._consensus.on_failure(self._failed)
+        self._consensus.on_leader_change(self._on_leader_change)
+        await self._consensus.start(self._store)
+        listener = await self._start_listener()
+        servers: list[grpc.aio.Server] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                work = [
+                    group.create_task(follow(self._certificate), name="certificate.follow"),
+                    group.create_task(self._lead(), name="leadership"),
+                ]
+                remote = await self._serve_remote()
+                servers.append(remote)
+                if await self._enter(group, work):
+                    servers.append(await self._serve_local())
+                    log.info("manager.ready", node_id=self._config.node_id)
+                    await self._stop.wait()
+                for task in work:
+                    task.cancel()
+        finally:
+            log.info("manager.stopping", node_id=self._config.node_id)
+            await self._consensus.stop(transfer=self._failure is None)
+            for server in servers:
+                await server.stop(0.5)
+            with contextlib.suppress(RuntimeError):
+                await _on_loop(self._consensus.loop, listener.close())
+            await self._control.close()
+            await self._link.close()
+            (self._run_dir / SOCKET_FILE).unlink(missing_ok=True)
+        if self._failure is not None:
+            raise self._failure
+
+    def _failed(self, error: BaseException) -> None:
+        log.error("consensus.failed", error=str(error))
+        self._failure = error
+        self._stop.set()
+
+    async def _enter(self, group: asyncio.TaskGroup, work: list[asyncio.Task[None]]) -> bool:
+        """Found the cluster, or be taken into it; False when told to stop before that."""
+        if self._config.HasField("bootstrap"):
+            await self._bootstrap(self._config.bootstrap)
+        members = {member.node_id: member for member in self._consensus.members}
+        me = members.get(NodeID(self._config.node_id))
+        joining = group.create_task(self._join(), name="raft.join")
+        if me is not None and not me.learner:
+            # A member by its own log: only its address may have to be told, which can wait for a leader.
+            work.append(joining)
+            return True
+        stop = group.create_task(self._stop.wait(), name="stop")
+        await asyncio.wait({joining, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not joining.done():
+            joining.cancel()
+            return False
+        await joining
+        return True
+
+    # ------------------------------------------------------------------ servers
+
+    async def _start_listener(self) -> Listener:
+        """The 2377 listener, on the raft thread's loop."""
+        host, _, port = self._config.listen_addr.rpartition(":")
+        main_loop = asyncio.get_running_loop()
+
+        async def start() -> Listener:
+            listener = Listener(
+                self._certificate,
+                join=JoinService(self._ca, main_loop),
+                raft_accept=lambda reader, writer, peer: self._consensus.accept(reader, writer, NodeID(peer)),
+                is_removed=self._ca_state.is_removed,
+            )
+            await listener.start(host.strip("[]"), int(port))
+            return listener
+
+        return await _on_loop(self._consensus.loop, start())
+
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
+        add_DispatcherServicer_to_server(self._dispatcher, server)
+        add_NodeCAServicer_to_server(NodeCAService(self._ca), server)
+        add_RaftMembershipServicer_to_server(self._membership, server)
+        add_HealthServicer_to_server(HealthService(self._consensus), server)
+
+    async def _serve_remote(self) -> grpc.aio.Server:
+        interceptor = AuthorizationInterceptor(
+            trust_root=lambda: self._certificate.current.root,
+            cluster_id=self._config.cluster_id,
+            is_removed=self._ca_state.is_removed,
+        )
+        server = grpc.aio.server(interceptors=[interceptor], options=[*server_options(), *GRPC_OPTIONS])
+        self._add_services(server)
+        server.add_secure_port(self._config.grpc_listen_addr, server_credentials(self._certificate))
+        await server.start()
+        return server
+
+    async def _serve_local(self) -> grpc.aio.Server:
+        """The control socket: made under a private name and moved into place, so that it is never open to others."""
+        server = grpc.aio.server(
+            interceptors=[LocalInterceptor(lambda: self._certificate.identity)],
+            options=[*server_options(), *GRPC_OPTIONS],
+        )
+        self._add_services(server)
+        path = self._run_dir / SOCKET_FILE
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        finally:
+            os.umask(mask)
+        await server.start()
+        return server
+
+    # ------------------------------------------------------------------ entering the cluster
+
+    async def _bootstrap(self, bootstrap: Bootstrap) -> None:
+        """The first entry of a new cluster: the cluster object and this node's."""
+        async with asyncio.timeout(BOOTSTRAP_TIMEOUT_S):
+            while not self._consensus.leader.is_leader:
+                self._leadership.clear()
+                await self._leadership.wait()
+        if len(self._store.view.clusters):
+            return
+        working = self._store.begin()
+        cluster = bootstrap.cluster
+        cluster.spec.CopyFrom(complete_cluster_spec(cluster.spec))
+        working.create(cluster)
+        working.create(bootstrap.node)
+        await self._store.commit(working)
+
+    async def _join(self) -> None:
+        """Ask the leader to take us in (again after our address has changed), until it has."""
+        request = RaftJoinRequest(raft_addr=self._config.advertise_addr, grpc_addr=self._config.grpc_advertise_addr)
+        node_id = NodeID(self._config.node_id)
+        while True:
+            if self._consensus.leader.leader_id == node_id:
+                return
+            targets = {manager.grpc_addr for manager in self._config.managers if manager.node_id != node_id}
+            leader = self._link.leader_addr()
+            for target in [leader] * bool(leader) + sorted(targets - {leader}):
+                async with RotatingChannel(target, self._certificate) as channel:
+                    try:
+                        await RaftMembershipStub(channel).Join(request, timeout=30)
+                        return
+                    except grpc.aio.AioRpcError as error:
+                        log.info("join.retried", target=target, code=error.code().name, reason=error.details())
+            await asyncio.sleep(JOIN_RETRY_S)
+
+    async def _forward_join(self, request: IssueNodeCertificateRequest) -> IssueNodeCertificateResponse:
+        channel = self._link.channel()
+        if channel is None:
+            raise CertificateRefusedError(grpc.StatusCode.UNAVAILABLE, "the swarm has no leader at the moment")
+        try:
+            answer: IssueNodeCertificateResponse = await NodeCAStub(channel).IssueNodeCertificate(
+                request, timeout=FORWARD_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise CertificateRefusedError(error.code(), error.details() or "") from error
+        return answer
+
+    # ------------------------------------------------------------------ leading
+
+    def _on_leader_change(self, state: LeaderState) -> None:
+        log.info("leader.changed", term=state.term, leader_id=state.leader_id, is_leader=state.is_leader)
+        self._leadership.set()
+        self._dispatcher.managers_changed()
+
+    async def _lead(self) -> None:
+        """Run what only the leader runs, from each gain of leadership to its loss."""
+        while True:
+            self._leadership.clear()
+            leader = self._consensus.leader
+            if not leader.is_leader:
+                await self._leadership.wait()
+                continue
+            term = leader.term
+            async with asyncio.TaskGroup() as group:
+                duties = [
+                    group.create_task(_until_deposed(part), name=name)
+                    for name, part in (
+                        ("reconcile", ReconcileLoop(self._store, clock=time.time, ids=new_id).run()),
+                        ("dispatcher", self._dispatcher.run()),
+                        ("roles", RoleManager(self._store, self._consensus).run()),
+                    )
+                ]
+                while self._consensus.leader.is_leader and self._consensus.leader.term == term:
+                    self._leadership.clear()
+                    await self._leadership.wait()
+                for duty in duties:
+                    duty.cancel()
+
+
+async def _until_deposed(part: Coroutine[Any, Any, None]) -> None:
+    """Run a leader's part; losing the lead in the middle of a write is no failure."""
+    with contextlib.suppress(NotLeaderError):
+        await part
+
+
+async def _on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on another thread's loop and wait for it here."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))

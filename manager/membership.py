@@ -1,0 +1,125 @@
+"""The RaftMembership service: managers that come and go (proto/raft.proto)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+
+from manager.authorization import caller
+from manager.consensus.port import (
+    Consensus,
+    ConsensusError,
+    Member,
+    MembershipError,
+    NodeID,
+    NoQuorumError,
+    NotLeaderError,
+    ProposalUnknownError,
+)
+from manager.leader_link import LeaderLink
+from manager.store import Store, StoreError, Working
+from proto.objects_pb2 import Node
+from proto.raft_pb2 import RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMember
+from proto.raft_pb2_grpc import RaftMembershipServicer, RaftMembershipStub
+from proto.specs_pb2 import NodeRole
+
+log = structlog.get_logger(__name__)
+
+CHANGE_TIMEOUT_S = 20.0
+_FORWARDED = ("swarm-forwarded", "1")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_CODES: dict[type[ConsensusError], grpc.StatusCode] = {
+    NotLeaderError: grpc.StatusCode.UNAVAILABLE,
+    NoQuorumError: grpc.StatusCode.UNAVAILABLE,
+    ProposalUnknownError: grpc.StatusCode.UNAVAILABLE,
+    MembershipError: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+class MembershipService(RaftMembershipServicer):
+    """Takes managers into the Raft group and out of it. The leader does it; the others pass the call on once."""
+
+    def __init__(self, store: Store, consensus: Consensus, link: LeaderLink) -> None:
+        self._store, self._consensus, self._link = store, consensus, link
+
+    async def Join(self, request: RaftJoinRequest, context: Context) -> RaftJoinResponse:  # noqa: N802 - the RPC's name
+        """A manager asks to be taken in, or tells its new address. It must come itself: it is not passed on."""
+        if not self._consensus.leader.is_leader:
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, f"this manager does not lead, ask {self._link.leader_addr()}"
+            )
+        node_id = NodeID(caller().node_id)
+        node = self._store.view.nodes.get(node_id)
+        if node is None or node.spec.role != NodeRole.NODE_ROLE_MANAGER:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {node_id} is not to be a manager")
+        try:
+            self._consensus.update_address(node_id, request.raft_addr)
+            await self._consensus.add_member(Member(node_id, request.raft_addr), timeout_s=CHANGE_TIMEOUT_S)
+            await self._store.update(_manager_at(node_id, request))
+        except (ConsensusError, StoreError) as error:
+            await _abort(context, error)
+        log.info("member.added", node_id=node_id, address=request.raft_addr)
+        return RaftJoinResponse(
+            members=[
+                RaftMember(node_id=member.node_id, raft_addr=member.address, learner=member.learner)
+                for member in self._consensus.members
+            ]
+        )
+
+    async def Leave(self, request: RaftLeaveRequest, context: Context) -> RaftLeaveResponse:  # noqa: N802 - the RPC's name
+        """A manager is taken out. Only the node itself may ask; anybody else changes the node's role."""
+        if not self._consensus.leader.is_leader:
+            return await self._pass_on(request, context)
+        if not _is_forwarded(context) and request.node_id != caller().node_id:
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, "a manager may only take out itself: demote the node"
+            )
+        try:
+            await self._consensus.remove_member(NodeID(request.node_id), timeout_s=CHANGE_TIMEOUT_S)
+        except NotLeaderError:
+            return await self._pass_on(request, context)
+        except ConsensusError as error:
+            await _abort(context, error)
+        log.info("member.left", node_id=request.node_id)
+        return RaftLeaveResponse()
+
+    async def _pass_on(self, request: RaftLeaveRequest, context: Context) -> RaftLeaveResponse:
+        channel = self._link.channel()
+        if channel is None or _is_forwarded(context):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the leader is not known")
+        try:
+            answer: RaftLeaveResponse = await RaftMembershipStub(channel).Leave(
+                request, timeout=CHANGE_TIMEOUT_S, metadata=(_FORWARDED,)
+            )
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
+        return answer
+
+
+def _is_forwarded(context: Context) -> bool:
+    return _FORWARDED in tuple(context.invocation_metadata() or ())
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), grpc.StatusCode.UNAVAILABLE)
+    await context.abort(code, str(error))
+
+
+def _manager_at(node_id: NodeID, request: RaftJoinRequest) -> Callable[[Working], None]:
+    def change(working: Working) -> None:
+        old = working.nodes.get(node_id)
+        if old is None:
+            return
+        node = Node()
+        node.CopyFrom(old)
+        node.role = NodeRole.NODE_ROLE_MANAGER
+        node.raft_addr, node.grpc_addr = request.raft_addr, request.grpc_addr
+        if node != old:
+            working.update(node)
+
+    return change

@@ -1,0 +1,130 @@
+"""The leader's care for who is a manager: wanted roles (the store) brought together with the Raft group (consensus).
+
+``decide`` says what is to be done, ``RoleManager`` does it one step at a time and looks again. A promotion is
+finished by the new manager itself, which asks to be taken in (``manager.membership``); a demotion and the removal
+of a node are finished here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from manager.consensus.port import Consensus, ConsensusError, Member, MembershipError, NodeID, NoQuorumError
+from manager.constants import ROLE_RECONCILE_PERIOD_S
+from manager.store import Change, Store, Working
+from proto.objects_pb2 import Node
+from proto.specs_pb2 import NodeRole
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMember:
+    """Take the node out of the Raft group: it was demoted or removed."""
+
+    node_id: NodeID
+
+
+@dataclass(frozen=True, slots=True)
+class SetRole:
+    """Record the role a node has in fact."""
+
+    node_id: NodeID
+    role: NodeRole.ValueType
+    raft_addr: str = ""
+
+
+RoleAction = RemoveMember | SetRole
+
+
+def decide(nodes: Iterable[Node], members: Sequence[Member], leader_id: NodeID) -> list[RoleAction]:
+    """What brings observed roles and Raft membership in line with the wanted roles.
+
+    Args:
+        nodes: every node object.
+        members: the Raft configuration in force, learners included.
+        leader_id: this member; its own removal comes last, since it ends its leadership.
+
+    Returns:
+        Actions in order; empty once everything agrees. A node that wants to be a manager and is no member
+        yet yields none: it has to come by itself.
+    """
+    by_id = {node.id: node for node in nodes}
+    member_ids = {member.node_id for member in members}
+    actions: list[RoleAction] = []
+    last: list[RoleAction] = []
+    for member in members:
+        node = by_id.get(member.node_id)
+        if node is None or node.spec.role != NodeRole.NODE_ROLE_MANAGER:
+            (last if member.node_id == leader_id else actions).append(RemoveMember(member.node_id))
+        elif not member.learner and (node.role != NodeRole.NODE_ROLE_MANAGER or node.raft_addr != member.address):
+            actions.append(SetRole(member.node_id, NodeRole.NODE_ROLE_MANAGER, member.address))
+    actions += [
+        SetRole(NodeID(node.id), NodeRole.NODE_ROLE_WORKER)
+        for node in by_id.values()
+        if node.id not in member_ids and node.role == NodeRole.NODE_ROLE_MANAGER
+    ]
+    return actions + last
+
+
+class RoleManager:
+    """Runs while this manager leads."""
+
+    def __init__(self, store: Store, consensus: Consensus) -> None:
+        self._store = store
+        self._consensus = consensus
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Reconcile on every change of a node, and every few seconds; ends by cancellation."""
+        forget = self._store.on_change(self._on_change)
+        try:
+            while True:
+                self._wake.clear()
+                view = self._store.view
+                for action in decide(view.nodes.values(), self._consensus.members, self._consensus.node_id):
+                    await self._do(action)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ROLE_RECONCILE_PERIOD_S):
+                        await self._wake.wait()
+        finally:
+            forget()
+
+    def _on_change(self, changes: Sequence[Change]) -> None:
+        if any(change.table == "nodes" for change in changes):
+            self._wake.set()
+
+    async def _do(self, action: RoleAction) -> None:
+        try:
+            match action:
+                case RemoveMember(node_id):
+                    await self._consensus.remove_member(node_id)
+                    log.info("member.removed", node_id=node_id)
+                case SetRole():
+                    await self._store.update(_role_change(action))
+                    log.info("node.role_changed", node_id=action.node_id, role=NodeRole.Name(action.role))
+        except (MembershipError, NoQuorumError) as error:
+            log.warning("role.change_refused", action=repr(action), error=str(error))
+        except ConsensusError as error:
+            log.info("role.change_deferred", action=repr(action), error=str(error))
+
+
+def _role_change(action: SetRole) -> Callable[[Working], None]:
+    def change(working: Working) -> None:
+        old = working.nodes.get(action.node_id)
+        if old is None:
+            return
+        node = Node()
+        node.CopyFrom(old)
+        node.role = action.role
+        node.raft_addr = action.raft_addr
+        if action.role != NodeRole.NODE_ROLE_MANAGER:
+            node.grpc_addr = ""
+        working.update(node)
+
+    return change

@@ -1,0 +1,37 @@
+"""What this host tells the managers about itself (A4.02, A4.10, A4.11)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping
+
+from proto.objects_pb2 import EngineDescription, NodeDescription, PluginDescription
+from proto.specs_pb2 import Platform, Resources
+
+_PLUGINS = (
+    ("Log", "json-file"),
+    ("Log", "local"),
+    ("Network", "bridge"),
+    ("Network", "host"),
+    ("Network", "null"),
+    ("Volume", "local"),
+)
+
+
+def describe(*, engine_version: str, labels: Mapping[str, str]) -> NodeDescription:
+    """The host as it is now; resources are the host's whole, without a reserve for the system."""
+    return NodeDescription(
+        hostname=socket.gethostname(),
+        platform=Platform(architecture=platform.machine(), os="linux"),
+        resources=Resources(
+            nano_cpus=(os.cpu_count() or 1) * 10**9,
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        ),
+        engine=EngineDescription(
+            engine_version=engine_version,
+            labels=labels,
+            plugins=[PluginDescription(type=kind, name=name) for kind, name in _PLUGINS],
+        ),
+    )
