@@ -1,0 +1,131 @@
+"""What an absent field means, where it is written down as a spec comes in; and what of a cluster may be shown.
+
+*Normalising* writes down what the API would answer anyway ("" is "pause", "tcp", one replica). Everything else that
+is absent stays absent in the store, so that a later change of a default takes effect, and a 0 that was sent stays 0
+(features W14, W15); ``manager.orchestrator.defaults.insert_defaults`` fills it in for display (``?insertDefaults``).
+Source: moby ``daemon/cluster/convert``.
+"""
+
+from __future__ import annotations
+
+from manager.constants import HEARTBEAT_PERIOD_S, TASK_HISTORY_RETENTION_LIMIT
+from proto.objects_pb2 import Cluster
+from proto.specs_pb2 import (
+    ClusterSpec,
+    ContainerSpec,
+    EndpointMode,
+    FailureAction,
+    PortProtocol,
+    PublishMode,
+    RestartCondition,
+    ServiceSpec,
+    UpdateConfig,
+    UpdateOrder,
+)
+
+_SECOND_NS = 10**9
+
+CLUSTER_NAME = "default"
+SNAPSHOT_INTERVAL = 10_000
+LOG_ENTRIES_FOR_SLOW_FOLLOWERS = 500
+ELECTION_TICK = 10
+HEARTBEAT_TICK = 1
+HEARTBEAT_PERIOD_NS = round(HEARTBEAT_PERIOD_S * _SECOND_NS)
+NODE_CERT_EXPIRY_NS = 90 * 24 * 3600 * _SECOND_NS
+
+DEFAULT_ADDR_POOL = ("10.0.0.0/8",)
+SUBNET_SIZE = 24
+DATA_PATH_PORT = 4789
+
+
+# ---------------------------------------------------------------- service
+
+
+def normalize_service_spec(spec: ServiceSpec) -> ServiceSpec:
+    """A copy with every implied choice written down; the deprecated ``Networks`` moves to the task template."""
+    spec = _copy(spec)
+    template = spec.task_template
+    if spec.networks:
+        if not template.networks:
+            template.networks.extend(spec.networks)
+        del spec.networks[:]
+    if spec.mode.WhichOneof("mode") is None:
+        spec.mode.replicated.SetInParent()
+    if spec.mode.HasField("replicated") and not spec.mode.replicated.HasField("replicas"):
+        spec.mode.replicated.replicas = 1
+    for name in ("update_config", "rollback_config"):
+        if spec.HasField(name):
+            _normalize_update_config(getattr(spec, name))
+    if template.HasField("restart_policy") and not template.restart_policy.condition:
+        template.restart_policy.condition = RestartCondition.RESTART_CONDITION_ANY
+    if not template.runtime and template.HasField("container_spec"):
+        template.runtime = "container"
+    _normalize_mounts(template.container_spec)
+    if spec.HasField("endpoint_spec"):
+        _normalize_endpoint(spec)
+    return spec
+
+
+def _normalize_update_config(config: UpdateConfig) -> None:
+    config.failure_action = config.failure_action or FailureAction.FAILURE_ACTION_PAUSE
+    config.order = config.order or UpdateOrder.UPDATE_ORDER_STOP_FIRST
+
+
+def _normalize_mounts(container: ContainerSpec) -> None:
+    for mount in container.mounts:
+        mount.type = mount.type.lower() or "bind"
+
+
+def _normalize_endpoint(spec: ServiceSpec) -> None:
+    endpoint = spec.endpoint_spec
+    endpoint.mode = endpoint.mode or EndpointMode.ENDPOINT_MODE_VIP
+    for port in endpoint.ports:
+        port.protocol = port.protocol or PortProtocol.PORT_PROTOCOL_TCP
+        port.publish_mode = port.publish_mode or PublishMode.PUBLISH_MODE_INGRESS
+
+
+def _copy(spec: ServiceSpec) -> ServiceSpec:
+    copy = ServiceSpec()
+    copy.CopyFrom(spec)
+    return copy
+
+
+# ---------------------------------------------------------------- cluster
+
+
+def complete_cluster_spec(spec: ClusterSpec) -> ClusterSpec:
+    """A copy with the defaults of features A1.08 to A1.11 where the spec is silent or says 0 for what cannot be 0."""
+    full = ClusterSpec()
+    full.CopyFrom(spec)
+    full.name = full.name or CLUSTER_NAME
+    if not full.orchestration.HasField("task_history_retention_limit"):
+        full.orchestration.task_history_retention_limit = TASK_HISTORY_RETENTION_LIMIT
+    raft = full.raft
+    raft.snapshot_interval = raft.snapshot_interval or SNAPSHOT_INTERVAL
+    if not raft.HasField("keep_old_snapshots"):
+        raft.keep_old_snapshots = 0
+    raft.log_entries_for_slow_followers = raft.log_entries_for_slow_followers or LOG_ENTRIES_FOR_SLOW_FOLLOWERS
+    raft.election_tick = raft.election_tick or ELECTION_TICK
+    raft.heartbeat_tick = raft.heartbeat_tick or HEARTBEAT_TICK
+    full.dispatcher.heartbeat_period_ns = full.dispatcher.heartbeat_period_ns or HEARTBEAT_PERIOD_NS
+    full.ca_config.node_cert_expiry_ns = full.ca_config.node_cert_expiry_ns or NODE_CERT_EXPIRY_NS
+    full.task_defaults.SetInParent()
+    full.encryption_config.SetInParent()
+    return full
+
+
+def redacted_cluster(cluster: Cluster, *, tokens: bool) -> Cluster:
+    """A copy that may leave the managers: no keys; join tokens only for who asks for the swarm itself."""
+    copy = Cluster()
+    copy.CopyFrom(cluster)
+    copy.root_ca.ClearField("ca_key_pem")
+    copy.spec.ca_config.ClearField("signing_ca_key")
+    copy.spec.ca_config.ClearField("signing_ca_cert")
+    copy.ClearField("unlock_key")
+    if not tokens:
+        copy.root_ca.ClearField("join_tokens")
+    if not copy.default_addr_pool:
+        copy.default_addr_pool.extend(DEFAULT_ADDR_POOL)
+        copy.subnet_size = SUBNET_SIZE
+    copy.data_path_port = copy.data_path_port or DATA_PATH_PORT
+    return copy

@@ -1,0 +1,175 @@
+"""``?filters=`` of the list endpoints, as predicates (features A4.01, A5.02, A6.05, A10.14, A10.16).
+
+Values of one key are alternatives, except labels, which must all be there; keys must all match. A key that the list
+does not know is refused. Source: moby ``daemon/cluster/filters.go``, swarmkit ``manager/controlapi/common.go``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from manager.control.errors import InvalidRequestError
+from proto.control_pb2 import Filters
+from proto.objects_pb2 import Config, Node, Secret, Service, SpecVersion, Task, TaskState
+from proto.options_pb2 import api
+from proto.specs_pb2 import NodeRole
+
+Values = Mapping[str, Collection[str]]
+
+NODE_KEYS = frozenset({"id", "label", "membership", "name", "node.label", "role"})
+SERVICE_KEYS = frozenset({"id", "label", "mode", "name", "runtime"})
+TASK_KEYS = frozenset({"_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"})
+SECRET_KEYS = frozenset({"id", "label", "name", "names"})
+CONFIG_KEYS = frozenset({"id", "label", "name"})
+
+_TASK_STATES = {value.GetOptions().Extensions[api]: value.number for value in TaskState.DESCRIPTOR.values}
+_ROLES = {value.GetOptions().Extensions[api]: value.number for value in NodeRole.DESCRIPTOR.values if value.number}
+
+
+def filter_values(filters: Filters, accepted: Collection[str]) -> dict[str, list[str]]:
+    """The filters as plain lists; keys without a value are dropped.
+
+    Raises:
+        InvalidRequestError: a key is not in ``accepted``.
+    """
+    result = {}
+    for key, values in filters.by_key.items():
+        if key not in accepted:
+            raise InvalidRequestError(f"invalid filter '{key}'")
+        if values.values:
+            result[key] = list(values.values)
+    return result
+
+
+def node_filter(filters: Values) -> Callable[[Node], bool]:
+    """Raises: InvalidRequestError: a role or membership that does not exist."""
+    roles = _numbers("role", filters.get("role", ()), _ROLES)
+    memberships = [value.lower() for value in filters.get("membership", ())]
+    for value in memberships:
+        if value not in ("accepted", "pending"):
+            raise InvalidRequestError(f"Invalid membership filter: '{value}'")
+
+    def matches(node: Node) -> bool:
+        return (
+            has_prefix(node.id, filters.get("id"))
+            and has_prefix(node.description.hostname, filters.get("name"))
+            and has_labels(node.description.engine.labels, filters.get("label"))
+            and has_labels(node.spec.labels, filters.get("node.label"))
+            and (not roles or node.role in roles)
+            and (not memberships or "accepted" in memberships)
+        )
+
+    return matches
+
+
+def service_filter(filters: Values) -> Callable[[Service], bool]:
+    modes = filters.get("mode")
+    runtimes = filters.get("runtime") or ("container",)
+
+    def matches(service: Service) -> bool:
+        spec = service.spec
+        return (
+            has_prefix(service.id, filters.get("id"))
+            and has_prefix(spec.name, filters.get("name"))
+            and has_labels(spec.labels, filters.get("label"))
+            and (not modes or mode_of(service) in modes)
+            and (spec.task_template.runtime or "container") in runtimes
+        )
+
+    return matches
+
+
+def task_filter(
+    filters: Values,
+    *,
+    service_ids: Collection[str],
+    node_ids: Collection[str],
+    spec_of: Callable[[Task], SpecVersion | None],
+    up_to_date: Callable[[Task], bool],
+) -> Callable[[Task], bool]:
+    """Filter tasks.
+
+    Args:
+        filters: ``service`` and ``node`` are taken from the next two.
+        service_ids: IDs of the services asked for; empty for all.
+        node_ids: IDs of the nodes asked for; empty for all.
+        spec_of: the spec version a task names.
+        up_to_date: whether a task is of its service's present spec (features W10).
+
+    Raises:
+        InvalidRequestError: a desired state that does not exist.
+    """
+    states = _numbers("desired-state", filters.get("desired-state", ()), _TASK_STATES)
+    runtimes = filters.get("runtime") or ("container", "")
+    names, labels = filters.get("name"), filters.get("label")
+    only_up_to_date = bool(filters.get("_up-to-date"))
+
+    def matches(task: Task) -> bool:
+        if service_ids and task.service_id not in service_ids:
+            return False
+        if node_ids and task.node_id not in node_ids:
+            return False
+        if states and task.desired_state not in states:
+            return False
+        if not has_prefix(task.id, filters.get("id")):
+            return False
+        version = spec_of(task)
+        spec = version.spec if version is not None else SpecVersion().spec
+        return (
+            (not names or has_prefix(task_name(task, spec.name), names))
+            and has_labels(spec.labels, labels)
+            and (spec.task_template.runtime in runtimes)
+            and (not only_up_to_date or up_to_date(task))
+        )
+
+    return matches
+
+
+def payload_filter(filters: Values) -> Callable[[Secret | Config], bool]:
+    """For secrets and configs."""
+    names = filters.get("names")
+
+    def matches(item: Secret | Config) -> bool:
+        return (
+            has_prefix(item.id, filters.get("id"))
+            and has_prefix(item.spec.name, filters.get("name"))
+            and (not names or item.spec.name in names)
+            and has_labels(item.spec.labels, filters.get("label"))
+        )
+
+    return matches
+
+
+def task_name(task: Task, service_name: str) -> str:
+    """``web.1.<task ID>``; a global service's task has its node in place of the slot (features A5.14)."""
+    return f"{service_name}.{task.slot or task.node_id}.{task.id}"
+
+
+def mode_of(service: Service) -> str:
+    """``replicated``, ``global``, ``replicated-job`` or ``global-job``."""
+    return (service.spec.mode.WhichOneof("mode") or "replicated").replace("_", "-")
+
+
+def has_prefix(text: str, prefixes: Iterable[str] | None) -> bool:
+    """Whether ``text`` begins with one of ``prefixes``; no prefixes match all."""
+    return not prefixes or text.startswith(tuple(prefixes))
+
+
+def has_labels(labels: Mapping[str, str], wanted: Iterable[str] | None) -> bool:
+    """Whether every ``key`` or ``key=value`` of ``wanted`` is there; an empty value matches any."""
+    for label in wanted or ():
+        key, _, value = label.partition("=")
+        if key not in labels or (value and labels[key] != value):
+            return False
+    return True
+
+
+def _numbers(key: str, values: Iterable[str], table: Mapping[str, int]) -> set[int]:
+    found = set()
+    for value in values:
+        if not value:
+            continue
+        if value.lower() not in table:
+            raise InvalidRequestError(f"Invalid {key} filter: '{value}'")
+        found.add(table[value.lower()])
+    return found

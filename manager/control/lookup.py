@@ -1,0 +1,56 @@
+"""Finding what a reference names: full ID, exact name, unique ID prefix, in this order (features W07)."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from manager.control.errors import InvalidRequestError, NotFoundError, OutOfSequenceError
+from manager.store import AmbiguousReferenceError, ObjectNotFoundError, Table, View
+from proto.objects_pb2 import Cluster, Config, Node, Secret, Service, SpecVersion, Task
+
+T = TypeVar("T", Config, Node, Secret, Service, Task)
+
+
+def find_node(view: View, ref: str) -> Node:
+    """By ID, hostname or ID prefix. Raises: NotFoundError, InvalidRequestError (several match)."""
+    return _find(view.nodes, "node", ref)
+
+
+def find_service(view: View, ref: str) -> Service:
+    """One that was not removed. Raises: NotFoundError, InvalidRequestError (several match)."""
+    return _find(view.services, "service", ref)
+
+
+def find_secret(view: View, ref: str) -> Secret:
+    """Raises: NotFoundError, InvalidRequestError (several match)."""
+    return _find(view.secrets, "secret", ref)
+
+
+def find_config(view: View, ref: str) -> Config:
+    """Raises: NotFoundError, InvalidRequestError (several match)."""
+    return _find(view.configs, "config", ref)
+
+
+def find_task(view: View, ref: str) -> Task:
+    """By ID, by name (``web.1.<ID>``) or ID prefix. Raises: NotFoundError, InvalidRequestError (several match)."""
+    return _find(view.tasks, "task", ref)
+
+
+def spec_version_of(view: View, task: Task) -> SpecVersion | None:
+    """The spec version that a task names."""
+    return view.spec_versions.of(task.service_id, task.spec_version)
+
+
+def check_version(item: Cluster | Config | Node | Secret | Service, version: int) -> None:
+    """Raises: OutOfSequenceError: ``version`` is not the object's version now (features W06)."""
+    if item.version.index != version:
+        raise OutOfSequenceError
+
+
+def _find(table: Table[T], kind: str, ref: str) -> T:
+    try:
+        return table.find(ref)
+    except ObjectNotFoundError as error:
+        raise NotFoundError(kind, ref) from error
+    except AmbiguousReferenceError as error:
+        raise InvalidRequestError(str(error)) from error

@@ -1,0 +1,433 @@
+"""The control API on the leader: every RPC of ``proto/control.proto`` as a method that answers or raises.
+
+Reads see every write acknowledged before they began (a read barrier, shared by readers that arrive together). Writes
+are decided on the leader's state and committed under the store's version checks; a *refusal* is confirmed by a barrier
+before it is given, since a leader that was deposed without knowing it yet may refuse what the swarm has long allowed.
+
+Other managers pass calls on to this one (``manager.control.forward``); ``manager.control.rpc`` puts it on gRPC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import structlog
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from manager.consensus.port import Consensus, NotLeaderError
+from manager.constants import REQUEST_TIMEOUT_S
+from manager.control import clusters, filters, nodes, payloads, services, validation
+from manager.control.barrier import ReadBarrier
+from manager.control.defaults import normalize_service_spec, redacted_cluster
+from manager.control.errors import ControlError, OutOfSequenceError
+from manager.control.lookup import (
+    find_config,
+    find_node,
+    find_secret,
+    find_service,
+    find_task,
+    spec_version_of,
+)
+from manager.control.names import random_name
+from manager.orchestrator.defaults import insert_defaults
+from manager.orchestrator.dirty import DirtyCheck
+from manager.store import SequenceConflictError, Store, View, Working
+from pki.identifiers import new_id
+from proto import control_pb2 as pb
+from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
+from proto.specs_pb2 import NodeRole, ServiceSpec
+
+log = structlog.get_logger(__name__)
+
+TASKS_PER_REMOVAL = 150
+"""Tasks marked in the transaction that removes their service, which spares the orchestrator's pass. It marks what is
+left; after a conflict (a task's status moved) that is all of them, so a busy service can be removed at once."""
+
+SPLIT_ATTEMPTS = 5
+"""How often a change of many objects is made anew because one of them moved meanwhile."""
+
+R = TypeVar("R")
+
+
+class ControlService:
+    """Answers the control API from one manager's store; only the leader does, except for ``get_manager_info``."""
+
+    def __init__(
+        self,
+        store: Store,
+        consensus: Consensus,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        make_id: Callable[[], str] = new_id,
+    ) -> None:
+        """
+        Args:
+            store: the replicated objects.
+            consensus: who leads, who is a member; the log under ``store``.
+            clock_ns: Unix time in nanoseconds, for ``CreatedAt`` and ``UpdatedAt``.
+            make_id: gives new Swarm IDs.
+        """
+        self._store, self._consensus = store, consensus
+        self._clock_ns, self._make_id = clock_ns, make_id
+        self._barrier = ReadBarrier(consensus)
+        self._methods: dict[str, Callable[..., Awaitable[Message]]] = {
+            method.name: getattr(self, _snake_case(method.name))
+            for method in pb.DESCRIPTOR.services_by_name["Control"].methods
+        }
+
+    async def call(self, method: str, request: Message) -> Message:
+        """Answer one RPC.
+
+        Args:
+            method: the RPC's name, ``GetCluster``.
+            request: of the RPC's request type.
+
+        Raises:
+            NotLeaderError: nothing was done, ask the leader.
+            ControlError, StoreError, ConsensusError: see ``manager.control.errors.to_wire``.
+        """
+        return await self._methods[method](request)
+
+    async def close(self) -> None:
+        """Give up read barriers under way; calls end with CancelledError."""
+        await self._barrier.close()
+
+    # ------------------------------------------------------------ cluster
+
+    async def get_cluster(self, request: pb.GetClusterRequest) -> pb.GetClusterResponse:
+        view = await self._read()
+        return pb.GetClusterResponse(cluster=redacted_cluster(view.cluster, tokens=True))
+
+    async def update_cluster(self, request: pb.UpdateClusterRequest) -> pb.UpdateClusterResponse:
+        def change(working: Working) -> Cluster:
+            return clusters.update_cluster(
+                working,
+                working.cluster,
+                request.spec,
+                version=request.version,
+                rotate_worker_token=request.rotate_worker_token,
+                rotate_manager_token=request.rotate_manager_token,
+                now=self._now(),
+            )
+
+        await self._write(change)
+        log.info(
+            "cluster.updated",
+            worker_token_rotated=request.rotate_worker_token,
+            manager_token_rotated=request.rotate_manager_token,
+        )
+        return pb.UpdateClusterResponse(cluster=redacted_cluster(self._store.view.cluster, tokens=True))
+
+    async def get_manager_info(self, request: pb.GetManagerInfoRequest) -> pb.GetManagerInfoResponse:
+        """From this replica, as old as it may be: what GET /info shows must not hang without a leader."""
+        view = self._store.view
+        members = self._consensus.members
+        response = pb.GetManagerInfoResponse(
+            nodes_total=len(view.nodes),
+            managers_total=sum(1 for node in view.nodes if node.role == NodeRole.NODE_ROLE_MANAGER),
+            has_leader=self._consensus.leader.leader_id is not None,
+            remote_managers=[pb.RemoteManager(node_id=member.node_id, addr=member.address) for member in members],
+            now=self._now(),
+        )
+        cluster = next(iter(view.clusters), None)
+        if cluster is not None:
+            response.cluster.CopyFrom(redacted_cluster(cluster, tokens=False))
+        return response
+
+    # ------------------------------------------------------------ nodes
+
+    async def get_node(self, request: pb.GetNodeRequest) -> pb.GetNodeResponse:
+        view = await self._read()
+        node = find_node(view, request.ref)
+        return pb.GetNodeResponse(node=nodes.with_manager_status(node, self._membership()))
+
+    async def list_nodes(self, request: pb.ListNodesRequest) -> pb.ListNodesResponse:
+        matches = filters.node_filter(filters.filter_values(request.filters, filters.NODE_KEYS))
+        view, membership = await self._read(), self._membership()
+        found = (nodes.with_manager_status(node, membership) for node in view.nodes if matches(node))
+        return pb.ListNodesResponse(nodes=found)
+
+    async def update_node(self, request: pb.UpdateNodeRequest) -> pb.UpdateNodeResponse:
+        validation.validate_node_spec(request.spec)
+        node = await self._write(
+            lambda working: nodes.update_node(
+                working,
+                find_node(working, request.ref),
+                request.spec,
+                self._membership(),
+                version=request.version,
+                now=self._now(),
+            )
+        )
+        log.info("node.updated", node_id=node.id, role=node.spec.role, availability=node.spec.availability)
+        node = self._store.view.nodes.get(node.id) or node
+        return pb.UpdateNodeResponse(node=nodes.with_manager_status(node, self._membership()))
+
+    async def remove_node(self, request: pb.RemoveNodeRequest) -> pb.RemoveNodeResponse:
+        def change(working: Working) -> str:
+            node = find_node(working, request.ref)
+            nodes.remove_node(working, working.cluster, node, self._membership(), force=request.force, now=self._now())
+            return node.id
+
+        node_id = await self._write(change, split=True)
+        log.info("node.removed", node_id=node_id, force=request.force)
+        return pb.RemoveNodeResponse()
+
+    # ------------------------------------------------------------ services
+
+    async def create_service(self, request: pb.CreateServiceRequest) -> pb.CreateServiceResponse:
+        spec = normalize_service_spec(request.spec)
+        spec.task_template.registry_auth = request.registry_auth
+        named = bool(spec.name)
+        spec.name = spec.name or random_name()
+        validation.validate_service_spec(spec)
+        service_id = self._make_id()
+
+        def change(working: Working) -> Service:
+            while not named and working.services.by_name(spec.name) is not None:
+                spec.name = random_name()
+            return services.create_service(working, spec, service_id=service_id, now=self._now())
+
+        service = await self._write(change)
+        service = self._store.view.services.get(service.id) or service
+        log.info("service.created", service_id=service.id, service_name=service.spec.name)
+        return pb.CreateServiceResponse(service=service, warnings=services.warnings_of(service.spec, None))
+
+    async def get_service(self, request: pb.GetServiceRequest) -> pb.GetServiceResponse:
+        view = await self._read()
+        response = pb.GetServiceResponse(service=find_service(view, request.ref))
+        if request.insert_defaults:
+            response.service.spec.CopyFrom(insert_defaults(response.service.spec))
+        return response
+
+    async def list_services(self, request: pb.ListServicesRequest) -> pb.ListServicesResponse:
+        matches = filters.service_filter(filters.filter_values(request.filters, filters.SERVICE_KEYS))
+        view = await self._read()
+        found = [service for service in services.visible(view.services) if matches(service)]
+        response = pb.ListServicesResponse(services=found)
+        if request.status:
+            for service in found:
+                response.statuses[service.id].CopyFrom(services.service_status(view, service))
+        return response
+
+    async def update_service(self, request: pb.UpdateServiceRequest) -> pb.UpdateServiceResponse:
+        spec = normalize_service_spec(request.spec)
+        if not request.rollback:
+            validation.validate_service_spec(spec)
+        before = ServiceSpec()
+
+        def change(working: Working) -> Service:
+            service = find_service(working, request.ref)
+            before.CopyFrom(service.spec)
+            if request.rollback:
+                return services.roll_back_service(working, service, version=request.version, now=self._now())
+            spec.task_template.registry_auth = services.registry_auth_of(
+                service, request.registry_auth, from_previous=bool(request.registry_auth_from)
+            )
+            return services.update_service(working, service, spec, version=request.version, now=self._now())
+
+        service = await self._write(change)
+        service = self._store.view.services.get(service.id) or service
+        log.info(
+            "service.updated",
+            service_id=service.id,
+            service_name=service.spec.name,
+            spec_version=service.spec_version,
+            rollback=request.rollback,
+        )
+        return pb.UpdateServiceResponse(service=service, warnings=services.warnings_of(service.spec, before))
+
+    async def remove_service(self, request: pb.RemoveServiceRequest) -> pb.RemoveServiceResponse:
+        tasks_max = itertools.chain([TASKS_PER_REMOVAL], itertools.repeat(0))
+
+        def change(working: Working) -> Service:
+            service = find_service(working, request.ref)
+            services.remove_service(working, service, now=self._now(), tasks_max=next(tasks_max))
+            return service
+
+        service = await self._write(change)
+        log.info("service.removed", service_id=service.id, service_name=service.spec.name)
+        return pb.RemoveServiceResponse()
+
+    # ------------------------------------------------------------ tasks
+
+    async def get_task(self, request: pb.GetTaskRequest) -> pb.GetTaskResponse:
+        view = await self._read()
+        task = find_task(view, request.ref)
+        return pb.GetTaskResponse(task=task, spec=spec_version_of(view, task))
+
+    async def list_tasks(self, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
+        values = filters.filter_values(request.filters, filters.TASK_KEYS)
+        view = await self._read()
+        service_ids = [find_service(view, ref).id for ref in values.get("service", ())]
+        node_ids = [find_node(view, ref).id for ref in values.get("node", ())]
+        matches = filters.task_filter(
+            values,
+            service_ids=service_ids,
+            node_ids=node_ids,
+            spec_of=lambda task: spec_version_of(view, task),
+            up_to_date=_up_to_date_check(view),
+        )
+        found = [task for task in _candidates(view, service_ids, node_ids) if matches(task)]
+        specs: dict[tuple[str, int], SpecVersion] = {}
+        for task in found:
+            key = (task.service_id, task.spec_version)
+            spec = None if key in specs else spec_version_of(view, task)
+            if spec is not None:
+                specs[key] = spec
+        return pb.ListTasksResponse(tasks=found, specs=specs.values())
+
+    # ------------------------------------------------------------ secrets
+
+    async def create_secret(self, request: pb.CreateSecretRequest) -> pb.CreateSecretResponse:
+        validation.validate_secret_spec(request.spec)
+        secret_id = self._make_id()
+        secret = await self._write(
+            lambda working: payloads.create_secret(working, request.spec, secret_id=secret_id, now=self._now())
+        )
+        log.info("secret.created", secret_id=secret.id, secret_name=secret.spec.name)
+        return pb.CreateSecretResponse(secret=payloads.without_data(secret))
+
+    async def get_secret(self, request: pb.GetSecretRequest) -> pb.GetSecretResponse:
+        view = await self._read()
+        return pb.GetSecretResponse(secret=payloads.without_data(find_secret(view, request.ref)))
+
+    async def list_secrets(self, request: pb.ListSecretsRequest) -> pb.ListSecretsResponse:
+        matches = filters.payload_filter(filters.filter_values(request.filters, filters.SECRET_KEYS))
+        view = await self._read()
+        return pb.ListSecretsResponse(
+            secrets=(payloads.without_data(secret) for secret in view.secrets if matches(secret))
+        )
+
+    async def update_secret(self, request: pb.UpdateSecretRequest) -> pb.UpdateSecretResponse:
+        secret = await self._write(
+            lambda working: payloads.update_labels(
+                working, find_secret(working, request.ref), request.spec, version=request.version, now=self._now()
+            )
+        )
+        secret = self._store.view.secrets.get(secret.id) or secret
+        return pb.UpdateSecretResponse(secret=payloads.without_data(secret))
+
+    async def remove_secret(self, request: pb.RemoveSecretRequest) -> pb.RemoveSecretResponse:
+        def change(working: Working) -> str:
+            secret = find_secret(working, request.ref)
+            payloads.remove_payload(working, secret, working.services.referencing_secret(secret.id))
+            return secret.id
+
+        log.info("secret.removed", secret_id=await self._write(change))
+        return pb.RemoveSecretResponse()
+
+    # ------------------------------------------------------------ configs
+
+    async def create_config(self, request: pb.CreateConfigRequest) -> pb.CreateConfigResponse:
+        validation.validate_config_spec(request.spec)
+        config_id = self._make_id()
+        config = await self._write(
+            lambda working: payloads.create_config(working, request.spec, config_id=config_id, now=self._now())
+        )
+        log.info("config.created", config_id=config.id, config_name=config.spec.name)
+        return pb.CreateConfigResponse(config=config)
+
+    async def get_config(self, request: pb.GetConfigRequest) -> pb.GetConfigResponse:
+        view = await self._read()
+        return pb.GetConfigResponse(config=find_config(view, request.ref))
+
+    async def list_configs(self, request: pb.ListConfigsRequest) -> pb.ListConfigsResponse:
+        matches = filters.payload_filter(filters.filter_values(request.filters, filters.CONFIG_KEYS))
+        view = await self._read()
+        return pb.ListConfigsResponse(configs=(config for config in view.configs if matches(config)))
+
+    async def update_config_spec(self, request: pb.UpdateConfigSpecRequest) -> pb.UpdateConfigSpecResponse:
+        config = await self._write(
+            lambda working: payloads.update_labels(
+                working, find_config(working, request.ref), request.spec, version=request.version, now=self._now()
+            )
+        )
+        return pb.UpdateConfigSpecResponse(config=self._store.view.configs.get(config.id) or config)
+
+    async def remove_config(self, request: pb.RemoveConfigRequest) -> pb.RemoveConfigResponse:
+        def change(working: Working) -> str:
+            config = find_config(working, request.ref)
+            payloads.remove_payload(working, config, working.services.referencing_config(config.id))
+            return config.id
+
+        log.info("config.removed", config_id=await self._write(change))
+        return pb.RemoveConfigResponse()
+
+    # ------------------------------------------------------------ parts
+
+    async def _read(self) -> View:
+        """The state, at least as new as every write acknowledged before the call. Raises: NotLeaderError."""
+        await self._barrier.wait(timeout_s=REQUEST_TIMEOUT_S)
+        return self._store.view
+
+    async def _write(self, change: Callable[[Working], R], *, split: bool = False) -> R:
+        """Commit ``change``; what it refuses is decided again if the state was not the newest.
+
+        Args:
+            split: a large transaction may become several entries at its boundaries.
+        """
+        leader = self._consensus.leader
+        if not leader.is_leader:
+            raise NotLeaderError(leader.leader_id)
+        seen = self._consensus.applied_index
+        commit = self._commit_split if split else self._store.update
+        try:
+            return await commit(change)
+        except ControlError:
+            await self._barrier.wait(timeout_s=REQUEST_TIMEOUT_S)
+            if self._consensus.applied_index == seen:
+                raise
+        return await commit(change)
+
+    async def _commit_split(self, change: Callable[[Working], R]) -> R:
+        for _ in range(SPLIT_ATTEMPTS):
+            working = self._store.begin()
+            result = change(working)
+            with contextlib.suppress(SequenceConflictError):
+                await self._store.commit(working, split=True)
+                return result
+        raise OutOfSequenceError
+
+    def _membership(self) -> nodes.Membership:
+        consensus = self._consensus
+        return nodes.Membership(consensus.members, consensus.reachable, consensus.leader)
+
+    def _now(self) -> Timestamp:
+        stamp = Timestamp()
+        stamp.FromNanoseconds(self._clock_ns())
+        return stamp
+
+
+def _candidates(view: View, service_ids: Iterable[str], node_ids: Iterable[str]) -> Iterable[Task]:
+    """The tasks to look at: those of the services or nodes asked for by index, else all."""
+    if service_ids:
+        return (task for service_id in dict.fromkeys(service_ids) for task in view.tasks.by_service(service_id))
+    if node_ids:
+        return (task for node_id in dict.fromkeys(node_ids) for task in view.tasks.by_node(node_id))
+    return view.tasks
+
+
+def _up_to_date_check(view: View) -> Callable[[Task], bool]:
+    """Whether a task is of its service's present spec; what is found out about a service is kept for its next task."""
+    checks: dict[str, DirtyCheck | None] = {}
+
+    def is_up_to_date(task: Task) -> bool:
+        if task.service_id not in checks:
+            service = view.services.get(task.service_id)
+            gone = service is None or service.pending_delete
+            checks[task.service_id] = None if service is None or gone else DirtyCheck(service, view.spec_versions)
+        check = checks[task.service_id]
+        return check is not None and not check.is_dirty(task, view.nodes.get(task.node_id))
+
+    return is_up_to_date
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

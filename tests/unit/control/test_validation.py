@@ -1,0 +1,221 @@
+"""Each bad spec gets one error, with SwarmKit's words; what is not served yet is said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from manager.control.defaults import complete_cluster_spec, normalize_service_spec
+from manager.control.errors import ControlError, InvalidArgumentError, InvalidRequestError, UnimplementedError
+from manager.control.references import is_image_reference
+from manager.control.validation import (
+    validate_cluster_spec,
+    validate_config_spec,
+    validate_node_spec,
+    validate_secret_spec,
+    validate_service_spec,
+)
+from proto.objects_pb2 import Cluster
+from proto.specs_pb2 import (
+    ClusterSpec,
+    EndpointMode,
+    GenericResource,
+    Mount,
+    NodeSpec,
+    PlacementPreference,
+    PortConfig,
+    PublishMode,
+    ServiceSpec,
+    SpreadOver,
+)
+from tests.unit.control.builders import config_spec, secret_spec, service_spec
+
+
+def check(spec: ServiceSpec) -> None:
+    validate_service_spec(normalize_service_spec(spec))
+
+
+def host_port(published: int, target: int = 80) -> PortConfig:
+    return PortConfig(published_port=published, target_port=target, publish_mode=PublishMode.PUBLISH_MODE_HOST)
+
+
+def test_a_plain_service_is_valid() -> None:
+    check(service_spec())
+
+
+Change = Callable[[ServiceSpec], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.ClearField("name"), "meta: name must be provided"),
+        (lambda s: setattr(s, "name", "-web"), "name must be valid as a DNS name component"),
+        (lambda s: setattr(s, "name", "web.1"), "name must be valid as a DNS name component"),
+        (lambda s: setattr(s, "name", "web\n"), "name must be valid as a DNS name component"),
+        (lambda s: setattr(s, "name", "w" * 64), "name must be 63 characters or fewer"),
+        (lambda s: s.task_template.ClearField("container_spec"), "TaskSpec: missing runtime"),
+        (lambda s: setattr(s.task_template, "runtime", "wasm"), 'unsupported runtime type: "wasm"'),
+        (lambda s: s.task_template.container_spec.ClearField("image"), "ContainerSpec: image reference must be provided"),
+        (lambda s: setattr(s.task_template.container_spec, "image", "A B"), 'ContainerSpec: "A B" is not a valid repository/tag'),
+        (lambda s: setattr(s.task_template.resources.limits, "nano_cpus", 999), "invalid cpu value 9.99e-07: Must be at least 0.001"),
+        (lambda s: setattr(s.task_template.resources.reservations, "memory_bytes", 4 * 1024 * 1024 - 1), "invalid memory value 4194303: Must be at least 4MiB"),
+        (lambda s: setattr(s.task_template.restart_policy, "delay_ns", -1), "TaskSpec: restart-delay cannot be negative"),
+        (lambda s: setattr(s.task_template.restart_policy, "window_ns", -1), "TaskSpec: restart-window cannot be negative"),
+        (lambda s: setattr(s.update_config, "delay_ns", -1), "TaskSpec: update-delay cannot be negative"),
+        (lambda s: setattr(s.rollback_config, "monitor_ns", -1), "TaskSpec: update-monitor cannot be negative"),
+        (lambda s: setattr(s.update_config, "max_failure_ratio", 1.1), "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1"),
+        (lambda s: setattr(s.update_config, "max_failure_ratio", float("nan")), "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1"),
+        (lambda s: s.task_template.container_spec.mounts.extend([Mount(target="/a"), Mount(target="/a")]), "ContainerSpec: duplicate mount point: /a"),
+        (lambda s: s.task_template.container_spec.mounts.add(type="floppy", target="/a"), 'invalid MountType: "floppy"'),
+        (lambda s: setattr(s.task_template.container_spec.healthcheck, "interval_ns", 5), "ContainerSpec: Interval in HealthConfig cannot be less than 1ms"),
+        (lambda s: setattr(s.task_template.container_spec.healthcheck, "retries", -1), "ContainerSpec: Retries in HealthConfig cannot be negative"),
+        (lambda s: s.task_template.container_spec.secrets.add(secret_id="x"), "malformed secret reference"),
+        (lambda s: s.task_template.container_spec.configs.add(config_id="x", config_name="y"), "malformed config reference, no target provided"),
+        (lambda s: s.endpoint_spec.ports.extend([host_port(80), host_port(80, 81)]), "EndpointSpec: duplicate published ports provided"),
+        (lambda s: s.endpoint_spec.ports.append(host_port(65536)), "EndpointSpec: invalid port 65536:80, want numbers up to 65535"),
+        (lambda s: s.task_template.placement.preferences.append(PlacementPreference(spread=SpreadOver(spread_descriptor="node.id"))), 'invalid placement preference "node.id": want spread over node.labels.NAME or engine.labels.NAME'),
+        (lambda s: s.task_template.resources.limits.generic_resources.append(GenericResource()), "generic resources can be reserved, not limited"),
+        (lambda s: setattr(s.task_template.container_spec, "oom_score_adj", 1001), "Invalid value 1001, range for oom score adj is [-1000, 1000]"),
+    ],
+)  # fmt: skip
+def test_a_bad_service_is_refused(change: Change, message: str) -> None:
+    spec = service_spec()
+    change(spec)
+    with pytest.raises(InvalidArgumentError) as caught:
+        check(spec)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.endpoint_spec.ports.add(target_port=80, published_port=80), "port 80 cannot be published with mode=ingress"),
+        (lambda s: s.task_template.networks.add(target="backend"), "network backend cannot be used"),
+        (lambda s: s.networks.add(target="backend"), "network backend cannot be used"),
+        (lambda s: s.mode.replicated_job.SetInParent(), "services of mode replicated-job are not served yet"),
+        (lambda s: s.mode.global_job.SetInParent(), "services of mode global-job are not served yet"),
+        (lambda s: setattr(s.task_template, "runtime", "plugin"), "tasks of runtime plugin are not served yet"),
+        (lambda s: s.task_template.container_spec.mounts.add(type="cluster", target="/a"), "mounts of type cluster are not served yet"),
+    ],
+)  # fmt: skip
+def test_what_is_not_served_is_said(change: Change, words: str) -> None:
+    spec = service_spec()
+    change(spec)
+    with pytest.raises(UnimplementedError, match=words):
+        check(spec)
+
+
+def test_a_constraint_that_cannot_be_parsed_is_refused() -> None:
+    spec = service_spec()
+    spec.task_template.placement.constraints.append("node.role=manager")
+    with pytest.raises(InvalidArgumentError, match="constraint expected one operator from ==, !="):
+        check(spec)
+
+
+def test_predefined_networks_and_host_ports_are_served() -> None:
+    spec = service_spec()
+    spec.task_template.networks.add(target="host")
+    spec.endpoint_spec.mode = EndpointMode.ENDPOINT_MODE_DNSRR
+    spec.endpoint_spec.ports.extend([host_port(80), host_port(0), host_port(0)])
+    check(spec)
+
+
+def test_two_references_of_one_target_conflict() -> None:
+    spec = service_spec()
+    for name in ("a", "b"):
+        reference = spec.task_template.container_spec.secrets.add(secret_id=name, secret_name=name)
+        reference.file.name = "target"
+    with pytest.raises(InvalidArgumentError, match="secret references 'a' and 'b' have a conflicting target: 'target'"):
+        check(spec)
+
+
+def test_a_hostile_name_costs_no_time() -> None:
+    began = time.perf_counter()
+    for name in ("a" * 100_000 + "!", "a-" * 50_000):
+        with pytest.raises(ControlError):
+            check(service_spec(name))
+        with pytest.raises(ControlError):
+            check(service_spec(image=name))
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("size", [0, 500 * 1024])
+def test_a_secret_of_impossible_size_is_refused(size: int) -> None:
+    with pytest.raises(InvalidArgumentError, match="secret data must be larger than 0 and less than 512000 bytes"):
+        validate_secret_spec(secret_spec(data=b"x" * size))
+    validate_secret_spec(secret_spec(data=b"x" * (500 * 1024 - 1)))
+
+
+def test_a_config_of_impossible_size_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="config data must be larger than 0 and less than 1024000 bytes"):
+        validate_config_spec(config_spec(data=b"x" * 1000 * 1024))
+    validate_config_spec(config_spec(data=b"x" * (1000 * 1024 - 1)))
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "a b", "a" * 65, "ä", "a\n"])
+def test_a_bad_secret_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        validate_secret_spec(secret_spec(name))
+
+
+def test_secrets_of_drivers_and_templates_are_not_served() -> None:
+    spec = secret_spec()
+    spec.driver.name = "vault"
+    with pytest.raises(UnimplementedError):
+        validate_secret_spec(spec)
+    templated = config_spec()
+    templated.templating.name = "golang"
+    with pytest.raises(UnimplementedError):
+        validate_config_spec(templated)
+
+
+def test_a_node_spec_says_role_and_availability() -> None:
+    with pytest.raises(InvalidRequestError, match='invalid Role: ""'):
+        validate_node_spec(NodeSpec())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: setattr(s, "name", "mine"), 'swarm spec must be named "default"'),
+        (lambda s: setattr(s.ca_config, "node_cert_expiry_ns", 1800 * 10**9), "minimum certificate expiry time is: 1h0m0s"),
+        (lambda s: setattr(s.dispatcher, "heartbeat_period_ns", -1), "heartbeat time period cannot be a negative duration"),
+        (lambda s: setattr(s.encryption_config, "auto_lock_managers", True), "autolock is not served yet"),
+        (lambda s: setattr(s.ca_config, "force_rotate", 1), "rotation of the root certificate is not served yet"),
+    ],
+)  # fmt: skip
+def test_a_bad_cluster_spec_is_refused(change: Callable[[ClusterSpec], object], message: str) -> None:
+    spec = complete_cluster_spec(ClusterSpec())
+    validate_cluster_spec(spec, Cluster())
+    change(spec)
+    with pytest.raises(ControlError) as caught:
+        validate_cluster_spec(spec, Cluster())
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("busybox", True),
+        ("busybox:1.36", True),
+        ("library/busybox", True),
+        ("localhost/busybox", True),
+        ("registry.example.com:5000/team/app:v1@sha256:" + "a" * 64, True),
+        ("[::1]:5000/app", True),
+        ("UPPER.example/app", True),
+        ("a__b/c--d.e_f", True),
+        ("Busybox", False),
+        ("", False),
+        (":tag", False),
+        ("busybox:", False),
+        ("busybox@sha256:short", False),
+        ("a" * 64, False),
+        ("http://example.com/app", False),
+        ("app/../etc", False),
+    ],
+)
+def test_image_references(text: str, valid: bool) -> None:
+    assert is_image_reference(text) is valid
