@@ -214,13 +214,19 @@ class Testbed:
                     found.append(int(pid))
         return found
 
+    def daemon_command(self, host: int) -> list[str]:
+        """What is started on a host; a benchmark puts another engine here."""
+        return [
+            *(str(BIN / "swarmd"), "--state", str(self.directory(host) / "state"), "--run", "/run/swarm"),
+            *("--host", f"unix://{self.socket(host)}", "--cgroup-parent", self.cgroup_parent(host)),
+        ]
+
     def start(self, host: int, *, wait: bool = True) -> None:
         """Boot the host if it is off, and start its daemon on the state it has."""
         if self.init_pid(host) is None:
             self._power_on(host)
         directory = self.directory(host)
-        command = [str(BIN / "swarmd"), "--state", str(directory / "state"), "--run", "/run/swarm"]
-        command += ["--host", f"unix://{self.socket(host)}", "--cgroup-parent", self.cgroup_parent(host)]
+        command = self.daemon_command(host)
         with (directory / "swarmd.log").open("ab") as log:
             subprocess.Popen(
                 self.inside(host, command),
