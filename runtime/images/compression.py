@@ -16,7 +16,8 @@ from runtime.images.content import Reader
 GZIP, ZSTD, BZIP2, XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00"
 MAGIC_BYTES = 6
 
-ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, isal_zlib.error, zstandard.ZstdError, lzma.LZMAError)
+_ISAL_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub calls the class an instance
+ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, _ISAL_ERROR, zstandard.ZstdError, lzma.LZMAError)
 """What a decompressor raises on bad input, besides OSError without errno (gzip, bz2)."""
 
 
@@ -52,9 +53,11 @@ def decompressed(source: Reader) -> BinaryIO:
         head += more
     whole = Rewound(head, source)
     if head.startswith(GZIP):
-        return cast("BinaryIO", igzip_threaded.open(whole, "rb", threads=1))
+        return cast("BinaryIO", igzip_threaded.open(whole, "rb", threads=1))  # type: ignore[no-untyped-call]  # no stub
     if head.startswith(ZSTD):
-        reader = zstandard.ZstdDecompressor().stream_reader(whole, read_across_frames=True, closefd=False)
+        reader = zstandard.ZstdDecompressor().stream_reader(
+            cast("BinaryIO", whole), read_across_frames=True, closefd=False
+        )
         return cast("BinaryIO", reader)
     if head.startswith(BZIP2):
         return cast("BinaryIO", bz2.BZ2File(cast("BinaryIO", whole)))

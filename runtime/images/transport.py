@@ -1,0 +1,295 @@
+"""HTTP to registries: authorisation, bounded retries, and errors in dockerd's words.
+
+Sources: distribution ``docs/spec/api.md`` and ``docs/spec/auth``; moby ``distribution/errors.go`` for the texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import random
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import msgspec
+
+from runtime.images.challenge import Challenge, choose_challenge
+from runtime.images.endpoints import Endpoint
+from runtime.images.errors import RegistryError, RegistryUnavailableError, UnauthorizedError
+from runtime.images.types import RegistryAuth
+
+USER_AGENT = "swarmd"
+CLIENT_ID = "swarmd"
+CONNECT_TIMEOUT_S = 15.0
+IDLE_TIMEOUT_S = 60.0
+ATTEMPTS_MAX = 5
+BACKOFF_S, BACKOFF_S_MAX = 0.25, 8.0
+ANSWER_BYTES_MAX = 1 << 20
+TOKEN_LIFETIME_S_MIN = 60.0
+_TOKEN_MARGIN_S = 10.0
+
+
+class TransientError(Exception):
+    """Worth another attempt; ``retry_after_s`` is the registry's own wish, 0 for none."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ConnectError(RegistryUnavailableError):
+    """No connection, or no TLS on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusError(Exception):
+    """The registry answered with an error status; ``code`` and ``message`` are of the first error in the body."""
+
+    status: int
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        if not self.code:
+            return f"received unexpected HTTP status: {self.status} {self.message}".rstrip()
+        return f"{self.code.lower().replace('_', ' ')}: {self.message}"
+
+
+class _ErrorItem(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _ErrorBody(msgspec.Struct):
+    errors: list[_ErrorItem] | None = None
+
+
+class _TokenBody(msgspec.Struct):
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | None = None
+
+
+def backoff_s(attempt: int, wish_s: float = 0.0) -> float:
+    """Pause before attempt ``attempt`` (from 1): doubling with jitter, never longer than ``BACKOFF_S_MAX`` but for a wish."""
+    pause = min(BACKOFF_S * 2.0 ** (attempt - 1), BACKOFF_S_MAX)
+    return min(max(wish_s, pause * random.uniform(0.5, 1.0)), 30.0)
+
+
+class Transport:
+    """One session to all registries. Tokens are kept in memory until they expire. Close it."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._tokens: dict[tuple[str, str, RegistryAuth | None], tuple[str, float]] = {}
+        self._unverified = ssl.create_default_context()
+        self._unverified.check_hostname = False
+        self._unverified.verify_mode = ssl.CERT_NONE
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
+            headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, headers=headers, auto_decompress=False, trust_env=True, max_line_size=65536
+            )
+        return self._session
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        url: str,
+        *,
+        scope: str,
+        auth: RegistryAuth | None,
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, authorised; the answer has a status below 400.
+
+        Args:
+            url: a path below the endpoint, or a whole URL that the registry gave.
+            scope: what a token is asked for, such as ``repository:library/busybox:pull``.
+
+        Raises:
+            StatusError: the registry refused.
+            TransientError, ConnectError: as their names say.
+            UnauthorizedError: it wants credentials that are missing or wrong.
+        """
+        target = url if "://" in url else f"{endpoint.url}{url}"
+        credentials = None if endpoint.mirror else auth
+        key = (endpoint.url, scope, credentials)
+        for last in (False, True):
+            sent = dict(headers or {})
+            # A location that the registry gave may be another host, which must not see the authorisation.
+            if urlsplit(target).netloc == endpoint.host and (authorization := self._known(key, credentials)):
+                sent["Authorization"] = authorization
+            async with self._send(endpoint, method, target, sent, data) as response:
+                if response.status != 401 or last or response.url.host != urlsplit(endpoint.url).hostname:
+                    await _raise_for_status(response)
+                    yield response
+                    return
+                challenge = choose_challenge(response.headers.getall("WWW-Authenticate", []))
+                if challenge is None:
+                    await _raise_for_status(response)
+            await self._authorize(endpoint, challenge, scope, credentials, key)
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self, endpoint: Endpoint, method: str, url: str, headers: Mapping[str, str], data: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The raw exchange, its failures as ConnectError and TransientError."""
+        check = True if endpoint.verify else self._unverified
+        try:
+            async with self._get_session().request(method, url, headers=headers, data=data, ssl=check) as response:
+                yield response
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectError(f'{method.capitalize()} "{endpoint.url}/v2/": {_dial_text(endpoint, error)}') from error
+        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+            reason = "net/http: request canceled (Client.Timeout exceeded while awaiting headers)"
+            raise TransientError(f'{method.capitalize()} "{endpoint.url}/v2/": {reason}') from error
+        except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
+            raise RegistryError(f"the registry {endpoint.host} sent a redirection that leads nowhere") from error
+        except (aiohttp.ClientError, ConnectionError, ssl.SSLError) as error:
+            raise TransientError(f'{method.capitalize()} "{url.partition("?")[0]}": {error or "EOF"}') from error
+
+    # -------------------------------------------------------- authorisation
+
+    def _known(self, key: tuple[str, str, RegistryAuth | None], auth: RegistryAuth | None) -> str:
+        if auth is not None and auth.registry_token:
+            return f"Bearer {auth.registry_token}"
+        value, expires = self._tokens.get(key, ("", 0.0))
+        return value if time.monotonic() < expires else ""
+
+    async def _authorize(
+        self,
+        endpoint: Endpoint,
+        challenge: Challenge,
+        scope: str,
+        auth: RegistryAuth | None,
+        key: tuple[str, str, RegistryAuth | None],
+    ) -> None:
+        """Learn what ``_known`` shall answer for ``key`` from now on."""
+        now = time.monotonic()
+        self._tokens = {known: entry for known, entry in self._tokens.items() if entry[1] > now}
+        if challenge.scheme == "basic":
+            if auth is None or not auth.username:
+                raise UnauthorizedError(f'Get "{endpoint.url}/v2/": no basic auth credentials')
+            self._tokens[key] = (_basic(auth), now + 3600.0)
+            return
+        token = await self._fetch_token(endpoint, challenge, scope, auth)
+        value = token.token or token.access_token or ""
+        if not value or any(char in value for char in "\r\n"):
+            raise RegistryError("authorization server did not include a token in the response")
+        lifetime = max(token.expires_in or TOKEN_LIFETIME_S_MIN, TOKEN_LIFETIME_S_MIN)
+        self._tokens[key] = (f"Bearer {value}", now + lifetime - _TOKEN_MARGIN_S)
+
+    async def _fetch_token(
+        self, endpoint: Endpoint, challenge: Challenge, scope: str, auth: RegistryAuth | None
+    ) -> _TokenBody:
+        realm = challenge.parameters.get("realm", "")
+        parts = urlsplit(realm)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RegistryError(f"the registry {endpoint.host} sent an invalid token realm")
+        if parts.scheme == "http" and endpoint.verify:
+            raise RegistryError(f"the registry {endpoint.host} wants a token from {realm}, which is not encrypted")
+        fields = {"service": challenge.parameters.get("service", ""), "scope": scope}
+        issuer = Endpoint(f"{parts.scheme}://{parts.netloc}", verify=endpoint.verify)
+        if auth is not None and auth.identity_token:
+            form = {
+                **fields,
+                "grant_type": "refresh_token",
+                "refresh_token": auth.identity_token,
+                "client_id": CLIENT_ID,
+            }
+            sending = self._send(issuer, "POST", realm, {}, form)
+        else:
+            headers = {"Authorization": _basic(auth)} if auth is not None and auth.username else {}
+            if auth is not None and auth.username:
+                fields["account"] = auth.username
+            query = "&".join(f"{name}={quote(value, safe='')}" for name, value in fields.items() if value)
+            sending = self._send(issuer, "GET", f"{realm}{'&' if parts.query else '?'}{query}", headers, None)
+        async with sending as response:
+            if response.status in (401, 403):
+                raise UnauthorizedError(
+                    f'Get "{realm}": unauthorized: {await _message(response) or "incorrect username or password"}'
+                )
+            await _raise_for_status(response)
+            body = await read_limited(response, ANSWER_BYTES_MAX)
+        try:
+            return msgspec.json.decode(body, type=_TokenBody)
+        except msgspec.DecodeError as error:
+            raise RegistryError(f"unable to decode token response: {error}") from error
+
+
+async def read_limited(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The body. Raises RegistryError if it is longer than ``limit_bytes``, TransientError if it breaks off."""
+    parts, size = [], 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > limit_bytes:
+            raise RegistryError(f"the registry {response.url.host} sent an answer of more than {limit_bytes} bytes")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+async def _message(response: aiohttp.ClientResponse) -> str:
+    error = await _status_error(response)
+    return error.message if error.code else ""
+
+
+async def _status_error(response: aiohttp.ClientResponse) -> StatusError:
+    try:
+        body = msgspec.json.decode(await read_limited(response, ANSWER_BYTES_MAX), type=_ErrorBody)
+        first = (body.errors or [_ErrorItem()])[0]
+    except (msgspec.DecodeError, UnicodeDecodeError, RegistryError):
+        first = _ErrorItem()
+    if first.code:
+        return StatusError(response.status, first.code[:100], first.message[:1000])
+    return StatusError(response.status, "", response.reason or "")
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    if response.status < 400:
+        return
+    error = await _status_error(response)
+    if response.status in (408, 429) or response.status >= 500:
+        wish = response.headers.get("Retry-After", "")
+        raise TransientError(str(error), float(wish) if wish.isdecimal() else 0.0)
+    raise error
+
+
+def _dial_text(endpoint: Endpoint, error: aiohttp.ClientConnectorError) -> str:
+    """What Go's dialer says for the same failure."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"tls: failed to verify certificate: x509: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        reason = getattr(error.os_error, "reason", "") or ""
+        if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"):
+            return "http: server gave HTTP response to HTTPS client"
+        return f"tls: {reason or error.os_error}"
+    if isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(error.os_error, socket.gaierror):
+        return f"dial tcp: lookup {error.host}: no such host"
+    reason = (error.os_error.strerror or str(error.os_error)).lower()
+    if isinstance(error.os_error, ConnectionRefusedError):
+        reason = "connection refused"
+    return f"dial tcp {error.host}:{error.port}: connect: {reason}"
+
+
+def _basic(auth: RegistryAuth | None) -> str:
+    if auth is None:
+        return ""
+    return "Basic " + base64.b64encode(f"{auth.username}:{auth.password}".encode()).decode()
