@@ -9,7 +9,7 @@ import grpc
 
 from manager.ca.server import NODE_ROLES, CertificateRefusedError, NewNode, NodeRecord
 from manager.consensus.port import Consensus, ConsensusError
-from manager.constants import NODE_CERT_EXPIRY_S
+from manager.control.defaults import NODE_CERT_EXPIRY_NS
 from manager.store import Change, Store, StoreError, Working
 from pki.authority import RootCA
 from pki.certificates import Identity, Role
@@ -75,7 +75,7 @@ class StoreCAState:
     @property
     def certificate_lifetime(self) -> timedelta:
         expiry_ns = self._store.view.cluster.spec.ca_config.node_cert_expiry_ns
-        return timedelta(microseconds=expiry_ns // 1000) or timedelta(seconds=NODE_CERT_EXPIRY_S)
+        return timedelta(microseconds=(expiry_ns or NODE_CERT_EXPIRY_NS) // 1000)
 
     @property
     def managers(self) -> Sequence[ManagerAddress]:

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import structlog
 
 from manager.consensus.port import Consensus, ConsensusError, Member, MembershipError, NodeID, NoQuorumError
-from manager.constants import ROLE_RECONCILE_PERIOD_S
 from manager.store import Change, Store, Working
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
 
 log = structlog.get_logger(__name__)
+
+ROLE_RECONCILE_PERIOD_S = 5.0
+"""Between two looks when nothing changed (features A3.13)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,133 @@
+"""The zygote and the manager process it forks: started, restarted, adopted, stopped. Real processes, no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proto.node_pb2 import ManagerConfig
+from worker.manager_process import ManagerProcess, lock_holder
+from worker.zygote import FRAME_SIZE_BYTES_MAX, Zygote, ZygoteError
+
+
+def be_manager(payload: bytes) -> int:
+    """What a manager does as far as its node can see: hold the lock, write its PID, end on SIGTERM."""
+    config = ManagerConfig.FromString(payload)
+    ended: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    with Path(config.state_dir, "manager.lock").open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        deadline = time.monotonic() + 30
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.005)
+    return 0
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    made = Zygote.fork(be_manager)
+    yield made
+    made.close()
+    os.waitpid(made.pid, 0)
+
+
+async def holder(lock: Path, *, other_than: int | None = None) -> int:
+    async with asyncio.timeout(10):
+        while (pid := lock_holder(lock)) is None or pid == other_than:
+            await asyncio.sleep(0.005)
+    return pid
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(10):
+        while Path(f"/proc/{pid}").exists():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_manager_is_started_and_stopped(zygote: Zygote, tmp_path: Path) -> None:
+    process = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
+    await process.start(ManagerConfig(state_dir=str(tmp_path)))
+    pid = await holder(tmp_path / "manager.lock")
+    assert process.running
+    await process.stop()
+    await gone(pid)
+    assert not process.running
+
+
+async def test_a_manager_that_ends_by_itself_is_started_again(zygote: Zygote, tmp_path: Path) -> None:
+    process = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
+    await process.start(ManagerConfig(state_dir=str(tmp_path)))
+    first = await holder(tmp_path / "manager.lock")
+    os.kill(first, signal.SIGKILL)
+    second = await holder(tmp_path / "manager.lock", other_than=first)
+    assert second != first
+    await process.stop()
+    await gone(second)
+
+
+async def test_a_manager_that_is_not_wanted_any_more_stays_ended(zygote: Zygote, tmp_path: Path) -> None:
+    ended = asyncio.Event()
+
+    def on_exit(config: ManagerConfig) -> None:
+        ended.set()
+
+    process = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=on_exit)
+    await process.start(ManagerConfig(state_dir=str(tmp_path)))
+    os.kill(await holder(tmp_path / "manager.lock"), signal.SIGKILL)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    assert not process.running
+    await process.stop()
+
+
+async def test_a_manager_that_outlived_its_node_is_adopted(zygote: Zygote, tmp_path: Path) -> None:
+    first = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
+    await first.start(ManagerConfig(state_dir=str(tmp_path)))
+    pid = await holder(tmp_path / "manager.lock")
+    await first.detach()
+    second = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
+    await second.start(ManagerConfig(state_dir=str(tmp_path)))
+    assert await holder(tmp_path / "manager.lock") == pid
+    await second.stop()
+    await gone(pid)
+
+
+async def test_a_manager_outlives_the_zygote(tmp_path: Path) -> None:
+    zygote = Zygote.fork(be_manager)
+    pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
+    await holder(tmp_path / "manager.lock")
+    zygote.close()
+    os.waitpid(zygote.pid, 0)
+    assert Path(f"/proc/{pid}").exists()
+    os.kill(pid, signal.SIGTERM)
+    await gone(pid)
+
+
+async def test_a_zygote_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    zygote = Zygote.fork(be_manager)
+    os.kill(zygote.pid, signal.SIGKILL)
+    os.waitpid(zygote.pid, 0)
+    with pytest.raises(ZygoteError, match="is gone"):
+        await zygote.start(b"x")
+    zygote.close()
+
+
+async def test_an_oversized_request_is_refused(zygote: Zygote) -> None:
+    with pytest.raises(ValueError, match="at most"):
+        await zygote.start(b"x" * (FRAME_SIZE_BYTES_MAX + 1))
+
+
+def test_nobody_holds_a_lock_that_is_free(tmp_path: Path) -> None:
+    assert lock_holder(tmp_path / "none") is None
+    (tmp_path / "free").write_text("1")
+    assert lock_holder(tmp_path / "free") is None
