@@ -16,7 +16,7 @@ from api import engine_routes, swarm_routes
 from api.application import build
 from api.engine_routes.context import DaemonInfo, EngineContext, Operations
 from api.sockets import Listener, ListenError, listen
-from api.swarm_routes import engine_logs
+from api.swarm_routes import LocalLogs, engine_logs
 from api.versions import MAX_VERSION
 from runtime.engine import Engine
 from worker.membership import ClusterMember
@@ -37,11 +37,15 @@ class ApiServer:
         engine: opened; stays open, it is closed by whoever opened it.
         member: this host's place in a cluster.
         info: what /version and /info tell about the daemon.
+        local_logs: how ``/services/{id}/logs`` reads the tasks of this host; from ``engine`` by default.
     """
 
-    def __init__(self, engine: Engine, member: ClusterMember, *, info: DaemonInfo) -> None:
+    def __init__(
+        self, engine: Engine, member: ClusterMember, *, info: DaemonInfo, local_logs: LocalLogs | None = None
+    ) -> None:
         self._operations = Operations()
         self._context = EngineContext(engine, member, info, self._operations)
+        self._local_logs = local_logs or engine_logs(engine)
         self._runner: web.AppRunner | None = None
         self._listeners: list[Listener] = []
 
@@ -49,7 +53,7 @@ class ApiServer:
         """Everything but the sockets."""
         routes = [
             *engine_routes.routes(self._context),
-            *swarm_routes.routes(self._context.member, local_logs=engine_logs(self._context.engine)),
+            *swarm_routes.routes(self._context.member, local_logs=self._local_logs),
         ]
         return build(routes, server=f"swarmd/{self._context.info.version} (linux)")
 

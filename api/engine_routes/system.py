@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from aiohttp import web
 
@@ -95,7 +97,7 @@ class SystemRoutes:
         swarm, helpers = await asyncio.gather(swarm_block(self._member), self._helper_versions())
         system, system_version = operating_system()
         answer = {
-            "ID": self._info.daemon_id,
+            "ID": self._info.daemon_id or stable_id(self._info.state),
             "Containers": states.total(),
             "ContainersRunning": states["running"] + states["restarting"],
             "ContainersPaused": states["paused"],
@@ -202,6 +204,15 @@ class SystemRoutes:
 
     def _image_usage(self, uses: Counter[str]) -> dict[str, object]:
         raise NotImplementedError
+
+
+def stable_id(state: Path) -> str:
+    """An ID for the daemon of this machine and state folder, the same after every restart."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = platform.node()
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{machine}:{state}"))
 
 
 def registry_config(insecure: Sequence[str], mirrors: Sequence[str]) -> dict[str, object]:

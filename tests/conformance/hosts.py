@@ -1,0 +1,133 @@
+"""A host of its own for one daemon: network, mount and PID namespace, temporary state, a cgroup parent.
+
+When it is closed its init is killed, and with it every process in it, containers included; mounts and links go with
+their namespaces, so that only the cgroups and the files are left to remove.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker.client
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEADLINE_S = 20.0
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+START = "mount -t proc proc /proc && ip link set lo up && exec tini -s -- "
+
+
+def until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Wait for a condition. Raises: TimeoutError."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {deadline_s} s: {what}")
+        time.sleep(0.02)
+
+
+class EngineHost:
+    """One daemon on a host of its own, and the two clients that talk to it."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="swarmc", dir="/tmp"))  # short: a socket path ends at 107 bytes
+        self.socket = self.directory / "engine.sock"
+        self.log = self.directory / "daemon.log"
+        self.cgroup_parent = f"/{self.directory.name}"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            "DOCKER_CONFIG": str(self.directory / "client"),
+            "DOCKER_HOST": f"unix://{self.socket}",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the daemon and wait until it answers. Raises: RuntimeError with its log."""
+        daemon = [
+            *(sys.executable, "-c", "from api.swarmd import main; main()", "--state", str(self.directory / "state")),
+            *("--run", str(self.directory / "run"), "--cgroup-parent", self.cgroup_parent),
+            *("--host", f"unix://{self.socket}"),
+        ]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"),
+                    *("sh", "-c", f'{START} "$@"', "host", *daemon),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+            )
+        try:
+            until(lambda: self.socket.exists() or self._ended(), "the daemon listens")
+            if self._ended():
+                raise TimeoutError("the daemon ended")
+        except TimeoutError as error:
+            raise RuntimeError(f"{error}:\n{self.log.read_text(errors='replace')[-4000:]}") from None
+
+    def _ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+    def close(self) -> None:
+        """Power off and leave nothing."""
+        if self._process is not None:
+            self._process.kill()  # unshare dies, --kill-child takes the init along
+            self._process.wait()
+            until(lambda: not self._cgroup_processes(), "every process of the host is gone")
+        for cgroup in self._cgroups():
+            for directory, _, _ in os.walk(cgroup, topdown=False):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(directory).rmdir()
+        shutil.rmtree(self.directory)
+
+    def _cgroups(self) -> list[Path]:
+        name = self.cgroup_parent.lstrip("/")
+        return [path for path in (CGROUP_ROOT / name, *CGROUP_ROOT.glob(f"*/{name}")) if path.is_dir()]
+
+    def _cgroup_processes(self) -> list[str]:
+        return [
+            line
+            for cgroup in self._cgroups()
+            for file in cgroup.rglob("cgroup.procs")
+            for line in file.read_text().split()
+        ]
+
+    def enter(self, *command: str) -> list[str]:
+        """``command`` in the host's network namespace."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return ["nsenter", f"--net=/proc/{children[0]}/ns/net", *command]
+
+    # ------------------------------------------------------------ clients
+
+    def docker(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+        """Run the docker command; never raises for its exit code."""
+        done = subprocess.run(
+            ["docker", *arguments],
+            input=stdin,
+            capture_output=True,
+            env=self.environment,
+            timeout=timeout_s,
+            check=False,
+        )
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def ok(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30) -> str:
+        """What the docker command printed. Raises: AssertionError when it fails."""
+        done = self.docker(*arguments, stdin=stdin, timeout_s=timeout_s)
+        assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.returncode}: {done.stderr or done.stdout}"
+        return done.stdout.strip()
+
+    def client(self, **options: Any) -> docker.client.DockerClient:
+        """docker-py; the caller closes it."""
+        return docker.client.DockerClient(base_url=f"unix://{self.socket}", timeout=30, **options)
