@@ -27,7 +27,14 @@ from manager.authorization import AuthorizationInterceptor, LocalInterceptor, ca
 from manager.ca.server import CertificateRefusedError, CertificateServer
 from manager.ca.service import JoinService, NodeCAService
 from manager.ca_state import StoreCAState
-from manager.consensus.port import CorruptStateError, LeaderState, NodeID, NotLeaderError, StateLockedError
+from manager.consensus.port import (
+    ConsensusError,
+    CorruptStateError,
+    LeaderState,
+    NodeID,
+    NotLeaderError,
+    StateLockedError,
+)
 from manager.consensus.raft import RaftConfig, RaftConsensus
 from manager.consensus.sealed import KeyRing
 from manager.consensus.transport import PeerRefusedError
@@ -68,6 +75,7 @@ ERROR_FILE = "manager.error"
 BOOTSTRAP_TIMEOUT_S = 30.0
 JOIN_RETRY_S = 0.3
 FORWARD_TIMEOUT_S = 15.0
+TRANSFER_TIMEOUT_S = 2.0
 _PR_SET_NAME = 15
 
 T = TypeVar("T")
@@ -173,10 +181,7 @@ class _Manager:
         servers: list[grpc.aio.Server] = []
         try:
             async with asyncio.TaskGroup() as group:
-                work = [
-                    group.create_task(follow(self._certificate), name="certificate.follow"),
-                    group.create_task(self._lead(), name="leadership"),
-                ]
+                work = [group.create_task(follow(self._certificate), name="certificate.follow")]
                 remote = await self._serve_remote()
                 servers.append(remote)
                 if await self._enter(group, work):
@@ -187,16 +192,22 @@ class _Manager:
                     task.cancel()
         finally:
             log.info("manager.stopping", node_id=self._config.node_id)
-            await self._consensus.stop(transfer=self._failure is None)
+            await self._hand_over()
+            await _on_loop(self._consensus.loop, listener.close())
+            await self._consensus.stop(transfer=False)
             for server in servers:
                 await server.stop(0.5)
-            with contextlib.suppress(RuntimeError):
-                await _on_loop(self._consensus.loop, listener.close())
             await self._control.close()
             await self._link.close()
             (self._run_dir / SOCKET_FILE).unlink(missing_ok=True)
         if self._failure is not None:
             raise self._failure
+
+    async def _hand_over(self) -> None:
+        """Give leadership away before the streams are closed: the cluster does not notice our end."""
+        if self._failure is None and self._consensus.leader.is_leader and len(self._consensus.members) > 1:
+            with contextlib.suppress(ConsensusError):
+                await self._consensus.transfer_leadership(timeout_s=TRANSFER_TIMEOUT_S)
 
     def _failed(self, error: BaseException) -> None:
         log.error("consensus.failed", error=str(error))
@@ -207,6 +218,7 @@ class _Manager:
         """Found the cluster, or be taken into it; False when told to stop before that."""
         if self._config.HasField("bootstrap"):
             await self._bootstrap(self._config.bootstrap)
+        work.append(group.create_task(self._lead(), name="leadership"))
         members = {member.node_id: member for member in self._consensus.members}
         me = members.get(NodeID(self._config.node_id))
         joining = group.create_task(self._join(), name="raft.join")

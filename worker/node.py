@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -28,7 +29,6 @@ from pki.tokens import JoinTokens
 from proto import objects_pb2 as objects
 from proto.ca_pb2 import ManagerAddress
 from proto.control_pb2 import ListNodesRequest
-from proto.control_pb2_grpc import ControlAsyncStub
 from proto.node_pb2 import Bootstrap, LocalState
 from proto.objects_pb2 import Reachability
 from proto.specs_pb2 import NodeRole
@@ -56,6 +56,9 @@ from worker.membership import (
     SwarmInfo,
 )
 from worker.participation import CERTIFICATES, Host, Participation, erase, new_state
+
+if TYPE_CHECKING:
+    from proto.control_pb2_grpc import ControlAsyncStub
 
 log = structlog.get_logger(__name__)
 
