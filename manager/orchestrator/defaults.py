@@ -71,11 +71,10 @@ def restart_rules(spec: TaskSpec) -> RestartRules:
 
 def update_rules(spec: ServiceSpec, *, rollback: bool) -> UpdateRules:
     """The update (or rollback) configuration in force for ``spec``."""
-    field = "rollback_config" if rollback else "update_config"
-    if not spec.HasField(field):
-        config = default_update_config()
+    if rollback:
+        config = spec.rollback_config if spec.HasField("rollback_config") else default_update_config()
     else:
-        config = spec.rollback_config if rollback else spec.update_config
+        config = spec.update_config if spec.HasField("update_config") else default_update_config()
     return UpdateRules(
         parallelism=config.parallelism,
         delay_s=config.delay_ns / NANOSECONDS,
@@ -121,17 +120,17 @@ def insert_defaults(spec: ServiceSpec) -> ServiceSpec:
     task.resources.reservations.SetInParent()
     task.placement.SetInParent()
     _fill_restart_policy(task.restart_policy)
-    for field in ("update_config", "rollback_config"):
-        config = full.rollback_config if field == "rollback_config" else full.update_config
-        if full.HasField(field):
-            _fill_update_config(config)
-        else:
-            config.CopyFrom(default_update_config())
+    if not full.HasField("update_config"):
+        full.update_config.CopyFrom(default_update_config())
+    if not full.HasField("rollback_config"):
+        full.rollback_config.CopyFrom(default_update_config())
+    _fill_update_config(full.update_config)
+    _fill_update_config(full.rollback_config)
     if full.endpoint_spec.mode == ENDPOINT_MODE_UNSPECIFIED:
         full.endpoint_spec.mode = ENDPOINT_MODE_VIP
-    if full.mode.WhichOneof("mode") is None:
-        full.mode.replicated.replicas = 1
-    elif full.mode.HasField("replicated") and not full.mode.replicated.HasField("replicas"):
+    if full.mode.WhichOneof("mode") is None or (
+        full.mode.HasField("replicated") and not full.mode.replicated.HasField("replicas")
+    ):
         full.mode.replicated.replicas = 1
     return full
 
