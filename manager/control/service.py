@@ -291,6 +291,7 @@ class ControlService:
         secret = await self._write(
             lambda working: payloads.create_secret(working, request.spec, secret_id=secret_id, now=self._now())
         )
+        secret = self._store.view.secrets.get(secret.id) or secret
         log.info("secret.created", secret_id=secret.id, secret_name=secret.spec.name)
         return pb.CreateSecretResponse(secret=payloads.without_data(secret))
 
@@ -331,6 +332,7 @@ class ControlService:
         config = await self._write(
             lambda working: payloads.create_config(working, request.spec, config_id=config_id, now=self._now())
         )
+        config = self._store.view.configs.get(config.id) or config
         log.info("config.created", config_id=config.id, config_name=config.spec.name)
         return pb.CreateConfigResponse(config=config)
 

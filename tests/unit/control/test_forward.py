@@ -1,0 +1,182 @@
+"""Calls to a manager that does not lead, over real gRPC: passed on, tried again only when safe, refused in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.protobuf.message import Message
+
+from manager.consensus.inprocess import InProcessConsensus
+from manager.consensus.port import NodeID, NotLeaderError
+from manager.control.errors import NO_LEADER_TEXT, NOT_LEADER_TEXT
+from manager.control.forward import ForwardedError, LeaderForwarder, NoLeaderError
+from manager.control.rpc import Call, control_handler
+from manager.control.service import ControlService
+from manager.store import Store
+from proto import control_pb2 as pb
+from proto.control_pb2_grpc import ControlStub
+from tests.unit.control.builders import service_spec
+from tests.unit.control.managed import Managed
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub alone
+
+
+@asynccontextmanager
+async def serving(call: Call) -> AsyncIterator[int]:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((control_handler(call),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+class Follower:
+    """A manager without the leadership, whose leader is at ``channel``."""
+
+    def __init__(self) -> None:
+        self.consensus = InProcessConsensus(NodeID("node-2"))
+        self.store = Store(self.consensus, clock=lambda: 0.0)
+        self.channel: grpc.aio.Channel | None = None
+        self.control = ControlService(self.store, self.consensus)
+        self.patience(0.2)
+
+    def patience(self, no_leader_timeout_s: float) -> None:
+        self.forwarder = LeaderForwarder(
+            self.control,
+            self.consensus,
+            lambda: self.channel,
+            timeout_s=5.0,
+            no_leader_timeout_s=no_leader_timeout_s,
+        )
+
+
+@pytest_asyncio.fixture
+async def follower() -> AsyncIterator[Follower]:
+    made = Follower()
+    await made.consensus.start(made.store)
+    made.consensus.lose_leadership()
+    yield made
+    if made.channel is not None:
+        await made.channel.close()
+    await made.control.close()
+
+
+async def test_a_followers_call_is_answered_by_the_leader(manager: Managed, follower: Follower) -> None:
+    async with serving(manager.control.call) as leader_port, serving(follower.forwarder.call) as port:
+        follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{leader_port}")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = ControlStub(channel)
+            created = await stub.CreateService(pb.CreateServiceRequest(spec=service_spec()))
+            assert manager.store.view.services.get(created.service.id) is not None
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.CreateService(pb.CreateServiceRequest(spec=service_spec()))
+    assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert caught.value.details() == (
+        "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service web already exists"
+    )
+
+
+async def test_without_a_leader_the_call_is_refused_in_time(follower: Follower) -> None:
+    async with serving(follower.forwarder.call) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = ControlStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListNodes(pb.ListNodesRequest())
+        info = await stub.GetManagerInfo(pb.GetManagerInfoRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert NO_LEADER_TEXT in (caught.value.details() or "")
+    assert not info.has_leader
+
+
+async def test_a_leader_that_appears_meanwhile_answers(follower: Follower) -> None:
+    follower.patience(5)
+    call = asyncio.ensure_future(follower.forwarder.call("ListNodes", pb.ListNodesRequest()))
+    await asyncio.sleep(0)
+    follower.consensus.regain_leadership()
+    assert await call == pb.ListNodesResponse()
+
+
+async def test_a_leader_that_was_deposed_is_not_the_last_word(manager: Managed, follower: Follower) -> None:
+    refused = asyncio.Event()
+
+    async def noticed(method: str, request: Message) -> Message:
+        try:
+            return await manager.control.call(method, request)
+        except NotLeaderError:
+            refused.set()
+            raise
+
+    follower.patience(5)
+    async with serving(noticed) as leader_port:
+        follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{leader_port}")
+        manager.consensus.lose_leadership()
+        request = pb.CreateServiceRequest(spec=service_spec())
+        call = asyncio.ensure_future(follower.forwarder.call("CreateService", request))
+        await asyncio.wait_for(refused.wait(), 5)
+        manager.consensus.regain_leadership()
+        await asyncio.wait_for(call, 5)
+    assert len(manager.store.view.services) == 1
+
+
+async def test_a_leader_that_cannot_be_reached_counts_as_none(follower: Follower) -> None:
+    follower.channel = grpc.aio.insecure_channel("127.0.0.1:1")
+    with pytest.raises(NoLeaderError, match="does not have a leader"):
+        await follower.forwarder.call("CreateService", pb.CreateServiceRequest(spec=service_spec()))
+
+
+async def test_a_broken_connection_repeats_reads_and_never_writes(follower: Follower) -> None:
+    breaking = _Breaking()
+    server = grpc.aio.server(interceptors=[breaking])
+    server.add_generic_rpc_handlers((control_handler(follower.control.call),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        with pytest.raises(ForwardedError, match="connection reset"):
+            await follower.forwarder.call("CreateService", pb.CreateServiceRequest(spec=service_spec()))
+        assert breaking.calls == 1
+        with pytest.raises(NoLeaderError):
+            await follower.forwarder.call("ListNodes", pb.ListNodesRequest())
+        assert breaking.calls > 2
+    finally:
+        await server.stop(None)
+
+
+class _Breaking(grpc.aio.ServerInterceptor):
+    """As if the connection broke after the request went out."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def intercept_service(self, continuation: object, handler_call_details: object) -> Handler:
+        async def broken(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            self.calls += 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset by peer")
+
+        return grpc.unary_unary_rpc_method_handler(broken)
+
+
+async def test_every_method_of_the_api_has_a_handler(manager: Managed) -> None:
+    for method in pb.DESCRIPTOR.services_by_name["Control"].methods:
+        assert method.name in manager.control._methods
+
+
+async def test_not_leading_is_said_in_one_text(follower: Follower) -> None:
+    async with (
+        serving(follower.control.call) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = ControlStub(channel)
+        for call in (stub.GetCluster(pb.GetClusterRequest()), stub.RemoveNode(pb.RemoveNodeRequest(ref="x"))):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.details() == NOT_LEADER_TEXT
