@@ -18,13 +18,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import structlog
-
 from runtime.images.errors import ContentError, DigestMismatchError, NoSpaceError
 from runtime.images.reference import check_digest
 from runtime.images.work import AbortedError, Listener, SharedWork
-
-log = structlog.get_logger(__name__)
 
 CHUNK_BYTES = 1 << 20
 PARTIAL_AGE_S_MAX = 7 * 24 * 3600.0
@@ -101,6 +97,7 @@ class ContentStore:
         self._blobs, self._ingest = root / "blobs" / "sha256", root / "ingest"
         self._shared: SharedWork[None] = SharedWork()
         self._pins: Counter[str] = Counter()
+        self._holds = 0
 
     def open(self) -> None:
         """Make the directories and drop partial blobs that nobody came back for. Blocks."""
@@ -174,12 +171,15 @@ class ContentStore:
         keep = False
         try:
             with disk_full_as_error(self._ingest):
-                with await asyncio.to_thread(_open_partial, partial, size) as writer:
-                    publish(("Downloading", writer.size, size))
-                    await self._receive(writer, digest, size, fetch, publish)
-                    publish(("Verifying Checksum", size, size))
-                    await asyncio.to_thread(writer.finish, digest, self._blobs)
-                publish(("Download complete", size, size))
+                resumed = partial.exists()
+                try:
+                    await self._attempt(partial, digest, size, fetch, publish)
+                except DigestMismatchError:
+                    if not resumed:
+                        raise
+                    # A power cut may have left zeros in the part that was there: once more from the start.
+                    partial.unlink(missing_ok=True)
+                    await self._attempt(partial, digest, size, fetch, publish)
         except (ContentError, OSError):
             raise
         except BaseException:
@@ -188,6 +188,14 @@ class ContentStore:
         finally:
             if not keep:
                 partial.unlink(missing_ok=True)
+
+    async def _attempt(self, partial: Path, digest: str, size: int, fetch: Fetch, publish: Listener) -> None:
+        with await asyncio.to_thread(_open_partial, partial, size) as writer:
+            publish(("Downloading", writer.size, size))
+            await self._receive(writer, digest, size, fetch, publish)
+            publish(("Verifying Checksum", size, size))
+            await asyncio.to_thread(writer.finish, digest, self._blobs)
+        publish(("Download complete", size, size))
 
     async def _receive(self, writer: BlobWriter, digest: str, size: int, fetch: Fetch, publish: Listener) -> None:
         if writer.size >= size:
@@ -234,17 +242,35 @@ class ContentStore:
             write_atomically(self.path(digest), data)
         return digest
 
-    def collect(self, live: set[str]) -> int:
-        """Delete every blob that is neither in ``live`` nor leased; returns the bytes freed. Blocks for unlinks only."""
-        freed = 0
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """While inside, nothing is condemned: for work that learns digests only when the blobs are there already."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+
+    @property
+    def pinned(self) -> set[str]:
+        """What leases keep now."""
+        return set(self._pins)
+
+    def condemn(self, live: set[str]) -> list[Path]:
+        """Take every blob that is neither in ``live`` nor leased out of the store; the caller unlinks the paths.
+
+        The choice and the renames are one step of the event loop, so that no download can count on a doomed blob.
+        """
+        if self._holds:
+            return []
+        doomed = list[Path]()
         for blob in list(self._blobs.iterdir()):
             digest = f"sha256:{blob.name}"
             if digest not in live and digest not in self._pins:
-                freed += blob.stat().st_size
-                blob.unlink(missing_ok=True)
-        if freed:
-            log.info("content.collected", freed_bytes=freed)
-        return freed
+                trash = self._ingest / f"trash-{os.getpid()}-{time.monotonic_ns()}"
+                blob.rename(trash)
+                doomed.append(trash)
+        return doomed
 
 
 class BlobWriter:

@@ -19,7 +19,6 @@ from itertools import count
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from runtime.images.content import Reader, disk_full_as_error, write_atomically
 from runtime.images.errors import SnapshotError
@@ -27,8 +26,6 @@ from runtime.images.layers import Unpacked, unpack_layer
 from runtime.images.mounts import Mounter, mount_overlay, overlay_options, probe_overlay, sync_filesystem, unmount
 from runtime.images.trees import remove_tree, tree_size
 from runtime.images.types import RootFS
-
-log = structlog.get_logger(__name__)
 
 # 96 bits: 128 layers fit in a page of mount options, and nobody finds a second chain ID with the same name.
 _NAME_LENGTH = 24
@@ -72,6 +69,8 @@ class Snapshots:
         self._layers, self._meta = root / "layers", root / "meta"
         self._containers, self._tmp = root / "containers", root / "tmp"
         self._sizes: dict[str, int] = {}
+        self._records: dict[str, RootFSRecord] = {}
+        self._lock = threading.Lock()  # threads make root file systems while the event loop condemns layers
         self._numbers = count()
         self._mounter: Mounter | None = None
 
@@ -94,6 +93,10 @@ class Snapshots:
         for directory in self._layers.iterdir():
             if directory.name not in known:
                 self._discard(directory)
+        for home in self._containers.iterdir():
+            record = self._read_record(home.name)
+            if record is not None:
+                self._records[home.name] = record
         self._mounter = Mounter(self._layers)
 
     def close(self) -> None:
@@ -144,12 +147,13 @@ class Snapshots:
                 unpacked = unpack_layer(source, work, parents=below, diff_id=diff_id, abort=abort)
                 diff_id = unpacked.diff_id
                 chain_id = _chain_on(parents, diff_id)
-                if chain_id not in self._sizes:
-                    name = _name(chain_id)
-                    meta = LayerMeta(ChainID=chain_id, DiffID=diff_id, SizeBytes=unpacked.size_bytes)
-                    write_atomically(self._meta / f"{name}.json", msgspec.json.encode(meta))
-                    (work / "fs").rename(self._layers / name)
-                    self._sizes[chain_id] = unpacked.size_bytes
+                name = _name(chain_id)
+                meta = LayerMeta(ChainID=chain_id, DiffID=diff_id, SizeBytes=unpacked.size_bytes)
+                with self._lock:
+                    if chain_id not in self._sizes:
+                        write_atomically(self._meta / f"{name}.json", msgspec.json.encode(meta))
+                        (work / "fs").rename(self._layers / name)
+                        self._sizes[chain_id] = unpacked.size_bytes
             return unpacked
         finally:
             remove_tree(work)
@@ -159,28 +163,34 @@ class Snapshots:
         with disk_full_as_error(self._layers):
             sync_filesystem(self._layers)
 
-    def collect(self, live: Iterable[str]) -> list[str]:
-        """Remove layers that are neither in ``live`` (chain IDs) nor under a container; returns their chain IDs. Blocks."""
-        used = {name for record in self._records() for name in record.Layers}
-        doomed = [chain for chain in list(self._sizes) if chain not in set(live) and _name(chain) not in used]
-        for chain_id in doomed:
-            del self._sizes[chain_id]
-            (self._meta / f"{_name(chain_id)}.json").unlink(missing_ok=True)
-            self._discard(self._layers / _name(chain_id))
-        return doomed
+    def condemn(self, live: Iterable[str]) -> tuple[list[str], list[Path]]:
+        """Take layers that are neither in ``live`` (chain IDs) nor under a container out of the store.
+
+        Returns their chain IDs, topmost of a chain not necessarily first, and the directories for the caller to remove.
+        """
+        wanted, chains, trash = set(live), list[str](), list[Path]()
+        with self._lock:
+            used = {name for record in self._records.values() for name in record.Layers}
+            for chain_id in list(self._sizes):
+                name = _name(chain_id)
+                if chain_id in wanted or name in used:
+                    continue
+                target = self._temporary()
+                (self._layers / name).rename(target)
+                (self._meta / f"{name}.json").unlink(missing_ok=True)
+                del self._sizes[chain_id]
+                chains.append(chain_id)
+                trash.append(target)
+        return chains, trash
 
     # ----------------------------------------------------------- containers
 
-    def _records(self) -> list[RootFSRecord]:
-        found = [self._find(container.name) for container in self._containers.iterdir()]
-        return [record for record in found if record is not None]
-
-    def _find(self, container_id: str) -> RootFSRecord | None:
+    def _read_record(self, container_id: str) -> RootFSRecord | None:
         try:
             data = (self._containers / container_id / "rootfs.json").read_bytes()
             return msgspec.json.decode(data, type=RootFSRecord)
-        except (FileNotFoundError, msgspec.DecodeError):  # a power cut may leave the file empty: the container is lost
-            return None
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            return None  # a power cut may leave the file empty: the container's files are lost
 
     def _rootfs(self, container_id: str, record: RootFSRecord) -> RootFS:
         home = self._containers / container_id
@@ -189,27 +199,39 @@ class Snapshots:
     def prepare(self, container_id: str, image_id: str, chain: Sequence[str]) -> RootFS:
         """Make the writable layer on top of ``chain`` (chain IDs, lowest first). Blocks. Raises SnapshotError, NoSpaceError."""
         _check_container_id(container_id)
-        existing = self._find(container_id)
-        if existing is not None:
-            if existing.ImageID != image_id:
-                raise SnapshotError(f"container {container_id} already has a root file system of {existing.ImageID}")
-            return self._rootfs(container_id, existing)
-        missing = [chain_id for chain_id in chain if chain_id not in self._sizes]
-        if missing:
-            raise SnapshotError(f"layer {missing[0]} of image {image_id} is missing")
         layers = [_name(chain_id) for chain_id in reversed(chain)] or [_EMPTY]
         record = RootFSRecord(ImageID=image_id, ChainID=chain[-1] if chain else "", Layers=layers)
-        home = self._containers / container_id
+        with self._lock:
+            existing = self._records.get(container_id)
+            if existing is not None:
+                if existing.ImageID != image_id:
+                    raise SnapshotError(
+                        f"container {container_id} already has a root file system of {existing.ImageID}"
+                    )
+                return self._rootfs(container_id, existing)
+            missing = [chain_id for chain_id in chain if chain_id not in self._sizes]
+            if missing:
+                raise SnapshotError(f"layer {missing[0]} of image {image_id} is missing")
+            self._records[container_id] = record  # from here on the layers are in use
+        try:
+            self._make_home(container_id, record)
+        except BaseException:
+            del self._records[container_id]
+            raise
+        return self._rootfs(container_id, record)
+
+    def _make_home(self, container_id: str, record: RootFSRecord) -> None:
+        home, work = self._containers / container_id, self._temporary()
         if home.exists():
+            unmount(home / "merged")
             self._discard(home)
-        work = self._temporary()
         try:
             with disk_full_as_error(self._containers):
                 work.mkdir(mode=0o700)
                 for name in ("upper", "work", "merged"):
                     (work / name).mkdir(mode=0o755)
                 # The root of an overlay looks like its upper directory.
-                below = (self._layers / layers[0]).stat()
+                below = (self._layers / record.Layers[0]).stat()
                 os.chown(work / "upper", below.st_uid, below.st_gid)
                 os.chmod(work / "upper", below.st_mode & 0o7777)
                 (work / "rootfs.json").write_bytes(msgspec.json.encode(record))
@@ -217,12 +239,11 @@ class Snapshots:
         except BaseException:
             remove_tree(work)
             raise
-        return self._rootfs(container_id, record)
 
     def get(self, container_id: str) -> RootFS:
         """Raises SnapshotError if the container has none."""
         _check_container_id(container_id)
-        record = self._find(container_id)
+        record = self._records.get(container_id)
         if record is None:
             raise SnapshotError(f"container {container_id} has no root file system")
         return self._rootfs(container_id, record)
@@ -235,7 +256,7 @@ class Snapshots:
 
     def _mount(self, container_id: str) -> Path:
         _check_container_id(container_id)
-        record = self._find(container_id)
+        record = self._records.get(container_id)
         if record is None:
             raise SnapshotError(f"container {container_id} has no root file system")
         target = self._containers / container_id / "merged"
@@ -258,6 +279,7 @@ class Snapshots:
     async def remove(self, container_id: str) -> None:
         """Unmount and delete; nothing there is fine. Raises SnapshotError."""
         await self.unmount(container_id)
+        self._records.pop(container_id, None)
         home = self._containers / container_id
         if home.exists():
             await asyncio.to_thread(self._discard, home)

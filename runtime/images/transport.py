@@ -12,7 +12,6 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -47,13 +46,12 @@ class ConnectError(RegistryUnavailableError):
     """No connection, or no TLS on it."""
 
 
-@dataclass(frozen=True, slots=True)
 class StatusError(Exception):
     """The registry answered with an error status; ``code`` and ``message`` are of the first error in the body."""
 
-    status: int
-    code: str
-    message: str
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(status, code, message)
+        self.status, self.code, self.message = status, code, message
 
     def __str__(self) -> str:
         if not self.code:
@@ -132,20 +130,42 @@ class Transport:
         target = url if "://" in url else f"{endpoint.url}{url}"
         credentials = None if endpoint.mirror else auth
         key = (endpoint.url, scope, credentials)
-        for last in (False, True):
-            sent = dict(headers or {})
-            # A location that the registry gave may be another host, which must not see the authorisation.
-            if urlsplit(target).netloc == endpoint.host and (authorization := self._known(key, credentials)):
-                sent["Authorization"] = authorization
-            async with self._send(endpoint, method, target, sent, data) as response:
-                if response.status != 401 or last or response.url.host != urlsplit(endpoint.url).hostname:
-                    await _raise_for_status(response)
-                    yield response
-                    return
-                challenge = choose_challenge(response.headers.getall("WWW-Authenticate", []))
-                if challenge is None:
-                    await _raise_for_status(response)
-            await self._authorize(endpoint, challenge, scope, credentials, key)
+        async with contextlib.AsyncExitStack() as stack:
+            response = await stack.enter_async_context(
+                self._send_authorized(endpoint, method, target, headers, data, key)
+            )
+            challenge = self._challenge(endpoint, response)
+            if challenge is not None:
+                await stack.aclose()
+                await self._authorize(endpoint, challenge, scope, credentials, key)
+                again = self._send_authorized(endpoint, method, target, headers, data, key)
+                response = await stack.enter_async_context(again)
+                challenge = self._challenge(endpoint, response)
+                if challenge is not None and challenge.scheme == "bearer":  # a token, but not for this
+                    raise StatusError(401, "DENIED", "requested access to the resource is denied")
+            await _raise_for_status(response)
+            yield response
+
+    def _send_authorized(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        data: Any,
+        key: tuple[str, str, RegistryAuth | None],
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        sent = dict(headers or {})
+        # A location that the registry gave may be another host, which must not see the authorisation.
+        if urlsplit(url).netloc == endpoint.host and (authorization := self._known(key)):
+            sent["Authorization"] = authorization
+        return self._send(endpoint, method, url, sent, data)
+
+    @staticmethod
+    def _challenge(endpoint: Endpoint, response: aiohttp.ClientResponse) -> Challenge | None:
+        if response.status != 401 or response.url.host != urlsplit(endpoint.url).hostname:
+            return None
+        return choose_challenge(response.headers.getall("WWW-Authenticate", []))
 
     @contextlib.asynccontextmanager
     async def _send(
@@ -164,11 +184,12 @@ class Transport:
         except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
             raise RegistryError(f"the registry {endpoint.host} sent a redirection that leads nowhere") from error
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError) as error:
-            raise TransientError(f'{method.capitalize()} "{url.partition("?")[0]}": {error or "EOF"}') from error
+            raise TransientError(f'{method.capitalize()} "{url.partition("?")[0]}": {str(error) or "EOF"}') from error
 
     # -------------------------------------------------------- authorisation
 
-    def _known(self, key: tuple[str, str, RegistryAuth | None], auth: RegistryAuth | None) -> str:
+    def _known(self, key: tuple[str, str, RegistryAuth | None]) -> str:
+        auth = key[2]
         if auth is not None and auth.registry_token:
             return f"Bearer {auth.registry_token}"
         value, expires = self._tokens.get(key, ("", 0.0))
