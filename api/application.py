@@ -5,15 +5,15 @@ Requests pass: ``VersionedRouter`` -> one middleware -> a handler.
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Iterable
 
+import grpc
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from api.errors import NotFoundError, error_response, message_of, status_of
+from api.errors import STATUS_BY_TYPE, APIError, NotFoundError, error_response, message_of, status_of
 from api.requests import json_response
 from api.router import VersionedRouter, unserved_routes
 from api.versions import MAX_VERSION, check_version, version_of
@@ -65,11 +65,11 @@ async def _outermost(request: web.Request, handler: Handler) -> web.StreamRespon
         response = _http_error(error)
         status = response.status
         return response
-    except (ConnectionError, asyncio.CancelledError):
-        raise  # the client is gone, nobody to answer
     except Exception as error:
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            raise  # the client is gone, nobody to answer
         status = status_of(error)
-        if status >= 500:
+        if not is_expected(error):
             log.error("request.failed", method=request.method, path=request.path, exc_info=error)
         if request.writer.output_size > 0:
             # The head went out with a success: cut the connection, so that the client sees a broken stream.
@@ -78,6 +78,11 @@ async def _outermost(request: web.Request, handler: Handler) -> web.StreamRespon
         return error_response(error)
     finally:
         log.debug("request.served", method=request.method, path=request.path, status=status)
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether the error is one that a component raises on purpose; anything else is a defect."""
+    return isinstance(error, APIError | grpc.RpcError) or any(kind in STATUS_BY_TYPE for kind in type(error).__mro__)
 
 
 def _http_error(error: web.HTTPException) -> web.Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from api.engine_routes.auth import AuthRoutes
 from api.engine_routes.container_io import ContainerIORoutes
 from api.engine_routes.containers import ContainerRoutes
 from api.engine_routes.context import EngineContext
@@ -31,5 +32,6 @@ def routes(context: EngineContext) -> list[web.RouteDef]:
         VolumeRoutes(context),
         SystemRoutes(context),
         EventRoutes(context),
+        AuthRoutes(context),
     )
     return [route for part in parts for route in part.routes()]

@@ -1,4 +1,4 @@
-"""/_ping, /version, /info, /system/df, /auth.
+"""/_ping, /version, /info, /system/df.
 
 Source: moby ``daemon/server/router/system/system_routes.go``, ``daemon/info.go``, ``daemon/disk_usage.go`` (API 1.51).
 """

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import docker.client
+import docker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20.0
@@ -110,7 +110,7 @@ class EngineHost:
 
     # ------------------------------------------------------------ clients
 
-    def docker(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
         """Run the docker command; never raises for its exit code."""
         done = subprocess.run(
             ["docker", *arguments],
@@ -124,10 +124,10 @@ class EngineHost:
 
     def ok(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30) -> str:
         """What the docker command printed. Raises: AssertionError when it fails."""
-        done = self.docker(*arguments, stdin=stdin, timeout_s=timeout_s)
+        done = self.cli(*arguments, stdin=stdin, timeout_s=timeout_s)
         assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.returncode}: {done.stderr or done.stdout}"
         return done.stdout.strip()
 
-    def client(self, **options: Any) -> docker.client.DockerClient:
+    def client(self, **options: Any) -> docker.DockerClient:
         """docker-py; the caller closes it."""
-        return docker.client.DockerClient(base_url=f"unix://{self.socket}", timeout=30, **options)
+        return docker.DockerClient(base_url=f"unix://{self.socket}", timeout=30, **options)

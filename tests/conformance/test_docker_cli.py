@@ -73,32 +73,32 @@ def test_run_in_the_background_then_list_inspect_stop_remove(host: EngineHost) -
     assert host.ok("stop", "-t", "0", "web") == "web"
     assert host.ok("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "web") == "exited 137"
     assert host.ok("rm", "web") == "web"
-    gone = host.docker("inspect", "web")
+    gone = host.cli("inspect", "web")
     assert gone.returncode == 1
     assert "no such object: web" in gone.stderr.lower()
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_run_in_the_foreground_prints_and_ends_with_the_exit_code(host: EngineHost, code: int) -> None:
-    done = host.docker("run", "--rm", IMAGE, "sh", "-c", f"echo out; echo err >&2; exit {code}")
+    done = host.cli("run", "--rm", IMAGE, "sh", "-c", f"echo out; echo err >&2; exit {code}")
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", code)
     assert host.ok("ps", "-aq") == ""
 
 
 def test_run_passes_its_input_on(host: EngineHost) -> None:
-    done = host.docker("run", "--rm", "-i", IMAGE, "wc", "-c", stdin=b"x" * 300_000)
+    done = host.cli("run", "--rm", "-i", IMAGE, "wc", "-c", stdin=b"x" * 300_000)
     assert (done.returncode, done.stdout.strip()) == (0, "300000")
 
 
 def test_command_that_does_not_exist_ends_with_127(host: EngineHost) -> None:
-    done = host.docker("run", "--rm", IMAGE, "no-such-command")
+    done = host.cli("run", "--rm", IMAGE, "no-such-command")
     assert done.returncode == 127
     assert "no-such-command" in done.stderr
 
 
 def test_name_in_use_is_a_conflict(host: EngineHost) -> None:
     host.ok("create", "--name", "twice", IMAGE)
-    again = host.docker("create", "--name", "twice", IMAGE)
+    again = host.cli("create", "--name", "twice", IMAGE)
     assert again.returncode == 1
     assert 'Conflict. The container name "/twice" is already in use' in again.stderr
 
@@ -127,14 +127,14 @@ def test_kill_restart_pause_rename(host: EngineHost) -> None:
     host.ok("rename", "one", "two")
     host.ok("kill", "two")
     assert host.ok("wait", "two") == "137"
-    again = host.docker("kill", "two")
+    again = host.cli("kill", "two")
     assert again.returncode == 1
     assert "is not running" in again.stderr
 
 
 def test_exec_passes_streams_and_exit_code(host: EngineHost) -> None:
     host.ok("run", "-d", "--name", "box", IMAGE, "sleep", "600")
-    done = host.docker("exec", "-i", "box", "sh", "-c", "cat; echo err >&2; exit 4", stdin=b"given")
+    done = host.cli("exec", "-i", "box", "sh", "-c", "cat; echo err >&2; exit 4", stdin=b"given")
     assert (done.stdout, done.stderr, done.returncode) == ("given", "err\n", 4)
     assert host.ok("exec", "-e", "A=1", "-w", "/tmp", "box", "sh", "-c", "echo $A; pwd").split() == ["1", "/tmp"]
 
@@ -178,13 +178,13 @@ def test_images_tag_history_save_load_remove(host: EngineHost) -> None:
 
 def test_image_in_use_is_not_removed(host: EngineHost) -> None:
     host.ok("create", "--name", "user", IMAGE)
-    refused = host.docker("rmi", IMAGE)
+    refused = host.cli("rmi", IMAGE)
     assert refused.returncode == 1
     assert "conflict" in refused.stderr.lower()
 
 
 def test_missing_image_is_named(host: EngineHost) -> None:
-    missing = host.docker("inspect", "--type", "image", "nothing:here")
+    missing = host.cli("inspect", "--type", "image", "nothing:here")
     assert missing.returncode == 1
     assert "no such image" in missing.stderr.lower()
 
@@ -223,7 +223,7 @@ def test_pull_shows_progress_and_knows_what_is_there(host: EngineHost, registry:
     assert "Status: Downloaded newer image for" in first
     assert "Status: Image is up to date for" in host.ok("pull", name)
     assert host.ok("run", "--rm", name, "echo", "pulled") == "pulled"
-    missing = host.docker("pull", "127.0.0.1:5000/team/app:2")
+    missing = host.cli("pull", "127.0.0.1:5000/team/app:2")
     assert missing.returncode == 1
     assert "not found" in missing.stderr or "manifest unknown" in missing.stderr
     host.ok("rmi", name)
@@ -234,12 +234,12 @@ def test_pull_shows_progress_and_knows_what_is_there(host: EngineHost, registry:
 
 def test_what_is_not_served_is_said_in_one_sentence(host: EngineHost) -> None:
     host.ok("create", "--name", "box", IMAGE)
-    refused = host.docker("commit", "box", "new")
+    refused = host.cli("commit", "box", "new")
     assert refused.returncode == 1
     assert "not served" in refused.stderr
 
 
 def test_swarm_command_outside_a_swarm(host: EngineHost) -> None:
-    refused = host.docker("node", "ls")
+    refused = host.cli("node", "ls")
     assert refused.returncode == 1
     assert "This node is not a swarm manager" in refused.stderr
