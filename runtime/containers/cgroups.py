@@ -1,0 +1,223 @@
+"""Control groups in both layouts: version 1 (each controller a hierarchy of its own, hybrid included) and version 2.
+
+runc makes a container's own groups; here are the facts about the host, the parent group, counters, and the removal.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from runtime.errors import HostError
+
+log = structlog.get_logger(__name__)
+
+REQUIRED = ("cpu", "memory", "pids")
+_CONTROLLERS_V1 = {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the hierarchies are mounted.
+
+    Attributes:
+        version: 1 when controllers have hierarchies of their own, 2 for the unified one alone.
+        mounts: mount point by controller; in version 2 every controller has the same one.
+        own: path of this process's group by controller, "/..." inside the hierarchy.
+    """
+
+    version: int
+    mounts: Mapping[str, Path]
+    own: Mapping[str, str]
+
+    @property
+    def root(self) -> Path:
+        """Mount point of version 2."""
+        return next(iter(self.mounts.values()), Path("/sys/fs/cgroup"))
+
+    def missing(self) -> list[str]:
+        """Controllers the engine needs and the host lacks, in order."""
+        return [name for name in REQUIRED if name not in self.mounts]
+
+
+def parse_layout(mountinfo: str, own: str, unified_controllers: Mapping[str, str]) -> Layout:
+    """Layout from the texts of /proc/self/mountinfo, /proc/self/cgroup and each unified mount's cgroup.controllers."""
+    mounts: dict[str, Path] = {}
+    unified: Path | None = None
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(), right.split()
+        if len(fields) < 5 or len(tail) < 3:
+            continue
+        if tail[0] == "cgroup":
+            for option in tail[2].split(","):
+                if option in _CONTROLLERS_V1:
+                    mounts.setdefault(option, Path(fields[4]))
+        elif tail[0] == "cgroup2" and unified is None:
+            unified = Path(fields[4])
+    paths: dict[str, str] = {}
+    for line in own.splitlines():
+        _, names, path = [*line.split(":", 2), "", ""][:3]
+        for name in names.split(",") if names else [""]:
+            paths[name] = path
+    if mounts or unified is None:
+        return Layout(1, mounts, paths)
+    controllers = unified_controllers.get(str(unified), "").split()
+    return Layout(2, dict.fromkeys(controllers, unified), {name: paths.get("", "/") for name in controllers})
+
+
+def detect() -> Layout:
+    """The layout of this host."""
+    mountinfo = Path("/proc/self/mountinfo").read_text()
+    controllers = {}
+    for line in mountinfo.splitlines():
+        if " - cgroup2 " in line:
+            mount = line.split()[4]
+            try:
+                controllers[mount] = (Path(mount) / "cgroup.controllers").read_text()
+            except OSError:
+                controllers[mount] = ""
+    return parse_layout(mountinfo, Path("/proc/self/cgroup").read_text(), controllers)
+
+
+def resolve_parent(layout: Layout, parent: str) -> str:
+    """Absolute group path. A relative ``parent`` is below the daemon's own group (systemd's Delegate=yes)."""
+    if parent.startswith("/"):
+        return parent.rstrip("/") or "/"
+    own = next((path for path in (layout.own.get("memory"), layout.own.get("")) if path), "/")
+    return f"{own.rstrip('/')}/{parent}"
+
+
+def prepare_parent(layout: Layout, parent: str) -> None:
+    """Make the parent group; in version 2 hand its controllers down, from the root on.
+
+    A version 2 group with processes of its own cannot hand controllers down ("no internal processes"). When that is
+    the daemon's own group, as under systemd with Delegate=yes, its processes move to a leaf named "daemon" first.
+
+    Raises:
+        HostError: the kernel refused; says which file.
+    """
+    try:
+        if layout.version == 1:
+            for mount in set(layout.mounts.values()):
+                (mount / parent.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            _copy_cpusets(layout.mounts.get("cpuset"), parent)
+            return
+        group = layout.root
+        for part in ["", *Path(parent.lstrip("/")).parts]:
+            group = group / part
+            group.mkdir(exist_ok=True)
+            _hand_down(group)
+    except OSError as error:
+        raise HostError(f"cannot set up cgroup {parent}: {error}") from error
+
+
+def _copy_cpusets(mount: Path | None, parent: str) -> None:
+    """A new cpuset group is empty in version 1 and takes no process until it has CPUs and memory nodes."""
+    group = mount
+    for part in Path(parent.lstrip("/")).parts if mount else ():
+        assert group is not None
+        child = group / part
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (child / name).exists() and not (child / name).read_text().strip():
+                (child / name).write_text((group / name).read_text())
+        group = child
+
+
+def _hand_down(group: Path) -> None:
+    available = set((group / "cgroup.controllers").read_text().split())
+    enabled = set((group / "cgroup.subtree_control").read_text().split())
+    wanted = available - enabled
+    if not wanted:
+        return
+    try:
+        _enable(group, wanted)
+    except OSError as error:
+        if error.errno != 16:  # EBUSY: the group has processes of its own
+            raise
+        leaf = group / "daemon"
+        leaf.mkdir(exist_ok=True)
+        for pid in (group / "cgroup.procs").read_text().split():
+            try:
+                (leaf / "cgroup.procs").write_text(pid)
+            except ProcessLookupError:
+                continue
+        _enable(group, wanted)
+
+
+def _enable(group: Path, controllers: Iterable[str]) -> None:
+    """One by one: a controller that is busy elsewhere (cpu with real-time processes) must not cost the others."""
+    for name in sorted(controllers):
+        try:
+            (group / "cgroup.subtree_control").write_text(f"+{name}")
+        except OSError as error:
+            if error.errno == 16 or name in REQUIRED:
+                raise
+            log.warning("controller.unavailable", cgroup=str(group), controller=name, reason=str(error))
+
+
+def container_paths(layout: Layout, parent: str, container_id: str) -> list[Path]:
+    """The folders of a container's groups, one a hierarchy."""
+    inner = f"{parent.lstrip('/')}/{container_id}"
+    return [mount / inner for mount in sorted(set(layout.mounts.values()))]
+
+
+def oom_kills(layout: Layout, parent: str, container_id: str) -> int:
+    """How many processes of the container the kernel killed for want of memory; 0 when the group is gone."""
+    mount = layout.mounts.get("memory")
+    if mount is None:
+        return 0
+    name = "memory.events" if layout.version == 2 else "memory.oom_control"
+    try:
+        text = (mount / parent.lstrip("/") / container_id / name).read_text()
+    except OSError:
+        return 0
+    fields = dict(line.split(None, 1) for line in text.splitlines() if " " in line)
+    return int(fields.get("oom_kill", "0"))
+
+
+def processes(paths: Iterable[Path]) -> set[int]:
+    """IDs of all processes in these groups and below."""
+    found: set[int] = set()
+    for path in paths:
+        for folder, _, _ in os.walk(path):
+            try:
+                found.update(int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split())
+            except OSError:
+                continue
+    return found
+
+
+def remove(paths: Iterable[Path], *, patience_s: float = 2.0) -> list[Path]:
+    """Remove groups and those below them; returns what would not go.
+
+    A group is busy for a moment after its last process exited, hence the patience. Blocks; call it in a thread.
+    """
+    left = list(paths)
+    deadline = time.monotonic() + patience_s
+    pause_s = 0.0005
+    while True:
+        left = [path for path in left if not _remove_tree(path)]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.05)
+
+
+def _remove_tree(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        try:
+            for folder, _, _ in os.walk(path, topdown=False):
+                Path(folder).rmdir()
+        except OSError:
+            return not path.exists()
+    return True

@@ -1,0 +1,353 @@
+"""From a container's configuration to an OCI runtime spec: a pure function, so that every default can be tested.
+
+Follows moby daemon/oci_linux.go and oci/defaults.go for what a container gets; the OCI runtime-spec 1.0.2 for how it is
+said.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.containers import capabilities as caps
+from runtime.containers import mounts, seccomp
+from runtime.containers.types import ContainerConfig, HostConfig
+from runtime.containers.users import User
+from runtime.errors import InvalidParameterError
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHM_BYTES = 64 << 20
+INIT_TARGET = "/sbin/docker-init"
+CPU_PERIOD_US = 100_000
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_RLIMITS = {
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+}
+_IPC_SYSCTLS = {
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What the spec depends on besides the request.
+
+    Attributes:
+        cgroup_version: 1 or 2.
+        capabilities: all that the kernel knows, as CAP_X.
+        swap_limit: whether swap can be limited.
+        init_path: a static init for ``Init``, or "".
+    """
+
+    cgroup_version: int
+    capabilities: tuple[str, ...]
+    swap_limit: bool
+    init_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpecInput:
+    """Everything of one start.
+
+    ``config`` is already merged with the image's. ``mounts`` are OCI mounts of the user, ``files`` those of the
+    engine (/etc/hosts and the like). ``namespaces`` maps network, pid, ipc to "" (new), None (the host's) or a path
+    (another container's). ``devices`` are OCI devices, each with an extra key ``access``.
+    """
+
+    container_id: str
+    rootfs: str
+    cgroup_path: str
+    hostname: str
+    config: ContainerConfig
+    host: HostConfig
+    user: User
+    mounts: Sequence[Mapping[str, Any]]
+    files: Sequence[Mapping[str, Any]]
+    namespaces: Mapping[str, str | None]
+    devices: Sequence[Mapping[str, Any]]
+    facts: HostFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """``SecurityOpt`` taken apart. ``profile`` is "" for the default, "unconfined", or a profile as JSON text."""
+
+    no_new_privileges: bool = False
+    profile: str = ""
+    unmasked: bool = False
+
+
+def parse_security(options: Sequence[str]) -> Security:
+    """Raises InvalidParameterError for an option nobody knows. Labels and AppArmor are accepted where they are moot."""
+    no_new, profile, unmasked = False, "", False
+    for option in options:
+        key, sep, value = option.partition("=") if "=" in option else option.partition(":")
+        if key == "no-new-privileges" and value in ("", "true", "false"):
+            no_new = value != "false"
+        elif key == "seccomp" and value:
+            profile = "" if value == "builtin" else value
+        elif key == "systempaths" and value == "unconfined":
+            unmasked = True
+        elif key not in ("apparmor", "label") or not sep:
+            raise InvalidParameterError(f'invalid --security-opt 2: "{option}"')
+    return Security(no_new, profile, unmasked)
+
+
+def command(config: ContainerConfig) -> list[str]:
+    """Entrypoint and Cmd in one. Raises InvalidParameterError when there is nothing to run."""
+    args = [*(config.Entrypoint or ()), *(config.Cmd or ())]
+    if not args or (len(args) == 1 and not args[0]):
+        raise InvalidParameterError("no command specified")
+    return args
+
+
+def environment(config: ContainerConfig, hostname: str) -> list[str]:
+    """PATH, HOSTNAME and (with a TTY) TERM first, each replaced by the configuration's own; unset names dropped."""
+    env = {"PATH": f"PATH={DEFAULT_PATH}", "HOSTNAME": f"HOSTNAME={hostname}"}
+    if config.Tty:
+        env["TERM"] = "TERM=xterm"
+    for item in config.Env or ():
+        name, sep, _ = item.partition("=")
+        if sep:
+            env[name] = item
+        else:
+            env.pop(name, None)  # "NAME" alone takes a default away
+    return list(env.values())
+
+
+def build(given: SpecInput) -> dict[str, Any]:
+    """The OCI runtime spec. Raises InvalidParameterError."""
+    config, host, facts = given.config, given.host, given.facts
+    security = parse_security(host.SecurityOpt or ())
+    granted = caps.effective(
+        host.CapAdd or (), host.CapDrop or (), privileged=host.Privileged, available=facts.capabilities
+    )
+    args = command(config)
+    files = list(given.files)
+    if host.Init:
+        if not facts.init_path:
+            raise InvalidParameterError("Init was asked for, but this host has no tini (install the package tini)")
+        args = [INIT_TARGET, "--", *args]
+        files.append({"destination": INIT_TARGET, "type": "bind", "source": facts.init_path, "options": ["bind", "ro"]})
+    base = mounts.default_mounts(
+        host.ShmSize or DEFAULT_SHM_BYTES, cgroup_version=facts.cgroup_version, privileged=host.Privileged
+    )
+    if given.namespaces.get("ipc", "") is None:
+        base = [mount for mount in base if mount["destination"] not in ("/dev/shm", "/dev/mqueue")]
+        files += [
+            {"destination": path, "type": "bind", "source": path, "options": ["rbind", "rw", "nosuid", "nodev"]}
+            for path in ("/dev/shm", "/dev/mqueue")
+        ]
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": given.hostname if host.UTSMode != "host" else "",
+        "process": _process(given, args, granted, security),
+        "root": {"path": given.rootfs, "readonly": host.ReadonlyRootfs},
+        "mounts": mounts.merge(base, files, given.mounts),
+        "annotations": dict(host.Annotations or {}),
+        "linux": _linux(given, granted, security),
+    }
+
+
+def _process(given: SpecInput, args: list[str], granted: list[str], security: Security) -> dict[str, Any]:
+    config, host, user = given.config, given.host, given.user
+    process: dict[str, Any] = {
+        "terminal": config.Tty,
+        "user": {
+            "uid": user.uid,
+            "gid": user.gid,
+            # The primary group too, or a process could shed it with setgroups (CVE-2022-36109).
+            "additionalGids": sorted({user.gid, *user.additional_gids}),
+        },
+        "args": args,
+        "env": environment(config, given.hostname),
+        "cwd": config.WorkingDir or "/",
+        "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
+        "noNewPrivileges": security.no_new_privileges,
+        "oomScoreAdj": host.OomScoreAdj,
+        "rlimits": rlimits(host),
+    }
+    if config.Tty and host.ConsoleSize and len(host.ConsoleSize) == 2 and all(host.ConsoleSize):
+        process["consoleSize"] = {"height": host.ConsoleSize[0], "width": host.ConsoleSize[1]}
+    return process
+
+
+def rlimits(host: HostConfig) -> list[dict[str, Any]]:
+    """``Ulimits`` in OCI form; -1 is the largest number. Raises InvalidParameterError."""
+    result = []
+    for limit in host.Ulimits or ():
+        if limit.Name not in _RLIMITS:
+            raise InvalidParameterError(f"invalid ulimit type: {limit.Name}")
+        hard, soft = (value if value >= 0 else 2**64 - 1 for value in (limit.Hard, limit.Soft))
+        if soft > hard:
+            raise InvalidParameterError(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit.Soft} > {limit.Hard}"
+            )
+        result.append({"type": f"RLIMIT_{limit.Name.upper()}", "hard": hard, "soft": soft})
+    return result
+
+
+def _linux(given: SpecInput, granted: list[str], security: Security) -> dict[str, Any]:
+    host, facts = given.host, given.facts
+    open_paths = host.Privileged or security.unmasked
+    linux: dict[str, Any] = {
+        "cgroupsPath": given.cgroup_path,
+        "namespaces": _namespaces(given),
+        "resources": resources(host, facts),
+        "maskedPaths": [] if open_paths else list(host.MaskedPaths if host.MaskedPaths is not None else MASKED_PATHS),
+        "readonlyPaths": []
+        if open_paths
+        else list(host.ReadonlyPaths if host.ReadonlyPaths is not None else READONLY_PATHS),
+        "sysctl": sysctls(given),
+        "devices": [{key: value for key, value in device.items() if key != "access"} for device in given.devices],
+    }
+    rules = linux["resources"]["devices"]
+    rules += [
+        {
+            "allow": True,
+            "type": device["type"],
+            "major": device["major"],
+            "minor": device["minor"],
+            "access": device["access"],
+        }
+        for device in given.devices
+        if not host.Privileged
+    ]
+    if not host.Privileged and security.profile != "unconfined":
+        if security.profile:
+            machine_profile = seccomp.parse_profile(security.profile)
+            linux["seccomp"] = seccomp.to_oci(
+                machine_profile, granted, machine=seccomp.platform.machine(), kernel=seccomp.kernel_version()
+            )
+        else:
+            linux["seccomp"] = seccomp.default_filter(frozenset(granted))
+    return linux
+
+
+def _namespaces(given: SpecInput) -> list[dict[str, str]]:
+    namespaces = [{"type": "mount"}]
+    if given.host.UTSMode != "host":
+        namespaces.append({"type": "uts"})
+    for kind in ("pid", "ipc", "network"):
+        path = given.namespaces.get(kind, "")
+        if path is not None:
+            namespaces.append({"type": kind, "path": path} if path else {"type": kind})
+    # As dockerd: private by default in version 2, the host's in version 1.
+    mode = given.host.CgroupnsMode or ("private" if given.facts.cgroup_version == 2 else "host")
+    if mode == "private":
+        namespaces.append({"type": "cgroup"})
+    return namespaces
+
+
+def sysctls(given: SpecInput) -> dict[str, str]:
+    """Checked kernel parameters plus the two that dockerd sets. Raises InvalidParameterError."""
+    own_network = given.namespaces.get("network", "") == ""
+    result: dict[str, str] = {}
+    if own_network and given.user.uid >= 0:
+        result = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+    for name, value in (given.host.Sysctls or {}).items():
+        if name.startswith("net."):
+            if given.namespaces.get("network", "") is None:
+                raise InvalidParameterError(f"sysctl '{name}' not allowed with host net enabled")
+        elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
+            if given.namespaces.get("ipc", "") is None:
+                raise InvalidParameterError(f"sysctl '{name}' not allowed with host ipc enabled")
+        else:
+            raise InvalidParameterError(f"sysctl '{name}' is not allowed: it is not of one namespace")
+        result[name] = value
+    return result
+
+
+def resources(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
+    """Cgroup limits in OCI form. Raises InvalidParameterError for limits that contradict each other."""
+    result: dict[str, Any] = {"devices": [{"allow": host.Privileged, "access": "rwm"}]}
+    memory = _memory(host, facts)
+    if memory:
+        result["memory"] = memory
+    cpu: dict[str, Any] = {}
+    if host.NanoCpus:
+        if host.CpuQuota or host.CpuPeriod:
+            raise InvalidParameterError("Conflicting options: Nano CPUs and CPU Period cannot both be set.")
+        cpu = {"quota": host.NanoCpus * CPU_PERIOD_US // 1_000_000_000, "period": CPU_PERIOD_US}
+    for key, value in (
+        ("shares", host.CpuShares),
+        ("quota", host.CpuQuota),
+        ("period", host.CpuPeriod),
+        ("cpus", host.CpusetCpus),
+        ("mems", host.CpusetMems),
+    ):
+        if value:
+            cpu[key] = value
+    if cpu:
+        result["cpu"] = cpu
+    if host.PidsLimit:
+        result["pids"] = {"limit": host.PidsLimit}
+    if host.BlkioWeight:
+        result["blockIO"] = {"weight": host.BlkioWeight}
+    return result
+
+
+def _memory(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
+    memory: dict[str, Any] = {}
+    if host.Memory:
+        if host.Memory < 6 << 20:
+            raise InvalidParameterError("Minimum memory limit allowed is 6MB")
+        memory["limit"] = host.Memory
+    if host.MemorySwap and not host.Memory:
+        raise InvalidParameterError("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if 0 < host.MemorySwap < host.Memory:
+        raise InvalidParameterError("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if host.Memory and facts.swap_limit:
+        memory["swap"] = host.MemorySwap or host.Memory * 2
+    if host.MemoryReservation:
+        if host.Memory and host.MemoryReservation > host.Memory:
+            raise InvalidParameterError("Minimum memory limit can not be less than memory reservation limit, see usage")
+        memory["reservation"] = host.MemoryReservation
+    if host.MemorySwappiness is not None and host.MemorySwappiness >= 0 and facts.cgroup_version == 1:
+        memory["swappiness"] = host.MemorySwappiness
+    if host.OomKillDisable and facts.cgroup_version == 1:
+        memory["disableOOMKiller"] = True
+    return memory
+
+
+def display_command(path: str, args: Sequence[str]) -> str:
+    """The COMMAND column of ``docker ps``."""
+    return " ".join([path, *(shlex.quote(arg) if " " in arg else arg for arg in args)])

@@ -1,0 +1,91 @@
+"""System calls that Python 3.11 does not offer: setns and inotify, by way of libc."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+CLONE_NEWNET = 0x40000000
+
+IN_MODIFY = 0x2
+IN_CLOSE_WRITE = 0x8
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_Q_OVERFLOW = 0x4000
+_IN_IGNORED = 0x8000
+_EVENT = struct.Struct("iIII")
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+    return result
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move the calling thread into a namespace (setns(2)). Raises OSError."""
+    _checked(_libc.setns(fd, kind), "setns")
+
+
+class Watcher:
+    """One inotify instance for a whole engine: callbacks by folder, run on the event loop.
+
+    One instance, because the kernel allows 128 a user by default and each log follower would need one.
+    A callback gets the name of the file that changed inside the folder, or "" when events were lost and it has to
+    look at everything.
+    """
+
+    def __init__(self) -> None:
+        self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
+        self._callbacks: dict[int, list[Callable[[str], None]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._fd, self._readable)
+
+    def watch(self, folder: Path, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``callback`` for each file that is made, written or renamed inside ``folder``; returns what ends it."""
+        mask = IN_MODIFY | IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE
+        descriptor = _checked(_libc.inotify_add_watch(self._fd, os.fsencode(folder), mask), f"inotify {folder}")
+        callbacks = self._callbacks.setdefault(descriptor, [])
+        callbacks.append(callback)
+
+        def stop() -> None:
+            if callback in callbacks:
+                callbacks.remove(callback)
+            if not callbacks and self._callbacks.get(descriptor) is callbacks:
+                del self._callbacks[descriptor]
+                if self._fd >= 0:
+                    _libc.inotify_rm_watch(self._fd, descriptor)
+
+        return stop
+
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        offset = 0
+        while offset < len(data):
+            descriptor, mask, _cookie, length = _EVENT.unpack_from(data, offset)
+            name = os.fsdecode(data[offset + _EVENT.size : offset + _EVENT.size + length].rstrip(b"\0"))
+            offset += _EVENT.size + length
+            if mask & IN_Q_OVERFLOW:
+                for callbacks in list(self._callbacks.values()):
+                    for callback in list(callbacks):
+                        callback("")
+            elif not mask & _IN_IGNORED:
+                for callback in list(self._callbacks.get(descriptor, ())):
+                    callback(name)

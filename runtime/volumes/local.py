@@ -1,0 +1,235 @@
+"""The local volume driver: a folder per volume, bound into containers.
+
+``ROOT/NAME/_data`` is the content, ``ROOT/NAME/volume.json`` what the API says about it. A volume exists when its
+volume.json does; it is written last, so a crash while making one leaves a folder that the next ``open`` removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
+from runtime.events import EventBus
+from runtime.files import read_text, write_atomic
+
+log = structlog.get_logger(__name__)
+
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume as the API shows it. ``CreatedAt`` is RFC 3339, ``Mountpoint`` the folder with its content."""
+
+    Name: str
+    Driver: str = "local"
+    Mountpoint: str
+    CreatedAt: str
+    Labels: dict[str, str] | None = None
+    Scope: str = "local"
+    Options: dict[str, str] | None = None
+
+
+class VolumePruneReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``SpaceReclaimed`` in bytes."""
+
+    VolumesDeleted: list[str]
+    SpaceReclaimed: int
+
+
+class Volumes:
+    """The volumes below one folder.
+
+    ``users`` tells which containers use a volume name; the engine sets it, so that one in use is not removed.
+    """
+
+    users: Callable[[str], Sequence[str]]
+
+    def __init__(self, root: Path, events: EventBus) -> None:
+        self._root = root
+        self._events = events
+        self._volumes: dict[str, Volume] = {}
+        self.users = lambda _name: ()
+
+    async def open(self) -> None:
+        """Read what is there; remove folders that a crash left without a description."""
+        self._root.mkdir(mode=0o701, parents=True, exist_ok=True)
+        for folder in self._root.iterdir():
+            text = read_text(folder / "volume.json")
+            if text is None:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                continue
+            try:
+                volume = msgspec.json.decode(text, type=Volume)
+            except msgspec.DecodeError as error:
+                log.error("volume.unreadable", path=str(folder), reason=str(error))
+                continue
+            self._volumes[volume.Name] = volume
+
+    def get(self, name: str) -> Volume:
+        """Raises VolumeNotFoundError."""
+        try:
+            return self._volumes[name]
+        except KeyError:
+            raise VolumeNotFoundError(name) from None
+
+    def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[Volume]:
+        """Sorted by name. Filters: dangling, driver, label, name. Raises InvalidParameterError for another."""
+        filters = filters or {}
+        if unknown := set(filters) - {"dangling", "driver", "label", "name"}:
+            raise InvalidParameterError(f"invalid filter '{min(unknown)}'")
+        return [self._volumes[name] for name in sorted(self._volumes) if self._matches(self._volumes[name], filters)]
+
+    async def create(
+        self,
+        name: str = "",
+        *,
+        driver: str = "local",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Volume:
+        """Make a volume, or return the one of that name. No name makes an anonymous one.
+
+        Raises:
+            InvalidParameterError: bad name, or options the local driver does not have.
+            ConflictError: the name exists with another driver.
+        """
+        if driver not in ("", "local"):
+            raise InvalidParameterError(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
+        if options:
+            raise InvalidParameterError(f"create {name}: invalid option: {min(options)!r}")
+        tags = dict(labels or {})
+        if not name:
+            name = secrets.token_hex(32)
+            tags.setdefault(ANONYMOUS_LABEL, "")
+        if not _NAME.fullmatch(name):
+            raise InvalidParameterError(
+                f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+                '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+            )
+        if name in self._volumes:
+            return self._volumes[name]
+        folder = self._root / name
+        created = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        volume = Volume(Name=name, Mountpoint=str(folder / "_data"), CreatedAt=created, Labels=tags or None)
+        self._volumes[name] = volume
+        try:
+            await asyncio.to_thread(_make, folder, volume)
+        except OSError as error:
+            del self._volumes[name]
+            raise HostError(f"create {name}: {error}") from error
+        self._events.publish("volume", "create", name, {"driver": "local"})
+        return volume
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Delete the volume and its content. Raises VolumeNotFoundError (not with ``force``), ConflictError."""
+        if name not in self._volumes and force:
+            return
+        self.get(name)
+        if users := self.users(name):
+            raise ConflictError(f"remove {name}: volume is in use - [{', '.join(users)}]")
+        try:
+            await asyncio.to_thread(_delete, self._root / name)
+        except OSError as error:
+            raise HostError(f"remove {name}: {error}") from error
+        self._volumes.pop(name, None)
+        self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+    async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> VolumePruneReport:
+        """Delete volumes no container uses: anonymous ones, and with ``all=true`` the named ones too."""
+        wanted = dict(filters or {})
+        everything = any(value.lower() in ("true", "1") for value in wanted.pop("all", ()))
+        deleted, size = [], 0
+        for volume in self.list(wanted):
+            anonymous = ANONYMOUS_LABEL in (volume.Labels or {})
+            if self.users(volume.Name) or not (anonymous or everything):
+                continue
+            size += await asyncio.to_thread(_size, Path(volume.Mountpoint))
+            await self.remove(volume.Name)
+            deleted.append(volume.Name)
+        return VolumePruneReport(VolumesDeleted=deleted, SpaceReclaimed=size)
+
+    def _matches(self, volume: Volume, filters: Mapping[str, Sequence[str]]) -> bool:
+        labels = volume.Labels or {}
+        for key, values in filters.items():
+            if key == "driver":
+                good = volume.Driver in values
+            elif key == "name":
+                good = any(value in volume.Name for value in values)
+            elif key == "label":
+                pairs = [value.partition("=") for value in values]
+                good = all(name in labels and (not sep or labels[name] == value) for name, sep, value in pairs)
+            else:
+                dangling = not self.users(volume.Name)
+                good = any((value.lower() in ("true", "1")) == dangling for value in values)
+            if not good:
+                return False
+        return True
+
+
+def copy_up(source: Path, target: Path) -> None:
+    """Fill an empty volume with what the image has at the mount's place, owner and mode of the folder included.
+
+    Blocks; call it in a thread. Does nothing when the volume has content (moby container.copyExistingContents).
+    """
+    if not source.is_dir() or source.is_symlink() or any(target.iterdir()):
+        return
+    for entry in os.scandir(source):
+        _copy(Path(entry.path), target / entry.name)
+    _copy_status(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
+        status = source.lstat()
+        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+        return
+    if source.is_dir():
+        target.mkdir()
+        for child in os.scandir(source):
+            _copy(Path(child.path), target / child.name)
+    elif source.is_file():
+        shutil.copyfile(source, target)
+    else:
+        return
+    _copy_status(source, target)
+
+
+def _copy_status(source: Path, target: Path) -> None:
+    status = source.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    shutil.copystat(source, target)
+
+
+def _make(folder: Path, volume: Volume) -> None:
+    folder.mkdir(mode=0o701, exist_ok=True)
+    (folder / "_data").mkdir(mode=0o755, exist_ok=True)
+    write_atomic(folder / "volume.json", msgspec.json.encode(volume), durable=True)
+
+
+def _delete(folder: Path) -> None:
+    """The description goes first: what is left after a crash counts as no volume."""
+    (folder / "volume.json").unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(path) / name).lstat().st_size
+            except OSError:
+                continue
+    return total
