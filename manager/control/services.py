@@ -3,8 +3,9 @@
 Each function changes a transaction under construction and reads no clock and makes no ID itself: both come in.
 
 A spec is stored twice on purpose: in the service, where the API and the orchestrator look, and as a ``SpecVersion``,
-which tasks name. Versions count up from 1 and never come back with another content: the larger of ``spec_version``
-and ``previous_spec_version`` is always the newest that was made, since a rollback only swaps the two.
+which tasks name. Versions count up from 1 with every change, a roll-back included: a number names one content for ever,
+and the tasks of a rollout are told from earlier ones of an equal spec. (Those are not replaced: what makes a task stale
+is another content, not another number.)
 """
 
 from __future__ import annotations
@@ -68,14 +69,8 @@ def update_service(working: Working, service: Service, spec: ServiceSpec, *, ver
         raise UnimplementedError("renaming services is not supported")
     if spec.endpoint_spec != service.spec.endpoint_spec:
         check_port_conflicts(working, spec, service_id=service.id)
-    changed = _changed(service, now)
-    changed.previous_spec.CopyFrom(service.spec)
-    changed.previous_spec_version = service.spec_version
-    changed.spec.CopyFrom(spec)
-    changed.spec_version = max(service.spec_version, service.previous_spec_version) + 1
-    _set_endpoint(changed)
+    changed = _with_next_spec(service, spec, now)
     changed.ClearField("update_status")
-    changed.ClearField("rollout")
     working.update(changed)
     _store_spec_version(working, changed, now)
     return changed
@@ -91,21 +86,14 @@ def roll_back_service(working: Working, service: Service, *, version: int, now: 
     check_version(service, version)
     if not service.HasField("previous_spec"):
         raise FailedPreconditionError(f"service {service.id} does not have a previous spec")
-    changed = _changed(service, now)
-    changed.spec.CopyFrom(service.previous_spec)
-    changed.spec_version = service.previous_spec_version
-    changed.previous_spec.CopyFrom(service.spec)
-    changed.previous_spec_version = service.spec_version
-    _set_endpoint(changed)
-    changed.ClearField("rollout")
+    changed = _with_next_spec(service, service.previous_spec, now)
     changed.update_status.CopyFrom(
         UpdateStatus(
             state=UpdateState.UPDATE_STATE_ROLLBACK_STARTED, started_at=now, message="manually requested rollback"
         )
     )
     working.update(changed)
-    if working.spec_versions.of(service.id, changed.spec_version) is None:
-        _store_spec_version(working, changed, now)
+    _store_spec_version(working, changed, now)
     return changed
 
 
@@ -223,6 +211,18 @@ def _check_references(view: View, spec: ServiceSpec) -> None:
 def _refuse_missing(kind: str, names: list[str]) -> None:
     if names:
         raise InvalidArgumentError(f"{kind}{'s' if len(names) > 1 else ''} not found: {', '.join(names)}")
+
+
+def _with_next_spec(service: Service, spec: ServiceSpec, now: Timestamp) -> Service:
+    """A copy of the next spec version; the updater begins its record of the rollout anew."""
+    changed = _changed(service, now)
+    changed.previous_spec.CopyFrom(service.spec)
+    changed.previous_spec_version = service.spec_version
+    changed.spec.CopyFrom(spec)
+    changed.spec_version = service.spec_version + 1
+    changed.ClearField("rollout")
+    _set_endpoint(changed)
+    return changed
 
 
 def _changed(service: Service, now: Timestamp) -> Service:
