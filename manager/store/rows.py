@@ -18,6 +18,7 @@ class Rows(Protocol[T_co]):
     def get(self, object_id: str) -> T_co | None: ...
     def values(self) -> Iterator[T_co]: ...
     def lookup(self, index: str, key: IndexKey) -> Collection[T_co]: ...
+    def has_any(self, index: str, key: IndexKey) -> bool: ...
     def __len__(self) -> int: ...
 
 
@@ -44,6 +45,10 @@ class CommittedRows(Generic[T]):
     def lookup(self, index: str, key: IndexKey) -> ValuesView[T]:
         found = self._indexes[index].get(key)
         return found.values() if found is not None else {}.values()
+
+    def has_any(self, index: str, key: IndexKey) -> bool:
+        """Whether ``lookup`` would find anything, without listing it."""
+        return key in self._indexes[index]
 
     def put(self, obj: T) -> T | None:
         """Store ``obj`` under its ID; returns what was there."""
@@ -115,6 +120,12 @@ class LayeredRows(Generic[T]):
         found = [obj for obj in base if obj.id not in written and obj.id not in removed]
         found.extend(self._written.lookup(index, key))
         return found
+
+    def has_any(self, index: str, key: IndexKey) -> bool:
+        if self._written.has_any(index, key):
+            return True
+        removed, written = self._removed, self._written.objects
+        return any(obj.id not in written and obj.id not in removed for obj in self._base.lookup(index, key))
 
     def put(self, obj: T) -> None:
         self._removed.discard(obj.id)

@@ -138,6 +138,15 @@ class TaskTable(Table[Task]):
     def by_spec_version(self, service_id: str, spec_version: int) -> Collection[Task]:
         return self._rows.lookup("version", (service_id, spec_version))
 
+    def any_of_service(self, service_id: str) -> bool:
+        return self._rows.has_any("service", service_id)
+
+    def any_of_slot(self, service_id: str, slot: int) -> bool:
+        return self._rows.has_any("slot", (service_id, slot))
+
+    def any_of_spec_version(self, service_id: str, spec_version: int) -> bool:
+        return self._rows.has_any("version", (service_id, spec_version))
+
     def _named(self, name: str) -> Collection[Task]:
         # A task's name is <service>.<slot or node>.<task ID> (A5.14): its end alone says which.
         task = self._rows.get(name.rpartition(".")[2]) if "." in name else None

@@ -1,0 +1,35 @@
+"""What a task and a service are given before a node is chosen.
+
+Now: the state PENDING, and the endpoint of a service that publishes ports of its nodes. Networks, virtual addresses
+and ports of the routing mesh come with the networks; they are decided here, in the same pass.
+"""
+
+from __future__ import annotations
+
+from manager.orchestrator.model import copy_service, copy_task, set_status
+from proto.objects_pb2 import TASK_STATE_NEW, TASK_STATE_PENDING, Endpoint, Service, Task
+
+PENDING_MESSAGE = "pending task scheduling"
+
+
+def allocate_task(task: Task, now: float) -> Task:
+    """The task with everything it needs from the cluster, ready to be placed; itself when it has that already."""
+    if task.status.state != TASK_STATE_NEW:
+        return task
+    allocated = copy_task(task)
+    set_status(allocated, TASK_STATE_PENDING, PENDING_MESSAGE, now)
+    return allocated
+
+
+def allocate_service(service: Service) -> Service | None:
+    """A copy of the service whose endpoint follows its spec; None when it does already."""
+    wanted = Endpoint()
+    if service.spec.HasField("endpoint_spec"):
+        wanted.spec.CopyFrom(service.spec.endpoint_spec)
+        wanted.ports.extend(service.spec.endpoint_spec.ports)
+    if service.endpoint.spec == wanted.spec and service.endpoint.ports == wanted.ports:
+        return None
+    wanted.virtual_ips.extend(service.endpoint.virtual_ips)
+    changed = copy_service(service)
+    changed.endpoint.CopyFrom(wanted)
+    return changed

@@ -1,0 +1,96 @@
+"""Global services: one task on every node that may run it (A5.12).
+
+The nodes are looked at one by one: whatever happened in between, a node that should run the service gets a task and
+one that should not loses it (X27).
+
+Source: swarmkit ``manager/orchestrator/global``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from manager.orchestrator.model import (
+    CreateTask,
+    Outcome,
+    UpdateTask,
+    has_ended,
+    is_live,
+    is_node_lost,
+    new_task,
+    with_desired,
+)
+from manager.orchestrator.replicated import ServiceInputs
+from manager.orchestrator.restart import SlotRules, is_finished, reconcile_slot
+from manager.orchestrator.update import SlotTasks, UpdateInputs, advance
+from manager.scheduler.constraints import ConstraintError, node_matches, parse_cached
+from proto.objects_pb2 import TASK_STATE_RUNNING, TASK_STATE_SHUTDOWN, Node, Service, Task
+from proto.specs_pb2 import NODE_AVAILABILITY_PAUSE
+
+
+def may_run_on(service: Service, node: Node | None) -> bool:
+    """Whether the service belongs on the node: not lost to it, and its constraints hold there."""
+    if node is None or is_node_lost(node):
+        return False
+    try:
+        constraints = parse_cached(tuple(service.spec.task_template.placement.constraints))
+    except ConstraintError:
+        return False
+    return node_matches(constraints, node)
+
+
+def reconcile_node(rules: SlotRules, node_id: str, tasks: Sequence[Task]) -> Outcome:
+    """Bring one node to one live task of the service, or to none.
+
+    Args:
+        tasks: every task of the service on that node.
+    """
+    node = rules.nodes.get(node_id)
+    outcome = Outcome()
+    if not may_run_on(rules.service, node):
+        _stop(rules, (task for task in tasks if is_live(task)), outcome)
+        return outcome
+    if node is not None and node.spec.availability == NODE_AVAILABILITY_PAUSE:
+        # What runs goes on; what ended is not started again, and nothing is added.
+        _stop(rules, (task for task in tasks if is_live(task) and has_ended(task)), outcome)
+        return outcome
+    if any(is_live(task) for task in tasks):
+        return reconcile_slot(rules, tasks)
+    if is_finished(tasks, rules.spec_of, global_service=True):
+        return outcome
+    task = new_task(rules.service, task_id=rules.new_id(), now=rules.now, node_id=node_id, desired=TASK_STATE_RUNNING)
+    outcome.add(CreateTask(task))
+    return outcome
+
+
+def reconcile(inputs: ServiceInputs, nodes: Iterable[Node]) -> Outcome:
+    """The next step of a global service's update. Which nodes have a task is decided node by node.
+
+    Args:
+        nodes: every node of the cluster.
+    """
+    by_node: dict[str, list[Task]] = {}
+    for task in inputs.tasks:
+        by_node.setdefault(task.node_id, []).append(task)
+    eligible = sorted(
+        node.id
+        for node in nodes
+        if may_run_on(inputs.service, node) and node.spec.availability != NODE_AVAILABILITY_PAUSE
+    )
+    return advance(
+        UpdateInputs(
+            service=inputs.service,
+            slots=[SlotTasks(0, node_id, by_node[node_id]) for node_id in eligible if node_id in by_node],
+            check=inputs.check,
+            nodes=inputs.nodes,
+            spec_of=inputs.spec_of,
+            now=inputs.now,
+            new_id=inputs.new_id,
+            limit=inputs.limit,
+        )
+    )
+
+
+def _stop(rules: SlotRules, tasks: Iterable[Task], outcome: Outcome) -> None:
+    for task in tasks:
+        outcome.add(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, rules.now)))

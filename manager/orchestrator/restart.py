@@ -1,0 +1,226 @@
+"""One slot of a service: tasks that ended or lost their node are replaced, replacements started when it is time.
+
+Everything this goes by is in the store, so a new leader goes on where the old one stopped:
+
+- a replacement is held at desired READY (its image is pulled meanwhile) until ``not_before``, which is the restart
+  delay (A8.02), and until the task it replaces has stopped, or one minute has passed (A3.12);
+- how often the slot was restarted travels from task to replacement in ``restart_history`` (A8.03); a new version of
+  the spec starts from nothing.
+
+A task that is lost with its node (down, drained, removed) is replaced at once: the delay is there to slow down a task
+that fails, and this one did not. For the same reason it does not count as an attempt. Only condition ``none`` keeps
+such a task from being replaced: it promises that nothing runs twice.
+
+Source: swarmkit ``manager/orchestrator/restart/restart.go``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from manager import constants
+from manager.orchestrator import rollout
+from manager.orchestrator.defaults import RestartRules, restart_rules
+from manager.orchestrator.model import (
+    CreateTask,
+    NewID,
+    Nodes,
+    Outcome,
+    SpecOf,
+    UpdateService,
+    UpdateTask,
+    age_key,
+    ended_by_itself,
+    from_timestamp,
+    has_ended,
+    is_global,
+    is_live,
+    is_node_lost,
+    is_node_unreachable,
+    new_task,
+    newest,
+    status_time,
+    to_timestamp,
+    with_desired,
+)
+from proto.objects_pb2 import (
+    TASK_STATE_ASSIGNED,
+    TASK_STATE_COMPLETE,
+    TASK_STATE_READY,
+    TASK_STATE_REMOVE,
+    TASK_STATE_RUNNING,
+    TASK_STATE_SHUTDOWN,
+    RestartHistory,
+    Service,
+    Task,
+)
+from proto.specs_pb2 import RESTART_CONDITION_NONE, RESTART_CONDITION_ON_FAILURE
+
+
+def may_restart(task: Task, rules: RestartRules) -> bool:
+    """Whether the policy allows a replacement of a task that ended (A8.01, A8.03)."""
+    if rules.condition == RESTART_CONDITION_NONE:
+        return False
+    if rules.condition == RESTART_CONDITION_ON_FAILURE and task.status.state == TASK_STATE_COMPLETE:
+        return False
+    if rules.max_attempts == 0:
+        return True
+    history = task.restart_history
+    if rules.window_s == 0:
+        return history.attempts < rules.max_attempts
+    ended_at = status_time(task)
+    recent = [at for at in map(from_timestamp, history.restarted_at) if ended_at - rules.window_s < at < ended_at]
+    return len(recent) < rules.max_attempts
+
+
+def is_finished(slot_tasks: Sequence[Task], spec_of: SpecOf, *, global_service: bool) -> bool:
+    """Whether a slot without a live task is to stay so: its last task ended and the policy says that is that.
+
+    Args:
+        slot_tasks: every task of the slot, in any order.
+    """
+    last = newest(slot_tasks)
+    if last is None or is_live(last) or last.desired_state == TASK_STATE_REMOVE:
+        return False
+    spec = spec_of(last)
+    if spec is None:
+        return False
+    rules = restart_rules(spec.task_template)
+    if ended_by_itself(last):
+        return not may_restart(last, rules)
+    # It was stopped from here. Only `none` keeps a replicated slot empty then; a node that came back gets its task.
+    return rules.condition == RESTART_CONDITION_NONE and not global_service
+
+
+@dataclass(frozen=True)
+class SlotRules:
+    """What holds for every slot of one service at one moment."""
+
+    service: Service
+    nodes: Nodes
+    spec_of: SpecOf
+    now: float
+    new_id: NewID
+
+
+def reconcile_slot(rules: SlotRules, slot_tasks: Sequence[Task]) -> Outcome:
+    """Replace what ended or lost its node, start what waited long enough.
+
+    Args:
+        slot_tasks: every task of one slot (replicated), or of the service on one node that may run it (global).
+
+    Returns:
+        Tasks to create and change, the service when a failure counts against its update, and when to look again.
+    """
+    outcome = Outcome()
+    live = sorted((task for task in slot_tasks if is_live(task)), key=age_key)
+    by_id = {task.id: task for task in slot_tasks}
+    service = rules.service
+    for position, task in enumerate(live):
+        lost = bool(task.node_id) and is_node_lost(rules.nodes.get(task.node_id))
+        if not has_ended(task) and not lost:
+            _start_when_due(rules, task, by_id.get(task.replaces_task_id), outcome)
+            continue
+        if _is_held(task, rules.now) and not lost:
+            # Failed before it was even to run: the delay it waited for is waited out, to not loop tightly (A8.02).
+            outcome.wait_until(from_timestamp(task.not_before))
+            continue
+        if has_ended(task) and rollout.counts_as_failure(service, task, rules.now):
+            service = rollout.with_failure(service, task)
+        superseded = position < len(live) - 1
+        _end_and_replace(rules, task, lost=lost, superseded=superseded, outcome=outcome)
+    if service is not rules.service:
+        outcome.add(UpdateService(service))
+    outcome.look_at_service = service is not rules.service or not any(is_live(task) for task in slot_tasks)
+    return outcome
+
+
+def _is_held(task: Task, now: float) -> bool:
+    return (
+        task.desired_state == TASK_STATE_READY and task.HasField("not_before") and now < from_timestamp(task.not_before)
+    )
+
+
+def _start_when_due(rules: SlotRules, task: Task, replaced: Task | None, outcome: Outcome) -> None:
+    if task.desired_state != TASK_STATE_READY:
+        return
+    start_at = start_time(task, replaced, rules.nodes)
+    if start_at is not None and rules.now < start_at:
+        outcome.wait_until(start_at)
+        return
+    outcome.add(UpdateTask(with_desired(task, TASK_STATE_RUNNING, rules.now)))
+
+
+def start_time(task: Task, replaced: Task | None, nodes: Nodes) -> float | None:
+    """When a task held at READY may start at the latest, seconds since the epoch; None: at once.
+
+    It may start earlier once the task it replaces has stopped.
+    """
+    start_at = from_timestamp(task.not_before) if task.HasField("not_before") else None
+    if replaced is not None and _must_be_awaited(replaced, nodes):
+        timeout_at = from_timestamp(task.created_at) + constants.OLD_TASK_STOP_TIMEOUT_S
+        start_at = timeout_at if start_at is None else max(start_at, timeout_at)
+    return start_at
+
+
+def _must_be_awaited(replaced: Task, nodes: Nodes) -> bool:
+    if not TASK_STATE_ASSIGNED <= replaced.status.state <= TASK_STATE_RUNNING:
+        return False
+    return not is_node_unreachable(nodes.get(replaced.node_id))
+
+
+def _end_and_replace(rules: SlotRules, task: Task, *, lost: bool, superseded: bool, outcome: Outcome) -> None:
+    """Tell a task to stop, and create the one that takes its place if one should."""
+    stopped = with_desired(task, TASK_STATE_SHUTDOWN, rules.now)
+    if superseded or not _is_replaced(rules, task, lost=lost):
+        outcome.add(UpdateTask(stopped))
+        return
+    service = rules.service
+    replacement = new_task(
+        service,
+        task_id=rules.new_id(),
+        now=rules.now,
+        slot=task.slot,
+        node_id=task.node_id if is_global(service) else "",
+        desired=TASK_STATE_READY,
+    )
+    replacement.replaces_task_id = task.id
+    new_rules = restart_rules(service.spec.task_template)
+    if lost:
+        # Not a failure: no delay, no attempt; but a delay it was itself waiting for goes on.
+        if _is_held(task, rules.now):
+            replacement.not_before.CopyFrom(task.not_before)
+        if task.spec_version == service.spec_version:
+            replacement.restart_history.CopyFrom(task.restart_history)
+    else:
+        if new_rules.delay_s > 0:
+            replacement.not_before.CopyFrom(to_timestamp(rules.now + new_rules.delay_s))
+        if task.spec_version == service.spec_version:
+            replacement.restart_history.CopyFrom(_history_after(task, new_rules, rules.now))
+    start_at = start_time(replacement, stopped, rules.nodes)
+    if start_at is None or start_at <= rules.now:
+        replacement.desired_state = TASK_STATE_RUNNING
+    else:
+        outcome.wait_until(start_at)
+    outcome.add(UpdateTask(stopped), CreateTask(replacement))
+
+
+def _is_replaced(rules: SlotRules, task: Task, *, lost: bool) -> bool:
+    spec = rules.spec_of(task) or rules.service.spec
+    policy = restart_rules(spec.task_template)
+    if lost and not ended_by_itself(task):
+        if is_global(rules.service):
+            return False
+        return policy.condition != RESTART_CONDITION_NONE
+    return may_restart(task, policy)
+
+
+def _history_after(task: Task, rules: RestartRules, now: float) -> RestartHistory:
+    """The history the replacement carries: one restart more, those outside the window forgotten."""
+    history = RestartHistory(attempts=task.restart_history.attempts + 1)
+    if rules.window_s and rules.max_attempts:
+        kept = [at for at in map(from_timestamp, task.restart_history.restarted_at) if at > now - rules.window_s]
+        kept.append(now)
+        history.restarted_at.extend(to_timestamp(at) for at in kept[-rules.max_attempts :])
+    return history

@@ -1,0 +1,53 @@
+"""The record of a rolling update that a service carries: which tasks are of it, which of them failed.
+
+``Service.rollout`` names the version of the spec it brings, how many slots were to change when it began (what the
+failure ratio is taken of) and the tasks that failed; ``Service.update_status`` is what users see.
+"""
+
+from __future__ import annotations
+
+from manager.orchestrator.defaults import update_rules
+from manager.orchestrator.model import copy_service, running_since, status_time
+from proto.objects_pb2 import UPDATE_STATE_ROLLBACK_STARTED, UPDATE_STATE_UPDATING, Service, Task
+
+ACTIVE = (UPDATE_STATE_UPDATING, UPDATE_STATE_ROLLBACK_STARTED)
+
+
+def is_active(service: Service) -> bool:
+    """Whether an update or rollback of the service is under way."""
+    return service.update_status.state in ACTIVE
+
+
+def is_rollback(service: Service) -> bool:
+    return service.update_status.state == UPDATE_STATE_ROLLBACK_STARTED
+
+
+def belongs(service: Service, task: Task) -> bool:
+    """Whether the rollout itself made this task (and not a restart in it, nor a change of scale)."""
+    return (
+        task.spec_version == service.spec_version == service.rollout.spec_version
+        and bool(task.replaces_task_id)
+        and task.restart_history.attempts == 0
+    )
+
+
+def counts_as_failure(service: Service, task: Task, now: float) -> bool:
+    """Whether a live task that was seen to have ended counts against the rollout.
+
+    It does when it ended before it ran, or within the monitor window after (A8.07); each task once.
+    """
+    if not is_active(service) or not belongs(service, task) or task.id in service.rollout.failed_task_ids:
+        return False
+    started_at = running_since(task)
+    if started_at is None:
+        return True
+    return (
+        min(now, status_time(task)) - started_at <= update_rules(service.spec, rollback=is_rollback(service)).monitor_s
+    )
+
+
+def with_failure(service: Service, task: Task) -> Service:
+    """A copy of the service in which the failure of ``task`` is counted."""
+    copy = copy_service(service)
+    copy.rollout.failed_task_ids.append(task.id)
+    return copy

@@ -1,0 +1,301 @@
+"""Rolling updates and rollbacks: slots whose task is not what the service asks for are replaced, some at a time.
+
+No progress lives outside the store. A slot is *stale* while its tasks are of an older spec, *mixed* while old and new
+are there together, *settled* otherwise. The slots at work are those whose new task is not up yet, or is up (or has
+failed) for less than the delay; the parallelism says how many there may be. After the last one the update is watched
+for one monitor window more, and then complete (A8.04 to A8.12). A new leader that looks at the same tasks comes to
+the same step.
+
+Source: swarmkit ``manager/orchestrator/update/updater.go``, whose workers and counters these rules replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from manager.orchestrator import rollout
+from manager.orchestrator.defaults import UpdateRules, update_rules
+from manager.orchestrator.dirty import DirtyCheck
+from manager.orchestrator.model import (
+    CreateTask,
+    NewID,
+    Nodes,
+    Outcome,
+    SpecOf,
+    UpdateService,
+    UpdateTask,
+    age_key,
+    copy_service,
+    has_ended,
+    is_global,
+    is_live,
+    new_task,
+    newest,
+    running_since,
+    status_time,
+    to_timestamp,
+    with_desired,
+)
+from manager.orchestrator.restart import is_finished, start_time
+from proto.objects_pb2 import (
+    TASK_STATE_READY,
+    TASK_STATE_RUNNING,
+    TASK_STATE_SHUTDOWN,
+    UPDATE_STATE_COMPLETED,
+    UPDATE_STATE_PAUSED,
+    UPDATE_STATE_ROLLBACK_COMPLETED,
+    UPDATE_STATE_ROLLBACK_PAUSED,
+    UPDATE_STATE_ROLLBACK_STARTED,
+    UPDATE_STATE_UNSPECIFIED,
+    UPDATE_STATE_UPDATING,
+    Rollout,
+    Service,
+    Task,
+    UpdateStatus,
+)
+from proto.specs_pb2 import (
+    FAILURE_ACTION_CONTINUE,
+    FAILURE_ACTION_ROLLBACK,
+    UPDATE_ORDER_START_FIRST,
+    UPDATE_ORDER_STOP_FIRST,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotTasks:
+    """One slot of a replicated service, or one node of a global one, with every task it has had and still keeps."""
+
+    slot: int
+    node_id: str
+    tasks: Sequence[Task]
+
+
+@dataclass(frozen=True)
+class UpdateInputs:
+    """Everything one step of an update goes by.
+
+    Attributes:
+        slots: those the service keeps, in the order in which they are to be updated; slots that nothing may touch
+            (nodes that are paused) are left out.
+        limit: slots to change at most this time.
+    """
+
+    service: Service
+    slots: Sequence[SlotTasks]
+    check: DirtyCheck
+    nodes: Nodes
+    spec_of: SpecOf
+    now: float
+    new_id: NewID
+    limit: int
+
+
+def advance(inputs: UpdateInputs) -> Outcome:
+    """The next step of the service's update, if one is under way or due."""
+    service = inputs.service
+    if service.update_status.state in (UPDATE_STATE_PAUSED, UPDATE_STATE_ROLLBACK_PAUSED):
+        return Outcome()
+    failed = _after_failures(service, inputs.now)
+    if failed is not None:
+        return Outcome([[UpdateService(failed)]])
+    kinds = [(slot, _classify(inputs, slot)) for slot in inputs.slots]
+    mixed = [slot for slot, kind in kinds if kind == "mixed"]
+    stale = [slot for slot, kind in kinds if kind == "stale"]
+    if not mixed and not stale:
+        return _complete_when_due(inputs) if rollout.is_active(service) else Outcome()
+    outcome = Outcome()
+    begun = _begun(service, len(mixed) + len(stale), inputs.now)
+    if begun is not service:
+        outcome.add(UpdateService(begun))
+    rules = update_rules(begun.spec, rollback=rollout.is_rollback(begun))
+    for slot in mixed[: inputs.limit]:
+        _finish_mixed(inputs, slot, rules, outcome)
+    busy = sum(_is_busy(begun, slot, rules, inputs.now, outcome) for slot in inputs.slots)
+    room = len(stale) if rules.parallelism == 0 else max(rules.parallelism - busy, 0)
+    for slot in stale[: min(room, inputs.limit)]:
+        _replace(inputs, slot, rules, outcome)
+    outcome.look_at_service = min(room, len(stale)) > inputs.limit or len(mixed) > inputs.limit
+    return outcome
+
+
+# ---------------------------------------------------------------- looking at slots
+
+
+def _live(slot: SlotTasks) -> list[Task]:
+    return sorted((task for task in slot.tasks if is_live(task)), key=age_key)
+
+
+def _is_dirty(inputs: UpdateInputs, task: Task) -> bool:
+    return inputs.check.is_dirty(task, inputs.nodes.get(task.node_id) if task.node_id else None)
+
+
+def _classify(inputs: UpdateInputs, slot: SlotTasks) -> str:
+    live = _live(slot)
+    if not live:
+        # A slot that has finished is brought up to date as well; one that is simply empty is filled elsewhere.
+        last = newest(slot.tasks)
+        if last is None or not _is_dirty(inputs, last):
+            return "settled"
+        finished = is_finished(slot.tasks, inputs.spec_of, global_service=is_global(inputs.service))
+        return "stale" if finished else "settled"
+    clean = [task for task in live if not _is_dirty(inputs, task)]
+    if clean:
+        return "settled" if len(live) == 1 else "mixed"
+    current = [task for task in slot.tasks if task.spec_version == inputs.service.spec_version]
+    if current and is_finished(current, inputs.spec_of, global_service=is_global(inputs.service)):
+        # Start-first, and the new task failed for good: the old one goes on; trying again would never end.
+        return "settled"
+    return "stale"
+
+
+def _finish_mixed(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome: Outcome) -> None:
+    """Keep the task that is as it should be; the others go as soon as the order of the update lets them."""
+    live = _live(slot)
+    clean = [task for task in live if not _is_dirty(inputs, task)]
+    # Running before merely wanted to run; of equals the oldest, which is the one that was there.
+    keep = max(clean, key=lambda task: (task.status.state == TASK_STATE_RUNNING, task.desired_state))
+    if rules.order == UPDATE_ORDER_START_FIRST and keep.status.state != TASK_STATE_RUNNING:
+        return
+    surplus = [task for task in live if task.id != keep.id]
+    outcome.add(*(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, inputs.now)) for task in surplus))
+
+
+def _is_busy(service: Service, slot: SlotTasks, rules: UpdateRules, now: float, outcome: Outcome) -> bool:
+    """Whether a worker, in swarmkit's terms, is still at this slot."""
+    for task in slot.tasks:
+        if not rollout.belongs(service, task):
+            continue
+        settled_at = _settled_at(task)
+        if settled_at is None:
+            if is_live(task):
+                return True
+        elif now < settled_at + rules.delay_s:
+            outcome.wait_until(settled_at + rules.delay_s)
+            return True
+    return False
+
+
+def _settled_at(task: Task) -> float | None:
+    """When it was decided how a task of the rollout fares: it ran, or it ended. None while it is under way."""
+    started_at = running_since(task)
+    if started_at is not None:
+        return started_at
+    return status_time(task) if has_ended(task) else None
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _begun(service: Service, slots_total: int, now: float) -> Service:
+    """The service with a rollout of its present version recorded; itself when there is one already."""
+    state = service.update_status.state
+    known = service.HasField("rollout") and service.rollout.spec_version == service.spec_version
+    if known and state != UPDATE_STATE_UNSPECIFIED:
+        return service
+    begun = copy_service(service)
+    begun.rollout.CopyFrom(
+        Rollout(
+            spec_version=service.spec_version,
+            slots_total=slots_total,
+            rollback=state == UPDATE_STATE_ROLLBACK_STARTED,
+        )
+    )
+    if state not in rollout.ACTIVE:
+        begun.update_status.CopyFrom(
+            UpdateStatus(state=UPDATE_STATE_UPDATING, message="update in progress", started_at=to_timestamp(now))
+        )
+    return begun
+
+
+def _replace(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome: Outcome) -> None:
+    live = _live(slot)
+    replaced = live[-1] if live else newest(slot.tasks)
+    assert replaced is not None
+    task = new_task(
+        inputs.service,
+        task_id=inputs.new_id(),
+        now=inputs.now,
+        slot=slot.slot,
+        node_id=slot.node_id,
+        desired=TASK_STATE_RUNNING,
+    )
+    task.replaces_task_id = replaced.id
+    stopped: list[Task] = []
+    if rules.order == UPDATE_ORDER_STOP_FIRST:
+        stopped = [with_desired(old, TASK_STATE_SHUTDOWN, inputs.now) for old in live]
+        if stopped:
+            replaced = stopped[-1]
+        start_at = start_time(task, replaced, inputs.nodes)
+        if start_at is not None and start_at > inputs.now:
+            task.desired_state = TASK_STATE_READY
+    outcome.add(*map(UpdateTask, stopped), CreateTask(task))
+
+
+def _complete_when_due(inputs: UpdateInputs) -> Outcome:
+    """Every slot is as it should be: watch the new tasks for a while longer, then the update is complete."""
+    service, outcome = inputs.service, Outcome()
+    rules = update_rules(service.spec, rollback=rollout.is_rollback(service))
+    own = [task for slot in inputs.slots for task in slot.tasks if rollout.belongs(service, task)]
+    settled: list[float] = []
+    for task in own:
+        settled_at = _settled_at(task)
+        if settled_at is not None:
+            settled.append(settled_at)
+        elif is_live(task):
+            return outcome
+    if settled:
+        # A window that ends with the delay would be over before the last slot is.
+        tail_s = rules.monitor_s if rules.delay_s < rules.monitor_s else rules.delay_s + 1.0
+        due_at = max(settled) + rules.delay_s + tail_s
+        if inputs.now < due_at:
+            outcome.wait_until(due_at)
+            return outcome
+    done = copy_service(service)
+    if rollout.is_rollback(service):
+        done.update_status.state = UPDATE_STATE_ROLLBACK_COMPLETED
+        done.update_status.message = "rollback completed"
+    else:
+        done.update_status.state = UPDATE_STATE_COMPLETED
+        done.update_status.message = "update completed"
+    done.update_status.completed_at.CopyFrom(to_timestamp(inputs.now))
+    outcome.add(UpdateService(done))
+    return outcome
+
+
+def _after_failures(service: Service, now: float) -> Service | None:
+    """What failed tasks make of the service: paused or rolled back; None when they are not too many."""
+    record = service.rollout
+    if not rollout.is_active(service) or record.spec_version != service.spec_version or not record.failed_task_ids:
+        return None
+    rules = update_rules(service.spec, rollback=rollout.is_rollback(service))
+    ratio = len(record.failed_task_ids) / max(record.slots_total, 1)
+    if ratio <= rules.max_failure_ratio or rules.failure_action == FAILURE_ACTION_CONTINUE:
+        return None
+    task_id = record.failed_task_ids[-1]
+    changed = copy_service(service)
+    if rollout.is_rollback(service):
+        # A rollback is never rolled back.
+        changed.update_status.state = UPDATE_STATE_ROLLBACK_PAUSED
+        changed.update_status.message = f"rollback paused due to failure or early termination of task {task_id}"
+    elif rules.failure_action == FAILURE_ACTION_ROLLBACK and service.HasField("previous_spec"):
+        _roll_back(changed, task_id, now)
+    else:
+        changed.update_status.state = UPDATE_STATE_PAUSED
+        changed.update_status.message = f"update paused due to failure or early termination of task {task_id}"
+        if rules.failure_action == FAILURE_ACTION_ROLLBACK:
+            changed.update_status.message += "; there is no previous spec to roll back to"
+    return changed
+
+
+def _roll_back(service: Service, task_id: str, now: float) -> None:
+    """Make the previous spec the present one, as a version of its own: version numbers only rise, tasks made from
+    the same spec under its old number are found to be as they should be."""
+    service.spec.CopyFrom(service.previous_spec)
+    service.spec_version += 1
+    service.ClearField("previous_spec")
+    service.previous_spec_version = 0
+    service.update_status.state = UPDATE_STATE_ROLLBACK_STARTED
+    service.update_status.message = f"update rolled back due to failure or early termination of task {task_id}"
+    if not service.update_status.HasField("started_at"):
+        service.update_status.started_at.CopyFrom(to_timestamp(now))
