@@ -18,10 +18,11 @@ import grpc.aio
 import structlog
 
 from manager.consensus.port import ConsensusError, NotLeaderError
+from manager.constants import NODE_DOWN_ORPHAN_DELAY_S, STATUS_BATCH_MAX
 from manager.dispatcher import nodes, status
 from manager.dispatcher.assignments import CONFIG, SECRET, SPEC_VERSION, AssignmentSet, MessagePacker
 from manager.dispatcher.heartbeat import told_period_s
-from manager.dispatcher.intake import Intake, WriterStoppedError
+from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
 from manager.dispatcher.session import AgentSession, End
 from manager.dispatcher.tables import ViewTables
@@ -46,7 +47,7 @@ LEADER_METADATA_KEY = "swarm-leader-addr"
 
 FIRST_MESSAGE_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
-UPDATES_MAX = 10_000
+BROKEN_NOTICE_S = 0.1
 
 _DEPENDENCY_TABLES = {"spec_versions": SPEC_VERSION, "secrets": SECRET, "configs": CONFIG}
 
@@ -63,7 +64,7 @@ class Dispatcher(DispatcherServicer):
         leader_addr: Callable[[], str],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        orphan_timeout_s: float = nodes.ORPHAN_TIMEOUT_S,
+        orphan_timeout_s: float = NODE_DOWN_ORPHAN_DELAY_S,
     ) -> None:
         """
         Args:
@@ -184,8 +185,7 @@ class Dispatcher(DispatcherServicer):
         node = working.nodes.get(session.node_id)
         if node is None or self._sessions.get(session.node_id) is not session:
             return
-        if (changed := nodes.registered(node, first, self._liveness.now())) is not None:
-            working.update(changed)
+        put(working, nodes.registered(node, first, self._liveness.now()))
 
     async def _refuse_copy(self, node_id: str, first: SessionRequest, context: Context) -> None:
         """Two machines with one node ID (X31): the one that has a session and answers keeps it.
@@ -230,13 +230,15 @@ class Dispatcher(DispatcherServicer):
             self._beat(session)
             if request.HasField("description") or request.addr:
                 await self._describe(session, request)
+        # A broken connection reads as the end of the stream, too; then grpc.aio cancels this call in the next moment.
+        await asyncio.sleep(BROKEN_NOTICE_S)
         session.finish(End(grpc.StatusCode.OK, "ended by the agent"))
 
     async def _describe(self, session: AgentSession, request: SessionRequest) -> None:
         def change(working: Working) -> None:
             node = working.nodes.get(session.node_id)
-            if node is not None and (changed := nodes.described(node, request)) is not None:
-                working.update(changed)
+            if node is not None:
+                put(working, nodes.described(node, request))
 
         try:
             await self._intake.submit(change)
@@ -296,7 +298,9 @@ class Dispatcher(DispatcherServicer):
             needed = [key for key in keys if known.uses(*key)]
             messages = packer.incremental(known.update(task_ids, needed, self._tables))
         if session.end is not None:
-            await self._abort(context, session.end)
+            if session.end.code is not grpc.StatusCode.OK:
+                await self._abort(context, session.end)
+            return
         session.assignments_due.set()  # the call that took over may have been waiting for this event
         await context.abort(grpc.StatusCode.ABORTED, "superseded by a newer call")
 
@@ -307,8 +311,8 @@ class Dispatcher(DispatcherServicer):
     ) -> UpdateTaskStatusResponse:
         """See proto/dispatcher.proto."""
         session = await self._session(request.session_id, context)
-        if len(request.updates) > UPDATES_MAX:
-            message = f"{len(request.updates)} updates in one message, at most {UPDATES_MAX}"
+        if len(request.updates) > STATUS_BATCH_MAX:
+            message = f"{len(request.updates)} updates in one message, at most {STATUS_BATCH_MAX}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         self._beat(session)
         for update in request.updates:
@@ -329,8 +333,7 @@ class Dispatcher(DispatcherServicer):
             task = working.tasks.get(update.task_id)
             if task is None or status.refusal(task, update, node_id):
                 continue
-            if (changed := status.apply(task, update, now)) is not None:
-                working.update(changed)
+            put(working, status.apply(task, update, now))
 
     # ------------------------------------------------------------ changes of the store
 

@@ -9,23 +9,21 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
-PERIOD_S_DEFAULT = 5.0
-PERIOD_JITTER = 0.1
+from manager.constants import (
+    HEARTBEAT_GRACE_FACTOR,
+    HEARTBEAT_JITTER_S,
+    HEARTBEAT_PERIOD_S,
+    REGISTRATIONS_IN_WINDOW_MAX,
+    REGISTRATIONS_WINDOW_S,
+)
+
+PERIOD_JITTER = HEARTBEAT_JITTER_S / HEARTBEAT_PERIOD_S
 """Share of the period by which it differs from session to session, so that a thousand agents do not beat in step."""
-
-GRACE_PERIODS = 3.0
-"""Silence of that many periods is death."""
-
-GRACE_PERIODS_NEW_LEADER = 6.0
-"""After a change of leader agents first have to find the new one."""
 
 GRACE_PERIODS_BROKEN = 1.0
 """After a connection broke (not: was ended by the agent) and no new session came. A killed daemon is back within a
 second or two and an agent whose connection broke tries again at once; so a whole period without it means a dead host.
 An agent that ends its session in order (a daemon that is stopped to be started again) keeps the full grace."""
-
-REGISTRATIONS_MAX = 3
-REGISTRATION_WINDOW_S = 8.0
 
 
 def told_period_s(period_s: float, sample: float) -> float:
@@ -35,7 +33,7 @@ def told_period_s(period_s: float, sample: float) -> float:
         period_s: of the cluster's spec; 0 is the default.
         sample: uniform in 0..1, where the jitter comes from.
     """
-    period_s = period_s if period_s > 0 else PERIOD_S_DEFAULT
+    period_s = period_s if period_s > 0 else HEARTBEAT_PERIOD_S
     return period_s * (1 + PERIOD_JITTER * (2 * sample - 1))
 
 
@@ -43,7 +41,7 @@ def told_period_s(period_s: float, sample: float) -> float:
 class _Entry:
     period_s: float
     deadline_s: float
-    registrations: deque[float] = field(default_factory=lambda: deque(maxlen=REGISTRATIONS_MAX))
+    registrations: deque[float] = field(default_factory=lambda: deque(maxlen=REGISTRATIONS_IN_WINDOW_MAX))
 
 
 class HeartbeatBook:
@@ -61,14 +59,14 @@ class HeartbeatBook:
 
     def expect(self, node_id: str, now: float, *, within_s: float) -> None:
         """A sign of life has to come within that time. An earlier promise is replaced."""
-        entry = self._entries.setdefault(node_id, _Entry(PERIOD_S_DEFAULT, 0.0))
+        entry = self._entries.setdefault(node_id, _Entry(HEARTBEAT_PERIOD_S, 0.0))
         self._set_deadline(node_id, entry, now + within_s)
 
     def admit(self, node_id: str, now: float) -> bool:
         """Count one registration; false when the node registers too often (it is not counted then)."""
-        entry = self._entries.setdefault(node_id, _Entry(PERIOD_S_DEFAULT, 0.0))
+        entry = self._entries.setdefault(node_id, _Entry(HEARTBEAT_PERIOD_S, 0.0))
         past = entry.registrations
-        if len(past) == REGISTRATIONS_MAX and now - past[0] < REGISTRATION_WINDOW_S:
+        if len(past) == REGISTRATIONS_IN_WINDOW_MAX and now - past[0] < REGISTRATIONS_WINDOW_S:
             return False
         past.append(now)
         return True
@@ -77,13 +75,13 @@ class HeartbeatBook:
         """A session begins, with that period told to the agent."""
         entry = self._entries.setdefault(node_id, _Entry(period_s, 0.0))
         entry.period_s = period_s
-        self._set_deadline(node_id, entry, now + GRACE_PERIODS * period_s)
+        self._set_deadline(node_id, entry, now + HEARTBEAT_GRACE_FACTOR * period_s)
 
     def beat(self, node_id: str, now: float) -> None:
         """A sign of life; of a node that is not watched it means nothing."""
         if node_id in self._watched:
             entry = self._entries[node_id]
-            entry.deadline_s = now + GRACE_PERIODS * entry.period_s
+            entry.deadline_s = now + HEARTBEAT_GRACE_FACTOR * entry.period_s
 
     def broken(self, node_id: str, now: float) -> None:
         """The node's connection broke: shorten its time, never lengthen it."""

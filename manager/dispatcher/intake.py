@@ -15,15 +15,23 @@ from dataclasses import dataclass
 import structlog
 
 from manager.consensus.port import ConsensusError
+from manager.constants import STATUS_BATCH_MAX
 from manager.store import Store, StoreError, Working
+from proto.objects_pb2 import Node, Task
 
 log = structlog.get_logger(__name__)
 
-BATCH_WEIGHT_MAX = 10_000
 CONFLICT_ATTEMPTS_MAX = 10
 
 Change = Callable[[Working], None]
 """Applied to a transaction; quick, total, and harmless when done again."""
+
+
+def put(working: Working, changed: Node | Task | None) -> None:
+    """Write what a decision came to, None being nothing. Each object stands alone: an entry may end behind it."""
+    if changed is not None:
+        working.update(changed)
+        working.boundary()
 
 
 @dataclass(slots=True)
@@ -77,7 +85,7 @@ class Intake:
     def _take(self) -> list[_Pending]:
         batch: list[_Pending] = []
         weight = 0
-        while self._queue and (not batch or weight + self._queue[0].weight <= BATCH_WEIGHT_MAX):
+        while self._queue and (not batch or weight + self._queue[0].weight <= STATUS_BATCH_MAX):
             pending = self._queue.popleft()
             if pending.done.cancelled():
                 continue  # the caller went away, and asks again if it matters

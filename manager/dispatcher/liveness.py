@@ -10,9 +10,10 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.consensus.port import ConsensusError
+from manager.constants import HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE, HEARTBEAT_PERIOD_S
 from manager.dispatcher import nodes
-from manager.dispatcher.heartbeat import GRACE_PERIODS_NEW_LEADER, PERIOD_S_DEFAULT, HeartbeatBook
-from manager.dispatcher.intake import Intake
+from manager.dispatcher.heartbeat import HeartbeatBook
+from manager.dispatcher.intake import Intake, put
 from manager.dispatcher.session import AgentSession, End
 from manager.store import Store, StoreError, Working
 from proto.objects_pb2 import NodeState
@@ -58,7 +59,7 @@ class Liveness:
 
     def period_s(self) -> float:
         """The heartbeat period of the cluster's spec."""
-        return self._store.view.cluster.spec.dispatcher.heartbeat_period_ns / 1e9 or PERIOD_S_DEFAULT
+        return self._store.view.cluster.spec.dispatcher.heartbeat_period_ns / 1e9 or HEARTBEAT_PERIOD_S
 
     # ------------------------------------------------------------ signs of life
 
@@ -82,7 +83,7 @@ class Liveness:
 
     def expect(self, node_id: str) -> None:
         """The node joined, or is a new leader's: it has to show up within the longer grace."""
-        within_s = GRACE_PERIODS_NEW_LEADER * self.period_s()
+        within_s = HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE * self.period_s()
         self._book.expect(node_id, self._monotonic(), within_s=within_s)
         self._changed.set()
 
@@ -109,8 +110,7 @@ class Liveness:
     def _declare_unknown(self, working: Working) -> None:
         now = self.now()
         for node in list(working.nodes.values()):
-            if (changed := nodes.unknown(node, now)) is not None:
-                working.update(changed)
+            put(working, nodes.unknown(node, now))
 
     async def watch_heartbeats(self) -> None:
         """Declare down who is silent for too long; until cancelled."""
@@ -138,8 +138,7 @@ class Liveness:
                 node = working.nodes.get(node_id)
                 if node is None or node_id in self._sessions:
                     continue  # removed, or back while this waited for the log
-                if (changed := nodes.down(node, self.now())) is not None:
-                    working.update(changed)
+                put(working, nodes.down(node, self.now()))
 
         try:
             await self._intake.submit(change, weight=len(dead))
@@ -166,8 +165,7 @@ class Liveness:
         def change(working: Working) -> None:
             for node_id in node_ids:
                 for task in list(working.tasks.by_node(node_id)):
-                    if (changed := nodes.orphaned(task, self.now())) is not None:
-                        working.update(changed)
+                    put(working, nodes.orphaned(task, self.now()))
 
         try:
             await self._intake.submit(change)

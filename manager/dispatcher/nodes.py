@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from manager.constants import NODE_UNKNOWN_MESSAGE
 from proto.dispatcher_pb2 import SessionRequest
 from proto.objects_pb2 import Node, NodeState, NodeStatus, Task, TaskState
 from proto.specs_pb2 import NodeAvailability
@@ -17,11 +18,7 @@ DESCRIPTION_SIZE_BYTES_MAX = 256 * 1024
 ADDRESS_LENGTH_MAX = 255
 NONCE_LENGTH_MAX = 128
 
-LEADERSHIP_CHANGED = "Node moved to unknown state due to leadership change in cluster"
 HEARTBEAT_FAILURE = "heartbeat failure"
-
-ORPHAN_TIMEOUT_S = 24 * 3600.0
-"""Tasks of a node that is down for so long are given up (A3.03)."""
 
 
 def invalid_request(request: SessionRequest, *, first: bool) -> str:
@@ -71,7 +68,7 @@ def unknown(node: Node, now: Timestamp) -> Node | None:
     """
     if node.status.state == NodeState.NODE_STATE_DOWN:
         return None
-    status = NodeStatus(state=NodeState.NODE_STATE_UNKNOWN, message=LEADERSHIP_CHANGED, addr=node.status.addr)
+    status = NodeStatus(state=NodeState.NODE_STATE_UNKNOWN, message=NODE_UNKNOWN_MESSAGE, addr=node.status.addr)
     changed = _copy(node)
     changed.status.CopyFrom(status)
     changed.status_since.CopyFrom(now)
@@ -86,8 +83,8 @@ def down(node: Node, now: Timestamp) -> Node | None:
     return _with_status(node, _copy(node), status, now)
 
 
-def long_down(nodes: Iterable[Node], now_s: float, *, timeout_s: float = ORPHAN_TIMEOUT_S) -> list[str]:
-    """IDs of the nodes that have been down for ``timeout_s``. ``now_s``: seconds since the epoch."""
+def long_down(nodes: Iterable[Node], now_s: float, *, timeout_s: float) -> list[str]:
+    """IDs of the nodes that have been down for ``timeout_s`` (A3.03). ``now_s``: seconds since the epoch."""
     return [
         node.id
         for node in nodes

@@ -19,7 +19,7 @@ import structlog
 
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import AssignmentsMessage, SessionMessage, SessionRequest, TaskStatusUpdate
-from proto.objects_pb2 import Node, NodeDescription, Task, TaskStatus
+from proto.objects_pb2 import Node, NodeDescription, Task, TaskState, TaskStatus
 from proto.specs_pb2 import NodeAvailability
 from worker.agent.assignments import AssignmentSet
 from worker.agent.executor import Assignment, Executor, ExecutorError
@@ -264,7 +264,7 @@ class Agent:
             runner.grace_s = self._grace_s(task.id)
             self._file.put_status(task.id, status)
         runner.grace_s = self._grace_s(task.id) or runner.grace_s
-        runner.assign(task.desired_state)
+        runner.assign(task)
         if task.status.state < runner.machine.state:  # the managers do not know, or no more
             self._report_again(runner, task)
 
@@ -286,7 +286,7 @@ class Agent:
         for task_id in self._executor.task_ids():
             if task_id not in known and task_id not in self._runners:
                 log.info("task.found", task_id=task_id, reason="its task object is gone")
-                runner = self._add_runner(TaskMachine(task_id, TaskStatus(), 0))
+                runner = self._add_runner(TaskMachine(task_id, TaskStatus(), TaskState.TASK_STATE_REMOVE))
                 runner.unassign()
 
     def _grace_s(self, task_id: str) -> float | None:

@@ -11,7 +11,7 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from proto.dispatcher_pb2 import TaskStatusUpdate
-from proto.objects_pb2 import TaskState, TaskStatus
+from proto.objects_pb2 import Task, TaskState
 from worker.agent.executor import Assignment, Executor, ExecutorError
 from worker.agent.task_machine import Operation, TaskMachine
 from worker.agent.waiting import unless
@@ -65,9 +65,10 @@ class TaskRunner:
         self._stop_wanted = asyncio.Event()
         self._log = log.bind(task_id=machine.task_id)
 
-    def assign(self, desired_state: TaskState.ValueType) -> None:
-        """The managers' wish, new or again."""
-        self.machine.assign(desired_state)
+    def assign(self, task: Task) -> None:
+        """What the managers want and know, new or again."""
+        self.machine.assign(task.desired_state)
+        self.machine.overrule(task.status)
         self.poke()
 
     def unassign(self) -> None:

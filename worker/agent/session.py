@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 import grpc.aio
@@ -23,11 +23,16 @@ from proto.dispatcher_pb2 import (
     TaskStatusUpdate,
     UpdateTaskStatusRequest,
 )
-from proto.dispatcher_pb2_grpc import DispatcherAsyncStub, DispatcherStub
+from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import NodeDescription
 from worker.agent.assignments import AssignmentGapError
 from worker.agent.reporter import StatusReporter
 from worker.agent.waiting import unless
+
+if TYPE_CHECKING:
+    from proto.dispatcher_pb2_grpc import DispatcherAsyncStub
+
+    _Call = grpc.aio.StreamStreamCall[SessionRequest, SessionMessage]
 
 log = structlog.get_logger(__name__)
 
@@ -41,9 +46,6 @@ REPORT_TIMEOUT_S = 20.0
 DESCRIPTION_PERIOD_S = 20.0
 GOODBYE_TIMEOUT_S = 1.0
 HEARTBEAT_PERIOD_S_MIN = 0.05
-
-
-_Call = grpc.aio.StreamStreamCall[SessionRequest, SessionMessage]
 
 
 class SessionError(Exception):

@@ -139,6 +139,12 @@ class TaskMachine:
         """The managers' wish; an older one that comes late changes nothing."""
         self.desired_state = max(self.desired_state, desired_state)
 
+    def overrule(self, status: TaskStatus) -> None:
+        """The managers hold the task for ended (given up while the node was away): so it is, and is not reported back."""
+        if status.state > RUNNING >= self.state:
+            self._status.CopyFrom(status)
+            self._history.append(f"{TaskState.Name(status.state)} by the managers")
+
     def unassign(self) -> None:
         """The task object is gone: stop, and leave nothing behind."""
         self.unassigned = True

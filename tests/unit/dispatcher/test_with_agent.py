@@ -1,0 +1,334 @@
+"""Dispatcher and agents together over real gRPC streams, with the real store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
+from proto.dispatcher_pb2_grpc import DispatcherStub
+from proto.objects_pb2 import Config, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
+from proto.specs_pb2 import ConfigReference, SecretReference
+from tests.unit.dispatcher.support import (
+    AgentHost,
+    Manager,
+    channel_of,
+    leading_manager,
+    make_node,
+    make_spec_version,
+    make_task,
+    until,
+)
+from worker.agent.assignments import Contents
+
+RUNNING = TaskState.TASK_STATE_RUNNING
+SHUTDOWN = TaskState.TASK_STATE_SHUTDOWN
+
+
+@pytest.fixture
+async def manager() -> AsyncIterator[Manager]:
+    async with leading_manager() as manager:
+        await manager.add(make_node("n1"), make_spec_version("web"))
+        yield manager
+
+
+@pytest.fixture
+async def host(manager: Manager, tmp_path: Path) -> AsyncIterator[AgentHost]:
+    host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+    yield host
+    await host.stop()
+
+
+async def test_a_node_becomes_ready_and_runs_what_it_is_assigned(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+    await until(lambda: host.heard.sessions == [""])
+    assert manager.node("n1").description.hostname == "host-n1"
+    assert manager.node("n1").status.addr == "192.0.2.7"
+    assert host.heard.root_ca_pem == b"root"
+    assert [m.grpc_addr for m in host.heard.managers[0]] == [manager.addr]
+
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    status = manager.task("t1").status
+    assert status.container_status.container_id == "c-t1"
+    assert status.container_status.pid == host.executor.containers["t1"].pid
+    assert status.HasField("running_since")
+    assert [(a.network_id, list(a.addresses)) for a in manager.task("t1").networks_attachments] == [
+        ("bridge", ["172.17.0.2/16"])
+    ]
+
+    await manager.set_desired("t1", SHUTDOWN)
+    await until(lambda: manager.task("t1").status.state == SHUTDOWN)
+    assert "t1" in host.executor.containers  # kept for logs until the object goes (A6.09)
+    await manager.remove("tasks", "t1")
+    await until(lambda: "t1" not in host.executor.containers)
+
+
+async def test_a_failed_process_is_reported_with_its_exit_code(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    host.executor.exit("t1", 3)
+    await until(lambda: manager.task("t1").status.state == TaskState.TASK_STATE_FAILED)
+    assert manager.task("t1").status.err == "task: non-zero exit (3)"
+    assert manager.task("t1").status.container_status.exit_code == 3
+
+
+async def test_secrets_reach_a_node_only_while_a_task_needs_them(manager: Manager, host: AgentHost) -> None:
+    secret, config = Secret(id="s1"), Config(id="c1")
+    secret.spec.name, secret.spec.data = "password", b"hunter2"
+    config.spec.name, config.spec.data = "settings", b"x=1"
+    version = make_spec_version(
+        "db",
+        secrets=[SecretReference(secret_id="s1", secret_name="password")],
+        configs=[ConfigReference(config_id="c1", config_name="settings")],
+    )
+    await manager.add(secret, config)
+    await manager.add(version)
+    agent = host.start()
+    await until(lambda: host.heard.sessions == [""])
+
+    def contents() -> Contents:
+        return agent._assignments.contents  # nothing public shows a secret
+
+    assert not contents().secrets
+    await manager.add(make_task("t1", "n1", service_id="db"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    assert contents().secrets["s1"].spec.data == b"hunter2"
+    await manager.set_desired("t1", SHUTDOWN)
+    await until(lambda: not contents().secrets and not contents().configs)
+    await host.stop()
+    assert b"hunter2" not in (host.state_dir / "assignments").read_bytes()
+
+
+async def test_a_restarted_daemon_takes_up_its_containers(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await manager.add(make_task("t1", "n1"), make_task("t2", "n1"))
+    await until(lambda: all(manager.task(t).status.state == RUNNING for t in ("t1", "t2")))
+    pids = {task_id: o.pid for task_id, o in host.executor.containers.items()}
+    await host.stop()
+    host.executor.exit("t2", 9)  # ends while nobody watches
+    host.start()
+    await until(lambda: manager.task("t2").status.state == TaskState.TASK_STATE_FAILED)
+    await until(lambda: len(host.heard.sessions) == 2)
+    assert host.executor.containers["t1"].pid == pids["t1"]
+    assert manager.task("t1").status.state == RUNNING
+    assert host.executor.called("t1") == []
+    assert manager.node("n1").status.state == NodeState.NODE_STATE_READY
+
+
+async def test_with_no_manager_in_sight_a_node_goes_on(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await manager.add(make_task("t1", "n1"), make_task("t2", "n1"))
+    await until(lambda: all(manager.task(t).status.state == RUNNING for t in ("t1", "t2")))
+    await host.stop()
+    await manager.follow()
+    host.start()  # on what it has on disk
+    await until(lambda: "FAILED_PRECONDITION" in "".join(host.heard.sessions))
+    host.executor.exit("t2", 1)
+    manager.lead()
+    await until(lambda: manager.task("t2").status.state == TaskState.TASK_STATE_FAILED)
+    assert host.executor.called("t1") == []
+
+
+async def test_a_new_leader_moves_nodes_to_unknown_and_they_come_back(manager: Manager, host: AgentHost) -> None:
+    await manager.add(make_node("gone"))
+    host.start()
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    await manager.follow()
+    await until(lambda: len(host.heard.sessions) > 1)
+    manager.lead()
+    await until(lambda: manager.node("gone").status.message.startswith("Node moved to unknown state"))
+    await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+    assert manager.node("n1").status.message == ""
+    assert manager.task("t1").status.state == RUNNING
+
+
+async def test_a_removed_node_loses_its_session(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await until(lambda: host.heard.sessions == [""])
+    await manager.remove("nodes", "n1")
+    await until(lambda: any("NOT_FOUND" in reason for reason in host.heard.sessions))
+
+
+async def test_a_change_of_the_node_object_is_told(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await until(lambda: host.heard.nodes)
+    await manager.edit("nodes", "n1", lambda node: node.spec.labels.update({"zone": "a"}))
+    await until(lambda: host.heard.nodes[-1].spec.labels.get("zone") == "a")
+
+
+async def test_many_tasks_take_few_entries(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await until(lambda: host.heard.sessions == [""])
+    tasks = [make_task(f"t{number}", "n1") for number in range(150)]
+    await manager.add(*tasks)
+    before = manager.proposals
+    await until(lambda: all(manager.task(task.id).status.state == RUNNING for task in tasks))
+    assert manager.proposals - before < 40
+
+
+async def test_leave_stops_and_removes_everything(manager: Manager, host: AgentHost) -> None:
+    agent = host.start()
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    await agent.leave()
+    assert host.executor.containers == {}
+    assert host.executor.called("t1")[-2:] == ["stop", "remove"]
+    assert not (host.state_dir / "assignments").exists()
+
+
+async def test_containers_of_unknown_tasks_are_removed_once_the_managers_have_spoken(
+    manager: Manager, host: AgentHost
+) -> None:
+    host.start()
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    await host.stop()
+    await manager.remove("tasks", "t1")
+    (host.state_dir / "assignments").unlink()
+    host.start()
+    await until(lambda: not host.executor.containers)
+
+
+async def test_a_task_orphaned_while_the_node_was_away_is_stopped(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    await host.stop()
+
+    def orphan(task: Task) -> None:
+        task.status.state = TaskState.TASK_STATE_ORPHANED
+
+    await manager.edit("tasks", "t1", orphan)
+    host.start()
+    await until(lambda: "stop" in host.executor.called("t1"))
+    assert manager.task("t1").status.state == TaskState.TASK_STATE_ORPHANED
+
+
+async def test_a_killed_daemon_has_one_period_to_come_back(tmp_path: Path) -> None:
+    async with leading_manager(heartbeat_period_s=0.5) as manager:
+        await manager.add(make_node("n1"), make_spec_version("web"))
+        host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+        host.start()
+        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+        began = time.monotonic()
+        await host.kill()
+        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
+        assert 0.4 <= time.monotonic() - began < 1.2  # three periods of silence would be 1.35 s or more
+        assert manager.node("n1").status.message == "heartbeat failure"
+        host.start()
+        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+        await host.kill()
+        host.start()  # at once: nobody notices
+        await until(lambda: host.heard.sessions.count("") == 3)
+        assert manager.node("n1").status.state == NodeState.NODE_STATE_READY
+        await host.stop()
+
+
+async def test_a_daemon_that_stops_in_order_keeps_the_full_grace(tmp_path: Path) -> None:
+    async with leading_manager(heartbeat_period_s=0.4) as manager:
+        await manager.add(make_node("n1"), make_spec_version("web"))
+        host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+        host.start()
+        await until(lambda: host.heard.sessions == [""])
+        began = time.monotonic()
+        await host.stop()
+        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
+        assert time.monotonic() - began > 0.6
+
+
+async def test_a_silent_connection_is_dead_after_three_periods(tmp_path: Path) -> None:
+    async with leading_manager(heartbeat_period_s=0.2) as manager:
+        await manager.add(make_node("n1"))
+        async with channel_of("n1", manager.addr) as channel:
+            call = DispatcherStub(channel).Session()
+            await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
+            message = await call.read()
+            assert isinstance(message, SessionMessage)
+            assert 0.18e9 <= message.heartbeat_period_ns <= 0.22e9
+            began = time.monotonic()
+            await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
+            assert 0.5 < time.monotonic() - began < 1.0
+            assert await call.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_copy_of_a_running_node_is_refused(manager: Manager, host: AgentHost, tmp_path: Path) -> None:
+    host.start()
+    await until(lambda: host.heard.sessions == [""])
+    copy = AgentHost("n1", tmp_path / "copy", [manager.addr])
+    copy.start()
+    await until(lambda: any("copy of its state folder" in reason for reason in copy.heard.sessions))
+    assert host.heard.sessions == [""]
+    await host.kill()
+    await until(lambda: "" in copy.heard.sessions)  # only one left: it is the node
+    await copy.stop()
+
+
+async def test_too_many_registrations_are_refused(manager: Manager) -> None:
+    codes: list[grpc.StatusCode | None] = []
+    for _ in range(5):
+        async with channel_of("n1", manager.addr) as channel:
+            call = DispatcherStub(channel).Session()
+            await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
+            try:
+                assert isinstance(await call.read(), SessionMessage)
+                codes.append(None)
+            except grpc.aio.AioRpcError as error:
+                codes.append(error.code())
+            call.cancel()
+    assert codes == [None, None, None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE]
+
+
+async def test_a_follower_names_the_leader(manager: Manager, tmp_path: Path) -> None:
+    follower = Manager()
+    await follower.start()
+    follower.leader_addr = manager.addr
+    host = AgentHost("n1", tmp_path / "n1", [follower.addr])
+    host.start()
+    await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+    assert host.heard.sessions[0].startswith("FAILED_PRECONDITION")
+    await host.stop()
+    await follower.stop()
+
+
+async def test_reports_about_others_tasks_and_backward_steps_change_nothing(manager: Manager) -> None:
+    await manager.add(make_node("n2"), make_task("t1", "n1", state=RUNNING), make_task("t2", "n2"))
+    async with channel_of("n2", manager.addr) as channel:
+        stub = DispatcherStub(channel)
+        call = stub.Session()
+        await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
+        message = await call.read()
+        assert isinstance(message, SessionMessage)
+
+        async def report(task_id: str, state: TaskState.ValueType) -> None:
+            update = TaskStatusUpdate(task_id=task_id, status=TaskStatus(state=state))
+            await stub.UpdateTaskStatus(UpdateTaskStatusRequest(session_id=message.session_id, updates=[update]))
+
+        await report("t1", TaskState.TASK_STATE_FAILED)
+        assert manager.task("t1").status.state == RUNNING
+        await report("nobody's", RUNNING)
+        await report("t2", RUNNING)
+        await report("t2", TaskState.TASK_STATE_PREPARING)
+        assert manager.task("t2").status.state == RUNNING
+        await report("t2", TaskState.TASK_STATE_ORPHANED)
+        assert manager.task("t2").status.state == RUNNING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.UpdateTaskStatus(UpdateTaskStatusRequest(session_id="another"))
+        assert refused.value.code() == grpc.StatusCode.ABORTED
+        call.cancel()
+
+
+async def test_tasks_of_a_node_that_is_down_for_long_are_orphaned() -> None:
+    async with leading_manager(heartbeat_period_s=0.05, orphan_timeout_s=0.4) as manager:
+        await manager.add(make_node("n1"), make_task("t1", "n1", state=RUNNING))
+        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
+        assert manager.task("t1").status.state == RUNNING
+        await until(lambda: manager.task("t1").status.state == TaskState.TASK_STATE_ORPHANED)
