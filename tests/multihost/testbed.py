@@ -77,17 +77,25 @@ class Testbed:
     Args:
         name: short; the prefix of every namespace. One testbed of a name exists at a time.
         network: first three octets of the underlay; host i is ``network.i``.
+        deadline_s: how long a host, a daemon or the cluster may take to come up.
         folder: logs, sockets and state of the hosts; removed by ``down``.
     """
 
     __test__ = False
 
     def __init__(
-        self, count: int, *, name: str = "sw", network: str = "192.168.88", folder: Path | None = None
+        self,
+        count: int,
+        *,
+        name: str = "sw",
+        network: str = "192.168.88",
+        folder: Path | None = None,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self.count = count
         self.name = name
         self.network = network
+        self.deadline_s = deadline_s
         self.folder = folder or Path("/var/tmp/swarm-testbed") / name
 
     # ------------------------------------------------------------------ names
@@ -189,7 +197,7 @@ class Testbed:
                 stderr=log,
                 start_new_session=True,
             )
-        until(ready.exists, f"host {host} boots", deadline_s=20, step_s=0.01)
+        until(ready.exists, f"host {host} boots", deadline_s=self.deadline_s, step_s=0.01)
         children = until(lambda: run(["pgrep", "-P", str(holder.pid)]).split(), f"init of host {host}", deadline_s=5)
         (directory / "init.pid").write_text(children[0])
         until(lambda: self.init_pid(host), f"init of host {host} runs", deadline_s=5, step_s=0.01)
@@ -250,7 +258,7 @@ class Testbed:
                 client.close()
 
         try:
-            until(answers, f"daemon of host {host} answers")
+            until(answers, f"daemon of host {host} answers", deadline_s=self.deadline_s)
         except TestbedError as error:
             raise TestbedError(f"{error}; its log ends: {self.log(host)[-2000:]}") from None
 
@@ -324,6 +332,7 @@ class Testbed:
         until(
             lambda: sum(node.attrs["Status"]["State"] == "ready" for node in first.nodes.list()) == self.count,
             "every node is ready",
+            deadline_s=self.deadline_s,
         )
 
     def import_image(self, host: int, tar: Path, name: str = "busybox:latest") -> None:
