@@ -252,6 +252,10 @@ class ContentStore:
             self._holds -= 1
 
     @property
+    def held(self) -> bool:
+        return self._holds > 0
+
+    @property
     def pinned(self) -> set[str]:
         """What leases keep now."""
         return set(self._pins)

@@ -39,9 +39,8 @@ def decide_removal(
     if reference is not None:
         return _by_name(record, names, reference, users, force=force)
     repositories = {parse_reference(name).name for name in names}
-    if len(record.Tags) > 1 or len(repositories) > 1:
-        if not force:
-            raise _conflict(record, "must be forced", "image is referenced in multiple repositories")
+    if (len(record.Tags) > 1 or len(repositories) > 1) and not force:
+        raise _conflict(record, "must be forced", "image is referenced in multiple repositories")
     _refuse_if_used(record, users, force=force)
     return Removal(tuple(names), delete=True)
 
@@ -65,9 +64,8 @@ def _by_name(
             f'conflict: unable to remove repository reference "{shown}" (must force) - '
             f"container {short_id(users[0].container_id)} is using its referenced image {short_id(record.ID)}"
         )
-    if users:  # dockerd: with force the name goes, the image stays for as long as a container needs it
-        return Removal(untag, delete=False)
-    return Removal(untag, delete=True)
+    # With force the name goes; the image stays, nameless, while a container runs on it.
+    return Removal(untag, delete=not any(user.running for user in users))
 
 
 def _refuse_if_used(record: ImageRecord, users: Sequence[ContainerUse], *, force: bool) -> None:

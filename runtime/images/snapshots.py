@@ -125,6 +125,14 @@ class Snapshots:
     def has(self, chain_id: str) -> bool:
         return chain_id in self._sizes
 
+    def chains(self) -> list[str]:
+        """Chain IDs of all layers."""
+        return list(self._sizes)
+
+    def directories(self, chain: Sequence[str]) -> list[str]:
+        """Directories of a chain (lowest first), topmost first, for display."""
+        return [str(self._layers / _name(chain_id)) for chain_id in reversed(chain)]
+
     def size_bytes(self, chain_id: str) -> int:
         """Bytes in the regular files of one layer. Raises SnapshotError."""
         try:
@@ -239,6 +247,11 @@ class Snapshots:
         except BaseException:
             remove_tree(work)
             raise
+
+    def image_of(self, container_id: str) -> str:
+        """Image ID of a container's root file system, "" if it has none."""
+        record = self._records.get(container_id)
+        return record.ImageID if record is not None else ""
 
     def get(self, container_id: str) -> RootFS:
         """Raises SnapshotError if the container has none."""
