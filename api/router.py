@@ -11,7 +11,6 @@ from api.versions import set_version, split_version
 UNSERVED: tuple[tuple[str, str, str], ...] = (
     ("POST", "/build", "building images is not served yet: build elsewhere and push to a registry, or `docker load`"),
     ("POST", "/build/cancel", "building images is not served yet"),
-    ("POST", "/build/prune", "building images is not served yet, so there is no build cache"),
     ("POST", "/session", "BuildKit sessions are not served"),
     ("POST", "/grpc", "BuildKit over HTTP/2 is not served"),
     ("POST", "/commit", "making an image of a container is not served yet"),

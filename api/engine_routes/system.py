@@ -28,6 +28,8 @@ from api.engine_routes.swarm_block import swarm_block, swarm_status
 from api.errors import BadRequestError
 from api.requests import json_response
 from api.versions import MAX_VERSION, MIN_VERSION
+from runtime.images.trees import tree_size
+from runtime.volumes import Volume
 
 DISK_USAGE_TYPES = ("container", "image", "volume", "build-cache")
 HELPERS = ("runc", "conmon")
@@ -49,6 +51,7 @@ class SystemRoutes:
             web.get("/version", self.version),
             web.get("/info", self.info),
             web.get("/system/df", self.disk_usage),
+            web.post("/build/prune", self.prune_build_cache),
         ]
 
     async def ping(self, request: web.Request) -> web.Response:
@@ -180,6 +183,10 @@ class SystemRoutes:
             )
         return self._helpers
 
+    async def prune_build_cache(self, request: web.Request) -> web.Response:
+        """There is no build cache; ``docker system prune`` asks all the same."""
+        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+
     # ------------------------------------------------------------ disk usage
 
     async def disk_usage(self, request: web.Request) -> web.Response:
@@ -197,13 +204,27 @@ class SystemRoutes:
                 summary.SizeRw = await self._engine.images.rootfs_size(summary.Id)
             answer["Containers"] = containers
         if "volume" in wanted:
-            answer["Volumes"] = []
+            answer["Volumes"] = [await self._volume_usage(volume) for volume in self._engine.volumes.list()]
         if "build-cache" in wanted:
             answer["BuildCache"] = []
         return json_response(answer)
 
+    async def _volume_usage(self, volume: Volume) -> dict[str, object]:
+        size = await asyncio.to_thread(tree_size, Path(volume.Mountpoint))
+        usage = {"Size": size, "RefCount": len(self._engine.volumes.users(volume.Name))}
+        return {name: getattr(volume, name) for name in volume.__struct_fields__} | {"UsageData": usage}
+
     def _image_usage(self, uses: Counter[str]) -> dict[str, object]:
-        raise NotImplementedError
+        """Images with the number of their containers; a layer counts as shared when another image has it too."""
+        images = self._engine.images.list()
+        layers = {str(image["Id"]): self._engine.images.layer_sizes(str(image["Id"])) for image in images}
+        owners = Counter(chain_id for sizes in layers.values() for chain_id in sizes)
+        unique = {chain_id: size for sizes in layers.values() for chain_id, size in sizes.items()}
+        for image in images:
+            sizes = layers[str(image["Id"])]
+            image["Containers"] = uses[str(image["Id"])]
+            image["SharedSize"] = sum(size for chain_id, size in sizes.items() if owners[chain_id] > 1)
+        return {"Images": images, "LayersSize": sum(unique.values())}
 
 
 def stable_id(state: Path) -> str:

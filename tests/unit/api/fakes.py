@@ -31,6 +31,7 @@ from runtime.engine import Engine, Filters, WaitCondition
 from runtime.errors import ConflictError, ContainerNotFoundError, NotModifiedError
 from runtime.events import EventBus
 from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, Progress, RegistryAuth
+from runtime.volumes import Volume, Volumes
 from worker.membership import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
 
 if TYPE_CHECKING:
@@ -132,8 +133,21 @@ class FakeImages(ImageStore):
             self.loaded += chunk
         return ["busybox:latest"]
 
+    def layer_sizes(self, name: str) -> dict[str, int]:
+        return {"sha256:layer": 1000}
+
     async def rootfs_size(self, container_id: str) -> int:
         return 10
+
+
+class FakeVolumes(Volumes):
+    """No volumes."""
+
+    def __init__(self) -> None:
+        self.users = lambda _name: ()
+
+    def list(self, filters: Filters | None = None) -> list[Volume]:
+        return []
 
 
 class FakeEngine(Engine):
@@ -141,6 +155,7 @@ class FakeEngine(Engine):
 
     def __init__(self) -> None:
         self.images = self.fake_images = FakeImages()
+        self.volumes = FakeVolumes()
         self.events = EventBus()
         self.running = False
         self.tty = False

@@ -85,3 +85,13 @@ async def test_manager_that_does_not_answer_is_named_and_info_still_comes(engine
             assert ping.headers["Swarm"] == "active/manager"
     assert (swarm["NodeID"], swarm["Error"]) == ("n1", "This node is not a swarm manager.")
     await server.close()
+
+
+async def test_disk_usage_counts_layers_once_and_containers_by_image(client: Client) -> None:
+    usage = await (await client.get("/system/df")).json()
+    assert usage["LayersSize"] == 1000
+    assert [(image["Containers"], image["SharedSize"]) for image in usage["Images"]] == [(1, 0)]
+    assert usage["Containers"][0]["SizeRw"] == 10
+    assert (usage["Volumes"], usage["BuildCache"]) == ([], [])
+    assert set(await (await client.get("/system/df", params={"type": "volume"})).json()) == {"Volumes"}
+    assert (await client.get("/system/df", params={"type": "soup"})).status == 400
