@@ -98,6 +98,7 @@ class Session:
         self._session_id = ""
         self._period_s = 5.0
         self._beat_now = asyncio.Event()
+        self._stopping = False
 
     async def run(self, on_open: Callable[[], None], stop: asyncio.Event) -> None:
         """Keep the session until it breaks, or until ``stop`` is set: then it is ended in order.
@@ -120,21 +121,27 @@ class Session:
                 broken = _first(errors)
             if broken is not None:
                 raise broken
-            await self._say_goodbye(call)
         finally:
             call.cancel()
 
     async def _serve(self, call: _Call, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._read(call), name="session messages"),
-                group.create_task(self._beat(call), name="session heartbeats"),
+            reading = group.create_task(self._read(call), name="session messages")
+            beating = group.create_task(self._beat(call), name="session heartbeats")
+            others = [
                 group.create_task(self._assignments(), name="session assignments"),
                 group.create_task(self._report(), name="session reports"),
             ]
             await stop.wait()
-            for task in tasks:
+            # An ended stream, not a broken one: the manager need not think that the host died. Cancelling a read or
+            # a write would break it, so these two end by themselves.
+            self._stopping = True
+            for task in others:
                 task.cancel()
+            self._beat_now.set()
+            await asyncio.wait([reading, beating], timeout=GOODBYE_TIMEOUT_S)
+            reading.cancel()
+            beating.cancel()
 
     async def _open(self, call: _Call) -> bool:
         try:
@@ -160,6 +167,8 @@ class Session:
             except grpc.aio.AioRpcError as error:
                 raise await _session_error(call, error) from error
             if not isinstance(message, SessionMessage):  # grpc.aio.EOF
+                if self._stopping:
+                    return
                 raise await _session_error(call, None)
             self._take(message)
 
@@ -178,6 +187,9 @@ class Session:
                 async with asyncio.timeout(self._period_s):
                     await self._beat_now.wait()
             self._beat_now.clear()
+            if self._stopping:
+                await call.done_writing()
+                return
             request = SessionRequest()
             if loop.time() >= look_again:
                 look_again = loop.time() + DESCRIPTION_PERIOD_S
@@ -225,13 +237,6 @@ class Session:
                     reporter.acknowledge()
                 else:
                     reporter.put_back()
-
-    async def _say_goodbye(self, call: _Call) -> None:
-        """An ended stream, not a broken one: the manager need not think that the host died."""
-        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await call.done_writing()
-                await call.code()
 
 
 def _first(group: BaseExceptionGroup[SessionError]) -> SessionError:
