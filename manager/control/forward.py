@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from manager.consensus.port import Consensus, LeaderState, NotLeaderError
 from manager.constants import REQUEST_TIMEOUT_S
 from manager.control.errors import NO_LEADER_TEXT, NOT_LEADER_TEXT, ControlError
-from manager.control.rpc import SERVICE
+from manager.control.rpc import FORWARDED, SERVICE, passed_on
 from manager.control.service import ControlService
 
 log = structlog.get_logger(__name__)
@@ -29,6 +29,10 @@ NO_LEADER_TIMEOUT_S = 10.0
 
 RETRY_DELAY_S = 0.05
 """Between two tries at a leader that is known but not to be had; what changes meanwhile wakes the call sooner."""
+
+LEADER_CHANGED_TEXT = (
+    "rpc error: code = Unavailable desc = the leader changed while the call was under way, it may have been carried out"
+)
 
 LOCAL_METHODS = frozenset({"GetManagerInfo"})
 """Answered by every manager from what it knows."""
@@ -86,9 +90,10 @@ class LeaderForwarder:
         """Answer one RPC.
 
         Raises:
-            NoLeaderError, ForwardedError, TimeoutError; what ``ControlService.call`` raises.
+            NoLeaderError, ForwardedError, TimeoutError; what ``ControlService.call`` raises: NotLeaderError only when
+                another manager had passed the call on.
         """
-        if method in LOCAL_METHODS:
+        if method in LOCAL_METHODS or passed_on.get():
             return await self._service.call(method, request)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
@@ -113,21 +118,16 @@ class LeaderForwarder:
         channel = self._leader_channel()
         if channel is None:
             return None
-        descriptor = _METHODS[method]
-        invoke = channel.unary_unary(
-            f"/{SERVICE.full_name}/{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=GetMessageClass(descriptor.output_type).FromString,
-        )
         timeout_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
         try:
-            answer: Message = await invoke(request, timeout=timeout_s)
+            return await _invoke(channel, method, request, timeout_s)
+        except grpc.aio.UsageError:
+            return None  # the channel was closed before the call began: there is a new leader
         except grpc.aio.AioRpcError as error:
             if _may_retry(method, error):
                 log.debug("control_call.retried", method=method, reason=error.details())
                 return None
             raise ForwardedError(error.code(), error.details() or "") from error
-        return answer
 
     async def _wait(self, changed: asyncio.Event) -> None:
         try:
@@ -140,6 +140,27 @@ class LeaderForwarder:
         """Wake every call that waits; later ones wait for the next change."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _invoke(channel: grpc.aio.Channel, method: str, request: Message, timeout_s: float) -> Message:
+    """Call the leader. Raises: AioRpcError, also when the channel is closed meanwhile; UsageError when it was."""
+    invoke = channel.unary_unary(
+        f"/{SERVICE.full_name}/{method}",
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=GetMessageClass(_METHODS[method].output_type).FromString,
+    )
+    call = invoke(request, timeout=timeout_s, metadata=((FORWARDED, "1"),))
+    try:
+        answer: Message = await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: gRPC reports so that the channel was closed under the call.
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details=LEADER_CHANGED_TEXT
+        ) from None
+    return answer
 
 
 def _may_retry(method: str, error: grpc.aio.AioRpcError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -28,6 +29,13 @@ GRPC_OPTIONS = (
 )
 """For servers and channels that carry the control API."""
 
+FORWARDED = "swarm-forwarded"
+"""Metadata key of a call that another manager passed on. It is answered here or not at all: two managers that each
+take the other for the leader must not pass it to and fro."""
+
+passed_on: ContextVar[bool] = ContextVar("swarm_passed_on", default=False)
+"""Whether the call being served was passed on by another manager."""
+
 Call = Callable[[str, Message], Awaitable[Message]]
 """(name of the RPC, request) -> answer; raises what ``to_wire`` knows."""
 
@@ -36,7 +44,7 @@ def control_handler(call: Call) -> grpc.GenericRpcHandler:
     """What ``server.add_generic_rpc_handlers`` takes.
 
     Args:
-        call: ``ControlService.call`` where the leader is asked, ``LeaderForwarder.call`` where anybody is.
+        call: ``LeaderForwarder.call``, or ``ControlService.call`` where only the leader is ever asked.
     """
     return grpc.method_handlers_generic_handler(
         SERVICE.full_name, {method.name: _method_handler(method, call) for method in SERVICE.methods}
@@ -47,6 +55,8 @@ def _method_handler(method: MethodDescriptor, call: Call) -> grpc.RpcMethodHandl
     name = method.name
 
     async def handle(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        metadata = context.invocation_metadata() or ()
+        passed_on.set(any(key == FORWARDED for key, _ in metadata))
         try:
             return await call(name, request)
         except Exception as error:

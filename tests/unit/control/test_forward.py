@@ -165,6 +165,50 @@ class _Breaking(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(broken)
 
 
+async def test_a_channel_closed_under_a_call_repeats_reads_and_never_writes(
+    manager: Managed, follower: Follower
+) -> None:
+    arrived: asyncio.Queue[str] = asyncio.Queue()
+
+    async def never(method: str, request: Message) -> Message:
+        arrived.put_nowait(method)
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    follower.patience(5)
+    async with serving(never) as old_port, serving(manager.control.call) as new_port:
+        for method, request in (
+            ("ListNodes", pb.ListNodesRequest()),
+            ("CreateService", pb.CreateServiceRequest(spec=service_spec())),
+        ):
+            old = follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{old_port}")
+            call = asyncio.ensure_future(follower.forwarder.call(method, request))
+            assert await asyncio.wait_for(arrived.get(), 5) == method
+            follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{new_port}")
+            await old.close()
+            if method == "ListNodes":
+                assert await asyncio.wait_for(call, 5) == pb.ListNodesResponse()
+                await follower.channel.close()
+            else:
+                with pytest.raises(ForwardedError, match="it may have been carried out"):
+                    await asyncio.wait_for(call, 5)
+    assert not len(manager.store.view.services)
+
+
+async def test_two_managers_that_take_each_other_for_the_leader_give_up(follower: Follower) -> None:
+    calls: list[str] = []
+
+    async def counted(method: str, request: Message) -> Message:
+        calls.append(method)
+        return await follower.forwarder.call(method, request)
+
+    async with serving(counted) as port:
+        follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        with pytest.raises(NoLeaderError):
+            await follower.forwarder.call("ListNodes", pb.ListNodesRequest())
+    assert 1 < len(calls) < 20
+
+
 async def test_every_method_of_the_api_has_a_handler(manager: Managed) -> None:
     for method in pb.DESCRIPTOR.services_by_name["Control"].methods:
         assert method.name in manager.control._methods
