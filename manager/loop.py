@@ -1,0 +1,358 @@
+"""The reconcile loop: the one place on the leader where decisions about tasks are taken.
+
+It wakes when the store changes or a deadline comes, looks at what is dirty (``orchestrator.reconcile_pass``), places
+what has no node (``scheduler.assign``) and commits the result. There is no fixed window: changes that come while a
+commit is under way are looked at together after it. A pass is bounded, and between passes others have their turn, so
+that heartbeats and sessions are served however much there is to schedule (features X25).
+
+Level-triggered: a loop that starts looks at everything, and what it keeps (dirty marks, deadlines, the load of the
+nodes) is derived from the store and can be thrown away at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from manager import constants
+from manager.consensus.port import NotLeaderError, ProposalUnknownError
+from manager.orchestrator.agenda import Agenda, NodeKey, ServiceKey, SlotKey
+from manager.orchestrator.model import from_timestamp, is_global, is_live
+from manager.orchestrator.reconcile_pass import ReconcilePass, slot_key
+from manager.orchestrator.rollout import is_active
+from manager.scheduler.assign import assign, is_unassigned
+from manager.scheduler.needs import NOTHING_NEEDED, Needs, needs_of
+from manager.scheduler.nodes import NodeSet, Round, has_failed, occupies_node
+from manager.scheduler.nodes import is_active as counts_on_node
+from manager.store import Change, SequenceConflictError, Store, StoreError, TransactionTooLargeError, View
+from proto.objects_pb2 import TASK_STATE_ASSIGNED, Cluster, Node, Service, SpecVersion, Task
+
+log = structlog.get_logger(__name__)
+
+LIMIT_AFTER_CONFLICT_MIN = 16
+"""A pass that is refused again and again is made smaller, down to this, until it gets through."""
+
+RETRY_DELAY_S_MAX = 1.0
+
+IDLE_CHECK_S = 60.0
+"""An idle loop compares its deadlines with the clock that often, lest the clock was set meanwhile."""
+
+TASKS_LOGGED_PER_PASS = 50
+
+
+class ReconcileLoop:
+    """Decides for the whole cluster while its manager leads. ``run`` it on becoming leader, cancel it on loss."""
+
+    def __init__(self, store: Store, clock: Callable[[], float], ids: Callable[[], str]) -> None:
+        """
+        Args:
+            clock: seconds since the epoch.
+            ids: a new object ID at each call.
+        """
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._wake = asyncio.Event()
+        self._forget: Callable[[], None] | None = None
+        self._limit = constants.PASS_OBJECTS_MAX
+        self._refused = 0
+        self._reset()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled; returns when this manager turns out not to lead any more.
+
+        Raises:
+            Anything that is a bug: a broken invariant ends the manager rather than be logged and repeated.
+        """
+        self.start()
+        try:
+            while True:
+                await self._wait()
+                await self.step()
+        except NotLeaderError as error:
+            log.info("reconcile.stopped", reason=str(error))
+        finally:
+            self.close()
+
+    def start(self) -> None:
+        """Follow the store from here on, with everything to look at. ``run`` does this itself."""
+        self.close()
+        self._reset()
+        self._forget = self._store.on_change(self._follow)
+        self._mark_everything()
+
+    def close(self) -> None:
+        """Follow the store no longer."""
+        if self._forget is not None:
+            self._forget()
+            self._forget = None
+
+    async def step(self) -> bool:
+        """One pass: decide, commit. Returns whether anything was committed or is left to look at.
+
+        Raises:
+            NotLeaderError.
+        """
+        started_at = asyncio.get_running_loop().time()
+        work = self._decide(self._clock())
+        if not work.working.size:
+            await asyncio.sleep(0)
+            return self._has_work()
+        try:
+            index = await self._store.commit(work.working, split=True)
+        except (SequenceConflictError, ProposalUnknownError) as error:
+            await self._look_again(work, error)
+        except TransactionTooLargeError:
+            raise  # a step that fits no entry is a bug, and trying again would not mend it
+        except StoreError as error:
+            # Something it counted on went in between (a service removed, a name taken): the next look sees that.
+            await self._look_again(work, error)
+        else:
+            self._refused = 0
+            self._limit = min(self._limit * 2, constants.PASS_OBJECTS_MAX)
+            self._log(work, index, asyncio.get_running_loop().time() - started_at)
+        return True
+
+    # ------------------------------------------------------------------ waking
+
+    async def _wait(self) -> None:
+        while not self._has_work():
+            deadline = self._agenda.next_deadline()
+            now = self._clock()
+            if deadline is not None and deadline <= now:
+                return
+            timeout_s = IDLE_CHECK_S if deadline is None else min(deadline - now, IDLE_CHECK_S)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _has_work(self) -> bool:
+        return bool(self._agenda) or self._schedule_again
+
+    async def _look_again(self, work: ReconcilePass, error: Exception) -> None:
+        for key in work.looked_at:
+            self._agenda.mark(key)
+        self._schedule_again = True
+        self._refused += 1
+        self._limit = max(self._limit // 4, LIMIT_AFTER_CONFLICT_MIN)
+        log.debug("pass.refused", reason=str(error), refused=self._refused)
+        if self._refused > 1:
+            await asyncio.sleep(min(0.002 * 2**self._refused, RETRY_DELAY_S_MAX))
+
+    # ------------------------------------------------------------------ deciding
+
+    def _decide(self, now: float) -> ReconcilePass:
+        self._agenda.mark_due(now)
+        work = ReconcilePass(
+            working=self._store.begin(),
+            agenda=self._agenda,
+            now=now,
+            new_id=self._ids,
+            limit=self._limit,
+            global_service_ids=tuple(self._global_service_ids),
+            needs_of=self._needs_of,
+        )
+        work.run()
+        self._schedule(work)
+        return work
+
+    def _schedule(self, work: ReconcilePass) -> None:
+        fresh = [task for task in work.touched.values() if is_unassigned(task)]
+        waiting: list[Task] = []
+        if self._schedule_again:
+            self._schedule_again = False
+            waiting = [
+                task
+                for task in map(work.working.tasks.get, self._unassigned)
+                if task is not None and task.id not in work.touched and is_unassigned(task)
+            ]
+        if not fresh and not waiting:
+            return
+        nodes = Round(self._nodes, lambda task: self._needs_of(task, work.working), work.now)
+        for task in work.touched.values():
+            nodes.change_task(task)
+        changed, left = assign(
+            [*waiting, *fresh],
+            lambda task: self._needs_of(task, work.working),
+            nodes,
+            room=max(self._limit - work.working.size, 1),
+            free=lambda task: task.id in work.touched,
+        )
+        for task in changed:
+            work.working.update(task)
+            work.working.boundary()
+            work.touched[task.id] = task
+        self._schedule_again |= left
+
+    def _needs_of(self, task: Task, view: View) -> Needs:
+        key = (task.service_id, task.spec_version)
+        needs = self._needs.get(key)
+        if needs is not None:
+            return needs
+        version = view.spec_versions.of(*key)
+        if version is not None:
+            needs = self._needs[key] = needs_of(version.spec)
+            return needs
+        service = view.services.get(task.service_id)
+        if service is not None and service.spec_version == task.spec_version:
+            return needs_of(service.spec)
+        return NOTHING_NEEDED
+
+    # ------------------------------------------------------------------ following the store
+
+    def _reset(self) -> None:
+        self._agenda = Agenda()
+        self._needs: dict[tuple[str, int], Needs] = {}
+        self._nodes = NodeSet(lambda task: self._needs_of(task, self._store.view))
+        self._unassigned: dict[str, None] = {}
+        self._global_service_ids: dict[str, None] = {}
+        self._schedule_again = False
+
+    def _mark_everything(self) -> None:
+        view = self._store.view
+        for service in view.services:
+            self._follow_service(None, service)
+        for node in view.nodes:
+            self._follow_node(None, node)
+        for task in view.tasks:
+            self._follow_task(None, task)
+            if has_failed(task):
+                self._nodes.note_failure(task, from_timestamp(task.status.timestamp))
+        for version in view.spec_versions:
+            # Those of services that are gone are seen with their service.
+            self._agenda.mark(ServiceKey(version.service_id))
+        self._schedule_again = True
+        self._wake.set()
+
+    def _follow(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            old, new = change.old, change.new
+            about = new if new is not None else old
+            if isinstance(about, Task):
+                self._follow_task(_task(old), _task(new))
+            elif isinstance(about, Node):
+                self._follow_node(_node(old), _node(new))
+            elif isinstance(about, Service):
+                self._follow_service(_service(old), _service(new))
+            elif isinstance(about, SpecVersion) and new is None:
+                self._needs.pop((about.service_id, about.spec_version), None)
+            elif isinstance(about, Cluster):
+                self._follow_cluster(old, new)
+        self._wake.set()
+
+    def _follow_task(self, old: Task | None, new: Task | None) -> None:
+        task = new if new is not None else old
+        assert task is not None
+        self._nodes.change_task(old, new)
+        if new is not None and is_unassigned(new):
+            self._unassigned[new.id] = None
+        else:
+            self._unassigned.pop(task.id, None)
+        if old is not None and _frees_room(old, new):
+            self._schedule_again |= bool(self._unassigned)
+        if old is not None and new is not None and has_failed(new) and not has_failed(old):
+            self._nodes.note_failure(new, self._clock())
+        service = self._store.view.services.get(task.service_id)
+        self._agenda.mark(slot_key(task, service))
+        if service is None or is_active(service) or (service.pending_delete and new is None):
+            self._agenda.mark(ServiceKey(task.service_id))
+
+    def _follow_node(self, old: Node | None, new: Node | None) -> None:
+        if new is None:
+            assert old is not None
+            self._nodes.drop_node(old.id)
+            self._agenda.mark(NodeKey(old.id))
+            return
+        self._nodes.put_node(new)
+        if old is None:
+            # Tasks may have been seen before their node was.
+            for task in self._store.view.tasks.by_node(new.id):
+                self._nodes.change_task(None, task)
+        elif not _matters(old, new):
+            return
+        self._agenda.mark(NodeKey(new.id))
+        for service_id in self._global_service_ids:
+            self._agenda.mark(SlotKey(service_id, new.id))
+        for task in self._store.view.tasks.by_node(new.id):
+            service = self._store.view.services.get(task.service_id)
+            if service is not None and is_active(service):
+                self._agenda.mark(ServiceKey(task.service_id))
+        self._schedule_again |= bool(self._unassigned)
+
+    def _follow_service(self, old: Service | None, new: Service | None) -> None:
+        service = new if new is not None else old
+        assert service is not None
+        if new is not None and is_global(new):
+            self._global_service_ids[new.id] = None
+        else:
+            self._global_service_ids.pop(service.id, None)
+        self._agenda.mark(ServiceKey(service.id))
+
+    def _follow_cluster(self, old: object, new: object) -> None:
+        """Another history limit is applied to every slot."""
+        if not isinstance(old, Cluster) or not isinstance(new, Cluster):
+            return
+        if old.spec.orchestration != new.spec.orchestration:
+            for task in self._store.view.tasks:
+                self._agenda.mark(slot_key(task, self._store.view.services.get(task.service_id)))
+
+    # ------------------------------------------------------------------ telling
+
+    def _log(self, work: ReconcilePass, index: int, duration_s: float) -> None:
+        log.debug(
+            "pass.committed",
+            index=index,
+            objects=work.working.size,
+            looked_at=len(work.looked_at),
+            duration_s=round(duration_s, 4),
+        )
+        if len(work.touched) > TASKS_LOGGED_PER_PASS:
+            log.info("tasks.changed", tasks=len(work.touched), index=index)
+            return
+        for task in work.touched.values():
+            event = "task.assigned" if task.status.state == TASK_STATE_ASSIGNED and is_live(task) else "task.changed"
+            log.info(
+                event,
+                task_id=task.id,
+                service_id=task.service_id,
+                slot=task.slot,
+                node_id=task.node_id,
+                state=task.status.state,
+                desired_state=task.desired_state,
+                err=task.status.err,
+            )
+
+
+def _frees_room(old: Task, new: Task | None) -> bool:
+    """Whether a task that cannot be placed might be now."""
+    if not occupies_node(old):
+        return False
+    return new is None or not occupies_node(new) or (counts_on_node(old) and not counts_on_node(new))
+
+
+def _matters(old: Node, new: Node) -> bool:
+    """Whether decisions may differ for the changed node."""
+    return (
+        old.spec != new.spec
+        or old.status.state != new.status.state
+        or old.status.addr != new.status.addr
+        or old.role != new.role
+        or old.description != new.description
+    )
+
+
+def _task(obj: object) -> Task | None:
+    return obj if isinstance(obj, Task) else None
+
+
+def _node(obj: object) -> Node | None:
+    return obj if isinstance(obj, Node) else None
+
+
+def _service(obj: object) -> Service | None:
+    return obj if isinstance(obj, Service) else None

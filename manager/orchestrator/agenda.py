@@ -1,0 +1,93 @@
+"""What the reconcile loop has to look at: what is dirty, and when which thing is due though nothing changes.
+
+It is a memory of where to look, never of what to do: everything in it can be marked again at any time, and a new
+leader marks everything.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKey:
+    """A node, and what the tasks on it owe to its state."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotKey:
+    """One slot of a service: its number, or for a global service the ID of the node."""
+
+    service_id: str
+    slot: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """A service as a whole: how many slots, its update, its removal."""
+
+    service_id: str
+
+
+Key = NodeKey | SlotKey | ServiceKey
+
+_KINDS: tuple[type[Key], ...] = (NodeKey, SlotKey, ServiceKey)
+
+
+class Agenda:
+    """Marks and deadlines. Keys come back in the order nodes, slots, services, each first marked first."""
+
+    def __init__(self) -> None:
+        # Dictionaries as ordered sets.
+        self._dirty: dict[type[Hashable], dict[Key, None]] = {kind: {} for kind in _KINDS}
+        self._deadlines: dict[Key, float] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._sequence = 0
+
+    def __bool__(self) -> bool:
+        """Whether anything is dirty."""
+        return any(self._dirty.values())
+
+    def mark(self, key: Key) -> None:
+        self._dirty[type(key)][key] = None
+
+    def pop(self) -> Key | None:
+        """The next thing to look at, no longer marked; None when nothing is."""
+        for kind in _KINDS:
+            marked = self._dirty[kind]
+            if marked:
+                key = next(iter(marked))
+                del marked[key]
+                return key
+        return None
+
+    def set_deadline(self, key: Key, deadline: float | None) -> None:
+        """Look at ``key`` at that time at the latest (seconds since the epoch); replaces what was set before."""
+        if deadline is None:
+            self._deadlines.pop(key, None)
+        elif self._deadlines.get(key) != deadline:
+            self._deadlines[key] = deadline
+            self._sequence += 1
+            heapq.heappush(self._heap, (deadline, self._sequence, key))
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline, or None."""
+        self._drop_stale()
+        return self._heap[0][0] if self._heap else None
+
+    def mark_due(self, now: float) -> None:
+        """Mark everything whose deadline has come."""
+        self._drop_stale()
+        while self._heap and self._heap[0][0] <= now:
+            _, _, key = heapq.heappop(self._heap)
+            del self._deadlines[key]
+            self.mark(key)
+            self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        while self._heap and self._deadlines.get(self._heap[0][2]) != self._heap[0][0]:
+            heapq.heappop(self._heap)

@@ -1,0 +1,292 @@
+"""One pass of the reconcile loop: looks at what is dirty and writes what follows into one transaction.
+
+Orchestrator, allocator and scheduler all work on the same transaction, so that a new task is created, allocated and
+placed in one log entry. Nothing here waits, and nothing is kept of a pass but its transaction and the keys it looked
+at: when the transaction is refused, they are looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from manager import constants
+from manager.allocator.allocate import allocate_service, allocate_task
+from manager.orchestrator import global_services, nodes, reaper, replicated
+from manager.orchestrator.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
+from manager.orchestrator.dirty import DirtyCheck
+from manager.orchestrator.model import (
+    Action,
+    CreateTask,
+    NewID,
+    Outcome,
+    RemoveService,
+    RemoveTask,
+    UpdateService,
+    UpdateTask,
+    has_ended,
+    is_global,
+    is_job,
+    is_live,
+)
+from manager.orchestrator.replicated import ServiceInputs
+from manager.orchestrator.restart import SlotRules, reconcile_slot
+from manager.scheduler.needs import Needs
+from manager.store import Working, spec_version_id
+from proto.objects_pb2 import Service, SpecVersion, Task
+from proto.specs_pb2 import ServiceSpec
+
+PlacementOf = Callable[[Task], Needs]
+
+
+@dataclass
+class ReconcilePass:
+    """
+    Attributes:
+        working: the transaction; reads see what the pass has written.
+        agenda: where keys are taken from, and where more are marked.
+        limit: objects to write at most (a little more when a step has several).
+        needs_of: needs of a task as it was made.
+        touched: tasks written and still there, by ID, for the scheduler.
+        looked_at: keys taken from the agenda.
+    """
+
+    working: Working
+    agenda: Agenda
+    now: float
+    new_id: NewID
+    limit: int
+    global_service_ids: Iterable[str]
+    needs_of: Callable[[Task, Working], Needs]
+    touched: dict[str, Task] = field(default_factory=dict)
+    looked_at: list[Key] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        clusters = list(self.working.clusters)
+        orchestration = clusters[0].spec.orchestration if clusters else None
+        self._retention_limit = (
+            orchestration.task_history_retention_limit
+            if orchestration is not None and orchestration.HasField("task_history_retention_limit")
+            else constants.TASK_HISTORY_RETENTION_LIMIT
+        )
+        self._checks: dict[tuple[str, int], DirtyCheck] = {}
+
+    def run(self) -> None:
+        """Look at what is dirty, until that is nothing or the pass is large enough."""
+        while self.working.size < self.limit and len(self.looked_at) < constants.PASS_SLOTS_MAX:
+            key = self.agenda.pop()
+            if key is None:
+                return
+            self.looked_at.append(key)
+            match key:
+                case NodeKey():
+                    outcome = self._look_at_node(key)
+                case SlotKey():
+                    outcome = self._look_at_slot(key)
+                case ServiceKey():
+                    outcome = self._look_at_service(key)
+                case _:
+                    assert_never(key)
+            self.agenda.set_deadline(key, outcome.deadline)
+
+    # ------------------------------------------------------------------ nodes
+
+    def _look_at_node(self, key: NodeKey) -> Outcome:
+        node = self.working.nodes.get(key.node_id)
+        tasks = list(self.working.tasks.by_node(key.node_id))
+        outcome = nodes.orphan(node, tasks, self.now)
+        if node is not None:
+            enforced = nodes.enforce(
+                node, tasks, lambda task: self.needs_of(task, self.working), self._placement_of, self.now
+            )
+            outcome.groups.extend(enforced.groups)
+        self._apply(outcome)
+        for task in tasks:
+            if is_live(task):
+                self.mark_slot_of(task)
+        for service_id in self.global_service_ids:
+            self.agenda.mark(SlotKey(service_id, key.node_id))
+        return outcome
+
+    def _placement_of(self, task: Task) -> Needs:
+        """What the task's service asks of its nodes now."""
+        service = self.working.services.get(task.service_id)
+        if service is None or service.pending_delete:
+            return self.needs_of(task, self.working)
+        return self.needs_of(Task(service_id=service.id, spec_version=service.spec_version), self.working)
+
+    # ------------------------------------------------------------------ slots
+
+    def _look_at_slot(self, key: SlotKey) -> Outcome:
+        service = self.working.services.get(key.service_id)
+        tasks = self._tasks_of(key)
+        if service is None:
+            # Nobody is left to want these tasks.
+            outcome = Outcome()
+            outcome.groups = [[RemoveTask(task)] for task in tasks]
+            self._apply(outcome)
+            return outcome
+        if service.pending_delete:
+            outcome = Outcome()
+            actions = reaper.reap_service(service, tasks, self.working.nodes, self.now, self.limit)
+            outcome.groups = [[action] for action in actions if not isinstance(action, RemoveService)]
+            self._apply(outcome)
+            if not self.working.tasks.any_of_service(service.id):
+                self.agenda.mark(ServiceKey(service.id))
+            return outcome
+        outcome = self._reconciled_slot(service, key, tasks)
+        self._apply(outcome)
+        if outcome.look_at_service:
+            self.agenda.mark(ServiceKey(service.id))
+        limit = None if is_job(service) else reaper.history_limit(service, self._retention_limit)
+        reaped = reaper.reap_slot(self._tasks_of(key) if outcome.groups else tasks, limit, self.working.nodes)
+        if reaped:
+            self._apply(Outcome([[action] for action in reaped]))
+            if not is_global(service) and not self._tasks_of(key):
+                self.agenda.mark(ServiceKey(service.id))
+        return outcome
+
+    def _reconciled_slot(self, service: Service, key: SlotKey, tasks: list[Task]) -> Outcome:
+        if is_job(service):
+            return Outcome()
+        rules = SlotRules(service, self.working.nodes, self._spec_of, self.now, self.new_id)
+        if is_global(service):
+            return global_services.reconcile_node(rules, str(key.slot), tasks)
+        return reconcile_slot(rules, tasks) if tasks else Outcome(look_at_service=True)
+
+    def _tasks_of(self, key: SlotKey) -> list[Task]:
+        if isinstance(key.slot, str):
+            return list(self.working.tasks.by_service_node(key.service_id, key.slot))
+        return list(self.working.tasks.by_slot(key.service_id, key.slot))
+
+    def mark_slot_of(self, task: Task) -> None:
+        service = self.working.services.get(task.service_id)
+        self.agenda.mark(slot_key(task, service))
+
+    # ------------------------------------------------------------------ services
+
+    def _look_at_service(self, key: ServiceKey) -> Outcome:
+        service = self.working.services.get(key.service_id)
+        if service is None:
+            self._drop_versions(key.service_id, None)
+            return Outcome()
+        tasks = self.working.tasks.by_service(service.id)
+        room = max(self.limit - self.working.size, 1)
+        if service.pending_delete:
+            actions = reaper.reap_service(service, list(tasks), self.working.nodes, self.now, room)
+            outcome = Outcome([[action] for action in actions], look_at_service=len(actions) >= room)
+        else:
+            service = self._prepared(service)
+            outcome = self._reconciled_service(service, tasks, room)
+        self._apply(outcome)
+        self._drop_versions(service.id, self.working.services.get(service.id))
+        if outcome.look_at_service:
+            self.agenda.mark(key)
+        return outcome
+
+    def _prepared(self, service: Service) -> Service:
+        """The service with its endpoint allocated and its present spec kept as a version."""
+        allocated = allocate_service(service)
+        if allocated is not None:
+            self.working.update(allocated)
+            service = allocated
+        self._keep_version(service)
+        self.working.boundary()
+        return service
+
+    def _reconciled_service(self, service: Service, tasks: Iterable[Task], room: int) -> Outcome:
+        if is_job(service):
+            return Outcome()
+        inputs = ServiceInputs(
+            service=service,
+            tasks=tasks,
+            check=self._check(service),
+            nodes=self.working.nodes,
+            spec_of=self._spec_of,
+            now=self.now,
+            new_id=self.new_id,
+            limit=room,
+        )
+        if not is_global(service):
+            return replicated.reconcile(inputs)
+        # Its nodes are looked at one by one as well: a change of the spec may change where it belongs.
+        for node in self.working.nodes:
+            self.agenda.mark(SlotKey(service.id, node.id))
+        for task in tasks:
+            if is_live(task):
+                self.agenda.mark(SlotKey(service.id, task.node_id))
+        return global_services.reconcile(inputs, self.working.nodes)
+
+    def _check(self, service: Service) -> DirtyCheck:
+        key = (service.id, service.spec_version)
+        check = self._checks.get(key)
+        if check is None:
+            check = self._checks[key] = DirtyCheck(service, self.working.spec_versions)
+        return check
+
+    def _spec_of(self, task: Task) -> ServiceSpec | None:
+        version = self.working.spec_versions.of(task.service_id, task.spec_version)
+        if version is not None:
+            return version.spec
+        service = self.working.services.get(task.service_id)
+        return service.spec if service is not None and service.spec_version == task.spec_version else None
+
+    def _keep_version(self, service: Service) -> None:
+        if self.working.spec_versions.of(service.id, service.spec_version) is None:
+            self.working.create(
+                SpecVersion(
+                    id=spec_version_id(service.id, service.spec_version),
+                    service_id=service.id,
+                    spec_version=service.spec_version,
+                    spec=service.spec,
+                )
+            )
+
+    def _drop_versions(self, service_id: str, service: Service | None) -> None:
+        versions = list(self.working.spec_versions.by_service(service_id))
+        in_use = [
+            version.spec_version
+            for version in versions
+            if self.working.tasks.any_of_spec_version(service_id, version.spec_version)
+        ]
+        for version in reaper.unneeded_versions(service, versions, in_use):
+            self.working.remove(version)
+            self.working.boundary()
+
+    # ------------------------------------------------------------------ writing
+
+    def _apply(self, outcome: Outcome) -> None:
+        for group in outcome.groups:
+            for action in group:
+                self._perform(action)
+            self.working.boundary()
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case CreateTask(task):
+                task = allocate_task(task, self.now)
+                self.working.create(task)
+                self.touched[task.id] = task
+            case UpdateTask(task):
+                self.working.update(task)
+                self.touched[task.id] = task
+                if is_live(task) and has_ended(task):
+                    self.mark_slot_of(task)
+            case RemoveTask(task):
+                self.working.remove(task)
+                self.touched.pop(task.id, None)
+                if not self.working.tasks.any_of_spec_version(task.service_id, task.spec_version):
+                    self.agenda.mark(ServiceKey(task.service_id))
+            case UpdateService(service):
+                self.working.update(service)
+                self._keep_version(service)
+            case RemoveService(service):
+                self.working.remove(service)
+            case _:
+                assert_never(action)
+
+
+def slot_key(task: Task, service: Service | None) -> SlotKey:
+    """The slot a task belongs to."""
+    return SlotKey(task.service_id, task.node_id if service is not None and is_global(service) else task.slot)
