@@ -53,7 +53,11 @@ class ApiServer:
         """Everything but the sockets."""
         routes = [
             *engine_routes.routes(self._context),
-            *swarm_routes.routes(self._context.member, local_logs=self._local_logs),
+            *swarm_routes.routes(
+                self._context.member,
+                local_logs=self._local_logs,
+                network_name=swarm_routes.engine_network_name(self._context.engine),
+            ),
         ]
         return build(routes, server=f"swarmd/{self._context.info.version} (linux)")
 

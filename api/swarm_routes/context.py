@@ -50,6 +50,10 @@ LocalLogs = Callable[[Task, LogOptions], AsyncIterator[LogLine]]
 """Reads the log of a task whose container is on this host; raises the engine's errors when it is not."""
 
 
+NetworkName = Callable[[str], str | None]
+"""(ID, ID prefix or name) -> name of a network of this host's engine, None when there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class SwarmContext:
     """What handlers need.
@@ -57,10 +61,12 @@ class SwarmContext:
     Attributes:
         member: this host's place in a cluster.
         local_logs: None when nobody reads logs on this host.
+        network_name: None when the host has no networks to name.
     """
 
     member: ClusterMember
     local_logs: LocalLogs | None
+    network_name: NetworkName | None = None
 
     def control(self) -> ControlAsyncStub:
         """The managers. Raises: NotManagerError: none runs here (503)."""

@@ -11,6 +11,7 @@ from api.json_codec import decode_json, encode
 from api.requests import json_response
 from api.swarm_routes.context import (
     TIMEOUT_S,
+    NetworkName,
     SwarmContext,
     empty_response,
     message_response,
@@ -28,6 +29,8 @@ from proto.control_pb2 import (
     UpdateServiceRequest,
 )
 from proto.specs_pb2 import ServiceSpec
+from runtime.engine import Engine
+from runtime.errors import EngineError
 
 _AUTH_HEADER = "X-Registry-Auth"
 _NO_CREDENTIALS = frozenset({"", "e30", "e30=", "bnVsbA=="})
@@ -69,7 +72,7 @@ class _ServiceRoutes:
         return json_response(services)
 
     async def create(self, request: web.Request) -> web.Response:
-        spec = await read_message(request, ServiceSpec)
+        spec = self._with_network_names(await read_message(request, ServiceSpec))
         response = await self._context.control().CreateService(
             CreateServiceRequest(spec=spec, registry_auth=_registry_auth(request)), timeout=TIMEOUT_S
         )
@@ -96,7 +99,7 @@ class _ServiceRoutes:
             UpdateServiceRequest(
                 ref=request.match_info["id"],
                 version=read_version(request, "service"),
-                spec=spec,
+                spec=self._with_network_names(spec),
                 registry_auth=_registry_auth(request),
                 registry_auth_from=_AUTH_FROM[auth_from],
                 rollback=rollback,
@@ -109,6 +112,25 @@ class _ServiceRoutes:
         control = self._context.control()
         await control.RemoveService(RemoveServiceRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
         return empty_response()
+
+    def _with_network_names(self, spec: ServiceSpec) -> ServiceSpec:
+        """Networks by name, in place: bridge, host and none are of every host, under an ID of its own."""
+        if self._context.network_name is not None:
+            for attachment in (*spec.task_template.networks, *spec.networks):
+                attachment.target = self._context.network_name(attachment.target) or attachment.target
+        return spec
+
+
+def engine_network_name(engine: Engine) -> NetworkName:
+    """Names networks of this host's engine."""
+
+    def name(ref: str) -> str | None:
+        try:
+            return engine.networks.inspect(ref).Name
+        except EngineError:
+            return None
+
+    return name
 
 
 def _registry_auth(request: web.Request) -> str:

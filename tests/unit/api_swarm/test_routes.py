@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from api.swarm_routes import LogOptions
+from api.application import build
+from api.swarm_routes import LogOptions, routes
 from proto.objects_pb2 import Task, TaskState
 from proto.specs_pb2 import NodeAvailability, NodeRole
 from runtime.containers.types import LogLine
@@ -254,6 +255,22 @@ async def test_registry_credentials_are_stored_and_never_shown(swarm: Swarm) -> 
     assert stored is not None
     assert stored.spec.task_template.registry_auth == auth
     assert auth not in json.dumps(await swarm.get("/services/web"))
+
+
+async def test_networks_of_this_host_are_named(swarm: Swarm) -> None:
+    """The CLI resolves ``--network host`` to an ID that means nothing elsewhere."""
+    names = {"ab" * 32: "host"}
+    app = build(routes(swarm.member, network_name=names.get), server="swarmd/test (linux)")
+    template = {"ContainerSpec": {"Image": "busybox"}, "Networks": [{"Target": "ab" * 32}]}
+    async with TestClient(TestServer(app)) as client:
+        async with client.post("/services/create", json=WEB | {"TaskTemplate": template}) as response:
+            assert response.status == 201
+        shown = await swarm.get("/services/web")
+        assert shown["Spec"]["TaskTemplate"]["Networks"] == [{"Target": "host"}]
+        template["Networks"] = [{"Target": "cd" * 32}]
+        body = WEB | {"Name": "other", "TaskTemplate": template}
+        status, message = await swarm.refusal(client.post, "/services/create", json=body)
+        assert (status, "overlay networks are not served yet" in message) == (501, True)
 
 
 async def test_bodies_that_are_no_json_are_refused(swarm: Swarm) -> None:
