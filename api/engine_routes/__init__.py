@@ -16,6 +16,7 @@ from api.engine_routes.context import EngineContext
 from api.engine_routes.events import EventRoutes
 from api.engine_routes.images import ImageRoutes
 from api.engine_routes.networks import NetworkRoutes
+from api.engine_routes.stats import StatsRoutes
 from api.engine_routes.system import SystemRoutes
 from api.engine_routes.volumes import VolumeRoutes
 
@@ -27,6 +28,7 @@ def routes(context: EngineContext) -> list[web.RouteDef]:
     parts = (
         ContainerRoutes(context),
         ContainerIORoutes(context),
+        StatsRoutes(context),
         ImageRoutes(context),
         NetworkRoutes(context),
         VolumeRoutes(context),

@@ -132,6 +132,11 @@ class ImageStore:
         sizes = [self._state.snapshots.size_bytes(chain_id) for chain_id in chain_ids(entry.config.diff_ids)]
         return listing.history(entry, sizes)
 
+    def layer_sizes(self, name: str) -> dict[str, int]:
+        """Unpacked bytes of an image's layers by chain ID, lowest first. Raises ImageNotFoundError."""
+        chain = chain_ids(self._state.records.get(name).config.diff_ids)
+        return {chain_id: self._state.snapshots.size_bytes(chain_id) for chain_id in chain}
+
     # -------------------------------------------------------------- changes
 
     async def pull(
