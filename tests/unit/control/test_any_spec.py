@@ -1,0 +1,70 @@
+"""Whatever a client sends: it is stored or refused in order, never a crash, and reading it back changes nothing."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from manager.control.defaults import complete_cluster_spec, normalize_service_spec
+from manager.control.errors import ControlError
+from manager.control.services import create_service, roll_back_service, update_service
+from manager.control.validation import validate_cluster_spec, validate_service_spec
+from manager.store import StoreError
+from manager.store.machine import Machine
+from proto.objects_pb2 import Cluster, Service
+from proto.specs_pb2 import ClusterSpec, ServiceSpec
+from tests.unit.api_swarm.strategies import messages
+
+QUIET = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+@QUIET
+@given(messages(ServiceSpec.DESCRIPTOR))
+def test_any_service_spec_is_accepted_or_refused(spec: ServiceSpec) -> None:
+    full = normalize_service_spec(spec)
+    assert normalize_service_spec(full) == full
+    try:
+        validate_service_spec(full)
+        create_service(Machine().begin(), full, service_id="s", now=Timestamp(seconds=1))
+    except (ControlError, StoreError):
+        return
+
+
+@QUIET
+@given(messages(ClusterSpec.DESCRIPTOR))
+def test_any_cluster_spec_is_accepted_or_refused(spec: ClusterSpec) -> None:
+    full = complete_cluster_spec(spec)
+    assert complete_cluster_spec(full) == full
+    try:
+        validate_cluster_spec(full, Cluster())
+    except ControlError:
+        return
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.booleans(), max_size=12))
+def test_versions_rise_and_every_one_is_kept_whatever_the_order(rollbacks: list[bool]) -> None:
+    working = Machine().begin()
+    spec = ServiceSpec(name="web")
+    spec.mode.replicated.replicas = 0
+    service = create_service(working, spec, service_id="s", now=Timestamp(seconds=1))
+    for step, rollback in enumerate(rollbacks):
+        before = Service()
+        before.CopyFrom(service)
+        if rollback and service.HasField("previous_spec"):
+            service = roll_back_service(working, service, version=0, now=Timestamp(seconds=2))
+            assert service.spec == before.previous_spec
+        else:
+            spec = ServiceSpec()
+            spec.CopyFrom(service.spec)
+            spec.mode.replicated.replicas = step + 1
+            service = update_service(working, service, spec, version=0, now=Timestamp(seconds=2))
+        assert service.previous_spec == before.spec
+        assert service.previous_spec_version == before.spec_version
+        assert service.spec_version == before.spec_version + 1
+        kept = working.spec_versions.of("s", service.spec_version)
+        assert kept is not None
+        assert kept.spec == service.spec
