@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 DEFAULT_HOST = "unix:///run/swarm/engine.sock"
 Params = Mapping[str, "str | int | bool | None"]
@@ -47,17 +47,20 @@ class Engine:
 
     def __init__(self, host: str = "") -> None:
         self.host = host or os.environ.get("SWARM_HOST") or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
-        parts = urlsplit(self.host)
-        if parts.scheme not in ("unix", "tcp"):
-            raise UnreachableError(f"invalid host {self.host!r}: want unix:///path or tcp://host:port")
+        wanted = f"invalid host {self.host!r}: want unix:///path or tcp://host:port"
+        try:
+            parts = urlsplit(self.host)
+            self._port = parts.port or 2375
+        except ValueError as error:
+            raise UnreachableError(wanted) from error
+        if parts.scheme not in ("unix", "tcp") or not (parts.path if parts.scheme == "unix" else parts.hostname):
+            raise UnreachableError(wanted)
         self._parts = parts
 
     def _connect(self, timeout_s: float | None) -> http.client.HTTPConnection:
         if self._parts.scheme == "unix":
             return _UnixConnection(self._parts.path, timeout_s)
-        return http.client.HTTPConnection(
-            self._parts.hostname or "localhost", self._parts.port or 2375, timeout=timeout_s
-        )
+        return http.client.HTTPConnection(self._parts.hostname or "localhost", self._port, timeout=timeout_s)
 
     def request(
         self,
@@ -83,28 +86,70 @@ class Engine:
         if body is not None and not isinstance(body, bytes) and not hasattr(body, "read"):
             body = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
+        target = quote(path, safe="/:@%~!$&'()*+,;=") + (f"?{urlencode(query)}" if query else "")
         connection = self._connect(timeout_s)
         try:
-            connection.request(method, f"{path}?{urlencode(query)}" if query else path, body=body, headers=sent)
+            connection.request(method, target, body=body, headers=sent)
             response = connection.getresponse()
-        except OSError as error:
-            raise UnreachableError(
-                f"Cannot connect to the daemon at {self.host} ({error.strerror or error}). Is swarmd running?"
-            ) from error
+        except BrokenPipeError:
+            # The daemon refused before it had read the whole body: its answer is there to be read.
+            response = self._early_answer(connection)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
         if response.status >= 400:
             raise EngineError(response.status, _message(response))
         return response
 
-    def get(self, path: str, **params: str | int | bool | None) -> Any:
+    def _early_answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        if connection.sock is None:
+            raise UnreachableError(f"Cannot connect to the daemon at {self.host}: it closed the connection")
+        response = http.client.HTTPResponse(connection.sock)
+        try:
+            response.begin()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        return response
+
+    def get(self, path: str, *, timeout_s: float | None = None, **params: str | int | bool | None) -> Any:
         """The answer to a GET, decoded."""
-        return _decode(self.request("GET", path, params=params).read())
+        return self._decoded("GET", path, params=params, timeout_s=timeout_s)
 
     def post(self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None, **params: Any) -> Any:
         """The answer to a POST, decoded; None when it is empty."""
-        return _decode(self.request("POST", path, params=params, body=body, headers=headers).read())
+        return self._decoded("POST", path, params=params, body=body, headers=headers)
 
     def delete(self, path: str, **params: str | int | bool | None) -> Any:
-        return _decode(self.request("DELETE", path, params=params).read())
+        return self._decoded("DELETE", path, params=params)
+
+    def _decoded(self, method: str, path: str, **options: Any) -> Any:
+        """Send, read and decode. Raises: as ``request``; UnreachableError too for an answer that breaks off."""
+        with self.request(method, path, **options) as response:
+            try:
+                data = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
+        if not data.strip():
+            return None
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise UnreachableError(
+                f"{self.host} answered {method} {path} with what is no JSON: not an engine?"
+            ) from error
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        match error:
+            case PermissionError():
+                hint = "permission denied: run as root or as a member of the socket's group"
+            case FileNotFoundError() | ConnectionRefusedError():
+                hint = f"{error.strerror}: is swarmd running?"
+            case TimeoutError():
+                hint = "it did not answer in time"
+            case OSError():
+                hint = error.strerror or str(error)
+            case _:
+                hint = f"the answer is not HTTP or broke off: {type(error).__name__} {error}"
+        return UnreachableError(f"Cannot connect to the daemon at {self.host}: {hint}")
 
     def messages(
         self, method: str, path: str, *, body: Any = None, params: Params | None = None
@@ -114,23 +159,29 @@ class Engine:
         Raises:
             EngineError: the stream itself reports an error.
         """
-        response = self.request(method, path, params=params, body=body)
+        with self.request(method, path, params=params, body=body) as response:
+            try:
+                yield from self._messages(response)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
+
+    def _messages(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         for line in response:
-            if line.strip():
+            if not line.strip():
+                continue
+            try:
                 message = json.loads(line)
-                if "error" in message:
-                    raise EngineError(500, message["error"])
-                yield message
+            except ValueError as error:
+                raise UnreachableError(f"{self.host} sent what is no JSON: {line[:80]!r}") from error
+            if "error" in message:
+                raise EngineError(500, str(message["error"]))
+            yield message
 
     def list(self, path: str, filters: Mapping[str, Any] | None = None, **params: Any) -> list[dict[str, Any]]:
         """A list endpoint with filters, values as a list or a mapping of booleans."""
         encoded = json.dumps(filters) if filters else None
-        found: list[dict[str, Any]] = self.get(path, filters=encoded, **params)
-        return found
-
-
-def _decode(data: bytes) -> Any:
-    return json.loads(data) if data.strip() else None
+        found = self.get(path, filters=encoded, **params)
+        return list(found or ())
 
 
 def _message(response: http.client.HTTPResponse) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import click
+from cli.commands.groups import FlagValueError
 
 
 def parse_filters(texts: Sequence[str]) -> dict[str, Any]:
@@ -14,6 +14,8 @@ def parse_filters(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
-            raise click.ClickException("invalid argument: bad format of filter (expected name=value)")
+            raise FlagValueError(
+                f'invalid argument "{text}" for "-f, --filter" flag: bad format of filter (expected name=value)'
+            )
         found.setdefault(key.strip().lower(), []).append(value.strip())
     return found

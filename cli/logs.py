@@ -5,28 +5,49 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
+from urllib.parse import unquote
+
+import click
 
 from cli import output
-from cli.client import Engine, EngineError
+from cli.client import Engine, EngineError, UnreachableError
 
 HEADER_SIZE_BYTES = 8
-STDERR = 2
+STDERR, SYSTEM_ERROR = 2, 3
+STREAM_MAX = 3
+FRAME_MAX = 1 << 28  # a line of a log has 16 KiB, a TTY's chunk 32 KiB
 
 
 def frames(stream: BinaryIO | Any) -> Iterator[tuple[int, bytes]]:
-    """(stream, payload) of a multiplexed body: header ``[stream, 0, 0, 0, length as 32 bits big endian]``."""
+    """(stream, payload) of a multiplexed body: header ``[stream, 0, 0, 0, length as 32 bits big endian]``.
+
+    A stream that ends within a frame gives what was there of it.
+
+    Raises:
+        UnreachableError: this is no multiplexed stream, or the daemon reports an error in it.
+    """
     while header := _exactly(stream, HEADER_SIZE_BYTES):
-        yield header[0], _exactly(stream, int.from_bytes(header[4:8], "big"))
+        size = int.from_bytes(header[4:8], "big")
+        if len(header) < HEADER_SIZE_BYTES or header[1:4] != b"\0\0\0" or header[0] > STREAM_MAX or size > FRAME_MAX:
+            raise UnreachableError(f"unrecognized frame in the log stream: {header.hex()}")
+        payload = _exactly(stream, size)
+        if header[0] == SYSTEM_ERROR:
+            raise UnreachableError(f"error from daemon in stream: {payload.decode(errors='replace')}")
+        yield header[0], payload
+        if len(payload) < size:
+            return
 
 
 def _exactly(stream: BinaryIO | Any, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = stream.read(size - len(data))
+    """So many bytes; fewer when the stream ends before."""
+    pieces = []
+    while size > 0:
+        piece = stream.read(min(size, 1 << 20))
         if not piece:
-            return b""
-        data += piece
-    return data
+            break
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def params(
@@ -49,26 +70,64 @@ def print_container_logs(engine: Engine, name: str, **options: Any) -> None:
     tty = engine.get(f"/containers/{name}/json")["Config"]["Tty"]
     response = engine.request("GET", f"/containers/{name}/logs", params=params(**options))
     if tty:
-        while piece := response.read1(65536):
-            sys.stdout.buffer.write(piece)
-            sys.stdout.flush()
+        _copy_raw(response)
         return
     _copy(response, lambda payload: payload)
 
 
-def print_service_logs(engine: Engine, name: str, *, raw: bool, **options: Any) -> None:
-    """Copy the logs of a service's or a task's containers, each line with the task's name and node."""
-    path = f"/services/{name}/logs"
+def print_service_logs(
+    engine: Engine,
+    name: str,
+    *,
+    raw: bool,
+    details: bool = False,
+    no_resolve: bool = False,
+    no_task_ids: bool = False,
+    no_trunc: bool = False,
+    **options: Any,
+) -> None:
+    """Copy the logs of a service's or a task's containers, each line with the task's name and node.
+
+    Raises:
+        click.ClickException: there is neither such a service nor such a task, or it has a terminal and ``raw`` is
+            not given.
+    """
+    path, template, width = _log_source(engine, name)
+    tty = (template.get("ContainerSpec") or {}).get("TTY", False)
+    if tty and not raw:
+        raise click.ClickException("tty service logs only supported with --raw")
+    response = engine.request("GET", path, params=params(details=details or not raw, **options))
+    if tty:
+        _copy_raw(response)
+    elif raw:
+        _copy(response, lambda payload: payload)
+    else:
+        names = TaskNames(engine, resolve=not no_resolve, task_ids=not no_task_ids, no_trunc=no_trunc, width=width)
+        _copy(response, _Prefix(names, timestamps=options["timestamps"], details=details).line)
+
+
+def _log_source(engine: Engine, name: str) -> tuple[str, dict[str, Any], int]:
+    """The path of the logs, the spec of the tasks, and the digits of the highest slot."""
     try:
-        engine.get(f"/services/{name}")
+        spec = engine.get(f"/services/{name}")["Spec"]
+        replicas = (spec["Mode"].get("Replicated") or {}).get("Replicas", 1)
+        return f"/services/{name}/logs", spec["TaskTemplate"], len(str(replicas))
     except EngineError as error:
         if error.status != 404:
             raise
-        engine.get(f"/tasks/{name}")
-        path = f"/tasks/{name}/logs"
-    response = engine.request("GET", path, params=params(details=not raw, **options))
-    prefix = _Prefix(engine)
-    _copy(response, prefix.line if not raw else lambda payload: payload)
+    try:
+        task = engine.get(f"/tasks/{name}")
+    except EngineError as error:
+        if error.status != 404:
+            raise
+        raise click.ClickException(f"no such task or service: {name}") from error
+    return f"/tasks/{name}/logs", task["Spec"], len(str(task.get("Slot", 0)))
+
+
+def _copy_raw(response: Any) -> None:
+    while piece := response.read1(65536):
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
 
 
 def _copy(response: Any, change: Callable[[bytes], bytes]) -> None:
@@ -78,28 +137,58 @@ def _copy(response: Any, change: Callable[[bytes], bytes]) -> None:
         out.flush()
 
 
-class _Prefix:
-    """``details`` puts ``com.docker.swarm.*`` attributes before each line; this makes the usual prefix of them."""
+class TaskNames:
+    """ "web.1.abcdef012345@host" of a task, asked for once."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._names: dict[str, str] = {}
+    def __init__(self, engine: Engine, *, resolve: bool, task_ids: bool, no_trunc: bool, width: int) -> None:
+        self._engine, self._resolve = engine, resolve
+        self._task_ids, self._no_trunc, self._width = task_ids, no_trunc, width
+        self._known: dict[str, str] = {}
+
+    def get(self, task_id: str, service_id: str, node_id: str) -> str:
+        if task_id not in self._known:
+            self._known[task_id] = self._make(task_id, service_id, node_id)
+        return self._known[task_id]
+
+    def _make(self, task_id: str, service_id: str, node_id: str) -> str:
+        slot = str(self._find("tasks", task_id).get("Slot", 0))
+        service, node = service_id, node_id
+        if self._resolve:
+            service = self._find("services", service_id).get("Spec", {}).get("Name") or service_id
+            node = self._find("nodes", node_id).get("Description", {}).get("Hostname") or node_id
+        name = f"{service}.{slot}"
+        if self._task_ids:
+            name += f".{output.short(task_id, no_trunc=self._no_trunc)}"
+        return f"{name}@{node}{' ' * (self._width - len(slot))}"
+
+    def _find(self, kind: str, object_id: str) -> dict[str, Any]:
+        """The object; empty when it is gone: its log may be older than its removal."""
+        try:
+            found: dict[str, Any] = self._engine.get(f"/{kind}/{object_id}")
+        except EngineError:
+            return {}
+        return found
+
+
+class _Prefix:
+    """``details`` of the API puts attributes before each line; those of the swarm become the usual prefix."""
+
+    def __init__(self, names: TaskNames, *, timestamps: bool, details: bool) -> None:
+        self._names, self._timestamps, self._details = names, timestamps, details
 
     def line(self, payload: bytes) -> bytes:
-        details, separator, text = payload.partition(b" ")
-        pairs = dict(item.partition("=")[::2] for item in details.decode(errors="replace").split(","))
-        task_id = pairs.get("com.docker.swarm.task.id", "")
-        if not separator or not task_id:
+        """One line of a log; a line without the swarm's attributes stays as it is."""
+        stamp, rest = payload.split(b" ", 1) if self._timestamps and b" " in payload else (b"", payload)
+        attributes, separator, text = rest.partition(b" ")
+        pairs = {
+            unquote(key): unquote(value)
+            for key, _, value in (item.partition("=") for item in attributes.decode(errors="replace").split(","))
+        }
+        ids = [pairs.pop(f"com.docker.swarm.{kind}.id", "") for kind in ("task", "service", "node")]
+        if not separator or not all(ids):
             return payload
-        if task_id not in self._names:
-            self._names[task_id] = self._name(task_id, pairs)
-        return f"{self._names[task_id]}    | ".encode() + text
-
-    def _name(self, task_id: str, pairs: dict[str, str]) -> str:
-        try:
-            task = self._engine.get(f"/tasks/{task_id}")
-            service = self._engine.get(f"/services/{task['ServiceID']}")["Spec"]["Name"]
-            node = self._engine.get(f"/nodes/{task['NodeID']}")["Description"]["Hostname"]
-        except EngineError:
-            return f"{output.short(task_id)}@{output.short(pairs.get('com.docker.swarm.node.id', ''))}"
-        return f"{service}.{task.get('Slot') or task['NodeID']}.{output.short(task_id)}@{node}"
+        line = f"{self._names.get(*ids)}    | ".encode() + text
+        if self._details:
+            extra = ",".join(f"{key}={value}" for key, value in sorted(pairs.items()))
+            line = f"{self._names.get(*ids)}    | {extra} ".encode() + text
+        return stamp + b" " + line if stamp else line

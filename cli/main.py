@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -14,6 +16,8 @@ _COMMANDS = {
     "init": ("swarm", "init", "Initialize a swarm"),
     "join": ("swarm", "join", "Join a swarm as a node and/or manager"),
     "join-token": ("swarm", "join_token", "Manage join tokens"),
+    "unlock": ("swarm", "unlock", "Unlock swarm"),
+    "unlock-key": ("swarm", "unlock_key", "Manage the unlock key"),
     "leave": ("swarm", "leave", "Leave the swarm"),
     "update": ("swarm", "update", "Update the swarm"),
     "inspect": ("swarm", "inspect", "Display detailed information on the swarm"),
@@ -68,20 +72,36 @@ def main() -> None:
     """Entry point: errors go to stderr in one line, with Docker's exit codes."""
     try:
         top(prog_name="swarm", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stdout.write(f"{error.format_message()}\n")
+    except click.UsageError as error:
+        sys.stderr.write(f"{_usage(error)}\n")
+        # Docker: 125 for a flag it does not know or cannot read, 1 for a command or argument.
+        wrong_flag = isinstance(error, click.NoSuchOption | click.BadOptionUsage) or (
+            isinstance(error, click.BadParameter) and isinstance(error.param, click.Option)
+        )
+        sys.exit(125 if wrong_flag else 1)
     except click.ClickException as error:
-        if isinstance(error, click.UsageError):
-            error.show()
-            sys.exit(125 if error.exit_code == 2 else error.exit_code)
-        sys.stderr.write(f"{error.format_message()}\n")
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except (EngineError, UnreachableError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(1)
+        _fail(str(error))
     except BrokenPipeError:
-        sys.exit(0)
-    except KeyboardInterrupt:
+        # The reader went away, as head does. What is left in the buffer must not fail a second time at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(code)
+
+
+def _usage(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx is not None else "swarm"
+    return f"{path}: {error.format_message()}\n\nRun '{path} --help' for more information"

@@ -1,76 +1,93 @@
-"""Waiting until a service has converged, told while it happens."""
+"""Waiting until a service has converged, told while it happens: redrawn on a terminal, a line a change elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TextIO
 
-import click
-
-from cli import output
 from cli.client import Engine
+from cli.convergence import STEPS, Convergence, Line
 
 POLL_S = 0.2
-DEFAULT_MONITOR_NS = 5_000_000_000
-_FINAL = {"paused": "service update paused: ", "rollback_paused": "service rollback paused: "}
+BAR_WIDTH = 50
 
 
 def watch_convergence(
-    engine: Engine, service_id: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    engine: Engine,
+    service_id: str,
+    *,
+    quiet: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return once every wanted task has run for the monitor period (A8.07), or the service is gone.
+    """Return once every wanted task has run for the monitor period (A8.07), or the update has ended.
+
+    Ctrl-C stops the watching, not the update: it says so and returns.
 
     Raises:
-        click.ClickException: the update paused or was rolled back.
+        click.ClickException: the update paused. EngineError: the service is gone.
     """
-    stable_since: float | None = None
-    last = ""
-    while True:
-        service = engine.get(f"/services/{service_id}")
-        monitor_s = (service["Spec"].get("UpdateConfig") or {}).get("Monitor", DEFAULT_MONITOR_NS) / 1e9
-        running, wanted, errors = _count(engine, service)
-        state = (service.get("UpdateStatus") or {}).get("State", "")
-        if state in _FINAL:
-            raise click.ClickException(_FINAL[state] + service["UpdateStatus"].get("Message", ""))
-        line = f"overall progress: {running} out of {wanted} tasks" + (f" ({errors})" if errors else "")
-        if line != last and not quiet:
-            _say(line)
-            last = line
-        busy = state in ("updating", "rollback_started")
-        if running >= wanted and not busy:
-            stable_since = clock() if stable_since is None else stable_since
-            if clock() - stable_since >= monitor_s:
-                _say(f"verify: Service {service_id} converged", quiet)
-                if state == "rollback_completed":
-                    raise click.ClickException(f"service rolled back: {service['UpdateStatus'].get('Message', '')}")
+    display = Display(sys.stdout, quiet=quiet)
+    convergence = Convergence(service_id)
+    try:
+        while True:
+            service = engine.get(f"/services/{service_id}")
+            tasks = engine.list("/tasks", {"service": [service["ID"]], "_up-to-date": ["true"]})
+            up_nodes = {node["ID"] for node in engine.list("/nodes") if node["Status"]["State"] != "down"}
+            display.show(convergence.observe(service, tasks, up_nodes, clock()))
+            if convergence.done:
                 return
-        else:
-            stable_since = None
-        time.sleep(POLL_S)
+            sleep(POLL_S)
+    except KeyboardInterrupt:
+        display.say("Operation continuing in background.")
+        display.say(f"Use `swarm service ps {service_id}` to check progress.")
 
 
-def _count(engine: Engine, service: dict[str, Any]) -> tuple[int, int, str]:
-    """Tasks running and wanted of the newest version, and the newest error of one that does not run."""
-    tasks = engine.list("/tasks", {"service": [service["ID"]], "_up-to-date": ["true"]})
-    live = [task for task in tasks if task["DesiredState"] in ("running", "ready")]
-    running = sum(task["Status"]["State"] == "running" for task in live)
-    replicated = service["Spec"]["Mode"].get("Replicated")
-    if replicated is not None:
-        wanted = replicated.get("Replicas", 1)
-    else:
-        nodes = engine.list("/nodes")
-        active = {n["ID"] for n in nodes if n["Status"]["State"] == "ready" and n["Spec"]["Availability"] == "active"}
-        wanted = len({task["NodeID"] for task in live if task.get("NodeID") in active})
-        wanted = wanted or len(live)
-    errors = [
-        task["Status"]["Err"] for task in tasks if task["Status"].get("Err") and task["Status"]["State"] != "running"
-    ]
-    return running, wanted, errors[-1] if errors and running < wanted else ""
+class Display:
+    """Draws lines, each with a key: in place on a terminal; elsewhere one more line when its text changes.
 
+    Bars are drawn on terminals alone, as Docker does.
+    """
 
-def _say(text: str, quiet: bool = False) -> None:
-    if not quiet:
-        output.write(text)
-        sys.stdout.flush()
+    def __init__(self, out: TextIO, *, quiet: bool = False) -> None:
+        self._out, self._quiet = out, quiet
+        self._terminal = out.isatty()
+        self._texts: dict[str, str] = {}
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._out.write(f"{text}\n")
+            self._out.flush()
+
+    def show(self, lines: list[Line]) -> None:
+        """Draw what is new."""
+        if self._quiet:
+            return
+        for line in lines:
+            text = self._text(line)
+            if self._texts.get(line.key) == text or (line.step and not self._terminal):
+                continue
+            if self._terminal:
+                self._redraw(line.key, text)
+            else:
+                self._out.write(f"{text}\n")
+            self._texts[line.key] = text
+        self._out.flush()
+
+    def _text(self, line: Line) -> str:
+        bar = ""
+        if line.step:
+            full = BAR_WIDTH * line.step // STEPS
+            bar = f" [{'=' * full}>{' ' * (BAR_WIDTH - full - 1)}]" if full < BAR_WIDTH else f" [{'=' * BAR_WIDTH}]"
+        return f"{line.key}: {line.text}{bar}"
+
+    def _redraw(self, key: str, text: str) -> None:
+        """Up to the key's line, clear it, write it, and down again."""
+        keys = list(self._texts)
+        if key not in self._texts:
+            self._out.write(f"{text}\n")
+            return
+        up = len(keys) - keys.index(key)
+        self._out.write(f"\x1b[{up}A\x1b[2K\r{text}\x1b[{up}B\r")

@@ -35,8 +35,10 @@ SETTERS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
     "stop_signal": ((*_CONTAINER, "StopSignal"), _same),
     "stop_grace_period": ((*_CONTAINER, "StopGracePeriod"), values.duration_ns),
     "oom_score_adj": ((*_CONTAINER, "OomScoreAdj"), _same),
-    "entrypoint": ((*_CONTAINER, "Command"), lambda text: text.split()),
-    "health_cmd": ((*_HEALTH, "Test"), lambda text: ["CMD-SHELL", text]),
+    "entrypoint": ((*_CONTAINER, "Command"), values.words),
+    "args": ((*_CONTAINER, "Args"), values.words),
+    "isolation": ((*_CONTAINER, "Isolation"), _same),
+    "health_cmd": ((*_HEALTH, "Test"), lambda text: ["CMD-SHELL", text] if text else []),
     "health_interval": ((*_HEALTH, "Interval"), values.duration_ns),
     "health_timeout": ((*_HEALTH, "Timeout"), values.duration_ns),
     "health_start_period": ((*_HEALTH, "StartPeriod"), values.duration_ns),
@@ -111,7 +113,13 @@ def apply_settings(spec: Spec, options: Mapping[str, Any]) -> None:
             spec[path[0]] = dict(_UPDATE_DEFAULTS)
         if path[:2] == _RESTART and not at(spec, _RESTART):
             put(spec, _RESTART, dict(_RESTART_DEFAULTS))
+        if path[:3] == _HEALTH and (at(spec, (*_HEALTH, "Test")) or [""])[0] == "NONE":
+            put(spec, (*_HEALTH, "Test"), [])
         put(spec, path, parsed)
+    if options.get("no_healthcheck"):
+        if any(name.startswith("health_") and value is not None for name, value in options.items()):
+            raise ValueError("--no-healthcheck conflicts with --health-* options")
+        put(spec, _HEALTH, {"Test": ["NONE"]})
 
 
 def _env_key(entry: str) -> str:
@@ -139,7 +147,15 @@ LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
     "cap_add": ((*_CONTAINER, "CapabilityAdd"), _same),
     "cap_drop": ((*_CONTAINER, "CapabilityDrop"), _same),
     "ulimit": ((*_CONTAINER, "Ulimits"), _key_of("Name")),
+    "placement_pref": (("TaskTemplate", "Placement", "Preferences"), lambda entry: entry["Spread"]["SpreadDescriptor"]),
+    "generic_resource": ((*_RESERVATIONS, "GenericResources"), lambda entry: _resource_kind(entry)),
 }
+
+
+def _resource_kind(entry: Any) -> str:
+    spec = entry.get("DiscreteResourceSpec") or entry.get("NamedResourceSpec") or {}
+    return str(spec.get("Kind", ""))
+
 
 MAPS: Mapping[str, tuple[str, ...]] = {
     "label": ("Labels",),
@@ -164,10 +180,39 @@ def remove_entries(spec: Spec, stem: str, keys: Sequence[str]) -> None:
     if not keys:
         return
     path, key_of = LISTS[stem]
-    wanted = set(keys)
-    if stem == "publish":
-        wanted = {key if "/" in key else f"{key}/tcp" for key in keys}
-    put(spec, path, [entry for entry in at(spec, path) or [] if key_of(entry) not in wanted])
+    found = at(spec, path) or []
+    match stem:
+        case "publish":
+            found = _without_ports(found, keys)
+        case "host":
+            found = [line for entry in found if (line := _without_hosts(entry, keys))]
+        case "placement_pref":
+            wanted = {preference(key)["Spread"]["SpreadDescriptor"] for key in keys}
+            found = [entry for entry in found if key_of(entry) not in wanted]
+        case _:
+            found = [entry for entry in found if key_of(entry) not in set(keys)]
+    put(spec, path, found)
+
+
+def _without_ports(found: Sequence[Spec], keys: Sequence[str]) -> list[Spec]:
+    """Ports are removed by target and protocol: ``80``, ``80/udp``; a port in full is refused, as by Docker."""
+    wanted = set()
+    for key in keys:
+        number, _, protocol = key.partition("/")
+        if not number.isdecimal():
+            raise ValueError(f'invalid argument "{key}" for "--publish-rm": want a target port, as in 80 or 53/udp')
+        wanted.add((int(number), protocol or "tcp"))
+    return [entry for entry in found if (entry.get("TargetPort"), entry.get("Protocol", "tcp")) not in wanted]
+
+
+def _without_hosts(entry: str, keys: Sequence[str]) -> str:
+    """The line "ip name [alias...]" without the names removed; "" when none is left."""
+    ip, *names = entry.split()
+    for key in keys:
+        name, _, of_ip = key.partition(":")
+        if not of_ip or of_ip == ip:
+            names = [one for one in names if one != name]
+    return " ".join([ip, *names]) if names else ""
 
 
 def change_map(spec: Spec, stem: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
@@ -185,9 +230,30 @@ def change_map(spec: Spec, stem: str, add: Sequence[str] = (), remove: Sequence[
 def host_entry(text: str) -> str:
     """``name:ip`` of --host as the API keeps it: "ip name"."""
     name, separator, ip = text.partition(":")
-    if not separator or not ip:
+    if not separator or not name or not ip:
         raise ValueError(f"bad format for add-host: {text!r}")
     return f"{ip} {name}"
+
+
+def preference(text: str) -> Spec:
+    """``spread=node.labels.zone`` of --placement-pref."""
+    key, separator, descriptor = text.partition("=")
+    if key != "spread" or not separator or not descriptor:
+        raise ValueError(f'invalid placement preference "{text}": only spread=KEY is supported')
+    return {"Spread": {"SpreadDescriptor": descriptor}}
+
+
+def generic_resource(text: str) -> Spec:
+    """``KIND=NUMBER`` of --generic-resource."""
+    kind, separator, number = text.partition("=")
+    if not separator or not kind:
+        raise ValueError(f"invalid generic-resource request `{text}`: want KIND=NUMBER")
+    if not number.isdecimal():
+        raise ValueError(
+            f"invalid generic-resource request `{text}`, Named Generic Resources is not supported for service create or"
+            " update"
+        )
+    return {"DiscreteResourceSpec": {"Kind": kind, "Value": int(number[:18])}}
 
 
 def mode(name: str, replicas: int | None) -> Spec:

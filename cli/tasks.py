@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
-
 from cli import output
 from cli.client import Engine, EngineError
 
@@ -32,32 +30,18 @@ def print_tasks(
     no_trunc: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Newest first within a slot, older ones of it indented by `` \\_ ``."""
-    if quiet:
-        for task in _ordered(tasks):
-            output.write(output.short(task["ID"], no_trunc=no_trunc))
-        return
+    """By service and slot, newest first within a slot, the older ones of it indented by `` \\_ ``."""
     names = _Names(engine, resolve=not no_resolve)
+    named = [(names.task(task), task) for task in tasks]
+    named.sort(key=lambda pair: str(pair[1]["CreatedAt"]), reverse=True)
+    named.sort(key=lambda pair: output.natural(pair[0]))
     rows: list[dict[str, str]] = []
     previous = ""
-    for task in _ordered(tasks):
-        name = names.task(task)
-        indented = f" \\_ {name}" if name == previous and form in ("", "table") else name
+    for name, task in named:
+        indent = " \\_ " if name == previous and (not form or form.startswith("table")) else ""
         previous = name
-        rows.append(_row(task, indented, names, no_trunc))
-    output.listing(rows, COLUMNS, form=form)
-
-
-def _ordered(tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    newest_first = sorted(tasks, key=lambda task: str(task["CreatedAt"]), reverse=True)
-    return sorted(
-        newest_first,
-        key=lambda task: (
-            task.get("ServiceID", ""),
-            task.get("Slot", 0),
-            task.get("NodeID", "") if not task.get("Slot") else "",
-        ),
-    )
+        rows.append(_row(task, indent + name, names, no_trunc))
+    output.listing(rows, COLUMNS, form=form, quiet=quiet)
 
 
 def _row(task: Mapping[str, Any], name: str, names: _Names, no_trunc: bool) -> dict[str, str]:
@@ -65,14 +49,12 @@ def _row(task: Mapping[str, Any], name: str, names: _Names, no_trunc: bool) -> d
     image = task["Spec"].get("ContainerSpec", {}).get("Image", "")
     error = status.get("Err", "")
     if error:
-        if not no_trunc and len(error) > _ERROR_WIDTH:
-            error = error[: _ERROR_WIDTH - 1] + "…"
-        error = f'"{error}"'
+        error = f'"{error if no_trunc else output.ellipsis(error, _ERROR_WIDTH)}"'
     since = output.age(status.get("Timestamp", ""))
     return {
         "ID": output.short(task["ID"], no_trunc=no_trunc),
         "Name": name,
-        "Image": image if no_trunc else image.partition("@")[0],
+        "Image": image if no_trunc else familiar(image),
         "Node": names.node(task.get("NodeID", "")),
         "DesiredState": task.get("DesiredState", "").capitalize(),
         "CurrentState": f"{status['State'].capitalize()} {since.lower()} ago"
@@ -81,6 +63,16 @@ def _row(task: Mapping[str, Any], name: str, names: _Names, no_trunc: bool) -> d
         "Error": error,
         "Ports": ",".join(_port(port) for port in status.get("PortStatus", {}).get("Ports") or ()),
     }
+
+
+def familiar(image: str) -> str:
+    """The reference without its digest where it has a tag, without docker.io/library/, as Docker's tables show it."""
+    name, _, digest = image.partition("@")
+    if digest and ":" not in name.rpartition("/")[2]:
+        name = image
+    for prefix in ("docker.io/library/", "docker.io/"):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _port(port: Mapping[str, Any]) -> str:
@@ -113,7 +105,3 @@ class _Names:
             except EngineError:
                 self._known[object_id] = object_id
         return self._known[object_id]
-
-
-def nothing_found(what: str) -> click.ClickException:
-    return click.ClickException(f"nothing found in {what}")

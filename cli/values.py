@@ -3,67 +3,120 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_UNIT_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_BYTES = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
+_DURATION = re.compile(r"([0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(ns|us|µs|μs|ms|s|m|h)")
+_UNIT_NS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "μs": 1_000,
+    "ms": 1_000_000,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
+_BYTES = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?) ?([kmgtp]?)i?b?", re.IGNORECASE)
+_DECIMAL = re.compile(r"[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40}")
+_INT64_MAX = 2**63 - 1
 _BYTE_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
 def duration_ns(text: str) -> int:
     """Nanoseconds of Go's duration syntax ("1m30s", "500ms", "0")."""
-    text = text.strip()
     sign = -1 if text.startswith("-") else 1
-    rest = text.lstrip("+-")
+    rest = text[1:] if text[:1] in ("+", "-") else text
     if rest == "0":
         return 0
-    total, position = 0.0, 0
+    total, position = Fraction(), 0
     while position < len(rest):
         match = _DURATION.match(rest, position)
         if match is None:
-            raise ValueError(f"time: invalid duration {text!r}")
-        total += float(match.group(1)) * _UNIT_NS[match.group(2)]
+            raise ValueError(f"time: invalid duration {text[:100]!r}")
+        total += Fraction(match.group(1)) * _UNIT_NS[match.group(2)]
         position = match.end()
-    if position == 0:
-        raise ValueError(f"time: invalid duration {text!r}")
-    return sign * round(total)
+    if position == 0 or total > _INT64_MAX:
+        raise ValueError(f"time: invalid duration {text[:100]!r}")
+    return sign * int(total)
 
 
 def duration_text(ns: int) -> str:
     """Go's duration syntax, as inspect --pretty prints it ("10s", "1m30s")."""
-    if ns == 0:
-        return "0s"
-    seconds = ns / 1e9
-    if seconds < 1:
-        return f"{ns / 1e6:g}ms"
-    hours, seconds = divmod(seconds, 3600)
-    minutes, seconds = divmod(seconds, 60)
-    text = f"{int(hours)}h" if hours else ""
-    text += f"{int(minutes)}m" if hours or minutes else ""
-    return f"{text}{seconds:g}s"
+    sign, ns = ("-", -ns) if ns < 0 else ("", ns)
+    if ns < 10**9:
+        for unit in ("ms", "µs"):
+            if ns >= _UNIT_NS[unit]:
+                return f"{sign}{_decimal(ns, _UNIT_NS[unit])}{unit}"
+        return f"{sign}{ns}{'ns' if ns else 's'}"
+    minutes, ns = divmod(ns, _UNIT_NS["m"])
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}h" if hours else ""
+    text += f"{minutes}m" if hours or minutes else ""
+    return f"{sign}{text}{_decimal(ns, 10**9)}s"
+
+
+def _decimal(value: int, unit: int) -> str:
+    """value/unit, exactly, without trailing zeros; ``unit`` is a power of ten."""
+    whole, rest = divmod(value, unit)
+    fraction = str(rest).rjust(len(str(unit)) - 1, "0").rstrip("0")
+    return f"{whole}.{fraction}" if fraction else str(whole)
+
+
+def words(text: str) -> list[str]:
+    """Words of a command line, quoted as for a shell."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"invalid command line {text!r}: {error}") from error
+
+
+def environment(entries: Iterable[str], variables: Mapping[str, str]) -> list[str]:
+    """``NAME=value`` entries in order, the last of a name counting; ``NAME`` alone is taken from ``variables``."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, separator, value = entry.partition("=")
+        if not name:
+            raise ValueError(f"invalid environment variable: {entry}")
+        if separator:
+            found[name] = value
+        elif name in variables:
+            found[name] = variables[name]
+    return [f"{name}={value}" for name, value in found.items()]
+
+
+def environment_file(text: str) -> list[str]:
+    """Entries of an --env-file: a line each; blank lines and those that begin with # are left out."""
+    lines = (line.lstrip() for line in text.removeprefix("\ufeff").splitlines())
+    found = [line for line in lines if line and not line.startswith("#")]
+    for line in found:
+        if any(char.isspace() for char in line.partition("=")[0]):
+            raise ValueError(f"variable '{line.partition('=')[0]}' contains whitespaces")
+    return found
 
 
 def size_bytes(text: str) -> int:
     """Bytes of "64m", "1.5g", "512" (binary units, as docker/go-units RAMInBytes)."""
     match = _BYTES.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"invalid size: {text!r}")
-    return int(float(match.group(1)) * 1024 ** _BYTE_UNITS[match.group(2).lower()])
+    found = int(Fraction(match.group(1)) * 1024 ** _BYTE_UNITS[match.group(2).lower()]) if match else _INT64_MAX + 1
+    if found > _INT64_MAX:
+        raise ValueError(f"invalid size: '{text[:100]}'")
+    return found
 
 
 def nano_cpus(text: str) -> int:
     """1e-9 CPUs of "0.5"."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"failed to parse {text} as a rational number") from None
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"failed to parse {text} as a rational number")
-    return round(value * 1e9)
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"failed to parse {text[:100]} as a rational number")
+    found = Fraction(text) * 10**9
+    if found.denominator != 1:
+        raise ValueError("value is too precise")
+    if found > _INT64_MAX:
+        raise ValueError(f"value is out of range: {text[:100]}")
+    return int(found)
 
 
 def key_values(items: Iterable[str]) -> dict[str, str]:
@@ -73,15 +126,41 @@ def key_values(items: Iterable[str]) -> dict[str, str]:
 
 def fields(text: str) -> list[tuple[str, str]]:
     """The comma-separated key=value fields of --mount, --publish, --secret (CSV, so that values may be quoted)."""
-    row = next(csv.reader([text]), [])
+    try:
+        row = next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"invalid value {text!r}: {error}") from error
     return [(key.strip().lower(), value) for key, _, value in (field.partition("=") for field in row)]
+
+
+def network(text: str) -> dict[str, Any]:
+    """A --network: a name, or ``name=,alias=,driver-opt=K=V``."""
+    if "=" not in text:
+        return {"Target": text}
+    made: dict[str, Any] = {}
+    for key, value in fields(text):
+        match key:
+            case "name":
+                made["Target"] = value
+            case "alias":
+                made.setdefault("Aliases", []).append(value)
+            case "driver-opt":
+                made.setdefault("DriverOpts", {}).update(key_values([value]))
+            case _:
+                raise ValueError(f"invalid field key {key}")
+    if not made.get("Target"):
+        raise ValueError("network name/id is not specified")
+    return made
 
 
 def port(text: str) -> list[dict[str, Any]]:
     """A published port in short (``[[ip:]published:]target[/protocol]``, ranges too) or long form."""
     if "=" in text:
         return [_long_port(text)]
-    body, _, protocol = text.partition("/")
+    body, slash, protocol = text.partition("/")
+    protocol = protocol.lower()
+    if slash and protocol not in ("tcp", "udp", "sctp"):
+        raise ValueError(f"invalid protocol: {protocol}")
     *published, target = body.split(":")
     if len(published) > 1:
         raise ValueError(f"HostIP is not supported: {text}")
@@ -132,7 +211,7 @@ def _range(text: str, whole: str) -> list[int]:
 
 
 def _port_number(text: str, whole: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise ValueError(f"invalid containerPort: {whole}")
     return int(text)
 
@@ -175,7 +254,7 @@ def mount(text: str) -> dict[str, Any]:
             case "tmpfs-size":
                 tmpfs["SizeBytes"] = size_bytes(value)
             case "tmpfs-mode":
-                tmpfs["Mode"] = int(value, 8)
+                tmpfs["Mode"] = _mode(value)
             case _:
                 raise ValueError(f"unknown option '{key}' in '{text}'")
     if driver:
@@ -194,6 +273,13 @@ def mount(text: str) -> dict[str, Any]:
     return made
 
 
+def _mode(text: str) -> int:
+    """A file mode, octal."""
+    if not re.fullmatch(r"(0o?)?[0-7]{1,6}", text):
+        raise ValueError(f"invalid mode specified: {text!r}, want octal as in 0440")
+    return int(text, 8)
+
+
 def _flag(value: str, key: str) -> bool:
     if value.lower() in ("", "1", "true"):
         return True
@@ -204,15 +290,14 @@ def _flag(value: str, key: str) -> bool:
 
 def ulimit(text: str) -> dict[str, Any]:
     """``name=soft[:hard]``."""
-    name, separator, limits = text.partition("=")
-    soft, _, hard = limits.partition(":")
-    try:
-        numbers = int(soft), int(hard or soft)
-    except ValueError:
-        raise ValueError(f"invalid ulimit argument: {text}") from None
-    if not separator:
+    name, _, limits = text.partition("=")
+    soft, separator, hard = limits.partition(":")
+    hard = hard if separator else soft
+    if not name or not all(re.fullmatch(r"-1|[0-9]{1,19}", number) for number in (soft, hard)):
         raise ValueError(f"invalid ulimit argument: {text}")
-    return {"Name": name, "Soft": numbers[0], "Hard": numbers[1]}
+    if int(hard) != -1 and not -1 < int(soft) <= int(hard):
+        raise ValueError(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
+    return {"Name": name, "Soft": int(soft), "Hard": int(hard)}
 
 
 def file_reference(text: str, *, default_directory: str) -> dict[str, Any]:
@@ -229,7 +314,7 @@ def file_reference(text: str, *, default_directory: str) -> dict[str, Any]:
                 case "uid" | "gid":
                     file[key.upper()] = value
                 case "mode":
-                    file["Mode"] = int(value, 8)
+                    file["Mode"] = _mode(value)
                 case _:
                     raise ValueError(f"invalid field in {text!r}: {key}")
     if not source:

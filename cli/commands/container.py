@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from time import localtime, strftime, time
 from typing import Any
 
 import click
 
 from cli import output
 from cli.client import Engine
-from cli.commands.node import each
+from cli.commands.groups import Group, each
 from cli.filters import parse_filters
+from cli.tasks import familiar
 
 COLUMNS = {
     "ID": "CONTAINER ID",
@@ -23,7 +26,7 @@ COLUMNS = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def container() -> None:
     """Manage containers."""
 
@@ -42,26 +45,49 @@ def ls(engine: Engine, every: bool, filters: Sequence[str], form: str, no_trunc:
 
 
 def _row(entry: dict[str, Any], no_trunc: bool) -> dict[str, str]:
-    from time import time
-
-    command = entry["Command"]
-    if not no_trunc and len(command) > 20:
-        command = command[:19] + "…"
+    command = entry["Command"] if no_trunc else output.ellipsis(entry["Command"], 20)
+    image = entry["Image"]
+    names = [name.removeprefix("/") for name in entry["Names"]]
     return {
         "ID": output.short(entry["Id"], no_trunc=no_trunc),
-        "Image": entry["Image"],
-        "Command": f'"{command}"',
+        "Image": (image if no_trunc else familiar(image).partition("@")[0]) or "<no image>",
+        "Command": json.dumps(command, ensure_ascii=False),
+        "CreatedAt": strftime("%Y-%m-%d %H:%M:%S %z %Z", localtime(entry["Created"])),
         "RunningFor": f"{output.human_duration(max(0.0, time() - entry['Created']))} ago",
         "Status": entry["Status"],
         "State": entry["State"],
-        "Ports": ", ".join(_port(port) for port in entry.get("Ports") or ()),
-        "Names": ",".join(name.removeprefix("/") for name in entry["Names"]),
+        "Ports": ports(entry.get("Ports") or ()),
+        "Names": ",".join(names) if no_trunc else next((name for name in names if "/" not in name), ""),
+        "Labels": ",".join(f"{key}={value}" for key, value in sorted((entry.get("Labels") or {}).items())),
+        "Networks": ",".join((entry.get("NetworkSettings") or {}).get("Networks") or {}),
     }
 
 
-def _port(port: dict[str, Any]) -> str:
-    inside = f"{port['PrivatePort']}/{port['Type']}"
-    return f"{port.get('IP', '')}:{port['PublicPort']}->{inside}" if port.get("PublicPort") else inside
+def ports(found: Sequence[Mapping[str, Any]]) -> str:
+    """Ports as ``docker ps`` lists them: runs of ports that keep their number are joined, by address and protocol."""
+    runs: dict[tuple[str, str], list[list[int]]] = {}
+    moved = []
+    for port in sorted(found, key=lambda one: (one["PrivatePort"], one.get("IP", ""), one.get("PublicPort", 0))):
+        private, public, kind = port["PrivatePort"], port.get("PublicPort", 0), port["Type"]
+        address = port.get("IP", "")
+        if address and public != private:
+            moved.append(f"{_joined(address, public)}->{private}/{kind}")
+            continue
+        spans = runs.setdefault((address, kind), [])
+        if spans and spans[-1][1] + 1 == private:
+            spans[-1][1] = private
+        else:
+            spans.append([private, private])
+    lines = []
+    for (address, kind), spans in runs.items():
+        for first, last in spans:
+            span = str(first) if first == last else f"{first}-{last}"
+            lines.append(f"{f'{_joined(address, span)}->' if address else ''}{span}/{kind}")
+    return ", ".join(lines + moved)
+
+
+def _joined(address: str, port: object) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @container.command()
@@ -70,7 +96,7 @@ def _port(port: dict[str, Any]) -> str:
 @click.pass_obj
 def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
     """Display detailed information on one or more containers."""
-    output.inspect([engine.get(f"/containers/{name}/json") for name in names], form)
+    output.inspect(names, lambda name: engine.get(f"/containers/{name}/json"), form)
 
 
 @container.command()

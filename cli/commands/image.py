@@ -10,13 +10,14 @@ import click
 
 from cli import output
 from cli.client import Engine
-from cli.commands.node import each
+from cli.commands.groups import Group, each
 from cli.filters import parse_filters
+from cli.tasks import familiar
 
 COLUMNS = {"Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE"}
 
 
-@click.group()
+@click.group(cls=Group)
 def image() -> None:
     """Manage images."""
 
@@ -32,18 +33,29 @@ def ls(engine: Engine, every: bool, filters: Sequence[str], form: str, no_trunc:
     """List images."""
     rows = []
     for found in engine.list("/images/json", parse_filters(filters), all=every):
-        for name in found.get("RepoTags") or ["<none>:<none>"]:
-            repository, _, tag = name.rpartition(":")
+        for repository, tag, digest in _names(found):
             rows.append(
                 {
                     "Repository": repository,
                     "Tag": tag,
-                    "ID": output.short(found["Id"], no_trunc=no_trunc),
+                    "Digest": digest,
+                    "ID": output.short(found["Id"]) if not no_trunc else found["Id"],
                     "CreatedSince": _since(found["Created"]),
-                    "Size": output.human_size(found["Size"]),
+                    "Size": output.human_size(found["Size"], 3),
                 }
             )
-    output.listing(rows, COLUMNS, form=form, quiet=quiet)
+    output.listing(rows, COLUMNS, form=form, quiet=quiet, headings={"Digest": "DIGEST"})
+
+
+def _names(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Repository, tag and digest of each row of an image; a digest gets one of its own where it has no tag."""
+    tagged = [familiar(name).rpartition(":") for name in found.get("RepoTags") or () if name != "<none>:<none>"]
+    rows = [(repository, tag, "<none>") for repository, _, tag in tagged]
+    for name in found.get("RepoDigests") or ():
+        repository, _, digest = name.partition("@")
+        if repository != "<none>" and familiar(repository) not in {row[0] for row in rows}:
+            rows.append((familiar(repository), "<none>", digest))
+    return rows or [("<none>", "<none>", "<none>")]
 
 
 def _since(created: int) -> str:
@@ -107,7 +119,7 @@ def import_(engine: Engine, file: BinaryIO, name: str, change: Sequence[str]) ->
 @click.pass_obj
 def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
     """Display detailed information on one or more images."""
-    output.inspect([engine.get(f"/images/{name}/json") for name in names], form)
+    output.inspect(names, lambda name: engine.get(f"/images/{name}/json"), form)
 
 
 @image.command()

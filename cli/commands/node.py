@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from cli import output
-from cli.client import Engine
+from cli.client import Engine, EngineError
+from cli.commands.groups import Group, each
 from cli.filters import parse_filters
 from cli.tasks import print_tasks
 from cli.values import key_values
 
 
-@click.group()
+@click.group(cls=Group)
 def node() -> None:
     """Manage nodes."""
 
@@ -55,20 +55,29 @@ COLUMNS = {
 def ls(engine: Engine, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List nodes in the swarm."""
     found = engine.list("/nodes", parse_filters(filters))
-    me = engine.get("/info")["Swarm"]["NodeID"]
+    swarm = engine.get("/info")["Swarm"] if found else {}
+    plain = form in ("", "table") and not quiet
     rows = [
         {
-            "ID": entry["ID"] + (" *" if entry["ID"] == me and not quiet and form in ("", "table") else ""),
-            "Self": str(entry["ID"] == me).lower(),
+            "ID": entry["ID"] + (f" {'*' if entry['ID'] == swarm['NodeID'] else ' '}" if plain else ""),
+            "Self": entry["ID"] == swarm["NodeID"],
             "Hostname": entry["Description"].get("Hostname", ""),
             "Status": entry["Status"].get("State", "").capitalize(),
             "Availability": entry["Spec"].get("Availability", "").capitalize(),
             "ManagerStatus": manager_word(entry),
             "EngineVersion": entry["Description"].get("Engine", {}).get("EngineVersion", ""),
+            "TLSStatus": _tls_status(entry["Description"].get("TLSInfo"), (swarm.get("Cluster") or {}).get("TLSInfo")),
         }
-        for entry in sorted(found, key=lambda entry: entry["Description"].get("Hostname", ""))
+        for entry in sorted(found, key=lambda entry: output.natural(entry["Description"].get("Hostname", "")))
     ]
-    output.listing(rows, COLUMNS, form=form, quiet=quiet)
+    output.listing(rows, COLUMNS, form=form, quiet=quiet, headings={"Self": "", "TLSStatus": "TLS STATUS"})
+
+
+def _tls_status(node: dict[str, Any] | None, cluster: dict[str, Any] | None) -> str:
+    """Whether a node trusts the cluster's newest root already."""
+    if not node or not cluster:
+        return "Unknown"
+    return "Ready" if node == cluster else "Needs Rotation"
 
 
 @node.command()
@@ -78,23 +87,27 @@ def ls(engine: Engine, filters: Sequence[str], form: str, quiet: bool) -> None:
 @click.pass_obj
 def inspect(engine: Engine, nodes: Sequence[str], form: str, pretty: bool) -> None:
     """Display detailed information on one or more nodes."""
-    found = [engine.get(f"/nodes/{resolve(engine, name)}") for name in nodes]
-    output.inspect(found, form, _pretty if pretty else None)
+    output.inspect(nodes, lambda name: engine.get(f"/nodes/{resolve(engine, name)}"), form, _pretty if pretty else None)
 
 
 def _pretty(found: dict[str, Any]) -> str:
-    described, resources = found["Description"], found["Description"].get("Resources", {})
+    described, spec, status = found["Description"], found["Spec"], found["Status"]
+    platform, resources, engine = (described.get(key) or {} for key in ("Platform", "Resources", "Engine"))
     lines = [f"ID:\t\t\t{found['ID']}"]
-    if found["Spec"].get("Labels"):
-        lines += ["Labels:", *(f" - {k}={v}" for k, v in sorted(found["Spec"]["Labels"].items()))]
+    if spec.get("Name"):
+        lines.append(f"Name:\t\t\t{spec['Name']}")
+    lines += labels("Labels", spec.get("Labels"))
     lines += [
         f"Hostname:              \t{described.get('Hostname', '')}",
-        f"Joined at:             \t{found['CreatedAt']}",
+        f"Joined at:             \t{output.go_time(found['CreatedAt'])}",
         "Status:",
-        f" State:\t\t\t{found['Status'].get('State', '').capitalize()}",
-        f" Availability:         \t{found['Spec'].get('Availability', '').capitalize()}",
-        f" Address:\t\t{found['Status'].get('Addr', '')}",
+        f" State:\t\t\t{status.get('State', '').capitalize()}",
     ]
+    if status.get("Message"):
+        lines.append(f" Message:              \t{status['Message'].capitalize()}")
+    lines.append(f" Availability:         \t{spec.get('Availability', '').capitalize()}")
+    if status.get("Addr"):
+        lines.append(f" Address:\t\t{status['Addr']}")
     if manager := found.get("ManagerStatus"):
         lines += [
             "Manager Status:",
@@ -102,17 +115,41 @@ def _pretty(found: dict[str, Any]) -> str:
             f" Raft Status:\t\t{manager.get('Reachability', '').capitalize()}",
             f" Leader:\t\t{'Yes' if manager.get('Leader') else 'No'}",
         ]
-    platform = described.get("Platform", {})
     lines += [
         "Platform:",
         f" Operating System:\t{platform.get('OS', '')}",
         f" Architecture:\t\t{platform.get('Architecture', '')}",
         "Resources:",
-        f" CPUs:\t\t\t{resources.get('NanoCPUs', 0) / 1e9:g}",
+        f" CPUs:\t\t\t{resources.get('NanoCPUs', 0) // 10**9}",
         f" Memory:\t\t{output.binary_size(resources.get('MemoryBytes', 0))}",
-        f"Engine Version:\t\t{described.get('Engine', {}).get('EngineVersion', '')}",
     ]
+    lines += _plugins(engine.get("Plugins") or ())
+    lines.append(f"Engine Version:\t\t{engine.get('EngineVersion', '')}")
+    lines += labels("Engine Labels", engine.get("Labels"))
+    if (tls := described.get("TLSInfo")) and any(tls.values()):
+        lines += [
+            "TLS Info:",
+            " TrustRoot:",
+            tls.get("TrustRoot", ""),
+            f" Issuer Subject:\t{tls.get('CertIssuerSubject', '')}",
+            f" Issuer Public Key:\t{tls.get('CertIssuerPublicKey', '')}",
+        ]
     return "\n".join(lines)
+
+
+def labels(heading: str, found: dict[str, str] | None) -> list[str]:
+    """Lines of a pretty form."""
+    if not found:
+        return []
+    return [f"{heading}:", *(f" - {key}{f'={value}' if value else ''}" for key, value in sorted(found.items()))]
+
+
+def _plugins(found: Sequence[dict[str, str]]) -> list[str]:
+    kinds: dict[str, list[str]] = {}
+    for plugin in found:
+        kinds.setdefault(plugin["Type"], []).append(plugin["Name"])
+    lines = [f" {kind}:\t\t{', '.join(names)}" for kind, names in sorted(kinds.items())]
+    return ["Plugins:", *lines] if lines else []
 
 
 @node.command()
@@ -126,14 +163,26 @@ def _pretty(found: dict[str, Any]) -> str:
 def ps(engine: Engine, /, nodes: Sequence[str], filters: Sequence[str], **options: Any) -> None:
     """List tasks running on one or more nodes, defaults to current node."""
     wanted = parse_filters(filters)
-    wanted["node"] = [engine.get(f"/nodes/{resolve(engine, name)}")["ID"] for name in nodes or ("self",)]
-    print_tasks(engine, engine.list("/tasks", wanted), **options)
+    found, refusals = [], []
+    for name in nodes or ("self",):
+        try:
+            found.append(engine.get(f"/nodes/{resolve(engine, name)}")["ID"])
+        except EngineError as error:
+            refusals.append(str(error))
+    if found:
+        print_tasks(engine, engine.list("/tasks", {**wanted, "node": found}), **options)
+    if refusals:
+        raise click.ClickException("\n".join(refusals))
 
 
 def _change(engine: Engine, reference: str, change: Callable[[dict[str, Any]], None]) -> None:
     found = engine.get(f"/nodes/{resolve(engine, reference)}")
     change(found["Spec"])
-    engine.post(f"/nodes/{found['ID']}/update", found["Spec"], version=found["Version"]["Index"])
+    _update(engine, found, found["Spec"])
+
+
+def _update(engine: Engine, found: dict[str, Any], spec: dict[str, Any]) -> None:
+    engine.post(f"/nodes/{found['ID']}/update", spec, version=found["Version"]["Index"])
 
 
 @node.command()
@@ -172,10 +221,11 @@ def update(
 
 def _set_role(engine: Engine, nodes: Sequence[str], role: str, done: str) -> None:
     for reference in nodes:
-        if engine.get(f"/nodes/{resolve(engine, reference)}")["Spec"]["Role"] == role:
-            output.write(f"Node {reference} is already a {role}.")
+        found = engine.get(f"/nodes/{resolve(engine, reference)}")
+        if found["Spec"]["Role"] == role:
+            output.write(f"Node {found['ID']} is already a {role}.")
             continue
-        _change(engine, reference, lambda spec: spec.update(Role=role))
+        _update(engine, found, {**found["Spec"], "Role": role})
         output.write(done.format(reference))
 
 
@@ -202,20 +252,3 @@ def demote(engine: Engine, nodes: Sequence[str]) -> None:
 def rm(engine: Engine, nodes: Sequence[str], force: bool) -> None:
     """Remove one or more nodes from the swarm."""
     each(nodes, lambda name: engine.delete(f"/nodes/{resolve(engine, name)}", force=force))
-
-
-def each(names: Sequence[str], act: Callable[[str], object]) -> None:
-    """Do it for every name: done ones to stdout, refusals to stderr, exit 1 when there was any."""
-    from cli.client import EngineError
-
-    failed = False
-    for name in names:
-        try:
-            act(name)
-        except EngineError as error:
-            sys.stderr.write(f"{error}\n")
-            failed = True
-        else:
-            output.write(name)
-    if failed:
-        raise click.exceptions.Exit(1)

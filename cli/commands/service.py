@@ -2,129 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import output, service_spec, values
 from cli.client import Engine, EngineError
-from cli.commands.node import each
+from cli.commands.groups import FlagValueError, Group, each
+from cli.commands.node import resolve
+from cli.commands.service_options import common_options, list_options
 from cli.filters import parse_filters
+from cli.images import pin, registry_auth
 from cli.pretty import pretty_service
 from cli.progress import watch_convergence
 from cli.service_spec import Spec
-from cli.tasks import print_tasks
-
-_CONDITION = click.Choice(["none", "on-failure", "any"])
-_ORDER = click.Choice(["start-first", "stop-first"])
+from cli.tasks import familiar, print_tasks
 
 
-@click.group()
+@click.group(cls=Group)
 def service() -> None:
     """Manage services."""
-
-
-def _common_options(command: Any) -> Any:
-    """Options that create and update share, each a row of ``service_spec.SETTERS``."""
-    options = [
-        click.option("--hostname", help="Container hostname"),
-        click.option("-u", "--user", help="Username or UID (format: <name|uid>[:<group|gid>])"),
-        click.option("-w", "--workdir", help="Working directory inside the container"),
-        click.option("--entrypoint", help="Overwrite the default ENTRYPOINT of the image"),
-        click.option("-t", "--tty/--no-tty", default=None, help="Allocate a pseudo-TTY"),
-        click.option(
-            "--read-only/--no-read-only", default=None, help="Mount the container's root filesystem as read only"
-        ),
-        click.option("--init/--no-init", default=None, help="Use an init inside each service container"),
-        click.option("--stop-signal", help="Signal to stop the container"),
-        click.option("--stop-grace-period", metavar="DURATION", help="Time to wait before force killing (default 10s)"),
-        click.option("--oom-score-adj", type=int, help="Tune host's OOM preferences (-1000 to 1000)"),
-        click.option("--health-cmd", help="Command to run to check health"),
-        click.option("--health-interval", metavar="DURATION", help="Time between running the check"),
-        click.option("--health-timeout", metavar="DURATION", help="Maximum time to allow one check to run"),
-        click.option("--health-start-period", metavar="DURATION", help="Start period before counting retries"),
-        click.option("--health-start-interval", metavar="DURATION", help="Time between checks during the start period"),
-        click.option("--health-retries", type=int, help="Consecutive failures needed to report unhealthy"),
-        click.option("--limit-cpu", metavar="DECIMAL", help="Limit CPUs"),
-        click.option("--limit-memory", metavar="BYTES", help="Limit memory"),
-        click.option("--limit-pids", type=int, help="Limit maximum number of processes (default 0 = unlimited)"),
-        click.option("--reserve-cpu", metavar="DECIMAL", help="Reserve CPUs"),
-        click.option("--reserve-memory", metavar="BYTES", help="Reserve memory"),
-        click.option(
-            "--replicas-max-per-node", type=int, help="Maximum number of tasks per node (default 0 = unlimited)"
-        ),
-        click.option("--restart-condition", type=_CONDITION, help='Restart when condition is met (default "any")'),
-        click.option("--restart-delay", metavar="DURATION", help="Delay between restart attempts (default 5s)"),
-        click.option("--restart-max-attempts", type=int, help="Maximum number of restarts before giving up"),
-        click.option("--restart-window", metavar="DURATION", help="Window used to evaluate the restart policy"),
-        click.option("--endpoint-mode", type=click.Choice(["vip", "dnsrr"]), help="Endpoint mode"),
-        click.option("--log-driver", help="Logging driver for service"),
-        click.option(
-            "-d", "--detach", is_flag=True, help="Exit immediately instead of waiting for the service to converge"
-        ),
-        click.option("-q", "--quiet", is_flag=True, help="Suppress progress output"),
-        click.option("--with-registry-auth", is_flag=True, help="Send registry authentication details to agents"),
-    ]
-    for kind, actions in (("update", ["pause", "continue", "rollback"]), ("rollback", ["pause", "continue"])):
-        options += [
-            click.option(
-                f"--{kind}-parallelism", type=int, help=f"Maximum number of tasks in a {kind} at once, 0 for all"
-            ),
-            click.option(f"--{kind}-delay", metavar="DURATION", help=f"Delay between task {kind}s"),
-            click.option(
-                f"--{kind}-monitor", metavar="DURATION", help=f"Duration after each task {kind} to monitor for failure"
-            ),
-            click.option(f"--{kind}-failure-action", type=click.Choice(actions), help=f"Action on {kind} failure"),
-            click.option(f"--{kind}-max-failure-ratio", type=float, help=f"Failure rate to tolerate during a {kind}"),
-            click.option(f"--{kind}-order", type=_ORDER, help=f"{kind.capitalize()} order"),
-        ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-_LIST_HELP = {
-    "env": ("-e", "Set environment variables"),
-    "constraint": ("", "Placement constraints"),
-    "mount": ("", "Attach a filesystem mount to the service"),
-    "publish": ("-p", "Publish a port as a node port"),
-    "secret": ("", "Specify secrets to expose to the service"),
-    "config": ("", "Specify configurations to expose to the service"),
-    "network": ("", "Network attachments"),
-    "host": ("", "Set one or more custom host-to-IP mappings (host:ip)"),
-    "group": ("", "Set one or more supplementary user groups for the container"),
-    "dns": ("", "Set custom DNS servers"),
-    "dns_search": ("", "Set custom DNS search domains"),
-    "dns_option": ("", "Set DNS options"),
-    "cap_add": ("", "Add Linux capabilities"),
-    "cap_drop": ("", "Drop Linux capabilities"),
-    "ulimit": ("", "Ulimit options"),
-    "label": ("-l", "Service labels"),
-    "container_label": ("", "Container labels"),
-    "sysctl": ("", "Sysctl options"),
-    "log_opt": ("", "Logging driver options"),
-}
-
-
-def _list_options(suffixes: Sequence[str]) -> Callable[[Any], Any]:
-    """``--env`` and so on for create (suffix ""), ``--env-add`` and ``--env-rm`` for update."""
-
-    def decorate(command: Any) -> Any:
-        for stem, (letter, text) in reversed(_LIST_HELP.items()):
-            for suffix in suffixes:
-                name = f"--{stem.replace('_', '-')}{suffix}"
-                if stem in ("cap_add", "cap_drop") and suffix == "-add":
-                    name = f"--{stem.replace('_', '-')}"
-                elif stem in ("cap_add", "cap_drop", "log_opt") and suffix:
-                    continue
-                names = [name, letter] if letter and not suffix else [name]
-                destination = f"{stem}{'_rm' if suffix == '-rm' else ''}"
-                command = click.option(*names, destination, multiple=True, help=text)(command)
-        return command
-
-    return decorate
 
 
 def _entries(engine: Engine, stem: str, texts: Sequence[str]) -> list[Any]:
@@ -139,9 +41,15 @@ def _entries(engine: Engine, stem: str, texts: Sequence[str]) -> list[Any]:
         case "ulimit":
             return [values.ulimit(text) for text in texts]
         case "network":
-            return [{"Target": text} for text in texts]
+            return [values.network(text) for text in texts]
         case "secret" | "config":
             return [_file_entry(engine, stem, text) for text in texts]
+        case "placement_pref":
+            return [service_spec.preference(text) for text in texts]
+        case "generic_resource":
+            return [service_spec.generic_resource(text) for text in texts]
+        case "env":
+            return values.environment(texts, os.environ)
         case _:
             return list(texts)
 
@@ -157,23 +65,27 @@ def _file_entry(engine: Engine, stem: str, text: str) -> dict[str, Any]:
 
 
 def _apply(engine: Engine, spec: Spec, options: dict[str, Any]) -> None:
-    service_spec.apply_settings(spec, options)
-    for stem in service_spec.LISTS:
-        service_spec.remove_entries(spec, stem, options.get(f"{stem}_rm") or ())
-        service_spec.add_entries(spec, stem, _entries(engine, stem, options.get(stem) or ()))
-    for stem in service_spec.MAPS:
-        service_spec.change_map(spec, stem, options.get(stem) or (), options.get(f"{stem}_rm") or ())
+    """Put the flags into the spec. Raises: FlagValueError."""
+    try:
+        service_spec.apply_settings(spec, options)
+        for stem in service_spec.LISTS:
+            service_spec.remove_entries(spec, stem, options.get(f"{stem}_rm") or ())
+            service_spec.add_entries(spec, stem, _entries(engine, stem, options.get(stem) or ()))
+        for stem in service_spec.MAPS:
+            service_spec.change_map(spec, stem, options.get(stem) or (), options.get(f"{stem}_rm") or ())
+    except ValueError as error:
+        raise FlagValueError(str(error)) from error
 
 
-@service.command()
+@service.command(context_settings={"allow_interspersed_args": False})
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--name", default="", help="Service name")
 @click.option("--mode", "mode_name", default="replicated", help="Service mode (replicated, global)")
 @click.option("--replicas", type=int, help="Number of tasks")
-@click.option("--placement-pref", multiple=True, metavar="spread=KEY", help="Add a placement preference")
-@_list_options([""])
-@_common_options
+@click.option("--env-file", multiple=True, help="Read in a file of environment variables")
+@list_options([""])
+@common_options
 @click.pass_obj
 def create(
     engine: Engine,
@@ -183,6 +95,7 @@ def create(
     name: str,
     mode_name: str,
     replicas: int | None,
+    env_file: Sequence[str],
     **options: Any,
 ) -> None:
     """Create a new service."""
@@ -194,10 +107,11 @@ def create(
     }
     if command:
         spec["TaskTemplate"]["ContainerSpec"]["Args"] = list(command)
+    options["env"] = [*_env_files(env_file), *options["env"]]
     _apply(engine, spec, options)
-    if options["placement_pref"]:
-        service_spec.put(spec, ("TaskTemplate", "Placement", "Preferences"), _preferences(options["placement_pref"]))
-    made = engine.post("/services/create", spec)
+    if not options["no_resolve_image"]:
+        pin(engine, spec)
+    made = engine.post("/services/create", spec, headers=registry_auth(image) if options["with_registry_auth"] else {})
     for warning in made.get("Warnings") or ():
         sys.stderr.write(f"{warning}\n")
     output.write(made["ID"])
@@ -205,13 +119,13 @@ def create(
         watch_convergence(engine, made["ID"], quiet=options["quiet"])
 
 
-def _preferences(texts: Sequence[str]) -> list[dict[str, Any]]:
-    found = []
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if key != "spread" or not separator:
-            raise ValueError(f"invalid placement preference {text!r}: want spread=node.labels.KEY")
-        found.append({"Spread": {"SpreadDescriptor": value}})
+def _env_files(names: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        try:
+            found += values.environment_file(Path(name).read_text())
+        except (OSError, UnicodeError) as error:
+            raise click.ClickException(f"{name}: {getattr(error, 'strerror', None) or 'is no UTF-8 text'}") from error
     return found
 
 
@@ -222,44 +136,66 @@ def _preferences(texts: Sequence[str]) -> list[dict[str, Any]]:
 @click.option("--replicas", type=int, help="Number of tasks")
 @click.option("--force", is_flag=True, help="Force update even if no changes require it")
 @click.option("--rollback", is_flag=True, help="Rollback to previous specification")
-@_list_options(["-add", "-rm"])
-@_common_options
+@list_options(["-add", "-rm"])
+@common_options
 @click.pass_obj
 def update(
-    engine: Engine, /, name: str, args: str | None, replicas: int | None, force: bool, rollback: bool, **options: Any
+    engine: Engine,
+    /,
+    name: str,
+    image: str | None,
+    args: str | None,
+    replicas: int | None,
+    force: bool,
+    rollback: bool,
+    **options: Any,
 ) -> None:
     """Update a service."""
     found = engine.get(f"/services/{name}")
     spec = found["Spec"]
-    _apply(engine, spec, options)
-    if args is not None:
-        spec["TaskTemplate"]["ContainerSpec"]["Args"] = args.split()
+    if rollback and _given(options, image, args, replicas, force):
+        raise click.ClickException("other flags may not be combined with --rollback")
+    _apply(engine, spec, {**options, "args": args, "image": image})
+    if image is not None and not options["no_resolve_image"]:
+        pin(engine, spec)
     if replicas is not None:
-        _set_replicas(spec, name, replicas)
+        if "Replicated" not in spec["Mode"]:
+            raise click.ClickException("replicas can only be used with replicated mode")
+        _set_replicas(spec, replicas)
     if force:
         spec["TaskTemplate"]["ForceUpdate"] = spec["TaskTemplate"].get("ForceUpdate", 0) + 1
     _post_update(engine, found, name, options, rollback=rollback)
 
 
+def _given(options: dict[str, Any], *others: Any) -> bool:
+    """Whether any flag was given that changes the service."""
+    changing = {key: value for key, value in options.items() if key not in ("detach", "quiet")}
+    return any(value not in (None, False, ()) for value in [*changing.values(), *others])
+
+
 def _post_update(
     engine: Engine, found: dict[str, Any], name: str, options: dict[str, Any], *, rollback: bool = False
 ) -> None:
+    image = found["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+    auth = registry_auth(image) if options.get("with_registry_auth") else {}
     answer = engine.post(
         f"/services/{found['ID']}/update",
         found["Spec"],
+        headers=auth,
         version=found["Version"]["Index"],
+        registryAuthFrom=None if auth else "spec",
         rollback="previous" if rollback else None,
     )
     for warning in (answer or {}).get("Warnings") or ():
         sys.stderr.write(f"{warning}\n")
     output.write(name)
     if not options["detach"]:
-        watch_convergence(engine, found["ID"], quiet=options["quiet"])
+        watch_convergence(engine, name, quiet=options["quiet"])
 
 
-def _set_replicas(spec: Spec, name: str, replicas: int) -> None:
+def _set_replicas(spec: Spec, replicas: int) -> None:
     if "Replicated" not in spec["Mode"]:
-        raise click.ClickException(f"{name}: scale can only be used with replicated or replicated-job mode")
+        raise click.ClickException("scale can only be used with replicated or replicated-job mode")
     spec["Mode"]["Replicated"]["Replicas"] = replicas
 
 
@@ -280,32 +216,39 @@ def roll_back(engine: Engine, /, name: str, **options: Any) -> None:
 def scale(engine: Engine, targets: Sequence[str], detach: bool) -> None:
     """Scale one or multiple replicated services."""
     wanted = [_scale_target(text) for text in targets]
-    started, failed = [], False
-    for name, replicas in wanted:
+    started, refusals = [], []
+    for name, number in wanted:
         try:
-            found = engine.get(f"/services/{name}")
-            _set_replicas(found["Spec"], name, replicas)
-            engine.post(f"/services/{found['ID']}/update", found["Spec"], version=found["Version"]["Index"])
-        except (EngineError, click.ClickException) as error:
-            sys.stderr.write(f"{error}\n")
-            failed = True
+            _scale(engine, name, number)
+        except (EngineError, click.ClickException, ValueError) as error:
+            refusals.append(f"{name}: {error}")
         else:
-            output.write(f"{name} scaled to {replicas}")
-            started.append(found["ID"])
-    if not detach:
-        for service_id in started:
-            watch_convergence(engine, service_id)
-    if failed:
-        raise click.exceptions.Exit(1)
+            output.write(f"{name} scaled to {int(number)}")
+            started.append(name)
+    for name in started if not detach else ():
+        try:
+            watch_convergence(engine, name)
+        except (EngineError, click.ClickException) as error:
+            refusals.append(f"{name}: {error}")
+    if refusals:
+        raise click.ClickException("\n".join(refusals))
 
 
-def _scale_target(text: str) -> tuple[str, int]:
+def _scale(engine: Engine, name: str, number: str) -> None:
+    if not re.fullmatch(r"[0-9]{1,18}", number):
+        raise ValueError(f"invalid replicas value {number}: want a number")
+    found = engine.get(f"/services/{name}")
+    _set_replicas(found["Spec"], int(number))
+    answer = engine.post(f"/services/{found['ID']}/update", found["Spec"], version=found["Version"]["Index"])
+    for warning in (answer or {}).get("Warnings") or ():
+        sys.stderr.write(f"{warning}\n")
+
+
+def _scale_target(text: str) -> tuple[str, str]:
     name, separator, number = text.partition("=")
-    if not separator:
-        raise ValueError(f"invalid scale specifier {text!r}: want SERVICE=REPLICAS")
-    if not number.isdecimal():
-        raise ValueError(f"{name}: invalid replicas value {number}")
-    return name, int(number)
+    if not separator or not name or not number:
+        raise click.ClickException(f"invalid scale specifier '{text}': want SERVICE=REPLICAS")
+    return name, number
 
 
 @service.command()
@@ -336,24 +279,59 @@ def service_rows(found: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         {
             "ID": output.short(entry["ID"]),
             "Name": entry["Spec"]["Name"],
-            "Mode": next(iter(entry["Spec"]["Mode"]), "").lower(),
+            "Mode": _MODES.get(next(iter(entry["Spec"]["Mode"]), ""), ""),
             "Replicas": _replicas(entry),
-            "Image": entry["Spec"]["TaskTemplate"].get("ContainerSpec", {}).get("Image", "").partition("@")[0],
-            "Ports": ",".join(_port(port) for port in entry.get("Endpoint", {}).get("Ports") or ()),
+            "Image": familiar(entry["Spec"]["TaskTemplate"].get("ContainerSpec", {}).get("Image", "")),
+            "Ports": published((entry.get("Endpoint") or {}).get("Ports") or ()),
         }
-        for entry in sorted(found, key=lambda entry: entry["Spec"]["Name"])
+        for entry in sorted(found, key=lambda entry: output.natural(entry["Spec"]["Name"]))
     ]
 
 
+_MODES = {
+    "Replicated": "replicated",
+    "Global": "global",
+    "ReplicatedJob": "replicated job",
+    "GlobalJob": "global job",
+}
+
+
 def _replicas(entry: dict[str, Any]) -> str:
-    status = entry.get("ServiceStatus") or {}
-    text = f"{status.get('RunningTasks', 0)}/{status.get('DesiredTasks', 0)}"
+    status, mode = entry.get("ServiceStatus") or {}, entry["Spec"]["Mode"]
+    running, desired, ended = (status.get(f"{word}Tasks", 0) for word in ("Running", "Desired", "Completed"))
+    text = f"{running}/{desired}"
+    if "ReplicatedJob" in mode:
+        return f"{text} ({ended}/{mode['ReplicatedJob'].get('TotalCompletions', 0)} completed)"
+    if "GlobalJob" in mode:
+        return f"{text} ({ended}/{desired + ended} completed)"
     most = (entry["Spec"]["TaskTemplate"].get("Placement") or {}).get("MaxReplicas", 0)
-    return f"{text} (max {most} per node)" if most else text
+    return f"{text} (max {most} per node)" if most and "Replicated" in mode else text
 
 
-def _port(port: dict[str, Any]) -> str:
-    return f"*:{port.get('PublishedPort', 0)}->{port['TargetPort']}/{port['Protocol']}"
+def published(ports: Sequence[dict[str, Any]]) -> str:
+    """Ports of the routing mesh as ``service ls`` shows them: runs of ports are joined (``*:80-81->80-81/tcp``)."""
+    spans: list[list[int]] = []  # published from, to, target from, to
+    protocols: list[str] = []
+    for port in sorted(ports, key=lambda one: (one["Protocol"], one.get("PublishedPort", 0))):
+        if port.get("PublishMode", "ingress") != "ingress":
+            continue
+        source, target, protocol = port.get("PublishedPort", 0), port["TargetPort"], port["Protocol"]
+        last = spans[-1] if spans else [0, 0, 0, 0]
+        goes_on = bool(spans) and protocols[-1] == protocol and source - last[1] <= 1 and 0 <= target - last[3] <= 1
+        if goes_on and not (last[2] != last[3] and target <= last[3]):
+            last[1], last[3] = source, target
+        else:
+            spans.append([source, source, target, target])
+            protocols.append(protocol)
+    return ", ".join(
+        f"*:{_span(*span[:2])}->{_span(*span[2:])}/{protocol}"
+        for span, protocol in zip(spans, protocols, strict=True)
+        if span[0]
+    )
+
+
+def _span(first: int, last: int) -> str:
+    return f"{first}-{last}" if last > first else str(first)
 
 
 @service.command()
@@ -376,6 +354,9 @@ def ps(engine: Engine, /, names: Sequence[str], filters: Sequence[str], **option
             missing.append(f"no such service: {name}")
     if ids:
         wanted = parse_filters(filters)
+        if "node" in wanted:
+            wanted["node"] = [resolve(engine, node) for node in wanted["node"]]
+        options["no_trunc"] = options["no_trunc"] or options["quiet"]
         print_tasks(engine, engine.list("/tasks", {**wanted, "service": ids}), **options)
     if missing:
         raise click.ClickException("\n".join(missing))
@@ -388,8 +369,16 @@ def ps(engine: Engine, /, names: Sequence[str], filters: Sequence[str], **option
 @click.pass_obj
 def inspect(engine: Engine, names: Sequence[str], form: str, pretty: bool) -> None:
     """Display detailed information on one or more services."""
-    found = [engine.get(f"/services/{name}", insertDefaults=True) for name in names]
-    output.inspect(found, form, pretty_service if pretty else None)
+    output.inspect(names, lambda name: _find(engine, name), form, pretty_service if pretty else None)
+
+
+def _find(engine: Engine, name: str) -> Any:
+    try:
+        return engine.get(f"/services/{name}", insertDefaults=True)
+    except EngineError as error:
+        if error.status != 404:
+            raise
+        raise EngineError(404, f"no such service: {name}") from error
 
 
 @service.command()
@@ -399,9 +388,13 @@ def inspect(engine: Engine, names: Sequence[str], form: str, pretty: bool) -> No
 @click.option("--since", default="", help="Show logs since timestamp or relative (e.g. 42m)")
 @click.option("-t", "--timestamps", is_flag=True, help="Show timestamps")
 @click.option("--raw", is_flag=True, help="Do not neatly format logs")
+@click.option("--details", is_flag=True, help="Show extra details provided to logs")
+@click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names in output")
+@click.option("--no-task-ids", is_flag=True, help="Do not include task IDs in output")
+@click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @click.pass_obj
-def logs(engine: Engine, /, name: str, raw: bool, **options: Any) -> None:
+def logs(engine: Engine, /, name: str, **options: Any) -> None:
     """Fetch the logs of a service or task."""
     from cli.logs import print_service_logs
 
-    print_service_logs(engine, name, raw=raw, **options)
+    print_service_logs(engine, name, **options)

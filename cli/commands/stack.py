@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +14,28 @@ import click
 
 from cli import output
 from cli.client import Engine, EngineError
+from cli.commands.groups import Group
 from cli.commands.service import COLUMNS as SERVICE_COLUMNS
 from cli.commands.service import service_rows
+from cli.convergence import STATES
 from cli.filters import parse_filters
-from cli.progress import watch_convergence
+from cli.progress import POLL_S, watch_convergence
 from cli.stack.convert import NAMESPACE_LABEL, convert
 from cli.stack.deploy import deploy as bring_about
 from cli.stack.deploy import of_stack
 from cli.stack.source import ManifestError, Source, merge, parse
-from cli.tasks import nothing_found, print_tasks
+from cli.tasks import print_tasks
 
 
-@click.group()
+@click.group(cls=Group)
 def stack() -> None:
     """Manage stacks."""
+
+
+def check_name(name: str) -> None:
+    """Raises: click.ClickException: nothing is left of the name without quotes and white space."""
+    if not name.strip(" \t\r\n\"'"):
+        raise click.ClickException(f'invalid stack name: "{name}"')
 
 
 def load(files: Sequence[str], *, interpolate: bool = True) -> Source:
@@ -108,7 +117,8 @@ def ls(engine: Engine, form: str) -> None:
     """List stacks."""
     services = engine.list("/services", {"label": [NAMESPACE_LABEL]})
     counts = Counter(service["Spec"]["Labels"][NAMESPACE_LABEL] for service in services)
-    rows = [{"Name": name, "Services": str(count)} for name, count in sorted(counts.items())]
+    rows = [{"Name": name, "Services": str(count)} for name, count in counts.items()]
+    rows.sort(key=lambda row: output.natural(row["Name"]))
     output.listing(rows, {"Name": "NAME", "Services": "SERVICES"}, form=form)
 
 
@@ -122,10 +132,11 @@ def ls(engine: Engine, form: str) -> None:
 @click.pass_obj
 def ps(engine: Engine, /, name: str, filters: Sequence[str], **options: Any) -> None:
     """List the tasks in the stack."""
+    check_name(name)
     wanted = {**parse_filters(filters), "label": [f"{NAMESPACE_LABEL}={name}"]}
     tasks = engine.list("/tasks", wanted)
     if not tasks:
-        raise nothing_found(f"stack: {name}")
+        raise click.ClickException(f"nothing found in stack: {name}")
     print_tasks(engine, tasks, **options)
 
 
@@ -137,32 +148,57 @@ def ps(engine: Engine, /, name: str, filters: Sequence[str], **options: Any) -> 
 @click.pass_obj
 def services(engine: Engine, name: str, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List the services in the stack."""
+    check_name(name)
     wanted = parse_filters(filters)
     wanted["label"] = [*wanted.get("label", []), f"{NAMESPACE_LABEL}={name}"]
     found = engine.list("/services", wanted, status=True)
     if not found:
-        raise nothing_found(f"stack: {name}")
+        sys.stderr.write(f"Nothing found in stack: {name}\n")
+        return
     output.listing(service_rows(found), SERVICE_COLUMNS, form=form, quiet=quiet)
 
 
 @stack.command()
 @click.argument("names", nargs=-1, required=True, metavar="STACK...")
+@click.option("-d", "--detach/--no-detach", default=True, type=click.BOOL, help="Do not wait for stack removal")
 @click.pass_obj
-def rm(engine: Engine, names: Sequence[str]) -> None:
+def rm(engine: Engine, names: Sequence[str], detach: bool) -> None:
     """Remove one or more stacks."""
-    failed = False
+    refusals = []
     for name in names:
-        nothing = True
-        for kind in ("service", "secret", "config"):
-            for entry in of_stack(engine, f"/{kind}s", name):
-                nothing = False
-                output.write(f"Removing {kind} {entry['Spec']['Name']}")
-                try:
-                    engine.delete(f"/{kind}s/{entry['ID']}")
-                except EngineError as error:
-                    sys.stderr.write(f"Failed to remove {kind} {entry['ID']}: {error}\n")
-                    failed = True
-        if nothing:
-            output.write(f"Nothing found in stack: {name}")
-    if failed:
-        raise click.ClickException(f"Failed to remove some resources from stack: {', '.join(names)}")
+        check_name(name)
+        found = [(kind, entry) for kind in ("service", "secret", "config") for entry in _parts(engine, kind, name)]
+        if not found:
+            sys.stderr.write(f"Nothing found in stack: {name}\n")
+        if not _remove(engine, found):
+            refusals.append(f"failed to remove some resources from stack: {name}")
+        elif not detach:
+            _wait_for_end(engine, name)
+    if refusals:
+        raise click.ClickException("\n".join(refusals))
+
+
+def _parts(engine: Engine, kind: str, name: str) -> list[dict[str, Any]]:
+    return sorted(of_stack(engine, f"/{kind}s", name), key=lambda entry: str(entry["Spec"]["Name"]))
+
+
+def _remove(engine: Engine, found: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+    """Remove one after the other, whatever the daemon says; whether it agreed to all."""
+    done = True
+    for kind, entry in found:
+        output.write(f"Removing {kind} {entry['Spec']['Name']}")
+        try:
+            engine.delete(f"/{kind}s/{entry['ID']}")
+        except EngineError as error:
+            sys.stderr.write(f"Failed to remove {kind} {entry['ID']}: {error}\n")
+            done = False
+    return done
+
+
+def _wait_for_end(engine: Engine, name: str) -> None:
+    """Until no task of the stack is left that has not ended."""
+    while any(
+        STATES.get(task["Status"]["State"], 0) <= STATES["running"]
+        for task in engine.list("/tasks", {"label": [f"{NAMESPACE_LABEL}={name}"]})
+    ):
+        time.sleep(POLL_S)

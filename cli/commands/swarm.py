@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from cli import output
-from cli.client import Engine
+from cli.client import Engine, EngineError
+from cli.commands.groups import Command
 from cli.values import duration_ns
 
 DEFAULT_LISTEN = "0.0.0.0:2377"
@@ -43,11 +45,13 @@ def _apply_spec(spec: dict[str, Any], options: dict[str, Any]) -> bool:
     given = {name: value for name, value in options.items() if name in places and value is not None}
     for name, value in given.items():
         section, key = places[name]
-        spec.setdefault(section, {})[key] = duration_ns(value) if isinstance(value, str) else value
+        if spec.get(section) is None:
+            spec[section] = {}
+        spec[section][key] = duration_ns(value) if isinstance(value, str) else value
     return bool(given)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--advertise-addr", default="", help="Advertised address (format: <ip|interface>[:port])")
 @click.option("--listen-addr", default=DEFAULT_LISTEN, help="Listen address (format: <ip|interface>[:port])")
 @click.option("--data-path-addr", default="", help="Address or interface to use for data path traffic")
@@ -62,27 +66,35 @@ def init(engine: Engine, /, **options: Any) -> None:
     """Initialize a swarm."""
     spec: dict[str, Any] = {}
     _apply_spec(spec, options)
-    node_id = engine.post(
-        "/swarm/init",
-        {
-            "ListenAddr": options["listen_addr"],
-            "AdvertiseAddr": options["advertise_addr"],
-            "DataPathAddr": options["data_path_addr"],
-            "DataPathPort": options["data_path_port"],
-            "DefaultAddrPool": list(options["default_addr_pool"]),
-            "SubnetSize": options["default_addr_pool_mask_length"],
-            "ForceNewCluster": options["force_new_cluster"],
-            "AutoLockManagers": bool(options["autolock"]),
-            "Availability": options["availability"],
-            "Spec": spec,
-        },
-    )
-    output.write(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
+    try:
+        node_id = engine.post("/swarm/init", _init_request(options, spec))
+    except EngineError as error:
+        if "IP address" in error.message and "--advertise-addr" not in error.message:
+            raise click.ClickException(f"{error} - specify one with --advertise-addr") from error
+        raise
+    output.write(f"Swarm initialized: current node ({node_id}) is now a manager.\n\n")
     _print_join_command(engine, "worker", node_id)
-    output.write("To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.\n")
+    output.write("To add a manager to this swarm, run 'swarm join-token manager' and follow the instructions.")
+    if options["autolock"]:
+        _print_unlock_key(engine)
 
 
-@click.command()
+def _init_request(options: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ListenAddr": options["listen_addr"],
+        "AdvertiseAddr": options["advertise_addr"],
+        "DataPathAddr": options["data_path_addr"],
+        "DataPathPort": options["data_path_port"],
+        "DefaultAddrPool": [part for text in options["default_addr_pool"] for part in text.split(",")],
+        "SubnetSize": options["default_addr_pool_mask_length"],
+        "ForceNewCluster": options["force_new_cluster"],
+        "AutoLockManagers": bool(options["autolock"]),
+        "Availability": options["availability"],
+        "Spec": spec,
+    }
+
+
+@click.command(cls=Command)
 @click.argument("address", metavar="HOST:PORT")
 @click.option("--token", required=True, help="Token for entry into the swarm")
 @click.option("--advertise-addr", default="", help="Advertised address (format: <ip|interface>[:port])")
@@ -107,7 +119,7 @@ def join(engine: Engine, /, address: str, token: str, **options: Any) -> None:
     output.write(f"This node joined a swarm as a {'manager' if manager else 'worker'}.")
 
 
-@click.command("join-token")
+@click.command("join-token", cls=Command)
 @click.argument("role", type=click.Choice(["worker", "manager"]))
 @click.option("--rotate", is_flag=True, help="Rotate join token")
 @click.option("-q", "--quiet", is_flag=True, help="Only display token")
@@ -124,7 +136,7 @@ def join_token(engine: Engine, role: str, rotate: bool, quiet: bool) -> None:
             rotateManagerToken=role == "manager",
         )
         if not quiet:
-            output.write(f"Successfully rotated {role} join token.\n")
+            output.write(f"Successfully rotated {role} join token.\n\n")
     if quiet:
         output.write(engine.get("/swarm")["JoinTokens"][role.capitalize()])
     else:
@@ -132,13 +144,57 @@ def join_token(engine: Engine, role: str, rotate: bool, quiet: bool) -> None:
 
 
 def _print_join_command(engine: Engine, role: str, node_id: str) -> None:
+    manager = engine.get(f"/nodes/{node_id}").get("ManagerStatus")
     token = engine.get("/swarm")["JoinTokens"][role.capitalize()]
-    address = engine.get(f"/nodes/{node_id}").get("ManagerStatus", {}).get("Addr", "")
-    output.write(f"To add a {role} to this swarm, run the following command:\n")
-    output.write(f"    swarm join --token {token} {address}\n")
+    if manager:
+        output.write(f"To add a {role} to this swarm, run the following command:\n\n")
+        output.write(f"    swarm join --token {token} {manager.get('Addr', '')}\n\n")
 
 
-@click.command()
+def _print_unlock_key(engine: Engine, *, needed: bool = False) -> None:
+    key = engine.get("/swarm/unlockkey")["UnlockKey"]
+    if not key and needed:
+        raise click.ClickException("no unlock key is set")
+    if key:
+        output.write(
+            "To unlock a swarm manager after it restarts, run the `swarm unlock`\n"
+            f"command and provide the following key:\n\n    {key}\n\n"
+            "Remember to store this key in a password manager, since without it you\n"
+            "will not be able to restart the manager."
+        )
+
+
+@click.command("unlock-key", cls=Command)
+@click.option("--rotate", is_flag=True, help="Rotate unlock key")
+@click.option("-q", "--quiet", is_flag=True, help="Only display token")
+@click.pass_obj
+def unlock_key(engine: Engine, rotate: bool, quiet: bool) -> None:
+    """Manage the unlock key."""
+    if rotate:
+        cluster = engine.get("/swarm")
+        if not (cluster["Spec"].get("EncryptionConfig") or {}).get("AutoLockManagers"):
+            raise click.ClickException("cannot rotate because autolock is not turned on")
+        version = cluster["Version"]["Index"]
+        engine.post("/swarm/update", cluster["Spec"], version=version, rotateManagerUnlockKey=True)
+        if not quiet:
+            output.write("Successfully rotated manager unlock key.")
+    if not quiet:
+        _print_unlock_key(engine, needed=True)
+    elif key := engine.get("/swarm/unlockkey")["UnlockKey"]:
+        output.write(key)
+    else:
+        raise click.ClickException("no unlock key is set")
+
+
+@click.command(cls=Command)
+@click.pass_obj
+def unlock(engine: Engine) -> None:
+    """Unlock swarm."""
+    key = click.prompt("Enter unlock key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    engine.post("/swarm/unlock", {"UnlockKey": key.strip()})
+
+
+@click.command(cls=Command)
 @click.option("-f", "--force", is_flag=True, help="Force this node to leave the swarm, ignoring warnings")
 @click.pass_obj
 def leave(engine: Engine, force: bool) -> None:
@@ -147,21 +203,24 @@ def leave(engine: Engine, force: bool) -> None:
     output.write("Node left the swarm.")
 
 
-@click.command()
+@click.command(cls=Command)
 @_spec_options
 @click.pass_obj
 def update(engine: Engine, /, **options: Any) -> None:
     """Update the swarm."""
     cluster = engine.get("/swarm")
+    locked = (cluster["Spec"].get("EncryptionConfig") or {}).get("AutoLockManagers", False)
     if not _apply_spec(cluster["Spec"], options):
         raise click.UsageError("nothing to update: give at least one option")
     engine.post("/swarm/update", cluster["Spec"], version=cluster["Version"]["Index"])
     output.write("Swarm updated.")
+    if options["autolock"] and not locked:
+        _print_unlock_key(engine)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.pass_obj
 def inspect(engine: Engine, form: str) -> None:
     """Display detailed information on the swarm."""
-    output.inspect([engine.get("/swarm")], form)
+    output.inspect(["swarm"], lambda _: engine.get("/swarm"), form)

@@ -8,11 +8,12 @@ import click
 
 from cli import output
 from cli.client import Engine
+from cli.commands.groups import Group
 from cli.filters import parse_filters
 from cli.tasks import print_tasks
 
 
-@click.group()
+@click.group(cls=Group)
 def task() -> None:
     """Manage tasks."""
 
@@ -34,4 +35,4 @@ def ls(engine: Engine, filters: Sequence[str], form: str, no_trunc: bool, quiet:
 @click.pass_obj
 def inspect(engine: Engine, ids: Sequence[str], form: str) -> None:
     """Display detailed information on one or more tasks."""
-    output.inspect([engine.get(f"/tasks/{task_id}") for task_id in ids], form)
+    output.inspect(ids, lambda task_id: engine.get(f"/tasks/{task_id}"), form)

@@ -1,0 +1,80 @@
+"""Images of services: pinned to a digest through the registry, as Docker's command does it (W09), and credentials."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.client import Engine, EngineError, UnreachableError
+
+REGISTRY_TIMEOUT_S = 15.0
+
+
+def pin(engine: Engine, spec: dict[str, Any]) -> None:
+    """Put the digest into the service's image and the registry's platforms into its placement.
+
+    Where the registry does not answer, the service stays as it is and stderr says what that means.
+    """
+    container = spec["TaskTemplate"]["ContainerSpec"]
+    image = container["Image"]
+    if "@" in image:
+        return
+    try:
+        found = engine.get(f"/distribution/{image}/json", timeout_s=REGISTRY_TIMEOUT_S)
+        digest = found["Descriptor"]["digest"]
+    except (EngineError, UnreachableError, KeyError, TypeError):
+        sys.stderr.write(
+            f"image {image} could not be accessed on a registry to record\n"
+            "its digest. Each node will access it independently,\n"
+            "possibly leading to different nodes running different\n"
+            "versions of the image.\n\n"
+        )
+        return
+    container["Image"] = f"{with_tag(image)}@{digest}"
+    if platforms := found.get("Platforms"):
+        placement = spec["TaskTemplate"].setdefault("Placement", {})
+        placement["Platforms"] = [
+            {"Architecture": one.get("architecture", ""), "OS": one.get("os", "")} for one in platforms
+        ]
+
+
+def with_tag(image: str) -> str:
+    """The reference with a tag: ``latest`` where it has neither tag nor digest."""
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+
+
+def registry_auth(image: str) -> dict[str, str]:
+    """The header with the credentials for an image's registry, from the file that ``docker login`` writes.
+
+    Credential helpers (``credsStore``) are not asked.
+
+    Raises:
+        click.ClickException: the file cannot be read.
+    """
+    directory = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    try:
+        entries = json.loads((directory / "config.json").read_text()).get("auths") or {}
+        found = entries.get(registry_of(image)) or {}
+        user, _, password = base64.b64decode(found.get("auth", "")).decode().partition(":")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise click.ClickException(f"{directory / 'config.json'}: cannot be read: {error}") from error
+    if not user:
+        return {}
+    login = {"username": user, "password": password, "serveraddress": registry_of(image)}
+    return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(login).encode()).decode()}
+
+
+def registry_of(image: str) -> str:
+    """The registry's key in that file: the host of the reference, Docker Hub's address where it names none."""
+    host, slash, _ = image.partition("/")
+    if slash and ("." in host or ":" in host or host == "localhost") and host not in ("docker.io", "index.docker.io"):
+        return host
+    return "https://index.docker.io/v1/"
