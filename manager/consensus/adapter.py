@@ -93,18 +93,28 @@ class Link(Protocol):
     def has_room(self, peer: NodeID) -> bool:
         """False while what was sent before has not left yet."""
 
+    def flush(self) -> None:
+        """Let what was sent so far leave now."""
+
     def configure(self, configuration: Configuration) -> None:
         """Connect to these members (and no longer to others)."""
 
 
 class Peer(Node):
-    """A library node whose hash does not depend on the process, so that a simulation replays."""
+    """A library node whose hash does not depend on the process, so that a simulation replays.
+
+    The library looks nodes up many times an entry: one object a member (``RaftCore.peer``), its hash kept.
+    """
+
+    def __init__(self, node_id: NodeID) -> None:
+        super().__init__(node_id)
+        self.hash = zlib.crc32(node_id.encode())
 
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self.hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Node) and self.id == other.id
+        return self is other or (isinstance(other, Node) and self.id == other.id)
 
     @property
     def node_id(self) -> NodeID:
@@ -176,7 +186,8 @@ class Adapter(SyncObj):
         self.heard: dict[NodeID, float] = {}
         self.transfer_to: NodeID | None = None
         self._link, self._rng = link, rng
-        self._node = Peer(node_id)
+        self._peers: dict[NodeID, Peer] = {}
+        self._node = self.peer(node_id)
         self._outgoing: list[tuple[NodeID, wire.Message]] = []
         self._commands: deque[tuple[bytes, bytes]] = deque()
         self._sender = SnapshotSender(store)
@@ -210,21 +221,44 @@ class Adapter(SyncObj):
         self._SyncObj__raftCommitIndex = min(max(journal.commit_index, applied, 1), journal.last_index)
         journal.on_append = self._entry_appended
         journal.on_cut = self._entries_cut
+        journal.on_commit = self._committed
         self._configure()
 
     # Driving
+
+    def peer(self, node_id: NodeID) -> Peer:
+        """The library's node of this ID."""
+        return self._peers.get(node_id) or self._peers.setdefault(node_id, Peer(node_id))
 
     def now(self) -> float:
         return syncobj.monotonicTime()
 
     def flush(self) -> None:
-        """Make durable what the waiting messages may reflect, then send them."""
+        """Let waiting messages out, each after what it stands for is durable.
+
+        A leader's entries promise nothing, so they may leave before its own sync and the followers' disks
+        work at the same time as its own (Raft thesis, 10.2.1); its own copy counts after the sync only
+        (``_committed``), and its term must be durable before. Everything else waits for the sync.
+        """
         if not self._outgoing:
             return
-        self.journal.sync()
         outgoing, self._outgoing = self._outgoing, []
+        if self.journal.vote_dirty:
+            self.journal.sync()
         for peer, message in outgoing:
-            self._link.send(peer, message)
+            if isinstance(message, wire.Append):
+                self._link.send(peer, message)
+        self._link.flush()
+        self.journal.sync()
+        for peer, message in outgoing:
+            if not isinstance(message, wire.Append):
+                self._link.send(peer, message)
+        self._link.flush()
+
+    def _committed(self) -> None:
+        """The commit index rose. On a leader its own copy was counted, so it has to be durable now."""
+        if self.is_leading():
+            self.journal.sync()
 
     def propose(self, command_id: bytes, data: bytes) -> None:
         """Append at the next ``pump``; the outcome is an output."""
@@ -271,7 +305,7 @@ class Adapter(SyncObj):
         return self._SyncObj__raftLastApplied
 
     def match_index(self, node_id: NodeID) -> int:
-        return self._SyncObj__raftMatchIndex.get(Peer(node_id), 0)
+        return self._SyncObj__raftMatchIndex.get(self.peer(node_id), 0)
 
     # In place of the library's own methods
 
@@ -300,7 +334,7 @@ class Adapter(SyncObj):
             return False
         if self._unapplied_bytes >= UNAPPLIED_BYTES_MAX:
             return False
-        self.journal.sync()  # a leader's own copy counts from here on
+        self.journal.sync()  # nothing is applied that this member could still lose
         entries = self.journal.slice(applied + 1, min(committed, applied + UNAPPLIED_ENTRIES_MAX))
         self._SyncObj__raftLastApplied += len(entries)
         self._unapplied_entries += len(entries)
@@ -415,8 +449,8 @@ class Adapter(SyncObj):
     def _configure(self) -> None:
         """Tell library and link who belongs to the group now."""
         configuration = self.configurations.current
-        voters = {Peer(node_id) for node_id in configuration.voters - {self.node_id}}
-        learners = {Peer(node_id) for node_id in configuration.learners - {self.node_id}}
+        voters = {self.peer(node_id) for node_id in configuration.voters - {self.node_id}}
+        learners = {self.peer(node_id) for node_id in configuration.learners - {self.node_id}}
         known = self._SyncObj__otherNodes | self._SyncObj__readonlyNodes
         for node in known - voters - learners:
             self._SyncObj__raftNextIndex.pop(node, None)

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from manager.consensus import wire
-from manager.consensus.adapter import MEMBERSHIP, NO_OP, REGULAR, Adapter, Link, Peer, SnapshotPolicy, Timing
+from manager.consensus.adapter import MEMBERSHIP, NO_OP, REGULAR, Adapter, Link, SnapshotPolicy, Timing
 from manager.consensus.guard import Extend, Known, Missing, check_append
 from manager.consensus.journal import Journal
 from manager.consensus.membership import ConfigurationLog
@@ -133,11 +133,11 @@ class RaftCore(Adapter):
 
     def connected(self, peer: NodeID) -> None:
         self.heard[peer] = self.now()
-        self._bridge._onNodeConnected(Peer(peer))
+        self._bridge._onNodeConnected(self.peer(peer))
 
     def disconnected(self, peer: NodeID) -> None:
         """A closed connection to the leader is a strong hint of its death: look soon instead of at the timeout."""
-        node = Peer(peer)
+        node = self.peer(peer)
         self._bridge._onNodeDisconnected(node)
         self._sender.cancel(peer)
         if self._SyncObj__raftLeader == node and not self.is_leading():
@@ -175,7 +175,7 @@ class RaftCore(Adapter):
                 pass
 
     def _deliver(self, peer: NodeID, message: dict[str, Any]) -> None:
-        self._bridge._onMessageReceived(Peer(peer), message)
+        self._bridge._onMessageReceived(self.peer(peer), message)
 
     def _receive_append(self, peer: NodeID, message: wire.Append) -> None:
         if not self._accept_leader(peer, message.term, message.seq):
@@ -249,7 +249,7 @@ class RaftCore(Adapter):
         if message.term > self.term():
             self._adopt_term(message.term)
             return
-        node = Peer(peer)
+        node = self.peer(peer)
         if message.term < self.term() or not self.is_leading() or node not in self._SyncObj__raftMatchIndex:
             return
         if message.next_index > self.journal.last_index + 1 or message.seq > self._seq:

@@ -124,6 +124,8 @@ class Journal:
         self.size_bytes = 0
         self.on_append: Callable[[LogEntry], None] = lambda entry: None
         self.on_cut: Callable[[int], None] = lambda index: None
+        self.on_commit: Callable[[], None] = lambda: None
+        self.vote_dirty = False  # term or vote changed since the last sync
         files.make_folder(folder)
         self._recover()
 
@@ -134,10 +136,20 @@ class Journal:
         if self._entries and idx != self._entries[-1][1] + 1:
             raise AssertionError(f"journal: index {idx} behind {self._entries[-1][1]}")
         entry = (command, idx, term)
+        if self.failed is not None:
+            raise self.failed
+        size = len(command)
         self._entries.append(entry)
-        self.size_bytes += len(command)
-        self._note(_Append(idx, term, command), len(command) + 24)
+        self.size_bytes += size
+        self._pending.append(_Append(idx, term, command))
+        self._pending_bytes += size + 24
+        self._dirty = True
+        segment = self._segments[-1]
+        if idx > segment.last_index:
+            segment.last_index = idx
         self.on_append(entry)
+        if self._pending_bytes >= PENDING_SIZE_BYTES_MAX:
+            self.sync()
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803  # the library's name
         """Cut the tail; ``entryFrom`` is a position in the list, not an index."""
@@ -176,19 +188,18 @@ class Journal:
         self.close()
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803  # the library's name
-        """Goes to disk with the next record: a hint that shortens a restart, never a promise.
-
-        The adapter syncs before it applies, which is when the leader's own copy of an entry starts to count.
-        """
+        """Goes to disk with the next record: a hint that shortens a restart, never a promise."""
         if raftCommitIndex > self._commit_index:
             self._commit_index = raftCommitIndex
             self._commit_pending = True
+            self.on_commit()
 
     def getRaftCommitIndex(self) -> int:  # noqa: N802  # the library's name
         return self._commit_index
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803  # the library's name
         self._term, self._voted_for = term, votedForNodeId
+        self.vote_dirty = True
         self._note(_Vote(term, votedForNodeId), 40)
 
     def getCurrentTerm(self) -> int:  # noqa: N802  # the library's name
@@ -266,7 +277,7 @@ class Journal:
             self._writer.sync()
             self.syncs += 1
             self._pending.clear()
-            self._pending_bytes, self._dirty = 0, False
+            self._pending_bytes, self._dirty, self.vote_dirty = 0, False, False
             if self._writer.size_bytes >= self._segment_size_bytes:
                 self._rotate()
         except Exception as error:
@@ -290,7 +301,7 @@ class Journal:
         self._pending.append(change)
         self._dirty = True
         segment = self._segments[-1]
-        if isinstance(change, _Append | _Reset):
+        if isinstance(change, _Reset):
             segment.last_index = max(segment.last_index, change.index)
         elif isinstance(change, _Cut):
             segment.marks = True

@@ -72,6 +72,10 @@ class RaftThread:
             raise RuntimeError("the member was not started")
         return self._loop
 
+    @property
+    def journal_syncs(self) -> int:
+        return self._state.journal.syncs if self._state is not None else 0
+
     async def start(self) -> None:
         """Start thread and loop (called on the owner's loop)."""
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -282,7 +286,6 @@ class RaftThread:
         try:
             self._note_consumed(core)
             core.pump()
-            links.flush()
         except Exception as error:
             self.abandon(error)
             return

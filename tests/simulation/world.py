@@ -262,6 +262,9 @@ class SimNode:
     def has_room(self, peer: NodeID) -> bool:
         return True
 
+    def flush(self) -> None:
+        pass
+
     def configure(self, configuration: Configuration) -> None:
         def connect() -> None:
             for member in configuration.members:

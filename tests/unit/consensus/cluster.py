@@ -7,6 +7,7 @@ import datetime as dt
 import ipaddress
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +37,10 @@ FAST = Timing(
 
 
 class Register:
-    """A state machine: a list of all entries, and the last."""
+    """A state machine: the list of all entries, or of the last ``keep``."""
 
-    def __init__(self) -> None:
-        self.entries: list[tuple[int, bytes]] = []
+    def __init__(self, keep: int | None = None) -> None:
+        self.entries: deque[tuple[int, bytes]] = deque(maxlen=keep)
         self.restored: list[int] = []
 
     def apply(self, entries: Sequence[Entry]) -> Sequence[object]:
@@ -56,7 +57,7 @@ class Register:
         return lambda: iter([msgspec.msgpack.encode(view[start : start + 1000]) for start in range(0, len(view), 1000)])
 
     def restore(self, chunks: Iterable[bytes], index: int) -> None:
-        self.entries = []
+        self.entries.clear()
         for chunk in chunks:
             self.entries += msgspec.msgpack.decode(chunk, type=list[tuple[int, bytes]])
         self.restored.append(index)
@@ -69,12 +70,19 @@ class Register:
 class Authority:
     """A cluster root and the certificates it signed, as PEM files in ``folder``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, issues: bool = True) -> None:
         self.folder = folder
+        if not issues:
+            return
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test root")])
         self._root = self._sign(name, name, self._key.public_key(), ca=True)
         (folder / "root.pem").write_bytes(self._root.public_bytes(serialization.Encoding.PEM))
+
+    @classmethod
+    def load(cls, folder: Path) -> Authority:
+        """Of another process: trusts and uses what is in ``folder``, issues nothing."""
+        return cls(folder, issues=False)
 
     def issue(self, node_id: str, role: str = "swarm-manager") -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -163,9 +171,10 @@ class Node:
 class Cluster:
     """Members on loopback ports; ``close`` stops them all."""
 
-    def __init__(self, folder: Path, timing: Timing = FAST) -> None:
+    def __init__(self, folder: Path, timing: Timing = FAST, *, authority: Authority | None = None) -> None:
         self.folder, self.timing = folder, timing
-        self.authority = Authority(folder)
+        self.authority = authority or Authority(folder)
+        self.keep: int | None = None
         self.nodes: dict[str, Node] = {}
         self.ports: dict[str, int] = {}
         self.policy: dict[str, SnapshotPolicy] = {}
@@ -193,7 +202,7 @@ class Cluster:
             policy=self.policy.setdefault(name, SnapshotPolicy()),
             files=files or OSFiles(),
         )
-        node = Node(RaftConsensus(config), Register())
+        node = Node(RaftConsensus(config), Register(self.keep))
         node.consensus.on_failure(node.failures.append)
         await node.consensus.start(node.machine)
         await self._on_raft_loop(node, self._listen(node, self.authority.server(pem), port))
@@ -256,5 +265,5 @@ def free_port() -> int:
 async def until(condition: Callable[[], bool], *, deadline_s: float = 15.0) -> None:
     """Wait for a condition; fails the test when it does not come true in time."""
     async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110  # what tests wait for has no event of its own
+        while not condition():  # what tests wait for has no event of its own
             await asyncio.sleep(0.005)
