@@ -10,6 +10,7 @@ Source: moby ``daemon/server/httputils/write_log_stream.go``, cli ``command/serv
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote_plus
@@ -155,7 +156,7 @@ async def _send_merged(read: LocalLogs, tasks: Sequence[Task], options: LogOptio
 
 
 def _notice(text: bytes) -> LogLine:
-    return LogLine(stream="stderr", timestamp_ns=0, data=text)
+    return LogLine(stream="stderr", timestamp_ns=time.time_ns(), data=text)
 
 
 def _options(request: web.Request) -> LogOptions:
