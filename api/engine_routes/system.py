@@ -147,11 +147,11 @@ class SystemRoutes:
             "Debug": info.debug,
             "ExperimentalBuild": False,
             "Driver": "overlay2",
-            "DriverStatus": [["Backing", "content store"], ["Native Overlay Diff", "true"]],
+            "DriverStatus": [],
             "LoggingDriver": "json-file",
             "Plugins": {
                 "Volume": ["local"],
-                "Network": ["bridge", "host", "null", "overlay"],
+                "Network": ["bridge", "host", "null"],
                 "Authorization": None,
                 "Log": ["json-file", "local", "none"],
             },
@@ -164,8 +164,8 @@ class SystemRoutes:
             "IndexServerAddress": "https://index.docker.io/v1/",
             "RegistryConfig": registry_config(info.insecure_registries, info.mirrors),
             "GenericResources": None,
-            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
-            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+            "HttpProxy": masked(os.environ.get("HTTP_PROXY", "")),
+            "HttpsProxy": masked(os.environ.get("HTTPS_PROXY", "")),
             "NoProxy": os.environ.get("NO_PROXY", ""),
             "Runtimes": {"runc": {"path": "runc"}},
             "DefaultRuntime": "runc",
@@ -225,6 +225,13 @@ class SystemRoutes:
             image["Containers"] = uses[str(image["Id"])]
             image["SharedSize"] = sum(size for chain_id, size in sizes.items() if owners[chain_id] > 1)
         return {"Images": images, "LayersSize": sum(unique.values())}
+
+
+def masked(url: str) -> str:
+    """A proxy's URL without what may be a password."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}xxxxx:xxxxx@{host}" if at and credentials else url
 
 
 def stable_id(state: Path) -> str:

@@ -7,11 +7,14 @@ their namespaces, so that only the cgroups and the files are left to remove.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,3 +134,52 @@ class EngineHost:
     def client(self, **options: Any) -> docker.DockerClient:
         """docker-py; the caller closes it."""
         return docker.DockerClient(base_url=f"unix://{self.socket}", timeout=30, **options)
+
+
+class Terminal:
+    """A docker command on a terminal of 33 rows and 77 columns."""
+
+    def __init__(self, host: EngineHost, *arguments: str) -> None:
+        self._main, child = os.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+        os.set_blocking(self._main, False)
+        self._output = b""
+        self._process = subprocess.Popen(
+            ["docker", *arguments],
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            env=host.environment | {"TERM": "xterm"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(child)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        os.close(self._main)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._main, keys)
+
+    def _shows(self, text: bytes) -> bool:
+        with contextlib.suppress(BlockingIOError, OSError):  # EIO once the command has ended
+            self._output += os.read(self._main, 65536)
+        return text in self._output
+
+    def wait_for(self, text: bytes) -> None:
+        """Raises: TimeoutError with what was shown."""
+        try:
+            until(lambda: self._shows(text), f"{text!r} on the terminal")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it shows {self._output!r}") from None
+
+    def exit_code(self) -> int:
+        """Wait for the command's end. Raises: TimeoutError."""
+        until(lambda: self._shows(b"\0never") or self._process.poll() is not None, "the command ends")
+        return self._process.returncode

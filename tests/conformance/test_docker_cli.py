@@ -14,7 +14,7 @@ import pytest
 
 from tests.conformance.busybox import root_tar, write_registry
 from tests.conformance.conftest import IMAGE
-from tests.conformance.hosts import EngineHost, until
+from tests.conformance.hosts import EngineHost, Terminal, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -137,6 +137,42 @@ def test_exec_passes_streams_and_exit_code(host: EngineHost) -> None:
     done = host.cli("exec", "-i", "box", "sh", "-c", "cat; echo err >&2; exit 4", stdin=b"given")
     assert (done.stdout, done.stderr, done.returncode) == ("given", "err\n", 4)
     assert host.ok("exec", "-e", "A=1", "-w", "/tmp", "box", "sh", "-c", "echo $A; pwd").split() == ["1", "/tmp"]
+
+
+def test_terminal_passes_keys_and_size_and_detaches(host: EngineHost) -> None:
+    with Terminal(host, "run", "-it", "--name", "tty", IMAGE, "sh") as terminal:
+        terminal.type(b"stty size; tty\n")
+        terminal.wait_for(b"33 77")
+        terminal.type(b"exit 6\n")
+        assert terminal.exit_code() == 6
+    host.ok("start", "tty")
+    with Terminal(host, "attach", "tty") as terminal:
+        terminal.type(b"echo he''re\n")
+        terminal.wait_for(b"here")
+        terminal.type(b"\x10\x11")
+        assert terminal.exit_code() == 0
+    assert host.ok("inspect", "-f", "{{.State.Running}}", "tty") == "true"
+
+
+def test_stats_and_top(host: EngineHost) -> None:
+    host.ok("run", "-d", "--name", "busy", "-m", "64m", IMAGE, "sleep", "600")
+    line = json.loads(host.ok("stats", "--no-stream", "--format", "{{json .}}", "busy"))
+    assert line["PIDs"] == "1"
+    assert line["MemUsage"].endswith("/ 64MiB")
+    assert "sleep 600" in host.ok("top", "busy")
+    assert host.ok("top", "busy", "-o", "pid,args").splitlines()[0].split() == ["PID", "COMMAND"]
+
+
+def test_volumes_and_predefined_networks(host: EngineHost) -> None:
+    host.ok("volume", "create", "--label", "a=b", "data")
+    assert host.ok("volume", "ls", "-q", "--filter", "label=a=b") == "data"
+    host.ok("run", "--rm", "-v", "data:/data", IMAGE, "sh", "-c", "echo kept > /data/file")
+    assert host.ok("run", "--rm", "-v", "data:/data", IMAGE, "cat", "/data/file") == "kept"
+    host.ok("volume", "rm", "data")
+    assert set(host.ok("network", "ls", "--format", "{{.Name}}").split()) == {"bridge", "host", "none"}
+    refused = host.cli("network", "rm", "bridge")
+    assert refused.returncode == 1
+    assert "pre-defined network" in refused.stderr
 
 
 def test_events_tell_the_life_of_a_container(host: EngineHost) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from api.engine_routes.system import masked, stable_id
 from api.server import ApiServer, ListenError
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import INFO, FakeEngine, LoneHost
@@ -95,3 +96,13 @@ async def test_disk_usage_counts_layers_once_and_containers_by_image(client: Cli
     assert (usage["Volumes"], usage["BuildCache"]) == ([], [])
     assert set(await (await client.get("/system/df", params={"type": "volume"})).json()) == {"Volumes"}
     assert (await client.get("/system/df", params={"type": "soup"})).status == 400
+
+
+def test_passwords_of_proxies_are_not_shown() -> None:
+    assert masked("http://user:pass@proxy:3128") == "http://xxxxx:xxxxx@proxy:3128"
+    assert masked("http://proxy:3128") == "http://proxy:3128"
+    assert masked("") == ""
+
+
+def test_daemon_has_the_same_id_after_a_restart_and_another_on_other_state() -> None:
+    assert stable_id(Path("/a")) == stable_id(Path("/a")) != stable_id(Path("/b"))
