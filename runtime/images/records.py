@@ -176,14 +176,15 @@ class ImageRecords:
 
 
 def name_image(records: Records, image_id: str, tags: list[str], digests: list[str], *, now: str) -> None:
-    """Give names to an image, taking tags away from whoever has them; digests are kept by both."""
+    """Give names to an image, taking them away from whoever has them."""
+    taken = {*tags, *digests}
     for other_id, other in list(records.items()):
-        if other_id != image_id and set(other.Tags) & set(tags):
-            kept = [tag for tag in other.Tags if tag not in tags]
-            records[other_id] = msgspec.structs.replace(other, Tags=kept)
-        if other_id != image_id and set(other.Digests) & set(digests):
-            kept = [digest for digest in other.Digests if digest not in digests]
-            records[other_id] = msgspec.structs.replace(other, Digests=kept)
+        if other_id != image_id and taken & {*other.Tags, *other.Digests}:
+            records[other_id] = msgspec.structs.replace(
+                other,
+                Tags=[tag for tag in other.Tags if tag not in taken],
+                Digests=[digest for digest in other.Digests if digest not in taken],
+            )
     record = records[image_id]
     new = [tag for tag in tags if tag not in record.Tags]
     records[image_id] = msgspec.structs.replace(
