@@ -117,7 +117,7 @@ class Participation:
         Raises:
             MembershipError: a manager that should make a cluster did not come up; the text says why.
         """
-        if self._certificate.identity.role is Role.MANAGER:
+        if self._holds_manager_certificate:
             await self._manager.start(self._manager_config(bootstrap, force_new_cluster=force_new_cluster))
             if bootstrap is not None or force_new_cluster:
                 await self.wait_manager(MANAGER_READY_TIMEOUT_S)
@@ -158,7 +158,7 @@ class Participation:
                 group.create_task(self._agent.run(), name="agent")
                 group.create_task(self._keep_certificate(), name="certificate.renewal")
                 group.create_task(self._follow_role(), name="role")
-                if self._certificate.identity.role is Role.MANAGER:
+                if self._holds_manager_certificate:
                     group.create_task(self._watch_manager(), name="manager.ready")
         except* Exception as errors:
             for error in errors.exceptions:
@@ -173,6 +173,10 @@ class Participation:
             log.error("certificate.expired", node_id=self.state.node_id)
 
     # ------------------------------------------------------------------ what the agent hears
+
+    @property
+    def _holds_manager_certificate(self) -> bool:
+        return self._certificate.identity.role is Role.MANAGER
 
     @property
     def local_node_state(self) -> LocalNodeState:
@@ -303,9 +307,9 @@ class Participation:
                 self._node_changed.set()
 
     async def _become_manager(self) -> None:
-        if self._certificate.identity.role is not Role.MANAGER:
+        if not self._holds_manager_certificate:
             await self._renewer.renew_once()
-            if self._certificate.identity.role is not Role.MANAGER:
+            if not self._holds_manager_certificate:
                 raise MembershipNotYetError("the managers did not issue a manager certificate yet")
         if not self._manager.running:
             self.state.role = NodeRole.NODE_ROLE_MANAGER
@@ -315,7 +319,7 @@ class Participation:
             await self.wait_manager(MANAGER_READY_TIMEOUT_S)
 
     async def _become_worker(self) -> None:
-        if self._certificate.identity.role is not Role.MANAGER and not self._manager.running:
+        if not self._holds_manager_certificate and not self._manager.running:
             return
         log.info("node.demoted", node_id=self.state.node_id)
         await self._manager.stop()
@@ -323,7 +327,7 @@ class Participation:
         self.state.role = NodeRole.NODE_ROLE_WORKER
         self._save()
         await asyncio.to_thread(shutil.rmtree, self._host.state_dir / RAFT, ignore_errors=True)
-        if self._certificate.identity.role is Role.MANAGER:
+        if self._holds_manager_certificate:
             await self._renewer.renew_once()
 
     async def _renew(self, csr_pem: bytes) -> RenewCertificateResponse:

@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from typing import Any
 import docker
 
 from tests.multihost.testbed import Testbed, TestbedError, run, until
-from tests.support_images import busybox_rootfs_tar
+from tests.support_images import busybox_rootfs
 
 HOSTS, MANAGERS = 5, 3
 SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]
@@ -177,13 +176,14 @@ def measure_losses(testbed: Testbed, into: Metrics, replicas: int) -> None:
     )
 
 
-def measure(testbed: Testbed, tar: Path, replicas: int) -> Metrics:
+def measure(testbed: Testbed, replicas: int) -> Metrics:
     """Every metric of one engine."""
     into: Metrics = {}
     try:
         testbed.up()
+        rootfs = busybox_rootfs()
         for host in testbed.hosts():
-            testbed.import_image(host, tar)
+            testbed.import_image(host, rootfs)
         measure_formation(testbed, into)
         measure_containers(testbed, into)
         time.sleep(2)  # let both settle before their memory is read
@@ -205,13 +205,12 @@ def main() -> None:
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root")
-    with tempfile.TemporaryDirectory() as folder:
-        tar = busybox_rootfs_tar(Path(folder) / "busybox.tar")
-        ours = theirs = {}
-        if options.only != "docker":
-            ours = measure(Testbed(HOSTS, name="bo", network="192.168.94"), tar, options.replicas)
-        if options.only != "ours" and shutil.which("dockerd"):
-            theirs = measure(DockerTestbed(HOSTS, name="bd", network="192.168.95"), tar, options.replicas)
+    ours: Metrics = {}
+    theirs: Metrics = {}
+    if options.only != "docker":
+        ours = measure(Testbed(HOSTS, name="bo", network="192.168.94"), options.replicas)
+    if options.only != "ours" and shutil.which("dockerd"):
+        theirs = measure(DockerTestbed(HOSTS, name="bd", network="192.168.95"), options.replicas)
     print(f"{'metric':32}{'ours':>10}{'docker':>10}{'ratio':>8}")
     for name in ours or theirs:
         a, b = ours.get(name, math.nan), theirs.get(name, math.nan)

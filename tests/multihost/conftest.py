@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.multihost.testbed import Testbed
-from tests.support_images import busybox_rootfs_tar
+from tests.support_images import busybox_rootfs
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,19 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="multi-host tests need root"))
 
 
-@pytest.fixture(scope="session")
-def image_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root file system of busybox, as ``docker import`` takes it."""
-    return busybox_rootfs_tar(tmp_path_factory.mktemp("image") / "busybox.tar")
-
-
-def make_testbed(count: int, managers: int, image_tar: Path, *, name: str, network: str) -> Iterator[Testbed]:
+def make_testbed(count: int, managers: int, *, name: str, network: str) -> Iterator[Testbed]:
     """A cluster with the image ``busybox:latest`` on every host and a heartbeat of one second."""
     testbed = Testbed(count, name=name, network=network)
     try:
         testbed.up()
+        rootfs = busybox_rootfs()
         for host in testbed.hosts():
-            testbed.import_image(host, image_tar)
+            testbed.import_image(host, rootfs)
         testbed.form_cluster(managers)
         testbed.set_heartbeat(1.0)
         yield testbed
@@ -44,15 +39,15 @@ def make_testbed(count: int, managers: int, image_tar: Path, *, name: str, netwo
 
 
 @pytest.fixture(scope="module")
-def three(image_tar: Path) -> Iterator[Testbed]:
+def three() -> Iterator[Testbed]:
     """Three hosts, all managers."""
-    yield from make_testbed(3, 3, image_tar, name="mt", network="192.168.91")
+    yield from make_testbed(3, 3, name="mt", network="192.168.91")
 
 
 @pytest.fixture(scope="module")
-def five(image_tar: Path) -> Iterator[Testbed]:
+def five() -> Iterator[Testbed]:
     """Five hosts, three of them managers."""
-    yield from make_testbed(5, 3, image_tar, name="mf", network="192.168.92")
+    yield from make_testbed(5, 3, name="mf", network="192.168.92")
 
 
 @pytest.hookimpl(hookwrapper=True)

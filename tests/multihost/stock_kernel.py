@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import docker
 
 from tests.multihost.testbed import Testbed, until
-from tests.support_images import busybox_rootfs_tar
+from tests.support_images import busybox_rootfs
 
 DEADLINE_S = 240.0
 """The guest is emulated: ten times slower than the machine around it."""
@@ -20,10 +19,9 @@ def main() -> None:
     testbed = Testbed(3, name="vm", network="192.168.96", deadline_s=DEADLINE_S)
     try:
         testbed.up()
-        with tempfile.TemporaryDirectory() as folder:
-            tar = busybox_rootfs_tar(Path(folder) / "busybox.tar")
-            for host in testbed.hosts():
-                testbed.import_image(host, tar)
+        rootfs = busybox_rootfs()
+        for host in testbed.hosts():
+            testbed.import_image(host, rootfs)
         testbed.form_cluster(3)
         testbed.client(1).services.create(
             "busybox:latest",

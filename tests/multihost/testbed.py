@@ -335,9 +335,9 @@ class Testbed:
             deadline_s=self.deadline_s,
         )
 
-    def import_image(self, host: int, tar: Path, name: str = "busybox:latest") -> None:
+    def import_image(self, host: int, rootfs: bytes, name: str = "busybox:latest") -> None:
         repository, tag = name.split(":")
-        self.client(host).api.import_image_from_data(tar.read_bytes(), repository=repository, tag=tag)
+        self.client(host).api.import_image_from_data(rootfs, repository=repository, tag=tag)
 
     def set_heartbeat(self, period_s: float) -> None:
         """Change the cluster's heartbeat period, as `docker swarm update --dispatcher-heartbeat`."""
