@@ -48,6 +48,10 @@ AGENT = "agent"
 RAFT = "raft"
 MANAGER_LOCK = "manager.lock"
 MANAGER_SOCKET = "manager.sock"
+
+CONTROL_MESSAGE_SIZE_BYTES_MAX = 128 * 1024 * 1024
+"""What managers may answer at most (``manager.control.rpc``): lists of a large cluster exceed gRPC's 4 MiB."""
+
 MANAGER_ERROR = "manager.error"
 MANAGER_READY_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 10.0
@@ -88,7 +92,13 @@ class Participation:
         self._manager_ready = False
         self._manager = ManagerProcess(host.zygote, host.state_dir / MANAGER_LOCK, on_exit=self._on_manager_exit)
         socket = f"unix:{host.run_dir / MANAGER_SOCKET}"
-        self._local = grpc.aio.insecure_channel(socket, options=[("grpc.max_reconnect_backoff_ms", 500)])
+        self._local = grpc.aio.insecure_channel(
+            socket,
+            options=[
+                ("grpc.max_reconnect_backoff_ms", 500),
+                ("grpc.max_receive_message_length", CONTROL_MESSAGE_SIZE_BYTES_MAX),
+            ],
+        )
         self.control = ControlStub(self._local)
         self._renewer = Renewer(certificate, self._renew)
         agent_dir = host.state_dir / AGENT
