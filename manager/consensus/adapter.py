@@ -43,7 +43,7 @@ from manager.consensus.snapshots import SnapshotHead, SnapshotStore
 log = structlog.get_logger(__name__)
 
 REGULAR, NO_OP, MEMBERSHIP = b"\x00", b"\x01", b"\x02"
-_FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
+FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 
 TICK_COMMAND_BYTES_MAX = 2 * 1024 * 1024
 BATCH_SIZE_BYTES = 256 * 1024
@@ -264,6 +264,10 @@ class Adapter(SyncObj):
         """Append at the next ``pump``; the outcome is an output."""
         self._commands.append((command_id, data))
 
+    def last_seq(self) -> int:
+        """Number of the last message sent to a follower."""
+        return self._seq
+
     def has_commands(self) -> bool:
         """Proposals wait that could be appended now."""
         return bool(self._commands) and self.transfer_to is None
@@ -288,7 +292,7 @@ class Adapter(SyncObj):
         return self._SyncObj__raftCurrentTerm
 
     def is_leading(self) -> bool:
-        return self._SyncObj__raftState == _LEADER
+        return self._SyncObj__raftState == LEADER
 
     def is_voter(self) -> bool:
         return self.node_id in self.configurations.current.voters

@@ -9,12 +9,12 @@ from typing import Any
 import structlog
 
 from manager.consensus import wire
-from manager.consensus.adapter import MEMBERSHIP, NO_OP, REGULAR, Adapter, Link, SnapshotPolicy, Timing
+from manager.consensus.adapter import FOLLOWER, MEMBERSHIP, NO_OP, REGULAR, Adapter, Link, SnapshotPolicy, Timing
 from manager.consensus.guard import Extend, Known, Missing, check_append
 from manager.consensus.journal import Journal
 from manager.consensus.membership import ConfigurationLog
 from manager.consensus.outputs import Deposed, Done, Ready
-from manager.consensus.port import LeaderState, NodeID, NotLeaderError
+from manager.consensus.port import NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotReceiver
 from manager.consensus.rounds import PreVoteRound, ReadBarriers
 from manager.consensus.snapshots import SnapshotStore
@@ -107,11 +107,7 @@ class RaftCore(Adapter):
 
     def is_ready(self) -> bool:
         """Leads, and its own no-op is committed and handed over."""
-        return self.is_leading() and self._ready_term == self.term()
-
-    def leader_state(self) -> LeaderState:
-        """``is_leader`` here means: leads and its no-op is handed over; the owner may not have applied it yet."""
-        return LeaderState(self.term(), self.leader_id(), self.is_leading() and self._ready_term == self.term())
+        return self.is_leading() and self.handed_index() >= (self._SyncObj__noopIDx or 0)
 
     def reachable(self) -> frozenset[NodeID]:
         since = self.now() - self.timing.election_timeout_s_max
@@ -314,7 +310,7 @@ class RaftCore(Adapter):
     def _adopt_term(self, term: int) -> None:
         """A peer knows a later term: whoever led ours leads no longer (Raft, 5.1)."""
         self._SyncObj__setCurrentTerm(term, None)
-        self._SyncObj__setState(0)
+        self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = None
         self._SyncObj__raftElectionDeadline = self.now() + self._SyncObj__generateRaftTimeout()
 
@@ -427,7 +423,7 @@ class RaftCore(Adapter):
         if not leading:
             return
         self._leading_term = term
-        if self._ready_term != term and self.handed_index() >= (self._SyncObj__noopIDx or 0):
+        if self._ready_term != term and self.is_ready():
             self._ready_term = term
             self.outputs.append(Ready(term))
         voters = self.configurations.current.voters
