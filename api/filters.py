@@ -64,18 +64,6 @@ def _filter_values(key: str, values: object) -> list[str]:
     raise BadRequestError(f"invalid filter: '{key}' wants a list of strings or an object of booleans")
 
 
-def filter_flag(filters: Mapping[str, Sequence[str]], key: str) -> bool | None:
-    """A boolean filter; None when absent. Raises: BadRequestError for more than one value or another word."""
-    if key not in filters:
-        return None
-    words = {value.lower() for value in filters[key]}
-    if words <= {"1", "true"} and words:
-        return True
-    if words <= {"0", "false"} and words:
-        return False
-    raise BadRequestError(f"invalid filter '{key}={list(filters[key])}'")
-
-
 def prune_until_s(filters: Mapping[str, Sequence[str]], now_s: float | None = None) -> float:
     """The ``until`` filter as seconds since the epoch, infinity when absent.
 

@@ -22,11 +22,9 @@ UNSERVED: tuple[tuple[str, str, str], ...] = (
     ("PUT", "/containers/{id}/archive", "copying files into a container is not served yet"),
     ("GET", "/images/search", "searching a registry is not served"),
     ("POST", "/images/{name:.+}/push", "pushing images is not served yet"),
-    ("GET", "/plugins", "managed plugins are not served"),
     ("GET", "/plugins/privileges", "managed plugins are not served"),
     ("POST", "/plugins/pull", "managed plugins are not served"),
     ("POST", "/plugins/create", "managed plugins are not served"),
-    ("GET", "/plugins/{name:.+}/json", "managed plugins are not served"),
     ("DELETE", "/plugins/{name:.+}", "managed plugins are not served"),
     ("POST", "/plugins/{name:.+}/{action:enable|disable|push|upgrade|set}", "managed plugins are not served"),
 )

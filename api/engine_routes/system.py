@@ -25,7 +25,7 @@ from api.engine_routes.host_facts import (
     read_cgroup_facts,
 )
 from api.engine_routes.swarm_block import swarm_block, swarm_status
-from api.errors import BadRequestError
+from api.errors import BadRequestError, NotFoundError
 from api.requests import json_response
 from api.versions import MAX_VERSION, MIN_VERSION
 from runtime.images.trees import tree_size
@@ -52,6 +52,8 @@ class SystemRoutes:
             web.get("/info", self.info),
             web.get("/system/df", self.disk_usage),
             web.post("/build/prune", self.prune_build_cache),
+            web.get("/plugins", self.plugins),
+            web.get("/plugins/{name:.+}/json", self.plugin),
         ]
 
     async def ping(self, request: web.Request) -> web.Response:
@@ -186,6 +188,14 @@ class SystemRoutes:
     async def prune_build_cache(self, request: web.Request) -> web.Response:
         """There is no build cache; ``docker system prune`` asks all the same."""
         return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+    async def plugins(self, request: web.Request) -> web.Response:
+        """None can be installed, so none is there."""
+        return json_response([])
+
+    async def plugin(self, request: web.Request) -> web.Response:
+        """``docker inspect NAME`` asks here too, after containers, images, networks and volumes."""
+        raise NotFoundError(f'plugin "{request.match_info["name"]}" not found')
 
     # ------------------------------------------------------------ disk usage
 
