@@ -1,0 +1,329 @@
+"""From a task to the container that the engine makes of it. Pure (features A5.13, A5.14, A10.01 to A10.13).
+
+Source: swarmkit ``agent/exec/dockerapi`` and moby ``daemon/cluster/executor/container/container.go``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proto.objects_pb2 import Task
+from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
+from proto.specs_pb2 import Mount as MountSpec
+from runtime.containers.types import (
+    BindOptions,
+    ContainerConfig,
+    HealthConfig,
+    HostConfig,
+    LogConfig,
+    Mount,
+    PortBinding,
+    TmpfsOptions,
+    Ulimit,
+    VolumeDriverConfig,
+    VolumeOptions,
+)
+from runtime.images import RegistryAuth
+from worker.agent.executor import Assignment, ExecutorError
+from worker.agent.templates import Function, Labels, TemplateError, Value, expand
+
+LABEL = "com.docker.swarm"
+TASK_ID_LABEL = f"{LABEL}.task.id"
+
+NETWORK_MODES = ("bridge", "host", "none")
+"""Networks that every node has of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What templates may ask about the node."""
+
+    id: str
+    hostname: str = ""
+    os: str = "linux"
+    architecture: str = "x86_64"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """A container to be created.
+
+    Attributes:
+        name: ``<service>.<slot or node ID>.<task ID>``.
+        config: with ``Image`` as the service names it.
+        host: without the mounts of secrets and configs.
+    """
+
+    name: str
+    config: ContainerConfig
+    host: HostConfig
+
+
+def task_name(assignment: Assignment) -> str:
+    """``<service>.<slot or node ID>.<task ID>``; a global service has no slots."""
+    task = assignment.task
+    return f"{assignment.spec_version.spec.name}.{_slot(task)}.{task.id}"
+
+
+def _slot(task: Task) -> str:
+    return str(task.slot) if task.slot else task.node_id
+
+
+def template_fields(assignment: Assignment, node: NodeFacts) -> dict[str, Value]:
+    """What ``.`` is in templates (A10.13)."""
+    spec, task = assignment.spec_version.spec, assignment.task
+    return {
+        "Service": {"ID": task.service_id, "Name": spec.name, "Labels": Labels(spec.labels)},
+        "Node": {
+            "ID": node.id,
+            "Hostname": node.hostname,
+            "Platform": {"OS": node.os, "Architecture": node.architecture},
+        },
+        "Task": {"ID": task.id, "Name": task_name(assignment), "Slot": _slot(task)},
+    }
+
+
+def expand_in(
+    what: str, text: str, fields: Mapping[str, Value], functions: Mapping[str, Function] | None = None
+) -> str:
+    """Expand a template of the spec. Raises ExecutorError that says where it was."""
+    try:
+        return expand(text, fields, functions)
+    except TemplateError as error:
+        raise ExecutorError(f"expanding {what} failed: template: {error}") from None
+
+
+def plan_container(assignment: Assignment, node: NodeFacts) -> ContainerPlan:
+    """Everything but the image, the secrets and the configs.
+
+    Raises:
+        ExecutorError: a template is wrong, or the node does not have what the spec asks for.
+    """
+    template = assignment.spec_version.spec.task_template
+    spec = template.container_spec
+    fields = template_fields(assignment, node)
+    ports = _host_ports(assignment)
+    config = ContainerConfig(
+        Image=spec.image,
+        Hostname=expand_in("hostname", spec.hostname, fields),
+        User=spec.user,
+        Tty=spec.tty,
+        OpenStdin=spec.open_stdin,
+        Env=expand_env(assignment, node),
+        Entrypoint=list(spec.command) or None,
+        Cmd=list(spec.args) or None,
+        WorkingDir=spec.dir,
+        Labels=_labels(assignment),
+        StopSignal=spec.stop_signal,
+        StopTimeout=math.ceil(spec.stop_grace_period_ns / 1e9) if spec.HasField("stop_grace_period_ns") else None,
+        Healthcheck=_healthcheck(spec),
+        ExposedPorts={port: {} for port in ports} or None,
+    )
+    return ContainerPlan(task_name(assignment), config, _host_config(assignment, fields, ports))
+
+
+def expand_env(assignment: Assignment, node: NodeFacts) -> list[str]:
+    """The task's environment, templates expanded, assigned generic resources included. Raises ExecutorError."""
+    fields = template_fields(assignment, node)
+    spec = assignment.spec_version.spec.task_template.container_spec
+    env = [expand_in("env", entry, fields) for entry in spec.env]
+    resources: dict[str, list[str]] = {}
+    for resource in assignment.task.assigned_generic_resources:
+        if resource.WhichOneof("resource") == "named":
+            resources.setdefault(resource.named.kind, []).append(resource.named.value)
+        else:
+            resources.setdefault(resource.discrete.kind, []).append(str(resource.discrete.value))
+    return env + [f"DOCKER_RESOURCE_{kind.upper()}={','.join(values)}" for kind, values in resources.items()]
+
+
+def _host_config(
+    assignment: Assignment, fields: Mapping[str, Value], ports: dict[str, list[PortBinding] | None]
+) -> HostConfig:
+    template = assignment.spec_version.spec.task_template
+    spec, resources = template.container_spec, template.resources
+    limits, reservations = resources.limits, resources.reservations
+    dns = spec.dns_config if spec.HasField("dns_config") else DNSConfig()
+    return HostConfig(
+        NetworkMode=_network_mode(assignment),
+        PortBindings=ports or None,
+        LogConfig=LogConfig(Type=template.log_driver.name, Config=dict(template.log_driver.options) or None),
+        Mounts=[_mount(mount, fields) for mount in spec.mounts] or None,
+        CapAdd=list(spec.capability_add) or None,
+        CapDrop=list(spec.capability_drop) or None,
+        Dns=list(dns.nameservers) or None,
+        DnsSearch=list(dns.search) or None,
+        DnsOptions=list(dns.options) or None,
+        ExtraHosts=[_extra_host(entry) for entry in spec.hosts] or None,
+        GroupAdd=list(spec.groups) or None,
+        Init=spec.init if spec.HasField("init") else None,
+        Isolation=spec.isolation,
+        OomScoreAdj=spec.oom_score_adj,
+        ReadonlyRootfs=spec.read_only,
+        SecurityOpt=_security_options(spec.privileges) or None,
+        Sysctls=dict(spec.sysctls) or None,
+        Ulimits=[Ulimit(Name=limit.name, Soft=limit.soft, Hard=limit.hard) for limit in spec.ulimits] or None,
+        NanoCpus=limits.nano_cpus,
+        Memory=limits.memory_bytes,
+        MemoryReservation=reservations.memory_bytes,
+        MemorySwap=_memory_swap(resources),
+        MemorySwappiness=resources.memory_swappiness if resources.HasField("memory_swappiness") else None,
+        PidsLimit=limits.pids or None,
+    )
+
+
+def _labels(assignment: Assignment) -> dict[str, str]:
+    """The container's labels, not the service's; ours win (A5.13)."""
+    spec, task = assignment.spec_version.spec, assignment.task
+    return {
+        **spec.task_template.container_spec.labels,
+        f"{LABEL}.task": "",
+        TASK_ID_LABEL: task.id,
+        f"{LABEL}.task.name": task_name(assignment),
+        f"{LABEL}.node.id": task.node_id,
+        f"{LABEL}.service.id": task.service_id,
+        f"{LABEL}.service.name": spec.name,
+    }
+
+
+def _healthcheck(spec: ContainerSpec) -> HealthConfig | None:
+    if not spec.HasField("healthcheck"):
+        return None
+    check = spec.healthcheck
+    return HealthConfig(
+        Test=list(check.test) or None,
+        Interval=check.interval_ns,
+        Timeout=check.timeout_ns,
+        StartPeriod=check.start_period_ns,
+        StartInterval=check.start_interval_ns,
+        Retries=check.retries,
+    )
+
+
+def _host_ports(assignment: Assignment) -> dict[str, list[PortBinding] | None]:
+    """Ports published in host mode, by ``80/tcp``; those of the routing mesh are not the container's affair."""
+    ports: dict[str, list[PortBinding] | None] = {}
+    for port in assignment.spec_version.spec.endpoint_spec.ports:
+        if port.publish_mode != PublishMode.PUBLISH_MODE_HOST:
+            continue
+        protocol = port.protocol or PortProtocol.PORT_PROTOCOL_TCP
+        name = PortProtocol.Name(protocol).removeprefix("PORT_PROTOCOL_").lower()
+        bindings = ports.setdefault(f"{port.target_port}/{name}", [])
+        assert bindings is not None
+        bindings.append(PortBinding(HostPort=str(port.published_port) if port.published_port else ""))
+    return ports
+
+
+def _network_mode(assignment: Assignment) -> str:
+    spec = assignment.spec_version.spec
+    targets = [network.target for network in (spec.task_template.networks or spec.networks)]
+    unknown = [target for target in targets if target not in NETWORK_MODES]
+    if unknown:
+        raise ExecutorError(f"network {unknown[0]} not found")
+    if len(targets) > 1:
+        raise ExecutorError(f"a task cannot be on several of a node's own networks: {', '.join(targets)}")
+    return targets[0] if targets else "bridge"
+
+
+def _mount(mount: MountSpec, fields: Mapping[str, Value]) -> Mount:
+    volume = bind = tmpfs = None
+    if mount.HasField("bind_options"):
+        options = mount.bind_options
+        bind = BindOptions(
+            Propagation=options.propagation,
+            NonRecursive=options.non_recursive,
+            CreateMountpoint=options.create_mountpoint,
+            ReadOnlyNonRecursive=options.read_only_non_recursive,
+            ReadOnlyForceRecursive=options.read_only_force_recursive,
+        )
+    if mount.HasField("volume_options"):
+        wanted = mount.volume_options
+        driver = None
+        if wanted.HasField("driver_config"):
+            driver_options = _expand_values(wanted.driver_config.options, fields)
+            driver = VolumeDriverConfig(Name=wanted.driver_config.name, Options=driver_options or None)
+        volume = VolumeOptions(
+            NoCopy=wanted.no_copy,
+            Labels=_expand_values(wanted.labels, fields) or None,
+            Subpath=wanted.subpath,
+            DriverConfig=driver,
+        )
+    if mount.HasField("tmpfs_options"):
+        tmpfs = TmpfsOptions(SizeBytes=mount.tmpfs_options.size_bytes, Mode=mount.tmpfs_options.mode)
+    return Mount(
+        Type=mount.type or "volume",
+        Source=expand_in("mount", mount.source, fields),
+        Target=expand_in("mount", mount.target, fields),
+        ReadOnly=mount.read_only,
+        Consistency=mount.consistency,
+        BindOptions=bind,
+        VolumeOptions=volume,
+        TmpfsOptions=tmpfs,
+    )
+
+
+def _expand_values(options: Mapping[str, str], fields: Mapping[str, Value]) -> dict[str, str]:
+    return {name: expand_in("mount", value, fields) for name, value in options.items()}
+
+
+def _extra_host(entry: str) -> str:
+    """``ip name`` of a service is ``name:ip`` of a container."""
+    address, _, names = entry.strip().partition(" ")
+    return f"{names.strip()}:{address}" if names.strip() else entry
+
+
+def _memory_swap(resources: ResourceRequirements) -> int:
+    """The engine counts memory and swap together; -1 is unlimited, 0 unset."""
+    if not resources.HasField("swap_bytes"):
+        return 0
+    if resources.swap_bytes < 0:
+        return -1
+    return resources.limits.memory_bytes + resources.swap_bytes
+
+
+def _security_options(privileges: Privileges) -> list[str]:
+    options: list[str] = []
+    if privileges.no_new_privileges:
+        options.append("no-new-privileges=true")
+    if privileges.seccomp.mode == "unconfined":
+        options.append("seccomp=unconfined")
+    elif privileges.seccomp.mode == "custom":
+        options.append("seccomp=" + privileges.seccomp.profile.decode(errors="replace"))
+    if privileges.apparmor.mode == "disabled":
+        options.append("apparmor=unconfined")
+    selinux = privileges.selinux_context
+    if selinux.disable:
+        options.append("label=disable")
+    labels = {name: getattr(selinux, name) for name in ("user", "role", "type", "level")}
+    return options + [f"label={name}:{value}" for name, value in labels.items() if value]
+
+
+def registry_auth(text: str) -> RegistryAuth | None:
+    """Credentials as the API's ``X-Registry-Auth`` carries them (base64url JSON); None for none.
+
+    Raises:
+        ExecutorError: they cannot be read; nothing of them is in the message.
+    """
+    if not text:
+        return None
+    try:
+        fields = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        if not isinstance(fields, dict):
+            raise TypeError
+    except (binascii.Error, ValueError, TypeError):
+        raise ExecutorError("the registry credentials stored with the service cannot be read") from None
+
+    def field(name: str) -> str:
+        return str(fields.get(name) or "")
+
+    return RegistryAuth(
+        username=field("username"),
+        password=field("password"),
+        identity_token=field("identitytoken"),
+        registry_token=field("registrytoken"),
+        server_address=field("serveraddress"),
+    )

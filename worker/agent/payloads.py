@@ -1,0 +1,219 @@
+"""Secrets and configs as files for a container (features A10.15 to A10.17).
+
+Files lie on a tmpfs below the run folder, one folder a task, and are bind-mounted read-only into the container: they
+survive a restart of the daemon, never touch a disk, and go with the container. ``plan_files`` decides, ``write`` and
+``remove`` do it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import posixpath
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from proto.specs_pb2 import Driver, FileTarget
+from runtime.containers.types import Mount
+from worker.agent.container_spec import NodeFacts, expand_env, expand_in, template_fields
+from worker.agent.executor import Assignment, ExecutorError
+
+SECRETS_FOLDER = "/run/secrets"
+
+_MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadFile:
+    """One file in a container.
+
+    Attributes:
+        target: absolute path in the container.
+        mode: permission bits.
+    """
+
+    target: str
+    data: bytes = field(repr=False)
+    uid: int
+    gid: int
+    mode: int
+
+
+def plan_files(assignment: Assignment, node: NodeFacts) -> list[PayloadFile]:
+    """The files that the task's spec asks for.
+
+    Raises:
+        ExecutorError: a secret or config does not exist, an owner is no number, a template is wrong.
+    """
+    spec = assignment.spec_version.spec.task_template.container_spec
+    templates = _Templates(assignment, node)
+    files: list[PayloadFile] = []
+    for secret_ref in spec.secrets:
+        if not secret_ref.HasField("file"):
+            continue
+        data = templates.secret_data(secret_ref.secret_id, secret_ref.secret_name)
+        files.append(_file(data, secret_ref.file, SECRETS_FOLDER, f"secret {secret_ref.secret_name}"))
+    for config_ref in spec.configs:
+        if not config_ref.HasField("file"):
+            continue  # for the runtime, not for the container (A10.08)
+        data = templates.config_data(config_ref.config_id, config_ref.config_name)
+        files.append(_file(data, config_ref.file, "/", f"config {config_ref.config_name}"))
+    return files
+
+
+class _Templates:
+    """Payloads of one task; those with the driver ``golang`` are templates, which may name one another."""
+
+    def __init__(self, assignment: Assignment, node: NodeFacts) -> None:
+        self._assignment, self._node = assignment, node
+        self._spec = assignment.spec_version.spec.task_template.container_spec
+        self._open: list[str] = []
+
+    def secret_data(self, secret_id: str, name: str) -> bytes:
+        secret = self._assignment.secrets.get(secret_id)
+        if secret is None:
+            raise ExecutorError(f"secret {name or secret_id} not found")
+        return self._expanded(f"secret {name}", secret.spec.data, secret.spec.templating)
+
+    def config_data(self, config_id: str, name: str) -> bytes:
+        config = self._assignment.configs.get(config_id)
+        if config is None:
+            raise ExecutorError(f"config {name or config_id} not found")
+        return self._expanded(f"config {name}", config.spec.data, config.spec.templating)
+
+    def _expanded(self, what: str, data: bytes, driver: Driver) -> bytes:
+        if not driver.name:
+            return data
+        if driver.name != "golang":
+            raise ExecutorError(f"{what}: unrecognized template type {driver.name}")
+        if what in self._open:
+            raise ExecutorError(f"{what} is a template that needs itself")
+        self._open.append(what)
+        try:
+            fields = template_fields(self._assignment, self._node)
+            functions = {"env": self._env, "secret": self._secret, "config": self._config}
+            return expand_in(what, data.decode(), fields, functions).encode()
+        except UnicodeDecodeError:
+            raise ExecutorError(f"{what} is a template that is no text") from None
+        finally:
+            self._open.pop()
+
+    def _env(self, name: str) -> str:
+        values = dict(entry.split("=", 1) for entry in expand_env(self._assignment, self._node) if "=" in entry)
+        return values.get(name, "")
+
+    def _secret(self, target: str) -> str:
+        for ref in self._spec.secrets:
+            if ref.file.name == target:
+                return self.secret_data(ref.secret_id, ref.secret_name).decode(errors="replace")
+        raise ExecutorError(f"secret target {target} not found")
+
+    def _config(self, target: str) -> str:
+        for ref in self._spec.configs:
+            if ref.file.name == target:
+                return self.config_data(ref.config_id, ref.config_name).decode(errors="replace")
+        raise ExecutorError(f"config target {target} not found")
+
+
+def _file(data: bytes, target: FileTarget, folder: str, what: str) -> PayloadFile:
+    return PayloadFile(
+        target=posixpath.normpath(posixpath.join(folder, target.name)),
+        data=data,
+        uid=_number(target.uid, f"{what}: UID"),
+        gid=_number(target.gid, f"{what}: GID"),
+        mode=target.mode & 0o7777,
+    )
+
+
+def _number(text: str, what: str) -> int:
+    if not text:
+        return 0
+    if not text.isascii() or not text.isdecimal() or int(text) > 2**32 - 2:
+        raise ExecutorError(f"{what} {text} is no user or group number")
+    return int(text)
+
+
+class PayloadFolder:
+    """Where the files lie. Methods block shortly; call them in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: below the daemon's run folder; made by ``open``.
+        """
+        self._path = path
+
+    def open(self) -> None:
+        """Make the folder and see to it that it is memory: a tmpfs of its own is mounted where the run folder is none.
+
+        Raises:
+            ExecutorError: neither is possible.
+        """
+        try:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _file_system(self._path) not in _MEMORY_FILE_SYSTEMS:
+                _mount_tmpfs(self._path)
+            self._path.chmod(0o700)
+        except OSError as error:
+            raise ExecutorError(f"no memory file system for secrets at {self._path}: {error}") from error
+
+    def write(self, task_id: str, files: Sequence[PayloadFile]) -> list[Mount]:
+        """Write a task's files anew; the mounts that bring them into its container.
+
+        Raises:
+            ExecutorError: the memory file system is full, or cannot be written.
+        """
+        folder = self._path / task_id
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not files:
+                return []
+            folder.mkdir(mode=0o700)
+            mounts = []
+            for number, file in enumerate(files):
+                path = folder / str(number)
+                _write(path, file)
+                mounts.append(Mount(Type="bind", Source=str(path), Target=file.target, ReadOnly=True))
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ExecutorError(f"writing secrets and configs failed: {error.strerror or error}") from error
+        return mounts
+
+    def remove(self, task_id: str) -> None:
+        """Remove a task's files. Idempotent."""
+        shutil.rmtree(self._path / task_id, ignore_errors=True)
+
+
+def _write(path: Path, file: PayloadFile) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb", closefd=False) as stream:
+            stream.write(file.data)
+        os.fchown(descriptor, file.uid, file.gid)
+        os.fchmod(descriptor, file.mode)
+    finally:
+        os.close(descriptor)
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that ``path`` is on: the longest mount point above it, the last of equals."""
+    wanted = os.path.realpath(path)
+    best, kind = "", ""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].encode().decode("unicode_escape")
+        inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, after.split()[0]
+    return kind
+
+
+def _mount_tmpfs(path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, b"mode=0700") != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
