@@ -221,7 +221,6 @@ def _replace(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome:
         desired=TASK_STATE_RUNNING,
     )
     task.replaces_task_id = replaced.id
-    stopped: list[Task] = []
     if rules.order == UPDATE_ORDER_STOP_FIRST:
         stopped = [with_desired(old, TASK_STATE_SHUTDOWN, inputs.now) for old in live]
         if stopped:
@@ -229,6 +228,10 @@ def _replace(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome:
         start_at = start_time(task, replaced, inputs.nodes)
         if start_at is not None and start_at > inputs.now:
             task.desired_state = TASK_STATE_READY
+    else:
+        # One goes on until the new one runs, the best there is; an update that was interrupted may have left more.
+        serving = max(live, key=lambda old: old.status.state == TASK_STATE_RUNNING, default=None)
+        stopped = [with_desired(old, TASK_STATE_SHUTDOWN, inputs.now) for old in live if old is not serving]
     outcome.add(*map(UpdateTask, stopped), CreateTask(task))
 
 

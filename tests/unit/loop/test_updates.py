@@ -1,0 +1,374 @@
+"""Rolling updates and rollbacks (features A8.04 to A8.12), each also with the leader changing all the time (D05)."""
+
+from __future__ import annotations
+
+import pytest
+
+from manager.orchestrator.defaults import nanoseconds
+from proto.objects_pb2 import (
+    NODE_STATE_DOWN,
+    TASK_STATE_RUNNING,
+    TASK_STATE_SHUTDOWN,
+    UPDATE_STATE_COMPLETED,
+    UPDATE_STATE_PAUSED,
+    UPDATE_STATE_ROLLBACK_COMPLETED,
+    UPDATE_STATE_ROLLBACK_PAUSED,
+    UPDATE_STATE_ROLLBACK_STARTED,
+    UPDATE_STATE_UPDATING,
+    Task,
+)
+from proto.specs_pb2 import (
+    FAILURE_ACTION_CONTINUE,
+    FAILURE_ACTION_PAUSE,
+    FAILURE_ACTION_ROLLBACK,
+    NODE_AVAILABILITY_PAUSE,
+    RESTART_CONDITION_NONE,
+    UPDATE_ORDER_START_FIRST,
+    UPDATE_ORDER_STOP_FIRST,
+    FailureAction,
+    ServiceSpec,
+    UpdateConfig,
+    UpdateOrder,
+)
+from tests.unit.loop.harness import Change, Harness
+
+
+def to_image(
+    image: str,
+    *,
+    parallelism: int = 1,
+    delay_s: float = 0,
+    monitor_s: float = 5,
+    action: FailureAction.ValueType = FAILURE_ACTION_PAUSE,
+    ratio: float = 0,
+    order: UpdateOrder.ValueType = UPDATE_ORDER_STOP_FIRST,
+) -> Change:
+    def change(spec: ServiceSpec) -> None:
+        spec.task_template.container_spec.image = image
+        spec.update_config.CopyFrom(
+            UpdateConfig(
+                parallelism=parallelism,
+                delay_ns=nanoseconds(delay_s),
+                monitor_ns=nanoseconds(monitor_s),
+                failure_action=action,
+                max_failure_ratio=ratio,
+                order=order,
+            )
+        )
+
+    return change
+
+
+def image_of(cluster: Harness, task: Task) -> str:
+    version = cluster.store.view.spec_versions.of(task.service_id, task.spec_version)
+    assert version is not None
+    return version.spec.task_template.container_spec.image
+
+
+def images(cluster: Harness, service_id: str) -> list[str]:
+    return sorted(image_of(cluster, task) for task in cluster.running(service_id))
+
+
+async def fail_new(cluster: Harness, service_id: str, image: str) -> bool:
+    """Make running tasks of that image fail; returns whether there were any."""
+    bad = [task for task in cluster.running(service_id) if image_of(cluster, task) == image]
+    for task in bad:
+        await cluster.fail(task)
+    return bool(bad)
+
+
+@pytest.mark.parametrize("leader_changes", [False, True])
+@pytest.mark.parametrize("order", [UPDATE_ORDER_STOP_FIRST, UPDATE_ORDER_START_FIRST])
+async def test_rolling_update_one_at_a_time(leader_changes: bool, order: UpdateOrder.ValueType) -> None:
+    cluster = await Harness.started(nodes=3)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+    started_at = cluster.now
+    await cluster.update_service(web, to_image("v2", delay_s=10, order=order))
+    seen_running = []
+    while cluster.service(web).update_status.state != UPDATE_STATE_COMPLETED:
+        await cluster.settle()
+        seen_running.append(len(cluster.running(web)))
+        await cluster.work()
+        seen_running.append(len(cluster.running(web)))
+        if leader_changes:
+            cluster.change_leader()
+        cluster.now += 1
+        assert cluster.now < started_at + 120
+    assert images(cluster, web) == ["v2"] * 4
+    # Four delays, and a tail of the delay and a second, because the monitor window is shorter than the delay.
+    assert cluster.now - started_at == pytest.approx(51, abs=4)
+    assert min(seen_running) == (4 if order == UPDATE_ORDER_START_FIRST else 3)
+    assert cluster.service(web).update_status.message == "update completed"
+    assert cluster.service(web).update_status.HasField("completed_at")
+
+
+async def test_parallelism() -> None:
+    """Features A8.04: 6 replicas by 2 keep 4 running."""
+    cluster = await Harness.started(nodes=3)
+    web = await cluster.create_service("web", replicas=6, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", parallelism=2))
+    fewest = 6
+    for _ in range(12):
+        await cluster.settle()
+        stopping = [task for task in cluster.tasks(web) if task.desired_state == TASK_STATE_SHUTDOWN]
+        running_on = [task for task in stopping if task.status.state == TASK_STATE_RUNNING]
+        fewest = min(fewest, 6 - len(running_on))
+        await cluster.obey()
+    assert fewest == 4
+    await cluster.wait(10)
+    assert images(cluster, web) == ["v2"] * 6
+
+
+async def test_parallelism_zero_is_all_at_once() -> None:
+    cluster = await Harness.started(nodes=3)
+    web = await cluster.create_service("web", replicas=6, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", parallelism=0))
+    await cluster.settle()
+    assert len(cluster.held(web)) == 6
+    assert cluster.service(web).update_status.state == UPDATE_STATE_UPDATING
+    assert cluster.service(web).update_status.message == "update in progress"
+
+
+async def test_stop_first_waits_for_the_old_task() -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+    old = cluster.running(web)[0]
+    cluster.refuses_to_stop.add(old.id)
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.wait(59)
+    assert cluster.running(web) == []
+    await cluster.wait(1)
+    assert images(cluster, web) == ["v2"]
+
+
+@pytest.mark.parametrize("leader_changes", [False, True])
+async def test_failure_pauses(leader_changes: bool) -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.work(rounds=2)
+    (new,) = [task for task in cluster.live(web) if image_of(cluster, task) == "v2"]
+    await cluster.fail(new)
+    if leader_changes:
+        cluster.change_leader()
+    await cluster.wait(30)
+    status = cluster.service(web).update_status
+    assert status.state == UPDATE_STATE_PAUSED
+    assert status.message == f"update paused due to failure or early termination of task {new.id}"
+    assert images(cluster, web) == ["v1", "v1", "v1", "v2"], "the failed one is restarted, the others stay"
+
+
+@pytest.mark.parametrize("leader_changes", [False, True])
+async def test_failure_rolls_back(leader_changes: bool) -> None:
+    """Features A8.06."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+    untouched = {task.id for task in cluster.tasks(web)}
+    await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_ROLLBACK, delay_s=5))
+    states = set()
+    for _ in range(40):
+        await cluster.work()
+        states.add(cluster.service(web).update_status.state)
+        await fail_new(cluster, web, "v2")
+        if leader_changes:
+            cluster.change_leader()
+        await cluster.wait(1)
+    service = cluster.service(web)
+    assert service.update_status.state == UPDATE_STATE_ROLLBACK_COMPLETED
+    assert service.update_status.message == "rollback completed"
+    assert UPDATE_STATE_UPDATING in states
+    assert UPDATE_STATE_ROLLBACK_STARTED in states
+    assert service.spec.task_template.container_spec.image == "v1"
+    assert not service.HasField("previous_spec")
+    assert images(cluster, web) == ["v1"] * 4
+    assert len(untouched & {task.id for task in cluster.running(web)}) >= 2, "what was as it should be was not touched"
+
+
+async def test_a_rollback_is_never_rolled_back() -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_ROLLBACK, parallelism=0))
+    for _ in range(60):
+        await cluster.work()
+        for task in cluster.running(web):
+            if task.spec_version > 1:
+                await cluster.fail(task)
+        await cluster.wait(1)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_ROLLBACK_PAUSED
+    assert cluster.service(web).update_status.message.startswith("rollback paused due to failure")
+
+
+async def test_rollback_without_a_previous_spec_pauses() -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_ROLLBACK))
+    service = cluster.service(web)
+    changed = type(service)()
+    changed.CopyFrom(service)
+    changed.ClearField("previous_spec")
+    await cluster.store.update(lambda working: working.update(changed))
+    await cluster.work(rounds=3)
+    await fail_new(cluster, web, "v2")
+    await cluster.wait(3)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_PAUSED
+
+
+async def test_continue_goes_on_past_failures() -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=3, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_CONTINUE))
+    for _ in range(3):
+        await cluster.work(rounds=3)
+        await fail_new(cluster, web, "v2")
+    await cluster.wait(30)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+    assert images(cluster, web) == ["v2"] * 3
+
+
+@pytest.mark.parametrize(("failures", "state"), [(2, UPDATE_STATE_COMPLETED), (3, UPDATE_STATE_PAUSED)])
+async def test_failure_ratio(failures: int, state: int) -> None:
+    """Features A8.08: half of four slots may fail, more may not."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", ratio=0.5, delay_s=2))
+    failed = 0
+    for _ in range(60):
+        await cluster.work()
+        cluster.change_leader()
+        fresh = [t for t in cluster.running(web) if image_of(cluster, t) == "v2" and not t.restart_history.attempts]
+        if fresh and failed < failures:
+            await cluster.fail(fresh[0])
+            failed += 1
+        await cluster.wait(1)
+    assert cluster.service(web).update_status.state == state
+
+
+@pytest.mark.parametrize(("dies_after_s", "state"), [(3, UPDATE_STATE_PAUSED), (8, UPDATE_STATE_COMPLETED)])
+async def test_monitor_window(dies_after_s: int, state: int) -> None:
+    """Features A8.07."""
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", monitor_s=5))
+    await cluster.wait(dies_after_s)
+    await fail_new(cluster, web, "v2")
+    cluster.change_leader()
+    await cluster.wait(30)
+    assert cluster.service(web).update_status.state == state
+
+
+async def test_a_new_update_takes_over_from_a_running_one() -> None:
+    """Features A8.12."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", delay_s=5))
+    await cluster.wait(6)
+    assert images(cluster, web) == ["v1", "v1", "v2", "v2"]
+    await cluster.update_service(web, to_image("v3"))
+    await cluster.wait(20)
+    assert images(cluster, web) == ["v3"] * 4
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+
+
+async def test_back_to_the_first_spec_keeps_the_tasks_that_have_it() -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1", delay_s=5))
+    await cluster.work()
+    first = {task.id for task in cluster.tasks(web)}
+    await cluster.update_service(web, to_image("v2", delay_s=5))
+    await cluster.wait(6)
+    kept = {task.id for task in cluster.running(web)} & first
+    await cluster.update_service(web, to_image("v1", delay_s=5))
+    await cluster.wait(60)
+    assert images(cluster, web) == ["v1"] * 4
+    assert kept <= {task.id for task in cluster.running(web)}
+
+
+async def test_an_update_without_dirty_tasks_shows_no_status() -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v1", delay_s=7))
+    await cluster.wait(10)
+    assert not cluster.service(web).HasField("update_status")
+
+
+async def test_start_first_keeps_the_old_task_when_the_new_one_never_runs() -> None:
+    """Features A8.09."""
+    cluster = await Harness.started(nodes=1)
+
+    def first(spec: ServiceSpec) -> None:
+        to_image("v1")(spec)
+        spec.task_template.restart_policy.max_attempts = 1
+        spec.task_template.restart_policy.delay_ns = nanoseconds(1)
+
+    web = await cluster.create_service("web", change=first)
+    await cluster.work()
+    (old,) = cluster.running(web)
+    await cluster.update_service(web, to_image("v2", order=UPDATE_ORDER_START_FIRST, action=FAILURE_ACTION_CONTINUE))
+    for _ in range(30):
+        await cluster.settle()
+        for task in cluster.live(web):
+            if image_of(cluster, task) == "v2":
+                await cluster.fail(task)
+        cluster.now += 1
+    await cluster.wait(10)
+    assert [task.id for task in cluster.running(web)] == [old.id]
+    assert len([task for task in cluster.tasks(web) if image_of(cluster, task) == "v2"]) <= 3
+
+
+async def test_global_services_update_node_by_node() -> None:
+    cluster = await Harness.started(nodes=3)
+    agent = await cluster.create_service("agent", replicas=None, change=to_image("v1"))
+    await cluster.work()
+    await cluster.set_node("n3", availability=NODE_AVAILABILITY_PAUSE)
+    await cluster.update_service(agent, to_image("v2", delay_s=5))
+    await cluster.work()
+    assert images(cluster, agent) == ["v1", "v1", "v2"]
+    cluster.change_leader()
+    await cluster.wait(6)
+    assert images(cluster, agent) == ["v1", "v2", "v2"]
+    await cluster.wait(30)
+    assert cluster.service(agent).update_status.state == UPDATE_STATE_COMPLETED
+
+
+async def test_a_node_lost_in_the_middle_does_not_stop_the_update() -> None:
+    cluster = await Harness.started(nodes=3)
+    web = await cluster.create_service("web", replicas=6, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", delay_s=3))
+    await cluster.wait(4)
+    await cluster.set_node("n1", state=NODE_STATE_DOWN)
+    cluster.change_leader()
+    await cluster.wait(60)
+    assert images(cluster, web) == ["v2"] * 6
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+
+
+async def test_finished_tasks_are_brought_up_to_date_too() -> None:
+    """A service whose tasks are done is run again by an update (swarmkit: UpdatableTasksInSlot)."""
+    cluster = await Harness.started(nodes=1)
+
+    def once(spec: ServiceSpec) -> None:
+        to_image("v1")(spec)
+        spec.task_template.restart_policy.condition = RESTART_CONDITION_NONE
+
+    web = await cluster.create_service("web", change=once)
+    await cluster.work()
+    await cluster.fail(cluster.running(web)[0])
+    await cluster.wait(10)
+    assert cluster.live(web) == []
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.work()
+    assert images(cluster, web) == ["v2"]
