@@ -35,14 +35,13 @@ from pysyncobj.transport import Transport
 from manager.consensus import wire
 from manager.consensus.journal import Journal, LogEntry
 from manager.consensus.membership import Configuration, ConfigurationLog
-from manager.consensus.outputs import Apply, Output, Rejected, Restore, TakeSnapshot
+from manager.consensus.outputs import MEMBERSHIP, REGULAR, Apply, Output, Rejected, Restore, TakeSnapshot
 from manager.consensus.port import NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotSender
 from manager.consensus.snapshots import SnapshotHead, SnapshotStore
 
 log = structlog.get_logger(__name__)
 
-REGULAR, NO_OP, MEMBERSHIP = b"\x00", b"\x01", b"\x02"
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 
 TICK_COMMAND_BYTES_MAX = 2 * 1024 * 1024

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from manager.consensus.adapter import MEMBERSHIP
 from manager.consensus.core import RaftCore
 from manager.consensus.membership import Configuration, check_promotion, check_removal
-from manager.consensus.outputs import Done
+from manager.consensus.outputs import MEMBERSHIP, Done
 from manager.consensus.port import ConsensusError, Member, MembershipError, NodeID, NotLeaderError
 
 log = structlog.get_logger(__name__)

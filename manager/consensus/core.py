@@ -9,12 +9,12 @@ from typing import Any
 import structlog
 
 from manager.consensus import wire
-from manager.consensus.adapter import FOLLOWER, MEMBERSHIP, NO_OP, REGULAR, Adapter, Link, SnapshotPolicy, Timing
+from manager.consensus.adapter import FOLLOWER, Adapter, Link, SnapshotPolicy, Timing
 from manager.consensus.guard import Extend, Known, Missing, check_append
 from manager.consensus.journal import Journal
-from manager.consensus.membership import ConfigurationLog
-from manager.consensus.outputs import Deposed, Done, Ready
-from manager.consensus.port import NodeID, NotLeaderError
+from manager.consensus.membership import Configuration, ConfigurationLog
+from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, MEMBERSHIP, NO_OP, REGULAR, Deposed, Done, Ready
+from manager.consensus.port import CorruptStateError, NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotReceiver
 from manager.consensus.rounds import PreVoteRound, ReadBarriers
 from manager.consensus.snapshots import SnapshotStore
@@ -176,8 +176,7 @@ class RaftCore(Adapter):
     def _receive_append(self, peer: NodeID, message: wire.Append) -> None:
         if not self._accept_leader(peer, message.term, message.seq):
             return
-        if any(entry[1][:1] not in (REGULAR, NO_OP, MEMBERSHIP) for entry in message.entries):
-            raise wire.ProtocolError("entry of an unknown kind")
+        self._check_entries(message)
         match check_append(self.journal, self.commit_index(), message):
             case Missing(cut_from, next_index):
                 if cut_from is not None:
@@ -206,6 +205,18 @@ class RaftCore(Adapter):
                 )
                 self._muted = False
                 self._reply(peer, message.seq, verified + 1, success=True)
+
+    @staticmethod
+    def _check_entries(message: wire.Append) -> None:
+        for _, command in message.entries:
+            kind = command[:1]
+            if kind == MEMBERSHIP:
+                try:
+                    Configuration.decode(command[1:])
+                except CorruptStateError as error:
+                    raise wire.ProtocolError(str(error)) from None
+            elif kind not in (REGULAR, NO_OP) or (kind == REGULAR and len(command) <= COMMAND_ID_SIZE_BYTES):
+                raise wire.ProtocolError("entry of an unknown kind")
 
     def _accept_leader(self, peer: NodeID, term: int, seq: int) -> bool:
         """False (and an answer with our term) if ``peer`` led an earlier term."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import count
 
+from manager.consensus.commands import Applier
+from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, REGULAR
 from manager.consensus.port import (
     ENTRY_SIZE_BYTES_MAX,
-    Entry,
     EntryTooLargeError,
     LeaderState,
     Member,
@@ -35,10 +37,11 @@ class InProcessConsensus:
         self._leader = LeaderState(0, None, False)
         self._leader_callbacks: list[Callable[[LeaderState], None]] = []
         self._failure_callbacks: list[Callable[[BaseException], None]] = []
-        self._machine: StateMachine | None = None
+        self._applier: Applier | None = None
         self._index = 1
+        self._numbers = count(1)
         self._failed = False
-        self._queue: list[tuple[bytes, asyncio.Future[object]]] = []
+        self._queue: list[tuple[bytes, bytes, asyncio.Future[object]]] = []
 
     @property
     def node_id(self) -> NodeID:
@@ -67,7 +70,7 @@ class InProcessConsensus:
         self._failure_callbacks.append(callback)
 
     async def start(self, machine: StateMachine) -> None:
-        self._machine = machine
+        self._applier = Applier(machine)
         self._lead()
 
     async def stop(self, *, transfer: bool = True) -> None:
@@ -82,8 +85,16 @@ class InProcessConsensus:
         future: asyncio.Future[object] = loop.create_future()
         if not self._queue:
             loop.call_soon(self._apply)
-        self._queue.append((data, future))
-        return await future
+        if command_id is None:
+            command_id = next(self._numbers).to_bytes(COMMAND_ID_SIZE_BYTES, "big")
+        elif len(command_id) != COMMAND_ID_SIZE_BYTES:
+            raise ValueError(f"a command ID has {COMMAND_ID_SIZE_BYTES} bytes")
+        self._queue.append((command_id, data, future))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            raise ProposalUnknownError("the entry was not committed in time") from None
 
     async def read_barrier(self, *, timeout_s: float = 20.0) -> int:
         self._check_leading()
@@ -139,7 +150,7 @@ class InProcessConsensus:
 
     def _drop_queue(self, reason: str) -> None:
         queue, self._queue = self._queue, []
-        for _, future in queue:
+        for _, _, future in queue:
             if not future.done():
                 future.set_exception(ProposalUnknownError(reason))
 
@@ -149,20 +160,21 @@ class InProcessConsensus:
 
     def _apply(self) -> None:
         queue, self._queue = self._queue, []
-        if not queue or self._machine is None:
+        if not queue or self._applier is None:
             return
-        entries = [Entry(self._index + 1 + offset, data) for offset, (data, _) in enumerate(queue)]
+        term = self._leader.term
+        entries = [(REGULAR + key + data, self._index + 1 + n, term) for n, (key, data, _) in enumerate(queue)]
         try:
-            results = self._machine.apply(entries)
+            outcomes = self._applier.apply(entries)
         except Exception as error:
             self._queue = queue
             self.fail(error)
             return
-        self._index = entries[-1].index
-        for (_, future), result in zip(queue, results, strict=True):
+        self._index = self._applier.applied_index
+        for (_, _, future), outcome in zip(queue, outcomes, strict=True):
             if future.done():
                 continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
+            if isinstance(outcome.result, Exception):
+                future.set_exception(outcome.result)
             else:
-                future.set_result(result)
+                future.set_result(outcome.result)

@@ -381,7 +381,7 @@ class Journal:
         for number, record in enumerate(content.records):
             try:
                 changes = _decoder.decode(record)
-            except msgspec.DecodeError as error:
+            except ValueError as error:
                 raise CorruptStateError(f"{path}: record {number}: {error}") from None
             if number == 0:
                 self._check_opening(path, changes)

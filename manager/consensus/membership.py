@@ -66,7 +66,7 @@ class Configuration:
         """Raises CorruptStateError: not a configuration."""
         try:
             stored = _decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise CorruptStateError(f"configuration entry: {error}") from None
         members = [Member(NodeID(node_id), address, learner) for node_id, address, learner in stored.members]
         return cls(stored.group_id, tuple(sorted(members, key=lambda m: m.node_id)))

@@ -13,6 +13,8 @@ from manager.consensus.membership import Configuration
 from manager.consensus.port import ConsensusError
 
 COMMAND_ID_SIZE_BYTES = 16
+REGULAR, NO_OP, MEMBERSHIP = b"\x00", b"\x01", b"\x02"
+"""First byte of a log entry: a command (its ID and data follow), a leader's first entry, a configuration."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,8 @@ class RaftConsensus:
                 log.info("leadership.not_transferred", node_id=self.node_id, reason=str(error))
         self._stopping = True
         await self._thread.stop()
+        self._published = LeaderState(self._published.term, None, False)
+        self._update_leader()
         if self._restoring is not None:
             self._restoring.cancel()
             await asyncio.gather(self._restoring, return_exceptions=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from manager.consensus import wire
 from manager.consensus.port import CorruptStateError, NodeID
 from manager.consensus.snapshots import (
-    CHUNK_SIZE_BYTES_MAX,
+    PART_SIZE_BYTES_MAX,
     SnapshotHead,
     SnapshotStore,
     SnapshotWriter,
@@ -24,9 +24,9 @@ from manager.consensus.snapshots import (
 @dataclass(slots=True)
 class _Stream:
     head: SnapshotHead
-    chunks: Iterator[bytes]
+    parts: Iterator[tuple[bytes, bool]]
     number: int
-    ahead: bytes | None  # read one ahead, to know the last
+    ahead: tuple[bytes, bool] | None  # read one ahead, to know the last
 
 
 class SnapshotSender:
@@ -46,10 +46,10 @@ class SnapshotSender:
         if stream is None:
             stream = self._streams[peer] = self._begin()
         first = stream.number == 0
-        data, stream.ahead = stream.ahead or b"", next(stream.chunks, None)
+        (data, more), stream.ahead = stream.ahead or (b"", False), next(stream.parts, None)
         last = stream.ahead is None
         head = encode_head(stream.head) if first else b""
-        piece = wire.InstallSnapshot(term, seq, stream.head.index, stream.number, head, data, last)
+        piece = wire.InstallSnapshot(term, seq, stream.head.index, stream.number, head, data, more, last)
         stream.number += 1
         if last:
             del self._streams[peer]
@@ -62,8 +62,8 @@ class SnapshotSender:
         indexes = self._store.indexes()
         if not indexes:
             raise CorruptStateError(f"{self._store.folder}: the log was compacted but there is no snapshot")
-        head, chunks = self._store.open(indexes[-1])
-        return _Stream(head, chunks, 0, next(chunks, None))
+        head, parts = self._store.open_parts(indexes[-1])
+        return _Stream(head, parts, 0, next(parts, None))
 
 
 class SnapshotReceiver:
@@ -86,6 +86,8 @@ class SnapshotReceiver:
             ProtocolError: the head is none.
             OSError: the disk is full or broken; nothing is left of the snapshot.
         """
+        if len(piece.data) > PART_SIZE_BYTES_MAX or (piece.last and piece.more):
+            raise wire.ProtocolError(f"piece {piece.number} of snapshot {piece.index} is not one")
         if piece.number == 0:
             self.abandon()
             self._open(piece)
@@ -96,7 +98,7 @@ class SnapshotReceiver:
             return False
         self._next_number += 1
         try:
-            self._writer.add(piece.data)
+            self._writer.add_part(piece.data, more=piece.more)
             if piece.last:
                 self._writer.finish()
         except OSError:
@@ -117,6 +119,6 @@ class SnapshotReceiver:
             head = decode_head(piece.head)
         except CorruptStateError as error:
             raise wire.ProtocolError(str(error)) from None
-        if head.index != piece.index or len(piece.data) > CHUNK_SIZE_BYTES_MAX:
+        if head.index != piece.index:
             raise wire.ProtocolError(f"snapshot of index {piece.index} with the head of {head.index}")
         self._writer = SnapshotWriter(self._store, head, suffix="install")

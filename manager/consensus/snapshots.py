@@ -1,7 +1,7 @@
 """Snapshots on disk: one sealed file each, complete or absent.
 
-Content: a head (index, term, configuration, remembered command IDs), the state machine's chunks, and an end
-that counts them. Written to a temporary name, synced, renamed, and the folder synced: after a crash the
+Content: a head (index, term, configuration, remembered command IDs), the state machine's chunks, large ones in
+parts, and an end that counts the parts. Written to a temporary name, synced, renamed, and the folder synced: after a crash the
 old set of snapshots or the new one is there, never a part of one.
 """
 
@@ -20,7 +20,7 @@ from manager.consensus.port import CorruptStateError
 from manager.consensus.sealed import KeyRing, SealedWriter, stream_sealed
 
 MAGIC = b"SWSNAP\x00\x01"
-CHUNK_SIZE_BYTES_MAX = 256 * 1024
+PART_SIZE_BYTES_MAX = 256 * 1024
 _NAME = re.compile(r"snapshot-(\d{20})")
 
 
@@ -48,16 +48,17 @@ class _Head(msgspec.Struct, array_like=True, tag="h", forbid_unknown_fields=True
     command_ids: list[tuple[int, bytes]]
 
 
-class _Chunk(msgspec.Struct, array_like=True, tag="d", forbid_unknown_fields=True):
+class _Part(msgspec.Struct, array_like=True, tag="d", forbid_unknown_fields=True):
     data: bytes
+    more: bool  # of the same chunk follows
 
 
 class _End(msgspec.Struct, array_like=True, tag="e", forbid_unknown_fields=True):
-    chunks: int
+    parts: int
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Head | _Chunk | _End)
+_decoder = msgspec.msgpack.Decoder(_Head | _Part | _End)
 
 
 def encode_head(head: SnapshotHead) -> bytes:
@@ -68,7 +69,7 @@ def decode_head(data: bytes) -> SnapshotHead:
     """Raises CorruptStateError."""
     try:
         stored = _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise CorruptStateError(f"snapshot head: {error}") from None
     if not isinstance(stored, _Head):
         raise CorruptStateError("snapshot does not begin with its head")
@@ -81,20 +82,25 @@ class SnapshotWriter:
     """Writes one snapshot; nothing of it exists for a reader before ``finish`` returned."""
 
     def __init__(self, store: SnapshotStore, head: SnapshotHead, *, suffix: str = "write") -> None:
-        self._store, self.head, self._chunks = store, head, 0
+        self._store, self.head, self._parts = store, head, 0
         self._temporary = store.folder / f"{store.name_of(head.index)}.{suffix}"
         store.files.unlink(self._temporary)
         self._writer = SealedWriter(store.files, self._temporary, store.keys, MAGIC)
         self._writer.append(encode_head(head))
 
     def add(self, chunk: bytes) -> None:
-        for start in range(0, len(chunk), CHUNK_SIZE_BYTES_MAX):
-            self._writer.append(_encoder.encode(_Chunk(chunk[start : start + CHUNK_SIZE_BYTES_MAX])))
-            self._chunks += 1
+        """Append a chunk; ``open`` gives it back as it is, whatever its size."""
+        for start in range(0, max(1, len(chunk)), PART_SIZE_BYTES_MAX):
+            end = start + PART_SIZE_BYTES_MAX
+            self.add_part(chunk[start:end], more=end < len(chunk))
+
+    def add_part(self, data: bytes, *, more: bool) -> None:
+        self._writer.append(_encoder.encode(_Part(data, more)))
+        self._parts += 1
 
     def finish(self) -> None:
         """Make it the newest snapshot, durably."""
-        self._writer.append(_encoder.encode(_End(self._chunks)))
+        self._writer.append(_encoder.encode(_End(self._parts)))
         self._writer.sync()
         self._writer.close()
         files, folder = self._store.files, self._store.folder
@@ -137,11 +143,16 @@ class SnapshotStore:
             raise
 
     def open(self, index: int) -> tuple[SnapshotHead, Iterator[bytes]]:
-        """Head and chunks; a damaged record is found when it is reached.
+        """Head and chunks as they were written; a damaged record is found when it is reached.
 
         Raises:
             CorruptStateError: here or while iterating.
         """
+        head, parts = self.open_parts(index)
+        return head, _join(parts)
+
+    def open_parts(self, index: int) -> tuple[SnapshotHead, Iterator[tuple[bytes, bool]]]:
+        """As ``open``, in parts of at most ``PART_SIZE_BYTES_MAX``; true with a part whose chunk goes on."""
         path = self.path_of(index)
         records = stream_sealed(self.files, path, self.keys, MAGIC)
         first = next(records, None)
@@ -150,12 +161,12 @@ class SnapshotStore:
         head = decode_head(first)
         if head.index != index:
             raise CorruptStateError(f"{path}: holds the snapshot of index {head.index}")
-        return head, self._chunks(path, records)
+        return head, self._parts(path, records)
 
     def verify(self, index: int) -> SnapshotHead:
         """Read a snapshot to its end. Raises CorruptStateError."""
-        head, chunks = self.open(index)
-        for _ in chunks:
+        head, parts = self.open_parts(index)
+        for _ in parts:
             pass
         return head
 
@@ -175,21 +186,30 @@ class SnapshotStore:
                 self.files.unlink(self.folder / name)
 
     @staticmethod
-    def _chunks(path: Path, records: Iterator[bytes]) -> Iterator[bytes]:
-        count = 0
+    def _parts(path: Path, records: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+        count, open_chunk = 0, False
         for record in records:
             try:
                 part = _decoder.decode(record)
-            except msgspec.DecodeError as error:
-                raise CorruptStateError(f"{path}: chunk {count}: {error}") from None
+            except ValueError as error:
+                raise CorruptStateError(f"{path}: part {count}: {error}") from None
             match part:
-                case _Chunk(data):
-                    count += 1
-                    yield data
-                case _End(chunks):
-                    if chunks != count or next(records, None) is not None:
-                        raise CorruptStateError(f"{path}: {count} chunks, its end says {chunks}")
+                case _Part(data, more):
+                    count, open_chunk = count + 1, more
+                    yield data, more
+                case _End(parts):
+                    if parts != count or open_chunk or next(records, None) is not None:
+                        raise CorruptStateError(f"{path}: {count} parts, its end says {parts}")
                     return
                 case _:
                     raise CorruptStateError(f"{path}: a second head")
         raise CorruptStateError(f"{path}: ends without its end")
+
+
+def _join(parts: Iterator[tuple[bytes, bool]]) -> Iterator[bytes]:
+    waiting: list[bytes] = []
+    for data, more in parts:
+        waiting.append(data)
+        if not more:
+            yield b"".join(waiting)
+            waiting.clear()

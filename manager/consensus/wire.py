@@ -104,7 +104,10 @@ class AppendReply(_Message, tag="ar"):
 
 
 class InstallSnapshot(_Message, tag="s"):
-    """One piece of a snapshot. ``head`` (see ``snapshots.encode_head``) comes with the first, at ``number`` 0."""
+    """One piece of a snapshot. ``head`` (see ``snapshots.encode_head``) comes with the first, at ``number`` 0.
+
+    ``more``: the next piece continues the state machine's chunk.
+    """
 
     term: Count
     seq: Count
@@ -112,6 +115,7 @@ class InstallSnapshot(_Message, tag="s"):
     number: Count
     head: bytes
     data: bytes
+    more: bool
     last: bool
 
 
@@ -136,7 +140,7 @@ def decode_body(body: bytes | memoryview) -> Message:
     """Raises ProtocolError."""
     try:
         message: Message = _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # DecodeError is a ValueError, and so is bad UTF-8
         raise ProtocolError(f"not a message: {error}") from None
     return message
 

@@ -228,7 +228,8 @@ class Cluster:
 
     async def stop(self, name: str, *, transfer: bool = True) -> None:
         node = self.nodes.pop(name)
-        await self._on_raft_loop(node, self._unlisten(node))
+        if not node.consensus.loop.is_closed():
+            await self._on_raft_loop(node, self._unlisten(node))
         await node.consensus.stop(transfer=transfer)
 
     async def close(self) -> None:

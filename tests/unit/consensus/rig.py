@@ -9,11 +9,11 @@ from typing import TypeVar
 from pysyncobj import syncobj
 
 from manager.consensus import wire
-from manager.consensus.adapter import MEMBERSHIP, NO_OP, REGULAR, SnapshotPolicy, Timing
+from manager.consensus.adapter import SnapshotPolicy, Timing
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.core import RaftCore
 from manager.consensus.membership import Configuration
-from manager.consensus.outputs import Apply
+from manager.consensus.outputs import MEMBERSHIP, NO_OP, REGULAR, Apply
 from manager.consensus.port import Member, NodeID
 from manager.consensus.recovery import open_state
 from manager.consensus.sealed import KeyRing

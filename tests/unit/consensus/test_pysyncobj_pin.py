@@ -13,7 +13,7 @@ from pysyncobj import syncobj
 from pysyncobj.version import VERSION
 
 import manager.consensus
-from manager.consensus import adapter
+from manager.consensus import adapter, outputs
 from tests.unit.consensus.rig import Rig
 
 FOLDER = Path(manager.consensus.__file__).parent
@@ -79,9 +79,9 @@ def test_module_globals_that_are_replaced_exist() -> None:
 def test_command_kinds_and_states_are_the_librarys() -> None:
     kinds = syncobj._COMMAND_TYPE
     assert tuple(bytes([kind]) for kind in (kinds.REGULAR, kinds.NO_OP, kinds.MEMBERSHIP)) == (
-        adapter.REGULAR,
-        adapter.NO_OP,
-        adapter.MEMBERSHIP,
+        outputs.REGULAR,
+        outputs.NO_OP,
+        outputs.MEMBERSHIP,
     )
     states = syncobj._RAFT_STATE
     assert (adapter.FOLLOWER, adapter.LEADER) == (states.FOLLOWER, states.LEADER)

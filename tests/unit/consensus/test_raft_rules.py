@@ -491,7 +491,9 @@ def snapshot_piece(
     term: int, index: int, entry_term: int, *, number: int = 0, last: bool = True
 ) -> wire.InstallSnapshot:
     head = SnapshotHead(index, entry_term, configuration(A, B, C), ())
-    return wire.InstallSnapshot(term, 1, index, number, encode_head(head) if number == 0 else b"", b"state", last)
+    return wire.InstallSnapshot(
+        term, 1, index, number, encode_head(head) if number == 0 else b"", b"state", False, last
+    )
 
 
 def test_7_a_snapshot_replaces_a_log_that_does_not_reach_it() -> None:
