@@ -186,6 +186,7 @@ class Links:
         connection: _Connection | None = None
         self._serving.add(writer)
         self._idle.clear()
+        hello_timer = self._loop.call_later(DIAL_TIMEOUT_S, writer.transport.abort)
         try:
             hello = wire.Hello(wire.PROTOCOL_VERSION, self._node_id, self._configuration.group_id, self._address)
             writer.write(wire.encode_frame(hello))
@@ -194,6 +195,7 @@ class Links:
                 for message in decoder.feed(data):
                     if connection is None:
                         self._check_hello(peer, message)
+                        hello_timer.cancel()
                         connection = self._install(peer, writer, dialled_by)
                     connection.heard_s = self._loop.time()
                     self._on_message(peer, message)
@@ -204,6 +206,7 @@ class Links:
         except ConsensusError as error:
             log.warning("raft_link.refused", peer=peer, error=str(error))
         finally:
+            hello_timer.cancel()
             writer.transport.abort()
             self._serving.discard(writer)
             if not self._serving:
