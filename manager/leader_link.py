@@ -13,6 +13,9 @@ from pki.grpc_credentials import ChannelOptions, RotatingChannel
 from pki.node_certificate import NodeCertificate
 from proto.ca_pb2 import ManagerAddress
 
+RETIRE_GRACE_S = 1.0
+"""For the answers of an old leader that has handed over in good order."""
+
 
 class LeaderLink:
     """Knows where the leader's gRPC server is and holds a channel to it.
@@ -67,10 +70,15 @@ class LeaderLink:
             self._channel = RotatingChannel(target, self._certificate, self._options)
         return self._channel
 
+    def leader_changed(self) -> None:
+        """Somebody else leads: calls that wait for the old leader, who may be cut off, end soon and not at their time-out."""
+        if self._channel is not None and self._channel.target != self.leader_addr():
+            self._retire()
+
     def _retire(self) -> None:
         old, self._channel = self._channel, None
         if old is not None:
-            task = asyncio.get_running_loop().create_task(old.close(5.0), name="leader_link.retire")
+            task = asyncio.get_running_loop().create_task(old.close(RETIRE_GRACE_S), name="leader_link.retire")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

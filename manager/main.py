@@ -342,6 +342,7 @@ class _Manager:
     def _on_leader_change(self, state: LeaderState) -> None:
         log.info("leader.changed", term=state.term, leader_id=state.leader_id, is_leader=state.is_leader)
         self._leadership.set()
+        self._link.leader_changed()
         self._dispatcher.managers_changed()
 
     async def _lead(self) -> None:
