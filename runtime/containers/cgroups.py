@@ -161,6 +161,16 @@ def _enable(group: Path, controllers: Iterable[str]) -> None:
             log.warning("controller.unavailable", cgroup=str(group), controller=name, reason=str(error))
 
 
+def swap_limit(layout: Layout) -> bool:
+    """Whether this kernel can limit swap."""
+    mount = layout.mounts.get("memory")
+    if mount is None:
+        return False
+    if layout.version == 1:
+        return (mount / "memory.memsw.limit_in_bytes").exists()
+    return Path("/proc/swaps").exists()
+
+
 def container_paths(layout: Layout, parent: str, container_id: str) -> list[Path]:
     """The folders of a container's groups, one a hierarchy."""
     inner = f"{parent.lstrip('/')}/{container_id}"

@@ -59,6 +59,11 @@ def default_filter(capabilities: frozenset[str]) -> dict[str, Any]:
     return to_oci(default_profile(), capabilities, machine=platform.machine(), kernel=kernel_version())
 
 
+def own_filter(profile: str, capabilities: Collection[str]) -> dict[str, Any]:
+    """A profile given as JSON text, in OCI form for this machine. Raises InvalidParameterError."""
+    return to_oci(parse_profile(profile), capabilities, machine=platform.machine(), kernel=kernel_version())
+
+
 def kernel_version(release: str | None = None) -> tuple[int, int]:
     """Major and minor version of the running kernel, (0, 0) when its name is no version."""
     parts = (release or platform.release()).split("-")[0].split(".")

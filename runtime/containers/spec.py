@@ -253,10 +253,7 @@ def _linux(given: SpecInput, granted: list[str], security: Security) -> dict[str
     ]
     if not host.Privileged and security.profile != "unconfined":
         if security.profile:
-            machine_profile = seccomp.parse_profile(security.profile)
-            linux["seccomp"] = seccomp.to_oci(
-                machine_profile, granted, machine=seccomp.platform.machine(), kernel=seccomp.kernel_version()
-            )
+            linux["seccomp"] = seccomp.own_filter(security.profile, granted)
         else:
             linux["seccomp"] = seccomp.default_filter(frozenset(granted))
     return linux

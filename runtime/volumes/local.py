@@ -39,6 +39,11 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     Scope: str = "local"
     Options: dict[str, str] | None = None
 
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether it was made for one container without a name."""
+        return ANONYMOUS_LABEL in (self.Labels or {})
+
 
 class VolumePruneReport(msgspec.Struct, frozen=True, kw_only=True):
     """``SpaceReclaimed`` in bytes."""
@@ -151,8 +156,7 @@ class Volumes:
         everything = any(value.lower() in ("true", "1") for value in wanted.pop("all", ()))
         deleted, size = [], 0
         for volume in self.list(wanted):
-            anonymous = ANONYMOUS_LABEL in (volume.Labels or {})
-            if self.users(volume.Name) or not (anonymous or everything):
+            if self.users(volume.Name) or not (volume.is_anonymous or everything):
                 continue
             size += await asyncio.to_thread(_size, Path(volume.Mountpoint))
             await self.remove(volume.Name)

@@ -1,0 +1,223 @@
+"""Everything that has to lie ready on the host for one start: files, mounts, devices, and the spec made of them.
+
+Blocks (file system); runs in the engine's thread pool. What it decides is in ``spec``, ``mounts`` and ``files``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.containers import files, mounts, spec, users
+from runtime.containers.conmon import CreateRequest
+from runtime.containers.record import Container
+from runtime.containers.types import DeviceMapping
+from runtime.errors import ConflictError, HostError, InvalidParameterError
+from runtime.files import read_text
+from runtime.networks.bridge import Attachment
+from runtime.volumes.local import Volumes, copy_up
+
+
+class BundleBuilder:
+    """Builds create requests for conmon. ``lookup`` finds another container for the ``container:ID`` modes."""
+
+    def __init__(
+        self, *, volumes: Volumes, facts: spec.HostFacts, cgroup_parent: str, lookup: Callable[[str], Container]
+    ) -> None:
+        self._volumes, self._facts, self._parent, self._lookup = volumes, facts, cgroup_parent, lookup
+
+    def build(self, container: Container, rootfs: Path, attachment: Attachment | None) -> CreateRequest:
+        """Raises InvalidParameterError, ConflictError, HostError."""
+        record = container.record
+        config, host = record.Config, record.HostConfig
+        hostname = hostname_of(container)
+        own = [self._mount(request, rootfs) for request in record.Requests]
+        folder = self._files(container, hostname, attachment)
+        document = spec.build(
+            spec.SpecInput(
+                container_id=record.ID,
+                rootfs=str(rootfs),
+                cgroup_path=f"{self._parent.rstrip('/')}/{record.ID}",
+                hostname=hostname,
+                config=config,
+                host=host,
+                user=users.resolve(
+                    config.User,
+                    host.GroupAdd or (),
+                    users.read_inside(rootfs, "passwd"),
+                    users.read_inside(rootfs, "group"),
+                ),
+                mounts=own,
+                files=files.oci_mounts(folder, [mount["destination"] for mount in own]),
+                namespaces=self._namespaces(container),
+                devices=devices(host.Devices or (), privileged=host.Privileged),
+                facts=self._facts,
+            )
+        )
+        return CreateRequest(
+            container_id=record.ID,
+            name=record.Name,
+            spec=document,
+            log_path=container.log_path,
+            log_driver="none" if host.LogConfig.Type == "none" else "k8s-file",
+            tty=config.Tty,
+            open_stdin=config.OpenStdin,
+            stdin_once=config.StdinOnce,
+        )
+
+    def _mount(self, request: mounts.MountRequest, rootfs: Path) -> dict[str, Any]:
+        if request.kind == "tmpfs":
+            return mounts.to_oci(request, "tmpfs")
+        source = Path(request.source)
+        if request.kind == "volume":
+            source = Path(self._volumes.get(request.source).Mountpoint)
+            if request.copy and not request.subpath:
+                inside = inside_rootfs(rootfs, request.target)
+                if inside is not None:
+                    copy_up(inside, source)
+            if request.subpath:
+                source = _subpath(source, request.subpath)
+        elif not source.exists():
+            if not request.create_source:
+                raise InvalidParameterError(
+                    f'invalid mount config for type "bind": bind source path does not exist: {source}'
+                )
+            source.mkdir(parents=True, exist_ok=True)
+        return mounts.to_oci(request, str(source))
+
+    def _files(self, container: Container, hostname: str, attachment: Attachment | None) -> Path:
+        host, folder = container.record.HostConfig, container.folder
+        if host.NetworkMode.startswith("container:"):
+            return self._lookup(host.NetworkMode.removeprefix("container:")).folder
+        if host.NetworkMode == "host" and not host.ExtraHosts:
+            hosts = read_text(Path("/etc/hosts")) or ""
+        else:
+            endpoint = attachment.endpoint if attachment else None
+            domain = container.record.Config.Domainname
+            names = [f"{hostname}.{domain}", hostname] if domain else [hostname]
+            hosts = files.hosts_text(
+                host.ExtraHosts or (),
+                address=endpoint.IPAddress if endpoint else "",
+                names=names,
+                gateway=endpoint.Gateway if endpoint else "",
+            )
+        try:
+            for name, text in (
+                ("hosts", hosts),
+                ("hostname", hostname + "\n"),
+                ("resolv.conf", files.resolv_text(host, files.host_resolv())),
+            ):
+                # Written in place: these are bind mounted into containers that may still hold the old inode.
+                (folder / name).write_text(text)
+                (folder / name).chmod(0o644)
+        except OSError as error:
+            raise HostError(f"cannot write the files of container {container.id[:12]}: {error}") from error
+        return folder
+
+    def _namespaces(self, container: Container) -> dict[str, str | None]:
+        host = container.record.HostConfig
+        result: dict[str, str | None] = {}
+        for kind, mode, name in (
+            ("network", host.NetworkMode, "net"),
+            ("pid", host.PidMode, "pid"),
+            ("ipc", host.IpcMode, "ipc"),
+        ):
+            if mode == "host" and not (kind == "network" and container.record.Config.NetworkDisabled):
+                result[kind] = None
+            elif mode.startswith("container:"):
+                other = self._lookup(mode.removeprefix("container:"))
+                if not other.running:
+                    raise ConflictError(f"cannot join {kind} of a non running container: {other.id}")
+                result[kind] = f"/proc/{other.state.Pid}/ns/{name}"
+        return result
+
+
+def hostname_of(container: Container) -> str:
+    """Its own, the host's in host mode, else the first twelve digits of the ID."""
+    record = container.record
+    if record.Config.Hostname:
+        return record.Config.Hostname
+    if record.HostConfig.NetworkMode == "host" or record.HostConfig.UTSMode == "host":
+        return platform.node()
+    return record.ID[:12]
+
+
+def inside_rootfs(root: Path, target: str) -> Path | None:
+    """A folder of the image, or None. An image's symbolic links could lead to the host's files: none is followed."""
+    path = root
+    for part in Path(target).parts[1:]:
+        path = path / part
+        if part == ".." or path.is_symlink():
+            return None
+    return path if path.is_dir() else None
+
+
+def _subpath(volume: Path, subpath: str) -> Path:
+    resolved = (volume / subpath).resolve()
+    if not resolved.is_relative_to(volume.resolve()):
+        raise InvalidParameterError(f"volume subpath {subpath} leads out of the volume")
+    if not resolved.exists():
+        raise InvalidParameterError(f"cannot access path {volume / subpath}: no such file or directory")
+    return resolved
+
+
+def devices(wanted: Sequence[DeviceMapping], *, privileged: bool) -> list[dict[str, Any]]:
+    """OCI devices with an extra key ``access``; a folder stands for all device nodes below it.
+
+    A privileged container gets every device of the host but terminals and the runtime's own. Raises
+    InvalidParameterError.
+    """
+    found = []
+    if privileged:
+        for folder, folders, names in os.walk("/dev"):
+            folders[:] = [name for name in folders if name not in ("pts", "shm", "fd", "mqueue", ".lxc", ".udev")]
+            found += [(path, path, "rwm") for name in names if name != "console" and (path := f"{folder}/{name}")]
+    for device in wanted:
+        access = device.CgroupPermissions or "rwm"
+        if not device.PathOnHost or set(access) - set("rwm"):
+            raise InvalidParameterError(f"invalid device: {device.PathOnHost}:{device.PathInContainer}:{access}")
+        target = device.PathInContainer or device.PathOnHost
+        if Path(device.PathOnHost).is_dir():
+            for folder, _, names in os.walk(device.PathOnHost):
+                found += [
+                    (f"{folder}/{n}", f"{folder}/{n}".replace(device.PathOnHost, target, 1), access) for n in names
+                ]
+        else:
+            found.append((device.PathOnHost, target, access))
+    result = []
+    for source, target, access in found:
+        entry = _device(source, target, access)
+        if entry is not None:
+            result.append(entry)
+        elif not privileged:
+            raise InvalidParameterError(
+                f'error gathering device information while adding custom device "{source}": no such file or directory'
+            )
+    return result
+
+
+def _device(source: str, target: str, access: str) -> dict[str, Any] | None:
+    try:
+        status = Path(source).stat()
+    except OSError:
+        return None
+    if stat.S_ISCHR(status.st_mode):
+        kind = "c"
+    elif stat.S_ISBLK(status.st_mode):
+        kind = "b"
+    else:
+        return None
+    return {
+        "path": target,
+        "type": kind,
+        "major": os.major(status.st_rdev),
+        "minor": os.minor(status.st_rdev),
+        "fileMode": stat.S_IMODE(status.st_mode),
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+        "access": access,
+    }

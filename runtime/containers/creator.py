@@ -1,0 +1,155 @@
+"""Making a container: volumes, writable layer and record, all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from runtime.containers import creation
+from runtime.containers.lifecycle import event_attributes, rfc3339
+from runtime.containers.mounts import MountRequest, mount_point
+from runtime.containers.record import Container, Record
+from runtime.containers.spec import HostFacts
+from runtime.containers.store import ContainerStore
+from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
+from runtime.errors import EngineError, InvalidParameterError, NetworkNotFoundError
+from runtime.events import EventBus
+from runtime.images import ImagesError, ImageStore
+from runtime.volumes import Volumes
+
+log = structlog.get_logger(__name__)
+
+
+class Creator:
+    """Carries out create requests. ``resolve_network`` gives a network's name by name or ID."""
+
+    def __init__(
+        self,
+        *,
+        store: ContainerStore,
+        images: ImageStore,
+        volumes: Volumes,
+        events: EventBus,
+        facts: HostFacts,
+        resolve_network: Callable[[str], str],
+    ) -> None:
+        self._store, self._images, self._volumes, self._events = store, images, volumes, events
+        self._facts, self._resolve_network = facts, resolve_network
+
+    async def create(
+        self, config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None, name: str | None
+    ) -> tuple[str, list[str]]:
+        """See ``Engine.create``."""
+        if not config.Image:
+            raise InvalidParameterError("no image given")
+        image = self._images.get(config.Image)
+        config = creation.merge(config, image.config)
+        warnings = creation.validate(config, host, self._facts)
+        creation.check_networking(host, networking)
+        host, endpoints = self._networks(host, networking)
+        sources = [self._store.get(entry.partition(":")[0]) for entry in host.VolumesFrom or ()]
+        planned = creation.plan_mounts(config, host, creation.inherited_mounts(host, sources))
+        container_id = self._store.new_id()
+        name = self._store.claim_name(name, container_id)
+        anonymous: list[str] = []
+        try:
+            points, requests = await self._settle(planned, anonymous)
+            await self._images.prepare_rootfs(image.id, container_id)
+            now = time.time_ns()
+            record = Record(
+                ID=container_id,
+                Name=name,
+                CreatedNs=now,
+                Created=rfc3339(now),
+                ImageID=image.id,
+                Config=_with_hostname(config, host, container_id),
+                HostConfig=host,
+                Endpoints=endpoints,
+                Mounts=points,
+                Requests=requests,
+            )
+            container = await self._store.add(record)
+        except BaseException:
+            self._store.release_name(name, container_id)
+            await self._undo(container_id, anonymous)
+            raise
+        self._events.publish("container", "create", container_id, event_attributes(container))
+        return container_id, warnings
+
+    def _networks(
+        self, host: HostConfig, networking: NetworkingConfig | None
+    ) -> tuple[HostConfig, dict[str, EndpointSettings]]:
+        """The network mode by name (IDs resolved), and what the request says of the endpoint there."""
+        mode = host.NetworkMode
+        if mode.startswith("container:"):
+            other = self._store.get(mode.removeprefix("container:"))
+            return msgspec.structs.replace(host, NetworkMode=f"container:{other.id}"), {}
+        asked = dict((networking.EndpointsConfig if networking else None) or {})
+        if mode in ("", "default"):
+            mode = next((key for key in asked if key != "default"), "default")
+        if mode != "default":
+            mode = self._resolve_network(mode)
+        wanted: EndpointSettings | None = None
+        for key, value in asked.items():
+            if key != "default" and self._resolve_network(key) != ("bridge" if mode == "default" else mode):
+                raise NetworkNotFoundError(key)
+            wanted = value
+        name = "bridge" if mode == "default" else mode
+        return msgspec.structs.replace(host, NetworkMode=mode), {name: wanted or EndpointSettings()}
+
+    async def _settle(
+        self, planned: Sequence[MountRequest], anonymous: list[str]
+    ) -> tuple[list[MountPoint], list[MountRequest]]:
+        """Make the volumes that do not exist yet; names of anonymous ones are added to ``anonymous``."""
+        points, settled = [], []
+        for request in planned:
+            if request.kind == "volume":
+                labels = dict(request.labels)
+                volume = await self._volumes.create(request.source, driver=request.driver or "local", labels=labels)
+                if not request.source:
+                    anonymous.append(volume.Name)
+                request = dataclasses.replace(request, source=volume.Name)
+                points.append(mount_point(request, source=volume.Mountpoint, name=volume.Name))
+            else:
+                _refuse_missing_source(request)
+                points.append(mount_point(request, source=request.source))
+            settled.append(request)
+        return points, settled
+
+    async def _undo(self, container_id: str, anonymous: Sequence[str]) -> None:
+        try:
+            await self._images.remove_rootfs(container_id)
+            for name in anonymous:
+                await self._volumes.remove(name, force=True)
+        except (EngineError, ImagesError, OSError) as error:
+            log.error("create.not_undone", container_id=container_id, reason=str(error))
+
+    async def remove_anonymous_volumes(self, container: Container) -> None:
+        """After a removal that takes them along; those another container uses stay."""
+        for point in container.record.Mounts:
+            if point.Type != "volume":
+                continue
+            try:
+                if self._volumes.get(point.Name).is_anonymous and not self._volumes.users(point.Name):
+                    await self._volumes.remove(point.Name)
+            except EngineError as error:
+                log.warning("volume.not_removed", volume=point.Name, reason=str(error))
+
+
+def _refuse_missing_source(request: MountRequest) -> None:
+    if request.kind == "bind" and not request.create_source and not Path(request.source).exists():
+        raise InvalidParameterError(
+            f'invalid mount config for type "bind": bind source path does not exist: {request.source}'
+        )
+
+
+def _with_hostname(config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
+    shared = host.NetworkMode == "host" or host.NetworkMode.startswith("container:") or host.UTSMode == "host"
+    if config.Hostname or shared:
+        return config
+    return msgspec.structs.replace(config, Hostname=container_id[:12])

@@ -1,0 +1,175 @@
+"""The exec instances of an engine: made, started, watched; and the health probes, which are execs too."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+
+import structlog
+
+from runtime.containers import conmon, execs, health
+from runtime.containers.attach import AttachStream
+from runtime.containers.execs import Exec
+from runtime.containers.lifecycle import Lifecycle, event_attributes, rfc3339
+from runtime.containers.record import Container
+from runtime.containers.store import ContainerStore
+from runtime.containers.types import ExecConfig, ExecInspect
+from runtime.errors import ConflictError, ExecNotFoundError, InvalidParameterError
+from runtime.events import EventBus
+
+log = structlog.get_logger(__name__)
+
+_KEPT_S = 300.0
+
+
+class ExecManager:
+    """One per engine. An ended exec can be inspected for five minutes, or as long as its container exists if less."""
+
+    def __init__(
+        self,
+        *,
+        store: ContainerStore,
+        lifecycle: Lifecycle,
+        paths: conmon.Paths,
+        events: EventBus,
+        capabilities: Sequence[str],
+    ) -> None:
+        self._store, self._lifecycle, self._paths, self._events = store, lifecycle, paths, events
+        self._capabilities = list(capabilities)
+        self._execs: dict[str, Exec] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Stop probing; processes run on."""
+        probes = list(self._probes.values())
+        for task in probes:
+            task.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
+        self._probes.clear()
+
+    def create(self, ref: str, config: ExecConfig) -> str:
+        """See ``Engine.exec_create``."""
+        container = self._store.get(ref)
+        if not config.Cmd:
+            raise InvalidParameterError("No exec command specified")
+        self._refuse_unless_running(container)
+        if container.state.Status == "paused":
+            raise ConflictError(f"container {ref} is paused, unpause the container before exec")
+        item = execs.new_exec(container.id, config, self._paths)
+        self._execs[item.id] = item
+        container.exec_ids.append(item.id)
+        self._publish(container, f"exec_create: {' '.join(config.Cmd)}", item)
+        return item.id
+
+    async def start(self, exec_id: str, *, detach: bool) -> AttachStream | None:
+        """See ``Engine.exec_start``."""
+        item = self.get(exec_id)
+        container = self._store.get(item.container_id)
+        if item.started:
+            raise ConflictError(f"exec {exec_id} has already been run")
+        self._refuse_unless_running(container)
+        stream = await self._run(item, container, detach=detach)
+        self._publish(container, f"exec_start: {' '.join(item.config.Cmd or ())}", item)
+        if detach:
+            stream.close()
+            return None
+        return stream
+
+    async def _run(self, item: Exec, container: Container, *, detach: bool) -> AttachStream:
+        item.started = True
+        config = item.config
+        stream = AttachStream(
+            stdin=config.AttachStdin and not detach, stdout=config.AttachStdout, stderr=config.AttachStderr
+        )
+        try:
+            pipes = await self._lifecycle.run(execs.spawn, self._lifecycle.tools, self._paths, item, self._capabilities)
+            await execs.run(pipes, item, stream)
+        except BaseException:
+            item.exit_code = 126
+            item.ended.set()
+            stream.close()
+            await asyncio.to_thread(shutil.rmtree, item.folder, True)
+            raise
+        self._lifecycle.spawn(self._watch(pipes, item, container), f"exec {item.id[:12]}")
+        return stream
+
+    async def _watch(self, pipes: execs.Pipes, item: Exec, container: Container) -> None:
+        code = await execs.watch(pipes, item)
+        if item.id in self._execs:
+            self._publish(container, "exec_die", item, exitCode=str(code))
+            asyncio.get_running_loop().call_later(_KEPT_S, self._forget, item)
+
+    def _forget(self, item: Exec) -> None:
+        self._execs.pop(item.id, None)
+        container = self._store.find(item.container_id)
+        if container is not None and item.id in container.exec_ids:
+            container.exec_ids.remove(item.id)
+
+    async def resize(self, exec_id: str, height: int, width: int) -> None:
+        """See ``Engine.exec_resize``."""
+        item = self.get(exec_id)
+        if not item.running:
+            raise ConflictError(f"exec {exec_id} is not running")
+        await asyncio.to_thread(conmon.resize, item.folder, height, width)
+
+    def inspect(self, exec_id: str) -> ExecInspect:
+        """See ``Engine.exec_inspect``."""
+        return self.get(exec_id).inspect()
+
+    def get(self, exec_id: str) -> Exec:
+        """Raises ExecNotFoundError."""
+        try:
+            return self._execs[exec_id]
+        except KeyError:
+            raise ExecNotFoundError(exec_id) from None
+
+    def container_ended(self, container: Container) -> None:
+        """Forget what could not run any more, and stop probing."""
+        for exec_id in container.exec_ids:
+            self._execs.pop(exec_id, None)
+        container.exec_ids.clear()
+        probe = self._probes.pop(container.id, None)
+        if probe is not None:
+            probe.cancel()
+
+    def container_started(self, container: Container) -> None:
+        """Begin probing when there is a health check."""
+        if container.state.Health is None:
+            return
+        work = health.watch(container, self._probe, self._health_changed, rfc3339)
+        name = f"health {container.id[:12]}"
+        self._probes[container.id] = asyncio.get_running_loop().create_task(work, name=name)
+
+    async def _probe(self, container: Container, args: list[str], timeout_s: float) -> tuple[int, str]:
+        """Exit code and output of one probe; (-1, reason) when it took too long (moby ``cmdProbe``)."""
+        config = ExecConfig(Cmd=args, AttachStdout=True, AttachStderr=True)
+        item = execs.new_exec(container.id, config, self._paths)
+        output = b""
+        try:
+            async with asyncio.timeout(timeout_s), await self._run(item, container, detach=False) as stream:
+                while (piece := await stream.read()) is not None:
+                    if len(output) < health.OUTPUT_SIZE_MAX:
+                        output += piece[1]
+                await item.ended.wait()
+        except TimeoutError:
+            execs.kill(item)
+            return -1, f"Health check exceeded timeout ({timeout_s:g}s)"
+        text = output[: health.OUTPUT_SIZE_MAX].decode(errors="replace")
+        return item.exit_code if item.exit_code is not None else -1, text
+
+    def _health_changed(self, container: Container, before: str) -> None:
+        self._store.save_state(container)
+        state = container.state.Health
+        if state is not None and state.Status != before:
+            attributes = event_attributes(container)
+            self._events.publish("container", f"health_status: {state.Status}", container.id, attributes)
+
+    @staticmethod
+    def _refuse_unless_running(container: Container) -> None:
+        if not container.running:
+            raise ConflictError(f"container {container.id} is not running")
+
+    def _publish(self, container: Container, action: str, item: Exec, **attributes: str) -> None:
+        attributes = {**event_attributes(container), "execID": item.id, **attributes}
+        self._events.publish("container", action, container.id, attributes)

@@ -1,0 +1,99 @@
+"""Health of containers: a pure decision per probe, and the loop that runs the probes by exec (moby daemon/health.go)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from runtime.containers.record import Container
+from runtime.containers.types import Health, HealthcheckResult, HealthConfig
+from runtime.errors import EngineError
+
+log = structlog.get_logger(__name__)
+
+OUTPUT_SIZE_MAX = 4096
+LOG_LENGTH = 5
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Seconds, with dockerd's defaults filled in."""
+
+    interval_s: float
+    timeout_s: float
+    start_period_s: float
+    start_interval_s: float
+    retries: int
+
+
+def schedule(config: HealthConfig) -> Schedule:
+    """0 means the default: 30 s, 30 s, 0 s, 5 s, 3."""
+    return Schedule(
+        (config.Interval or 30 * _SECOND) / _SECOND,
+        (config.Timeout or 30 * _SECOND) / _SECOND,
+        config.StartPeriod / _SECOND,
+        (config.StartInterval or 5 * _SECOND) / _SECOND,
+        config.Retries or 3,
+    )
+
+
+def command(config: HealthConfig, shell: list[str] | None) -> list[str]:
+    """What a probe runs; [] for none."""
+    test = config.Test or []
+    if len(test) > 1 and test[0] == "CMD":
+        return test[1:]
+    if len(test) > 1 and test[0] == "CMD-SHELL":
+        return [*(shell or ["/bin/sh", "-c"]), test[1]]
+    return []
+
+
+def after_probe(health: Health, result: HealthcheckResult, plan: Schedule, age_s: float) -> Health:
+    """The health after one more probe. Failures within the start period count only once it has been healthy."""
+    log_entries = [*health.Log, result][-LOG_LENGTH:]
+    if result.ExitCode == 0:
+        return Health(Status="healthy", FailingStreak=0, Log=log_entries)
+    if health.Status == "starting" and age_s < plan.start_period_s:
+        return Health(Status="starting", FailingStreak=health.FailingStreak, Log=log_entries)
+    streak = health.FailingStreak + 1
+    return Health(
+        Status="unhealthy" if streak >= plan.retries else health.Status, FailingStreak=streak, Log=log_entries
+    )
+
+
+def next_delay(health: Health, plan: Schedule, age_s: float) -> float:
+    """Seconds until the next probe."""
+    in_start = health.Status == "starting" and age_s < plan.start_period_s
+    return plan.start_interval_s if in_start else plan.interval_s
+
+
+Probe = Callable[[Container, list[str], float], Awaitable[tuple[int, str]]]
+
+
+async def watch(
+    container: Container, probe: Probe, changed: Callable[[Container, str], None], clock: Callable[[int], str]
+) -> None:
+    """Probe until cancelled. ``changed`` is called with the container and its previous status after each probe."""
+    config = container.record.Config.Healthcheck
+    if config is None or not (args := command(config, container.record.Config.Shell)):
+        return
+    plan, began = schedule(config), time.monotonic()
+    while True:
+        health = container.state.Health or Health()
+        await asyncio.sleep(next_delay(health, plan, time.monotonic() - began))
+        if container.state.Status == "paused":
+            continue
+        start = clock(time.time_ns())
+        try:
+            code, output = await probe(container, args, plan.timeout_s)
+        except EngineError as error:
+            code, output = -1, str(error)
+        if not container.running:
+            return
+        result = HealthcheckResult(Start=start, End=clock(time.time_ns()), ExitCode=code, Output=output)
+        container.state.Health = after_probe(health, result, plan, time.monotonic() - began)
+        changed(container, health.Status)

@@ -1,0 +1,539 @@
+"""Start, exit, restart, stop and removal of containers, and their re-adoption after a restart of the daemon.
+
+Each transition holds the container's lock; waiting for a process to end does not. States and who moves them:
+
+=========== ============================================ ==========================
+from        to                                           by
+=========== ============================================ ==========================
+created     running                                      ``start``
+exited      running                                      ``start``, restart timer
+running     exited | restarting                          ``_exited`` (exit file, conmon's end)
+restarting  running | exited                             restart timer | ``stop``
+running     paused, and back                             ``Engine.pause``/``unpause``
+any         (gone)                                       ``remove``
+=========== ============================================ ==========================
+
+An exit is noticed by the exit file that conmon renames into place (one inotify watch for all containers), and in case
+conmon itself was killed by the end of its process (one pidfd each). Nothing polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import functools
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import structlog
+
+from runtime.containers import attach, cgroups, conmon, processes, restart
+from runtime.containers.bundle import BundleBuilder
+from runtime.containers.record import Container, PublishedPortRecord
+from runtime.containers.store import ContainerStore
+from runtime.containers.types import EndpointSettings, Health
+from runtime.errors import ConflictError, EngineError, HostError, NotModifiedError, StartError
+from runtime.events import EventBus
+from runtime.images import ImagesError, ImageStore
+from runtime.linux import Watcher
+from runtime.networks.bridge import Attachment, Networks
+from runtime.networks.ports import requests as port_requests
+from runtime.networks.rules import PublishedPort
+
+log = structlog.get_logger(__name__)
+
+LOST_EXIT_CODE = 255
+_WORKERS = 4
+T = TypeVar("T")
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """UTC with nanoseconds, as the API has it."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+class Lifecycle:
+    """Moves containers between their states. One per engine, on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: ContainerStore,
+        images: ImageStore,
+        networks: Networks,
+        events: EventBus,
+        paths: conmon.Paths,
+        bundles: BundleBuilder,
+        layout: cgroups.Layout,
+        cgroup_parent: str,
+    ) -> None:
+        self._store, self._images, self._networks, self._events = store, images, networks, events
+        self._paths, self._bundles, self._layout, self._parent = paths, bundles, layout, cgroup_parent
+        self._tools = conmon.find_tools()
+        # Few workers on purpose: more runc at once than cores only makes each slower.
+        self._pool = ThreadPoolExecutor(max_workers=max(_WORKERS, (os.cpu_count() or 1) * 2), thread_name_prefix="runc")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watcher: Watcher | None = None
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self.on_started: Callable[[Container], None] = lambda _container: None
+        self.on_exited: Callable[[Container], None] = lambda _container: None
+        self.on_removed: Callable[[Container, bool], Awaitable[None]] = _nothing
+
+    @property
+    def tools(self) -> conmon.Tools:
+        """runc and conmon."""
+        return self._tools
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call something that runs a program, in the pool for that."""
+        return await self._loop.run_in_executor(self._pool, functools.partial(function, *arguments))
+
+    async def open(self, watcher: Watcher) -> None:
+        """Watch for exits, then settle what happened while nobody watched."""
+        self._watcher = watcher
+        watcher.watch(self._paths.exits, self._exit_file_changed)
+        containers = list(self._store)
+        for container in containers:
+            await self._readopt(container)
+        await self.run(self._remove_orphans, {container.id for container in containers if container.running})
+        await self._networks.reconcile()
+        for container in containers:
+            policy = container.record.HostConfig.RestartPolicy
+            if container.running:
+                continue
+            if container.record.HostConfig.AutoRemove and container.state.Status in ("exited", "dead"):
+                self.spawn(self.remove(container, force=True, volumes=True), f"autoremove {container.id[:12]}")
+            elif container.state.Status != "created" and restart.starts_with_daemon(
+                policy, stopped_by_user=container.state.StoppedByUser
+            ):
+                self.spawn(self._start_quietly(container), f"restart {container.id[:12]}")
+
+    async def close(self) -> None:
+        """Stop watching. What was under way is finished, for at most ten seconds; containers run on."""
+        self._closed = True
+        for container in self._store:
+            if container.restart_timer:
+                container.restart_timer.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=10)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for container in self._store:
+            container.let_go()
+        self._pool.shutdown(wait=True)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a task that this object owns; what it raises is logged."""
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("task.failed", task=task.get_name(), reason=str(error), exc_info=error)
+
+    # ---- start -----------------------------------------------------------------------------------------------------
+
+    async def start(self, container: Container) -> None:
+        """Raises NotModifiedError, ConflictError, StartError, HostError, UnavailableError."""
+        async with container.lock:
+            if container.running:
+                raise NotModifiedError(f"container {container.id[:12]} is already started")
+            self._refuse_if_removing(container)
+            self._cancel_restart(container)
+            container.state.StoppedByUser = False
+            container.state.RestartCount = 0
+            container.restart_delay_s = 0.0
+            await self._start_locked(container)
+
+    async def _start_locked(self, container: Container) -> None:
+        state = container.state
+        before = state.Status
+        try:
+            await self._launch(container)
+        except (EngineError, ImagesError, OSError) as error:
+            state.Status = before
+            state.Error = str(error)
+            state.ExitCode = error.exit_code if isinstance(error, StartError) else 128
+            state.Pid = 0
+            await self._release(container)
+            self._store.save_state(container)
+            for stream in container.pending_attaches[:]:
+                stream.close()
+            container.notify("exit")
+            if isinstance(error, EngineError):
+                raise
+            raise HostError(str(error)) from error
+        self._publish(container, "start")
+        self.on_started(container)
+
+    async def _launch(self, container: Container) -> None:
+        attachment = await self._reserve(container)
+        rootfs = await self._images.mount_rootfs(container.id)
+        request = await self.run(self._bundles.build, container, rootfs, attachment)
+        created = await self.run(conmon.create, self._tools, self._paths, request)
+        try:
+            await self._let_go(container, created, attachment)
+        except BaseException:
+            await self.run(conmon.abandon, created)
+            raise
+        self._watch_conmon(container)
+
+    async def _let_go(self, container: Container, created: conmon.Created, attachment: Attachment | None) -> None:
+        """From a waiting init to a running process."""
+        container.hold("init", created.pid)
+        if attachment is not None:
+            await self._networks.connect(container.id, created.pid)
+        self._connect_attaches(container)
+        state = container.state
+        state.Pid, state.ConmonPid = created.pid, created.conmon_pid
+        state.PidStart, state.ConmonStart = (
+            processes.start_ticks(created.pid),
+            processes.start_ticks(created.conmon_pid),
+        )
+        state.BootID = processes.boot_id()
+        state.OOMKilled, state.Error, state.ExitCode = False, "", 0
+        state.Health = Health() if _has_healthcheck(container) else None
+        self._remember_network(container, attachment)
+        state.StartedAt = rfc3339(time.time_ns())
+        # Saved before the process runs: a daemon that dies in between finds a container that runs, or one that runc
+        # says was never started.
+        state.Status = "running"
+        self._store.save_state(container)
+        await self.run(conmon.start, self._tools, self._paths, container.id, created.pid)
+
+    async def _reserve(self, container: Container) -> Attachment | None:
+        record = container.record
+        if network_kind(container) != "bridge":
+            return None
+        wanted = next(iter(record.Endpoints.values()), None)
+        return await self._networks.reserve(container.id, wanted, port_requests(record.Config, record.HostConfig))
+
+    def _remember_network(self, container: Container, attachment: Attachment | None) -> None:
+        state = container.state
+        state.Endpoint = attachment.endpoint if attachment else None
+        state.Link = attachment.link if attachment else ""
+        state.Ports = [
+            PublishedPortRecord(
+                Protocol=port.protocol,
+                HostIP=port.host_ip,
+                HostPort=port.host_port,
+                ContainerIP=port.container_ip,
+                ContainerPort=port.container_port,
+            )
+            for port in (attachment.ports if attachment else ())
+        ]
+
+    def _connect_attaches(self, container: Container) -> None:
+        """Before the process runs, so that its first byte is seen."""
+        for stream in container.pending_attaches:
+            stream.connected(attach.connect(self._paths.bundle(container.id) / "attach"))
+        container.pending_attaches.clear()
+
+    def _watch_conmon(self, container: Container) -> None:
+        def ended() -> None:
+            container.let_go("conmon")
+            self.spawn(self._exited(container), f"exit {container.id[:12]}")
+
+        try:
+            container.watch("conmon", container.state.ConmonPid, ended)
+        except ProcessLookupError:
+            self.spawn(self._exited(container), f"exit {container.id[:12]}")
+        else:
+            if conmon.exit_status(self._paths, container.id) is not None:
+                self.spawn(self._exited(container), f"exit {container.id[:12]}")
+
+    # ---- exit ------------------------------------------------------------------------------------------------------
+
+    def _exit_file_changed(self, name: str) -> None:
+        if self._closed:
+            return
+        if name:
+            if (container := self._store.find(name)) is not None:
+                self.spawn(self._exited(container), f"exit {name[:12]}")
+            return
+        for container in self._store:  # events were lost: look at all
+            if container.running and conmon.exit_status(self._paths, container.id):
+                self.spawn(self._exited(container), f"exit {container.id[:12]}")
+
+    async def _exited(self, container: Container) -> None:
+        async with container.lock:
+            if not container.running:
+                return
+            status = conmon.exit_status(self._paths, container.id)
+            if status is None:
+                if processes.is_alive(container.state.ConmonPid, container.state.ConmonStart, container.state.BootID):
+                    return
+                await self._end_orphan(container)
+                status = (128 + signal.SIGKILL, time.time_ns())
+                container.state.Error = "its monitor (conmon) ended unexpectedly, so the container was killed"
+            await self._record_exit(container, *status)
+
+    async def _end_orphan(self, container: Container) -> None:
+        """Without conmon nobody reads its output or learns its exit status: end it."""
+        log.warning("conmon.lost", container_id=container.id, pid=container.state.Pid)
+        container.send_signal(signal.SIGKILL)
+
+    async def _record_exit(self, container: Container, exit_code: int, at_ns: int) -> None:
+        """Under the lock: set the state, tell everybody, clean up, and decide what comes next."""
+        state = container.state
+        state.OOMKilled = cgroups.oom_kills(self._layout, self._parent, container.id) > 0
+        state.ExitCode, state.FinishedAt, state.Status = exit_code, rfc3339(at_ns), "exited"
+        ran_s = max(0.0, (at_ns - _to_ns(state.StartedAt)) / 1e9)
+        container.let_go()
+        delay_s = self._next_delay(container, ran_s)
+        if delay_s is not None:
+            state.Status = "restarting"
+        self._store.save_state(container)
+        if state.OOMKilled:
+            self._publish(container, "oom")
+        self._publish(container, "die", exitCode=str(exit_code), execDuration=str(int(ran_s)))
+        self.on_exited(container)
+        container.notify("exit")
+        await self._release(container)
+        if delay_s is not None and not self._closed:
+            container.restart_delay_s = delay_s
+            container.restart_timer = self._loop.call_later(
+                delay_s, lambda: self.spawn(self._restart(container), f"restart {container.id[:12]}")
+            )
+        elif container.record.HostConfig.AutoRemove and not container.removing and not self._closed:
+            self.spawn(self.remove(container, force=True, volumes=True), f"autoremove {container.id[:12]}")
+
+    def _next_delay(self, container: Container, ran_s: float) -> float | None:
+        state = container.state
+        ended = restart.Ended(state.ExitCode, ran_s, state.RestartCount, container.restart_delay_s, state.StoppedByUser)
+        if container.removing:
+            return None
+        return restart.delay_after(container.record.HostConfig.RestartPolicy, ended)
+
+    async def _release(self, container: Container) -> None:
+        """Give back what a run held: address, cgroups, bundle, mount. Idempotent; what fails is logged."""
+        container.let_go()
+        shared = any(
+            other.running and other.record.HostConfig.NetworkMode == f"container:{container.id}"
+            for other in self._store
+        )
+        try:
+            await self._networks.release(container.id, delete_link=shared)
+            groups = cgroups.container_paths(self._layout, self._parent, container.id)
+            await self.run(conmon.clean, self._tools, self._paths, container.id, groups)
+            await self._images.unmount_rootfs(container.id)
+        except (EngineError, ImagesError, OSError) as error:
+            log.error("container.not_released", container_id=container.id, reason=str(error))
+
+    # ---- restart ---------------------------------------------------------------------------------------------------
+
+    async def _restart(self, container: Container) -> None:
+        async with container.lock:
+            container.restart_timer = None
+            if container.state.Status != "restarting" or container.removing or self._closed:
+                return
+            container.state.RestartCount += 1
+            try:
+                await self._start_locked(container)
+            except EngineError as error:
+                log.warning("container.not_restarted", container_id=container.id, reason=str(error))
+
+    async def _start_quietly(self, container: Container) -> None:
+        try:
+            await self.start(container)
+        except EngineError as error:
+            log.warning("container.not_started", container_id=container.id, reason=str(error))
+
+    def _cancel_restart(self, container: Container) -> None:
+        if container.restart_timer:
+            container.restart_timer.cancel()
+            container.restart_timer = None
+        if container.state.Status == "restarting":
+            container.state.Status = "exited"
+
+    # ---- stop, kill, remove ----------------------------------------------------------------------------------------
+
+    async def stop(self, container: Container, number: int, timeout_s: float) -> None:
+        """Signal ``number``, SIGKILL after ``timeout_s`` (negative: never). Returns when it has ended."""
+        if not container.running:
+            async with container.lock:
+                if container.state.Status == "restarting":
+                    self._cancel_restart(container)
+                    container.state.StoppedByUser = True
+                    self._store.save_state(container)
+                    return
+            if not container.running:
+                raise NotModifiedError(f"container {container.id[:12]} is already stopped")
+        container.state.StoppedByUser = True
+        self._store.save_state(container)
+        ended = container.wait("exit")
+        await self.signal(container, number)
+        try:
+            await asyncio.wait_for(asyncio.shield(ended), timeout_s if timeout_s >= 0 else None)
+        except TimeoutError:
+            log.info("container.killed", container_id=container.id, after_s=timeout_s)
+            await self.signal(container, signal.SIGKILL)
+            await ended
+        finally:
+            ended.cancel()
+        self._publish(container, "stop")
+
+    async def signal(self, container: Container, number: int) -> None:
+        """Send a signal; a frozen container is thawed for SIGKILL. Says so as an event."""
+        delivered = container.send_signal(number)
+        if delivered and number == signal.SIGKILL and container.state.Status == "paused":
+            await self.runc(container, "resume")
+        if delivered:
+            self._publish(container, "kill", signal=str(number))
+
+    async def runc(self, container: Container, command: str) -> None:
+        """Carry out ``runc COMMAND ID``. Raises HostError."""
+        await self.run(conmon.run_runc, self._tools, self._paths, container.id, command, container.id)
+
+    async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
+        """Raises ConflictError. ``volumes`` is carried out by ``on_removed``."""
+        if container.removing:
+            raise ConflictError(f"removal of container {container.record.Name} is already in progress")
+        if (container.running or container.state.Status == "restarting") and not force:
+            raise ConflictError(self._why_not_removed(container))
+        container.removing = True
+        try:
+            while container.running:
+                ended = container.wait("exit")
+                container.state.StoppedByUser = True
+                await self.signal(container, signal.SIGKILL)
+                await ended
+            async with container.lock:
+                self._cancel_restart(container)
+                await self._images.remove_rootfs(container.id)
+                await self._store.delete(container)
+        except BaseException:
+            container.removing = False
+            raise
+        for stream in container.pending_attaches[:]:
+            stream.close()
+        self._publish(container, "destroy")
+        container.notify("removed")
+        await self.on_removed(container, volumes)
+
+    def _why_not_removed(self, container: Container) -> str:
+        name, status = container.record.Name, container.state.Status
+        hint = {
+            "paused": "unpause and then stop the container before removing or force remove",
+            "restarting": "stop the container before removing or force remove",
+        }.get(status, "stop the container before removing or force remove")
+        return f'cannot remove container "/{name}": container is {status}: {hint}'
+
+    def _refuse_if_removing(self, container: Container) -> None:
+        if container.removing:
+            raise ConflictError("container is marked for removal and cannot be started")
+
+    # ---- after a restart of the daemon -----------------------------------------------------------------------------
+
+    async def _readopt(self, container: Container) -> None:
+        """Find out what a container that ran did meanwhile."""
+        state = container.state
+        if state.Status == "restarting":
+            state.Status = "exited"
+            self._store.save_state(container)
+            return
+        if not container.running:
+            return
+        async with container.lock:
+            status = conmon.exit_status(self._paths, container.id)
+            alive = processes.is_alive(state.Pid, state.PidStart, state.BootID)
+            watched = processes.is_alive(state.ConmonPid, state.ConmonStart, state.BootID)
+            if status is None and alive and watched and conmon.is_started(self._paths, container.id):
+                self._adopt(container)
+                return
+            if status is None and alive:
+                container.hold("init", state.Pid)
+                container.send_signal(signal.SIGKILL)
+            if status is None:
+                state.Error = "" if not alive else "it could not be taken over by the daemon and was killed"
+                status = (LOST_EXIT_CODE, time.time_ns())
+            await self._record_exit(container, *status)
+
+    def _adopt(self, container: Container) -> None:
+        state = container.state
+        container.hold("init", state.Pid)
+        if state.Endpoint is not None:
+            ports = [
+                PublishedPort(port.Protocol, port.HostIP, port.HostPort, port.ContainerIP, port.ContainerPort)
+                for port in state.Ports
+            ]
+            self._networks.adopt(container.id, Attachment(state.Endpoint, ports, state.Link))
+        self._watch_conmon(container)
+        self.on_started(container)
+        log.info("container.adopted", container_id=container.id, pid=state.Pid)
+
+    def _remove_orphans(self, running: set[str]) -> None:
+        """What a crash in the middle of a start or removal left: runtime state and cgroups without a container."""
+        found = {path.name for path in self._paths.runc.iterdir() if len(path.name) == 64}
+        found |= {path.name for path in (self._paths.run / "bundles").iterdir()}
+        found |= {path.name for path in self._paths.exits.iterdir() if len(path.name) == 64}
+        for mount in set(self._layout.mounts.values()):
+            parent = mount / self._parent.lstrip("/")
+            if parent.is_dir():
+                found |= {path.name for path in parent.iterdir() if path.is_dir() and len(path.name) == 64}
+        for container_id in sorted(found - running):
+            groups = cgroups.container_paths(self._layout, self._parent, container_id)
+            conmon.clean(self._tools, self._paths, container_id, groups)
+            log.info("orphan.removed", container_id=container_id)
+
+    # ---- events ----------------------------------------------------------------------------------------------------
+
+    def _publish(self, container: Container, action: str, **attributes: str) -> None:
+        self._events.publish("container", action, container.id, {**event_attributes(container), **attributes})
+
+
+def event_attributes(container: Container) -> dict[str, str]:
+    """What each event of a container carries: its labels, image and name."""
+    config = container.record.Config
+    return {**(config.Labels or {}), "image": config.Image, "name": container.record.Name}
+
+
+def network_kind(container: Container) -> str:
+    """bridge, host, none or container."""
+    if container.record.Config.NetworkDisabled:
+        return "none"
+    mode = container.record.HostConfig.NetworkMode
+    if mode.startswith("container:"):
+        return "container"
+    return "bridge" if mode in ("", "default") else mode
+
+
+async def _nothing(_container: Container, _volumes: bool) -> None:
+    """Until the engine sets what else goes with a container."""
+
+
+def _has_healthcheck(container: Container) -> bool:
+    check = container.record.Config.Healthcheck
+    return bool(check and check.Test and check.Test[0] in ("CMD", "CMD-SHELL"))
+
+
+def _to_ns(text: str) -> int:
+    moment = dt.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=dt.UTC)
+    fraction = text[20:].rstrip("Z")
+    return int(moment.timestamp()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0")[:9])
+
+
+def endpoints_for_inspect(container: Container, network_id: str) -> dict[str, EndpointSettings]:
+    """``NetworkSettings.Networks``: the facts while it runs, the request (with the network's ID) before and after."""
+    kind = network_kind(container)
+    if kind == "container":
+        return {}
+    if container.state.Endpoint is not None and container.running:
+        return {kind: container.state.Endpoint}
+    asked = next(iter(container.record.Endpoints.values()), None)
+    return {
+        kind: EndpointSettings(
+            IPAMConfig=asked.IPAMConfig if asked else None,
+            Aliases=asked.Aliases if asked else None,
+            NetworkID=network_id,
+        )
+    }

@@ -1,0 +1,279 @@
+"""Reading what conmon writes, and turning it over.
+
+conmon writes CRI lines, ``TIME STREAM P|F TEXT``: P is a piece without its newline, F a line or the end of one. The
+newest file is ID.log, older ones ID.log.1 (newer) to ID.log.N. To rotate, the file is renamed and conmon told through
+its control fifo to open the path anew: no line is lost or copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import contextlib
+import os
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from runtime.containers.types import HostConfig, LogConfig, LogLine
+from runtime.errors import InvalidParameterError
+from runtime.linux import Watcher
+
+log = structlog.get_logger(__name__)
+
+_BLOCK = 1 << 16
+_REOPEN = b"2 0 0\n"
+_SIZE = re.compile(r"(\d+)([kKmMgG]?)[bB]?")
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When to rotate: ``size_max`` bytes (0: never), ``files_max`` files in all."""
+
+    size_max: int = 0
+    files_max: int = 1
+
+
+def rotation(config: LogConfig) -> Rotation:
+    """From ``max-size`` and ``max-file``. Raises InvalidParameterError."""
+    options = config.Config or {}
+    unknown = set(options) - {"max-size", "max-file", "labels", "labels-regex", "env", "env-regex", "tag", "compress", "mode", "max-buffer-size"}  # fmt: skip
+    if unknown:
+        raise InvalidParameterError(f"unknown log opt '{min(unknown)}' for json-file log driver")
+    match = _SIZE.fullmatch(options.get("max-size", "0").replace("-1", "0"))
+    if match is None:
+        raise InvalidParameterError(f"invalid value for max-size: {options['max-size']!r}")
+    count = options.get("max-file", "1")
+    if not count.isdigit() or int(count) < 1:
+        raise InvalidParameterError("max-file cannot be less than 1")
+    size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+    if int(count) > 1 and not size:
+        raise InvalidParameterError("max-file cannot be greater than 1 without max-size")
+    return Rotation(size, int(count))
+
+
+def validate(host: HostConfig) -> None:
+    """Raises InvalidParameterError for a log driver or option that does not exist."""
+    kind = host.LogConfig.Type
+    if kind not in ("", "json-file", "local", "none"):
+        raise InvalidParameterError(
+            f"logger: no log driver named '{kind}' is registered (this engine has json-file, local and none)"
+        )
+    if kind != "none":
+        rotation(host.LogConfig)
+
+
+def parse_time(text: str) -> int:
+    """Nanoseconds since the epoch of ``2026-11-24T09:16:30.123456789+00:00``. Raises ValueError."""
+    seconds = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
+    rest = text[19:]
+    nanoseconds = 0
+    if rest.startswith("."):
+        digits = re.match(r"\.(\d+)", rest)
+        if digits is None:
+            raise ValueError(text)
+        nanoseconds = int(digits[1].ljust(9, "0")[:9])
+        rest = rest[digits.end() :]
+    if rest not in ("Z", "z", ""):
+        hours, minutes = int(rest[1:3]), int(rest[4:6])
+        seconds -= (hours * 3600 + minutes * 60) * (-1 if rest[0] == "-" else 1)
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+_second_cache: tuple[bytes, int] = (b"", 0)
+
+
+def parse_line(line: bytes) -> LogLine | None:
+    """One CRI line, with or without its newline; None for anything else (a torn line after power loss)."""
+    global _second_cache
+    parts = line.rstrip(b"\n").split(b" ", 3)
+    if len(parts) < 4 or parts[1] not in (b"stdout", b"stderr") or parts[2][:1] not in (b"P", b"F"):
+        return None
+    text = parts[0]
+    try:
+        if len(text) == 35 and text[:19] == _second_cache[0] and text[29:] == b"+00:00":
+            timestamp = _second_cache[1] + int(text[20:29])
+        else:
+            timestamp = parse_time(text.decode("ascii"))
+            if text[29:] == b"+00:00":
+                _second_cache = (text[:19], timestamp - timestamp % 1_000_000_000)
+    except ValueError:
+        return None
+    partial = parts[2][:1] == b"P"
+    return LogLine(parts[1].decode(), timestamp, parts[3] if partial else parts[3] + b"\n", partial)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which lines are wanted; 0 times are unbounded, ``tail`` -1 is all."""
+
+    stdout: bool = True
+    stderr: bool = True
+    since_ns: int = 0
+    until_ns: int = 0
+    tail: int = -1
+
+    def takes(self, line: LogLine) -> bool:
+        """Whether stream and time fit."""
+        if not (self.stdout if line.stream == "stdout" else self.stderr):
+            return False
+        return line.timestamp_ns >= self.since_ns and not (self.until_ns and line.timestamp_ns > self.until_ns)
+
+
+def files(path: Path) -> list[Path]:
+    """All files of a log that exist, oldest first."""
+    older = []
+    for number in range(1, 10_000):
+        rotated = path.with_name(f"{path.name}.{number}")
+        if not rotated.exists():
+            break
+        older.append(rotated)
+    return [*reversed(older), path]
+
+
+async def read(
+    path: Path, selection: Selection, *, follow: bool, watcher: Watcher, ended: Callable[[], bool]
+) -> AsyncIterator[LogLine]:
+    """Lines of a log in order, of all its files; with ``follow`` what is added too, until ``ended()``.
+
+    The watch on the folder is set before the first read, so nothing that is written in between goes unseen.
+    """
+    changed = asyncio.Event()
+    stop = watcher.watch(path.parent, lambda _name: changed.set()) if follow else lambda: None
+    reader = _Reader(path)
+    try:
+        backlog = await asyncio.to_thread(_history, path, selection, reader)
+        for line in backlog:
+            yield line
+        while follow:
+            changed.clear()
+            last = ended()
+            while lines := await asyncio.to_thread(reader.next_lines):
+                for line in lines:
+                    if selection.until_ns and line.timestamp_ns > selection.until_ns:
+                        return
+                    if selection.takes(line):
+                        yield line
+            if last:
+                return
+            # The log says nothing when its container ends: the engine touches the folder then (state.json). The time
+            # limit is for until_ns and a lost notification.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), 1.0)
+            if selection.until_ns and time.time_ns() > selection.until_ns:
+                return
+    finally:
+        stop()
+        reader.close()
+
+
+class _Reader:
+    """Reads one log onward, over rotations. Blocks; used in threads, one call at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._rest = b""
+
+    def open(self) -> None:
+        if self._fd < 0:
+            with contextlib.suppress(FileNotFoundError):
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def next_lines(self) -> list[LogLine]:
+        """Complete lines that were added, about 64 KiB at most; empty at the end."""
+        self.open()
+        while self._fd >= 0:
+            data = os.read(self._fd, _BLOCK)
+            if not data and not self._turn():
+                return []
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            parsed = [line for raw in lines if (line := parse_line(raw)) is not None]
+            if parsed:
+                return parsed
+        return []
+
+    def _turn(self) -> bool:
+        """Go on to the new file after a rotation; false when there was none, or the old one still gets lines."""
+        try:
+            current = self._path.stat()
+        except FileNotFoundError:
+            return False
+        mine = os.fstat(self._fd)
+        if (current.st_ino, current.st_dev) == (mine.st_ino, mine.st_dev):
+            return False
+        if os.lseek(self._fd, 0, os.SEEK_CUR) < os.fstat(self._fd).st_size:
+            return True
+        os.close(self._fd)
+        self._fd, self._rest = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), b""
+        return True
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _history(path: Path, selection: Selection, reader: _Reader) -> list[LogLine]:
+    """What is there already; leaves ``reader`` at its end.
+
+    A large log without ``tail`` is held in memory as parsed lines: the files of a container with rotation are small,
+    without it the user asked for everything.
+    """
+    kept: deque[LogLine] = deque(maxlen=selection.tail if selection.tail >= 0 else None)
+    for older in files(path)[:-1]:
+        kept.extend(line for line in _lines(older) if selection.takes(line))
+    while lines := reader.next_lines():
+        kept.extend(line for line in lines if selection.takes(line))
+    return list(kept)
+
+
+def _lines(path: Path) -> Iterator[LogLine]:
+    try:
+        with path.open("rb") as file:
+            for raw in file:
+                if (line := parse_line(raw)) is not None:
+                    yield line
+    except FileNotFoundError:
+        return
+
+
+def rotate_if_due(path: Path, control: Path, limits: Rotation) -> bool:
+    """Turn the log over when it is too large; true when it was. Blocks; call it in a thread."""
+    if not limits.size_max:
+        return False
+    try:
+        if path.stat().st_size < limits.size_max:
+            return False
+    except FileNotFoundError:
+        return False
+    existing = files(path)[:-1]
+    for older in existing:
+        number = int(older.suffix[1:])
+        if number + 1 >= limits.files_max:
+            older.unlink(missing_ok=True)
+        else:
+            older.rename(path.with_name(f"{path.name}.{number + 1}"))
+    # With one file in all the old one still is renamed first: conmon writes on until it has opened the new one.
+    path.rename(path.with_name(f"{path.name}.1"))
+    _tell_conmon(control)
+    if limits.files_max == 1:
+        path.with_name(f"{path.name}.1").unlink(missing_ok=True)
+    return True
+
+
+def _tell_conmon(control: Path) -> None:
+    try:
+        fd = os.open(control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        log.warning("log.not_reopened", path=str(control), reason=str(error))
+        return
+    try:
+        os.write(fd, _REOPEN)
+    finally:
+        os.close(fd)

@@ -1,0 +1,190 @@
+"""A container as it is kept: what was asked for, what became of it, and the live object around both.
+
+``STATE/containers/ID/container.json`` (Record) changes on create and rename only and is synced to disk;
+``state.json`` (RunState) changes at every start and exit and is written atomically, but not synced: after power loss
+the container is gone anyway, and what it was doing is found out from the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from runtime.containers.attach import AttachStream
+from runtime.containers.mounts import MountRequest
+from runtime.containers.types import (
+    NEVER,
+    ContainerConfig,
+    ContainerState,
+    EndpointSettings,
+    Health,
+    HostConfig,
+    MountPoint,
+    PortBinding,
+    WaitResult,
+)
+
+
+class PublishedPortRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A published port as kept on disk."""
+
+    Protocol: str
+    HostIP: str
+    HostPort: int
+    ContainerIP: str
+    ContainerPort: int
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What does not change after create, but for the name.
+
+    ``Config`` is merged with the image's; ``Endpoints`` is what the request said about networks, by name;
+    ``Mounts`` (for inspect) and ``Requests`` (for the spec) are settled at create, so that an anonymous volume keeps
+    its name.
+    """
+
+    ID: str
+    Name: str
+    CreatedNs: int
+    Created: str
+    ImageID: str
+    Config: ContainerConfig
+    HostConfig: HostConfig
+    Endpoints: dict[str, EndpointSettings]
+    Mounts: list[MountPoint]
+    Requests: list[MountRequest] = msgspec.field(default_factory=list)
+
+
+class RunState(msgspec.Struct, kw_only=True):
+    """What changes.
+
+    ``PidStart`` and ``ConmonStart`` are start times in clock ticks since boot (proc(5), stat field 22): together with
+    ``BootID`` they tell our process from a later one with the same number. ``Link`` is the host's end of the veth
+    pair. ``StoppedByUser`` keeps "unless-stopped" containers down over a restart of the daemon.
+    """
+
+    Status: str = "created"
+    Pid: int = 0
+    PidStart: int = 0
+    ConmonPid: int = 0
+    ConmonStart: int = 0
+    BootID: str = ""
+    ExitCode: int = 0
+    Error: str = ""
+    OOMKilled: bool = False
+    StartedAt: str = NEVER
+    FinishedAt: str = NEVER
+    RestartCount: int = 0
+    StoppedByUser: bool = False
+    Health: Health | None = None
+    Endpoint: EndpointSettings | None = None
+    Link: str = ""
+    Ports: list[PublishedPortRecord] = msgspec.field(default_factory=list)
+
+
+class Container:
+    """One container in memory. Changed by the engine on its event loop; ``lock`` is held over every transition."""
+
+    def __init__(self, record: Record, state: RunState, folder: Path) -> None:
+        self.record = record
+        self.state = state
+        self.folder = folder
+        self.lock = asyncio.Lock()
+        self.removing = False
+        self.restart_timer: asyncio.TimerHandle | None = None
+        self.restart_delay_s = 0.0
+        self.exec_ids: list[str] = []
+        self.pending_attaches: list[AttachStream] = []
+        self._pidfds: dict[str, int] = {}
+        self._waiters: dict[str, list[asyncio.Future[WaitResult]]] = {}
+
+    @property
+    def id(self) -> str:
+        return self.record.ID
+
+    @property
+    def running(self) -> bool:
+        """Whether its process exists, paused included."""
+        return self.state.Status in ("running", "paused")
+
+    @property
+    def log_path(self) -> Path:
+        """conmon's log."""
+        return self.folder / f"{self.id}.log"
+
+    def state_json(self) -> ContainerState:
+        """A copy for inspect."""
+        state = self.state
+        return ContainerState(
+            Status="removing" if self.removing and not self.running else state.Status,
+            Running=self.running or state.Status == "restarting",
+            Paused=state.Status == "paused",
+            Restarting=state.Status == "restarting",
+            OOMKilled=state.OOMKilled,
+            Dead=state.Status == "dead",
+            Pid=state.Pid if self.running else 0,
+            ExitCode=state.ExitCode,
+            Error=state.Error,
+            StartedAt=state.StartedAt,
+            FinishedAt=state.FinishedAt,
+            Health=state.Health,
+        )
+
+    def wait(self, condition: str) -> asyncio.Future[WaitResult]:
+        """A future that ends at the next exit or removal ("exit", "removed")."""
+        future: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(condition, [])
+        waiters.append(future)
+        future.add_done_callback(lambda done: waiters.remove(done) if done in waiters else None)
+        return future
+
+    def notify(self, condition: str) -> None:
+        """Tell the waiters how it ended."""
+        result = WaitResult(StatusCode=self.state.ExitCode, Error=self.state.Error)
+        for future in tuple(self._waiters.get(condition, ())):
+            if not future.done():
+                future.set_result(result)
+
+    def hold(self, role: str, pid: int) -> int:
+        """Keep a pidfd of a process ("init", "conmon"). Raises ProcessLookupError."""
+        self.let_go(role)
+        self._pidfds[role] = os.pidfd_open(pid)
+        return self._pidfds[role]
+
+    def watch(self, role: str, pid: int, ended: Callable[[], None]) -> None:
+        """Hold it and call ``ended`` once on the event loop when it has exited. Raises ProcessLookupError."""
+        fd = self.hold(role, pid)
+        asyncio.get_running_loop().add_reader(fd, ended)
+
+    def let_go(self, *roles: str) -> None:
+        """Close pidfds, all without an argument."""
+        for role in roles or tuple(self._pidfds):
+            fd = self._pidfds.pop(role, None)
+            if fd is not None:
+                asyncio.get_running_loop().remove_reader(fd)
+                os.close(fd)
+
+    def send_signal(self, number: int) -> bool:
+        """Signal the init by its pidfd, so that never a stranger is hit. False when it is gone."""
+        fd = self._pidfds.get("init")
+        if fd is None:
+            return False
+        try:
+            signal.pidfd_send_signal(fd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def api_port_bindings(ports: list[PublishedPortRecord]) -> dict[str, list[PortBinding]]:
+    """Published ports by "80/tcp"."""
+    found: dict[str, list[PortBinding]] = {}
+    for port in ports:
+        binding = PortBinding(HostIp=port.HostIP, HostPort=str(port.HostPort))
+        found.setdefault(f"{port.ContainerPort}/{port.Protocol}", []).append(binding)
+    return found

@@ -1,0 +1,161 @@
+"""All containers of the engine: on disk, by ID, by name, by prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from runtime.containers.names import random_name
+from runtime.containers.record import Container, Record, RunState
+from runtime.errors import ContainerNotFoundError, HostError, InvalidParameterError, NameConflictError
+from runtime.files import read_text, write_atomic
+
+log = structlog.get_logger(__name__)
+
+_ID = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+class ContainerStore:
+    """The containers below ``STATE/containers``; names are claimed in memory before anything is written."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._containers: dict[str, Container] = {}
+        self._names: dict[str, str] = {}
+
+    async def open(self) -> None:
+        """Read every record. One that cannot be read is left alone on disk and said so."""
+        self._root.mkdir(mode=0o710, parents=True, exist_ok=True)
+        for folder in self._root.iterdir():
+            if not _ID.fullmatch(folder.name):
+                continue
+            text = read_text(folder / "container.json")
+            if text is None:  # a create that never ended
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                continue
+            try:
+                record = msgspec.json.decode(text, type=Record)
+            except msgspec.DecodeError as error:
+                log.error("container.unreadable", container_id=folder.name, reason=str(error))
+                continue
+            container = Container(record, _read_state(folder), folder)
+            self._containers[record.ID] = container
+            self._names[record.Name] = record.ID
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(tuple(self._containers.values()))
+
+    def __len__(self) -> int:
+        return len(self._containers)
+
+    def find(self, container_id: str) -> Container | None:
+        """By full ID."""
+        return self._containers.get(container_id)
+
+    def get(self, ref: str) -> Container:
+        """By full ID, exact name, unique ID prefix. Raises ContainerNotFoundError, InvalidParameterError."""
+        if ref in self._containers:
+            return self._containers[ref]
+        if (owner := self._names.get(ref.removeprefix("/"))) in self._containers:
+            return self._containers[owner or ""]
+        found = [container_id for container_id in self._containers if ref and container_id.startswith(ref)]
+        if len(found) > 1:
+            raise InvalidParameterError(f"multiple IDs found with provided prefix: {ref}")
+        if not found:
+            raise ContainerNotFoundError(ref)
+        return self._containers[found[0]]
+
+    def claim_name(self, name: str | None, container_id: str) -> str:
+        """Take a name, or a free random one. Raises InvalidParameterError, NameConflictError."""
+        if not name:
+            name = next(made for made in iter(random_name, "") if made not in self._names)
+        if not _NAME.fullmatch(name):
+            raise InvalidParameterError(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        name = name.removeprefix("/")
+        if (owner := self._names.get(name)) is not None and owner != container_id:
+            raise NameConflictError(name=name, container_id=owner)
+        self._names[name] = container_id
+        return name
+
+    def release_name(self, name: str, container_id: str) -> None:
+        """Give a name back when it is this container's."""
+        if self._names.get(name) == container_id:
+            del self._names[name]
+
+    def new_id(self) -> str:
+        """An unused ID; twelve digits that are all decimal would look like a number to some tools."""
+        while True:
+            container_id = secrets.token_hex(32)
+            if container_id not in self._containers and not container_id[:12].isdigit():
+                return container_id
+
+    def folder(self, container_id: str) -> Path:
+        """Where a container's files are."""
+        return self._root / container_id
+
+    async def add(self, record: Record) -> Container:
+        """Write a new container durably. Raises HostError (disk full)."""
+        container = Container(record, RunState(), self.folder(record.ID))
+        try:
+            await asyncio.to_thread(_write_record, container.folder, record)
+        except OSError as error:
+            await asyncio.to_thread(shutil.rmtree, container.folder, ignore_errors=True)
+            raise HostError(f"cannot save container {record.ID[:12]}: {error}") from error
+        self._containers[record.ID] = container
+        return container
+
+    async def rename(self, container: Container, name: str) -> None:
+        """Under another name. Raises what ``claim_name`` raises, HostError."""
+        old = container.record.Name
+        name = self.claim_name(name, container.id)
+        container.record.Name = name
+        try:
+            await asyncio.to_thread(_write_record, container.folder, container.record)
+        except OSError as error:
+            container.record.Name = old
+            self.release_name(name, container.id)
+            raise HostError(f"cannot rename container {container.id[:12]}: {error}") from error
+        if name != old:
+            self.release_name(old, container.id)
+
+    def save_state(self, container: Container) -> None:
+        """Write what changed. A full disk is logged: the host's own facts prevail after a restart."""
+        try:
+            write_atomic(container.folder / "state.json", msgspec.json.encode(container.state), durable=False)
+        except OSError as error:
+            log.error("container.unsaved", container_id=container.id, reason=str(error))
+
+    async def delete(self, container: Container) -> None:
+        """Forget it. The record goes first: a folder without one is cleaned at the next start."""
+
+        def _delete() -> None:
+            (container.folder / "container.json").unlink(missing_ok=True)
+            shutil.rmtree(container.folder, ignore_errors=True)
+
+        await asyncio.to_thread(_delete)
+        self._containers.pop(container.id, None)
+        self.release_name(container.record.Name, container.id)
+
+
+def _write_record(folder: Path, record: Record) -> None:
+    folder.mkdir(mode=0o710, exist_ok=True)
+    write_atomic(folder / "container.json", msgspec.json.encode(record), durable=True)
+
+
+def _read_state(folder: Path) -> RunState:
+    text = read_text(folder / "state.json")
+    if text is None:
+        return RunState()
+    try:
+        return msgspec.json.decode(text, type=RunState)
+    except msgspec.DecodeError as error:
+        log.warning("state.unreadable", container_id=folder.name, reason=str(error))
+        return RunState(Status="exited", ExitCode=255, Error="the record of its last run was lost")

@@ -1,0 +1,98 @@
+"""Addresses of one subnet, and the choice of a subnet: no I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Iterable, Iterator
+
+from runtime.errors import InvalidParameterError, UnavailableError
+
+
+class AddressPool:
+    """Hands out host addresses of a subnet in turn; the gateway is its first one.
+
+    In turn rather than lowest first, so that an address rests as long as possible before somebody else has it: the
+    kernel takes a dead container's link away a little later, and peers still hold connections to it.
+    """
+
+    def __init__(self, subnet: ipaddress.IPv4Network) -> None:
+        if subnet.prefixlen > 30:
+            raise InvalidParameterError(f"subnet {subnet} is too small: want /30 or larger")
+        self.subnet = subnet
+        self.gateway = subnet.network_address + 1
+        self._taken = {self.gateway}
+        self._last = int(self.gateway)
+
+    def allocate(self, wanted: str = "") -> ipaddress.IPv4Address:
+        """A free address, or exactly ``wanted``. Raises UnavailableError, InvalidParameterError."""
+        if wanted:
+            return self._exactly(wanted)
+        first, last = int(self.gateway) + 1, int(self.subnet.broadcast_address)
+        for number in itertools.chain(range(self._last + 1, last), range(first, self._last + 1)):
+            address = ipaddress.IPv4Address(number)
+            if address not in self._taken:
+                self._taken.add(address)
+                self._last = number
+                return address
+        raise UnavailableError(
+            f"no available IPv4 addresses on this network's address pools: {self.subnet} "
+            f"({len(self._taken)} in use); remove containers or choose a larger subnet"
+        )
+
+    def _exactly(self, wanted: str) -> ipaddress.IPv4Address:
+        try:
+            address = ipaddress.IPv4Address(wanted)
+        except ValueError:
+            raise InvalidParameterError(f"invalid IPv4 address: {wanted}") from None
+        if address not in self.subnet or address in (self.subnet.network_address, self.subnet.broadcast_address):
+            raise InvalidParameterError(f"no configured subnet contains IP address {wanted}")
+        if address in self._taken:
+            raise UnavailableError(f"Address already in use: {wanted}")
+        self._taken.add(address)
+        return address
+
+    def adopt(self, address: ipaddress.IPv4Address) -> None:
+        """Mark as taken what a container already has."""
+        self._taken.add(address)
+
+    def release(self, address: ipaddress.IPv4Address) -> None:
+        """Give it back. Idempotent; the gateway stays."""
+        if address != self.gateway:
+            self._taken.discard(address)
+
+    def __len__(self) -> int:
+        """Addresses in use, the gateway among them."""
+        return len(self._taken)
+
+
+def mac_for(address: ipaddress.IPv4Address) -> str:
+    """A locally administered MAC that goes with the address, as dockerd makes it."""
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed)
+
+
+def choose_subnet(wanted: ipaddress.IPv4Network, used: Iterable[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
+    """``wanted`` unless the host routes part of it already, else the next free private one. Raises UnavailableError."""
+    taken = list(used)
+    for candidate in (wanted, *_private()):
+        if not any(candidate.overlaps(other) for other in taken):
+            return candidate
+    raise UnavailableError("could not find an available, non-overlapping IPv4 address pool among the private ones")
+
+
+def _private() -> Iterator[ipaddress.IPv4Network]:
+    yield from (ipaddress.IPv4Network((f"172.{second}.0.0", 16)) for second in range(17, 32))
+    yield from (ipaddress.IPv4Network((f"192.168.{third}.0", 20)) for third in range(0, 256, 16))
+
+
+def parse_routes(table: str) -> list[ipaddress.IPv4Network]:
+    """Destinations of /proc/net/route, the default route left out."""
+    found = []
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 8:
+            continue
+        address, mask = (int.from_bytes(bytes.fromhex(fields[i]), "little") for i in (1, 7))
+        if mask:
+            found.append(ipaddress.IPv4Network((address, mask.bit_count()), strict=False))
+    return found

@@ -1,0 +1,158 @@
+"""Which host port leads to which container port, and the claim on the host ports.
+
+A claim is a bound socket that never listens: the kernel then refuses the port to everybody else, and finds a free one
+when the user leaves the choice. The traffic itself never reaches it, nftables redirects it before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
+from runtime.errors import InvalidParameterError, UnavailableError
+from runtime.networks.rules import PublishedPort
+
+ANY_ADDRESS = "0.0.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class PortRequest:
+    """``host_ports`` are to be tried in order; (0,) is any free one."""
+
+    protocol: str
+    container_port: int
+    host_ip: str
+    host_ports: tuple[int, ...]
+
+
+def requests(config: ContainerConfig, host: HostConfig) -> list[PortRequest]:
+    """What a container publishes. Raises InvalidParameterError."""
+    wanted: dict[str, Sequence[PortBinding]] = {key: value or () for key, value in (host.PortBindings or {}).items()}
+    if host.PublishAllPorts:
+        for key in config.ExposedPorts or ():
+            wanted.setdefault(key if "/" in key else f"{key}/tcp", ())
+    found = []
+    for key, bindings in wanted.items():
+        protocol, port = parse_port(key)
+        for binding in bindings or (PortBinding(),):
+            address = binding.HostIp or ANY_ADDRESS
+            if ":" in address:
+                raise InvalidParameterError(f"cannot publish on {address}: the bridge network has no IPv6")
+            found.append(PortRequest(protocol, port, address, _host_ports(binding.HostPort)))
+    return found
+
+
+def parse_port(key: str) -> tuple[str, int]:
+    """("tcp", 80) of "80/tcp" or "80". Raises InvalidParameterError."""
+    number, _, protocol = key.partition("/")
+    if not number.isdigit() or not 0 < int(number) < 65536:
+        raise InvalidParameterError(f"invalid port specification: {key!r}")
+    if (protocol or "tcp") not in ("tcp", "udp", "sctp"):
+        raise InvalidParameterError(f"invalid proto: {protocol}")
+    return protocol or "tcp", int(number)
+
+
+def _host_ports(text: str) -> tuple[int, ...]:
+    first, _, last = text.partition("-")
+    try:
+        low = int(first or "0")
+        high = int(last or low)
+    except ValueError:
+        raise InvalidParameterError(f"invalid port specification: {text!r}") from None
+    if not 0 <= low <= high < 65536:
+        raise InvalidParameterError(f"invalid port specification: {text!r}")
+    return tuple(range(low, high + 1))
+
+
+class PortClaims:
+    """The host ports in use, by container."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, list[socket.socket]] = {}
+        self._ports: dict[str, list[PublishedPort]] = {}
+
+    def all(self) -> list[PublishedPort]:
+        """Every published port."""
+        return [port for ports in self._ports.values() for port in ports]
+
+    def of(self, container_id: str) -> list[PublishedPort]:
+        """Published ports of one container."""
+        return list(self._ports.get(container_id, ()))
+
+    def claim(self, container_id: str, wanted: Sequence[PortRequest], container_ip: str) -> list[PublishedPort]:
+        """All or none. Raises UnavailableError with dockerd's text when a port is taken."""
+        if not wanted:
+            return []
+        held: list[socket.socket] = []
+        ports = []
+        try:
+            for request in wanted:
+                held.append(_bind(request))
+                number = held[-1].getsockname()[1]
+                ports.append(
+                    PublishedPort(request.protocol, request.host_ip, number, container_ip, request.container_port)
+                )
+        except BaseException:
+            for made in held:
+                made.close()
+            raise
+        self._sockets[container_id], self._ports[container_id] = held, ports
+        return ports
+
+    def adopt(self, container_id: str, ports: Sequence[PublishedPort]) -> None:
+        """Take back the ports of a container that ran on while the daemon was away; a lost claim stays published."""
+        held = []
+        for port in ports:
+            with contextlib.suppress(UnavailableError):
+                held.append(_bind(PortRequest(port.protocol, port.container_port, port.host_ip, (port.host_port,))))
+        self._sockets[container_id], self._ports[container_id] = held, list(ports)
+
+    def release(self, container_id: str) -> bool:
+        """Give them back; true when there were any."""
+        for held in self._sockets.pop(container_id, ()):
+            held.close()
+        return bool(self._ports.pop(container_id, None))
+
+    def close(self) -> None:
+        """Let go of every socket."""
+        for container_id in list(self._sockets):
+            self.release(container_id)
+
+
+def _bind(request: PortRequest) -> socket.socket:
+    kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, 132)}
+    kind, protocol = kinds[request.protocol]
+    for port in request.host_ports:
+        try:
+            made = socket.socket(socket.AF_INET, kind, protocol)
+        except OSError as error:
+            raise UnavailableError(f"cannot publish {request.protocol} ports on this host: {error.strerror}") from None
+        try:
+            made.bind((request.host_ip, port))
+        except OSError as error:
+            made.close()
+            if error.errno != errno.EADDRINUSE:
+                raise UnavailableError(
+                    f"failed to bind host port {request.host_ip}:{port}/{request.protocol}: {error.strerror}"
+                ) from None
+        else:
+            return made
+    raise UnavailableError(
+        f"failed to set up container networking: Bind for {request.host_ip}:{request.host_ports[0]} failed: "
+        "port is already allocated"
+    )
+
+
+def api_ports(
+    exposed: Mapping[str, object] | None, published: Sequence[PublishedPort]
+) -> dict[str, list[PortBinding] | None]:
+    """``NetworkSettings.Ports``."""
+    result: dict[str, list[PortBinding] | None] = {key if "/" in key else f"{key}/tcp": None for key in exposed or ()}
+    for port in published:
+        key = f"{port.container_port}/{port.protocol}"
+        result[key] = [*(result.get(key) or ()), PortBinding(HostIp=port.host_ip, HostPort=str(port.host_port))]
+    return result

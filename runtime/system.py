@@ -1,0 +1,118 @@
+"""The host: what it lacks to run containers, and the facts that ``docker info`` shows."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.containers import cgroups
+from runtime.networks import nft
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something the host lacks: what, and how to mend it, in one line."""
+
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.mend}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """Facts for ``GET /info``; memory in bytes."""
+
+    hostname: str
+    cpus: int
+    memory_bytes: int
+    kernel_version: str
+    operating_system: str
+    os_version: str
+    architecture: str
+    cgroup_version: str
+    cgroup_driver: str
+    swap_limit: bool
+
+
+def check_host() -> list[Problem]:
+    """What stands in the way of running containers here, most basic first; empty when nothing does."""
+    if os.geteuid() != 0:
+        return [Problem("not root", "start the daemon as root (sudo, or the systemd unit)")]
+    problems = [
+        Problem(f"{name} is missing", f"install the package {name} (apt-get install {name})")
+        for name in ("runc", "conmon")
+        if shutil.which(name) is None
+    ]
+    if not nft.available():
+        problems.append(
+            Problem("libnftables is missing", "install the package libnftables1 (apt-get install libnftables1)")
+        )
+    problems += check_cgroups(cgroups.detect())
+    if not has_filesystem("overlay", Path("/proc/filesystems").read_text()):
+        # The kernel loads the module at the first mount; only a kernel without one is a problem.
+        if not _module_exists("overlay"):
+            problems.append(
+                Problem("the kernel has no overlayfs", "use a kernel with CONFIG_OVERLAY_FS (4.0 or newer)")
+            )
+    return problems
+
+
+def check_cgroups(layout: cgroups.Layout) -> list[Problem]:
+    """Controllers the engine cannot do without. Pure."""
+    missing = layout.missing()
+    if not missing:
+        return []
+    if not layout.mounts:
+        return [Problem("no cgroup controllers are mounted", "mount cgroup2 at /sys/fs/cgroup, or boot with systemd")]
+    names = ", ".join(missing)
+    return [
+        Problem(
+            f"cgroup controllers missing: {names}",
+            "enable them on the kernel command line (such as cgroup_enable=memory) or in the parent's subtree_control",
+        )
+    ]
+
+
+def has_filesystem(name: str, table: str) -> bool:
+    """Whether /proc/filesystems lists it. Pure."""
+    return any(line.split()[-1:] == [name] for line in table.splitlines())
+
+
+def _module_exists(name: str) -> bool:
+    folder = Path("/lib/modules") / platform.release()
+    try:
+        names = (folder / "modules.dep").read_text()
+    except OSError:
+        return False
+    return f"/{name}.ko" in names
+
+
+def host_info() -> HostInfo:
+    """Read the facts; cheap enough to be asked for each time."""
+    layout = cgroups.detect()
+    names = os_release()
+    return HostInfo(
+        hostname=platform.node(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        kernel_version=platform.release(),
+        operating_system=names.get("PRETTY_NAME", "Linux"),
+        os_version=names.get("VERSION_ID", ""),
+        architecture=platform.machine(),
+        cgroup_version=str(layout.version),
+        cgroup_driver="cgroupfs",
+        swap_limit=cgroups.swap_limit(layout),
+    )
+
+
+def os_release() -> dict[str, str]:
+    """The distribution's names, from /etc/os-release."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
