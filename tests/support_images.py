@@ -28,7 +28,7 @@ _PASSWD = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/fa
 _GROUP = b"root:x:0:\nnogroup:x:65534:\n"
 
 
-def make_tar(members: Sequence[tuple[str, bytes | None]] | Sequence[tarfile.TarInfo]) -> bytes:
+def make_tar(members: Sequence[tuple[str, bytes | None] | tarfile.TarInfo]) -> bytes:
     """A tar of regular files ``(name, data)``, directories ``(name, None)`` or headers without data."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:

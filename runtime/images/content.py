@@ -6,7 +6,6 @@ leaves in ``ingest`` is where the next download of that digest goes on. Nobody e
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import hashlib
@@ -20,7 +19,7 @@ from typing import BinaryIO, Protocol
 
 from runtime.images.errors import ContentError, DigestMismatchError, NoSpaceError
 from runtime.images.reference import check_digest
-from runtime.images.work import AbortedError, Listener, SharedWork
+from runtime.images.work import AbortedError, Listener, SharedWork, run_abortable
 
 CHUNK_BYTES = 1 << 20
 PARTIAL_AGE_S_MAX = 7 * 24 * 3600.0
@@ -190,11 +189,11 @@ class ContentStore:
                 partial.unlink(missing_ok=True)
 
     async def _attempt(self, partial: Path, digest: str, size: int, fetch: Fetch, publish: Listener) -> None:
-        with await asyncio.to_thread(_open_partial, partial, size) as writer:
+        with await run_abortable(lambda _: _open_partial(partial, size)) as writer:
             publish(("Downloading", writer.size, size))
             await self._receive(writer, digest, size, fetch, publish)
             publish(("Verifying Checksum", size, size))
-            await asyncio.to_thread(writer.finish, digest, self._blobs)
+            await run_abortable(lambda _: writer.finish(digest, self._blobs))
         publish(("Download complete", size, size))
 
     async def _receive(self, writer: BlobWriter, digest: str, size: int, fetch: Fetch, publish: Listener) -> None:
@@ -208,10 +207,10 @@ class ContentStore:
                 if writer.size + pending_bytes > size:
                     raise ContentError(f"content {digest} is longer than the {size} bytes announced")
                 if pending_bytes >= CHUNK_BYTES:
-                    await asyncio.to_thread(writer.write, b"".join(pending))
+                    await _write(writer, b"".join(pending))
                     pending, pending_bytes = [], 0
                     publish(("Downloading", writer.size, size))
-        await asyncio.to_thread(writer.write, b"".join(pending))
+        await _write(writer, b"".join(pending))
         if writer.size != size:
             raise ContentError(f"content {digest} is {writer.size} bytes, {size} were announced")
 
@@ -315,6 +314,11 @@ class BlobWriter:
         self._partial.rename(directory / actual[7:])
         sync_directory(directory)
         return actual
+
+
+async def _write(writer: BlobWriter, data: bytes) -> None:
+    """In a thread that has ended when this ends, cancelled or not: the file may be somebody else's then."""
+    await run_abortable(lambda _: writer.write(data))
 
 
 def _open_partial(partial: Path, size: int) -> BlobWriter:

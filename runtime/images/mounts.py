@@ -83,8 +83,15 @@ class Mounter:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="overlay-mount", initializer=enter)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in one of the threads; a mount that has begun is finished even if the caller is cancelled."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, work))
+        """Run ``work`` in one of the threads; a cancelled caller waits for its end, so that nothing follows it unseen."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)

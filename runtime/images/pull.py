@@ -95,7 +95,7 @@ class Puller:
         for descriptor, chain_id in zip(manifest.layers, chain, strict=True):
             lease.add(descriptor.digest)
             lease.add(chain_id)
-        reports = [_LayerProgress(short_id(layer.digest), progress) for layer in manifest.layers]
+        reports = [LayerProgress(short_id(layer.digest), progress) for layer in manifest.layers]
         present = [self._is_here(layer, chain_id) for layer, chain_id in zip(manifest.layers, chain, strict=True)]
         for report, here in zip(reports, present, strict=True):
             report.say("Already exists" if here else "Pulling fs layer")
@@ -123,7 +123,7 @@ class Puller:
     def _is_here(self, layer: Descriptor, chain_id: str) -> bool:
         return self._state.snapshots.has(chain_id) and self._state.content.has(layer.digest)
 
-    async def _download(self, layer: Descriptor, source: _Source, report: _LayerProgress) -> None:
+    async def _download(self, layer: Descriptor, source: _Source, report: LayerProgress) -> None:
         if self._slots.locked():
             report.say("Waiting")
         async with self._slots:
@@ -153,7 +153,7 @@ class _Fetcher:
         return source.registry.blob(source.manifest.endpoint, source.ref, self.descriptor, source.auth, offset=offset)
 
 
-class _LayerProgress:
+class LayerProgress:
     """Turns updates of shared work into messages about one layer, not too many of them."""
 
     def __init__(self, layer_id: str, progress: Progress) -> None:
@@ -161,15 +161,17 @@ class _LayerProgress:
         self._status, self._next = "", 0.0
 
     def say(self, status: str) -> None:
+        """A state without numbers."""
         self._progress({"status": status, "progressDetail": {}, "id": self._id})
 
     def update(self, update: Update) -> None:
+        """A state with bytes done and in all; repeated ones are thinned out."""
         status, done, total = update
         now = time.monotonic()
         if status == self._status and now < self._next:
             return
         self._status, self._next = status, now + PROGRESS_PERIOD_S
-        if status in ("Downloading", "Extracting"):
+        if status in ("Downloading", "Extracting", "Pushing"):
             detail = {"current": done, "total": total}
             self._progress({"status": status, "progressDetail": detail, "id": self._id})
         else:

@@ -176,7 +176,9 @@ class ImageRecords:
 
 
 def name_image(records: Records, image_id: str, tags: list[str], digests: list[str], *, now: str) -> None:
-    """Give names to an image, taking them away from whoever has them."""
+    """Give names to an image, taking them away from whoever has them. Raises ImageNotFoundError if it is gone."""
+    if image_id not in records:
+        raise ImageNotFoundError(image_id)
     taken = {*tags, *digests}
     for other_id, other in list(records.items()):
         if other_id != image_id and taken & {*other.Tags, *other.Digests}:

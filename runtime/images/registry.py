@@ -127,7 +127,7 @@ class RegistryClient:
                 return await read_limited(response, MANIFEST_BYTES_MAX), response.headers.get("Content-Type", "")
 
         try:
-            data, declared = await _with_retries(attempt, attempts_max=MANIFEST_ATTEMPTS_MAX)
+            data, declared = await with_retries(attempt, attempts_max=MANIFEST_ATTEMPTS_MAX)
         except StatusError as error:
             raise _translated(error, ref) from error
         digest = digest_of(data)
@@ -161,6 +161,29 @@ class RegistryClient:
         if digest_of(data) != config.digest:
             raise DigestMismatchError(expected=config.digest, actual=digest_of(data))
         return DistributionInspect(found.descriptor, (parse_config(data).platform,))
+
+    async def reach(self, ref: Reference, auth: RegistryAuth | None, scope: str) -> tuple[Endpoint, Transport]:
+        """The registry itself (no mirror), authorised for ``scope``. Raises RegistryError and what is below it."""
+        endpoints = endpoints_of(ref.domain, insecure=self._insecure, mirrors=())
+        if (known := self._working.get(ref.domain)) in endpoints:
+            endpoints = [known]
+        for endpoint in endpoints:
+
+            async def ping(endpoint: Endpoint = endpoint) -> None:
+                async with self._transport.request(endpoint, "GET", "/v2/", scope=scope, auth=auth):
+                    return
+
+            try:
+                await with_retries(ping, attempts_max=MANIFEST_ATTEMPTS_MAX)
+            except ConnectError:
+                if endpoint is endpoints[-1]:
+                    raise
+            except StatusError as error:
+                raise UnauthorizedError(str(error)) from error
+            else:
+                self._working[ref.domain] = endpoint
+                return endpoint, self._transport
+        raise RegistryError(f"no endpoint for {ref.domain}")
 
     # ---------------------------------------------------------------- blobs
 
@@ -219,7 +242,7 @@ class RegistryClient:
                 skip = 0
 
 
-async def _with_retries(attempt: Callable[[], Awaitable[T]], *, attempts_max: int) -> T:
+async def with_retries(attempt: Callable[[], Awaitable[T]], *, attempts_max: int) -> T:
     """Repeat what failed in passing. A registry that cannot be reached at all fails at once: callers want to know."""
     for number in range(1, attempts_max):
         try:

@@ -204,8 +204,17 @@ class Snapshots:
         home = self._containers / container_id
         return RootFS(container_id, record.ImageID, record.ChainID, home / "merged", home / "upper")
 
-    def prepare(self, container_id: str, image_id: str, chain: Sequence[str]) -> RootFS:
-        """Make the writable layer on top of ``chain`` (chain IDs, lowest first). Blocks. Raises SnapshotError, NoSpaceError."""
+    async def prepare(self, container_id: str, image_id: str, chain: Sequence[str]) -> RootFS:
+        """Make the writable layer on top of ``chain`` (chain IDs, lowest first). Raises SnapshotError, NoSpaceError."""
+        return await self._get_mounter().run(lambda: self._prepare(container_id, image_id, chain))
+
+    def _get_mounter(self) -> Mounter:
+        """Its threads also prepare and unmount: long unpacking in the common pool must not delay a container."""
+        if self._mounter is None:
+            raise SnapshotError("the image store is closed")
+        return self._mounter
+
+    def _prepare(self, container_id: str, image_id: str, chain: Sequence[str]) -> RootFS:
         _check_container_id(container_id)
         layers = [_name(chain_id) for chain_id in reversed(chain)] or [_EMPTY]
         record = RootFSRecord(ImageID=image_id, ChainID=chain[-1] if chain else "", Layers=layers)
@@ -263,9 +272,7 @@ class Snapshots:
 
     async def mount(self, container_id: str) -> Path:
         """Mount the overlay of a container; mounted already is fine. Raises SnapshotError."""
-        if self._mounter is None:
-            raise SnapshotError("the image store is closed")
-        return await self._mounter.run(lambda: self._mount(container_id))
+        return await self._get_mounter().run(lambda: self._mount(container_id))
 
     def _mount(self, container_id: str) -> Path:
         _check_container_id(container_id)
@@ -287,7 +294,7 @@ class Snapshots:
     async def unmount(self, container_id: str) -> None:
         """Raises SnapshotError."""
         _check_container_id(container_id)
-        await asyncio.to_thread(unmount, self._containers / container_id / "merged")
+        await self._get_mounter().run(lambda: unmount(self._containers / container_id / "merged"))
 
     async def remove(self, container_id: str) -> None:
         """Unmount and delete; nothing there is fine. Raises SnapshotError."""

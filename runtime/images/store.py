@@ -20,6 +20,7 @@ from runtime.images.errors import ImageConflictError, ImagesError, InvalidArgume
 from runtime.images.manifests import ConfigFile, HistoryEntry, RootFSConfig, parse_config
 from runtime.images.platforms import host_platform, parse_platform
 from runtime.images.pull import Puller
+from runtime.images.push import Pusher
 from runtime.images.records import Entry, ImageRecord, ImageRecords, Records, familiar, name_image
 from runtime.images.reference import Reference, parse_reference
 from runtime.images.registry import RegistryClient
@@ -63,12 +64,13 @@ class ImageStore:
     users: Callable[[str], Sequence[ContainerUse]]
 
     def __init__(self, root: Path, *, insecure_registries: Sequence[str] = (), mirrors: Sequence[str] = ()) -> None:
-        self._root = root
+        root = self._root = root.absolute()  # threads that mount have a working directory of their own
         content, snapshots = ContentStore(root / "content"), Snapshots(root / "snapshots")
         records = ImageRecords(root / "images.json", lambda image_id: parse_config(content.read(image_id)))
         self._state = State(content, snapshots, records)
         self._registry = RegistryClient(insecure_registries=insecure_registries, mirrors=mirrors)
         self._puller = Puller(self._state, self._registry)
+        self._pusher = Pusher(self._state, self._registry)
         self._changing = asyncio.Lock()  # removals decide on what they saw
         self.users = _nobody
 
@@ -325,6 +327,17 @@ class ImageStore:
         """``GET /distribution/{name}/json``: asks the registry, fetches no layer. Raises like ``pull``."""
         return await self._registry.inspect(parse_reference(ref).with_default_tag(), auth)
 
+    async def push(self, ref: str, *, auth: RegistryAuth | None = None, progress: Progress | None = None) -> str:
+        """``POST /images/{name}/push`` of one tag; returns the digest of the manifest.
+
+        Raises:
+            InvalidReferenceError, InvalidArgumentError (a digest), ImageNotFoundError, RegistryError
+        """
+        reference = parse_reference(ref).with_default_tag()
+        if reference.digest:
+            raise InvalidArgumentError("cannot push a digest reference")
+        return await self._pusher.push(reference, auth, progress or _ignore)
+
     # ----------------------------------------------------- root file systems
 
     async def prepare_rootfs(self, image_id: str, container_id: str) -> RootFS:
@@ -335,7 +348,7 @@ class ImageStore:
         """
         entry = self._state.records.get(image_id)
         chain = chain_ids(entry.config.diff_ids)
-        return await asyncio.to_thread(self._state.snapshots.prepare, container_id, entry.record.ID, chain)
+        return await self._state.snapshots.prepare(container_id, entry.record.ID, chain)
 
     def rootfs(self, container_id: str) -> RootFS:
         """What ``prepare_rootfs`` made. Raises SnapshotError."""

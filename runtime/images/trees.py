@@ -8,12 +8,14 @@ import stat
 from itertools import count
 from pathlib import Path
 
+DEPTH_MAX = 50
+
 
 def remove_tree(path: Path) -> None:
     """Delete ``path`` and all below it; nothing there is fine. Never follows a link, never crosses to another tree.
 
-    Subdirectories are first moved up beside each other, so that neither the depth of the tree nor the length of its
-    paths matters (``shutil.rmtree`` recurses and gives up at about a thousand levels).
+    What lies ``DEPTH_MAX`` levels down is moved up below ``path`` first, so that neither the depth of the tree nor the
+    length of its paths matters (``shutil.rmtree`` recurses and gives up at about a thousand levels).
     """
     try:
         mode = path.lstat().st_mode
@@ -23,29 +25,28 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     names = count()
-    pending = [path]
+    pending, found = [(str(path), 0)], list[str]()
     while pending:
-        directory = pending.pop()
+        directory, depth = pending.pop()
+        found.append(directory)
         with os.scandir(directory) as entries:
             for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    if directory is path:
-                        pending.append(Path(entry.path))
-                    else:
-                        pending.append(_moved_up(entry.path, path, names))
-                else:
+                if not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.path)
-        if directory is not path:
-            directory.rmdir()
-    path.rmdir()
+                elif depth < DEPTH_MAX:
+                    pending.append((entry.path, depth + 1))
+                else:
+                    pending.append((_moved_up(entry.path, path, names), 1))
+    for directory in reversed(found):  # every directory was found after the one it lies in
+        os.rmdir(directory)
 
 
-def _moved_up(source: str, top: Path, names: count[int]) -> Path:
+def _moved_up(source: str, top: Path, names: count[int]) -> str:
     while True:
         target = top / f".removed-{next(names)}"
         if not target.exists() and not target.is_symlink():
             os.rename(source, target)
-            return target
+            return str(target)
 
 
 def tree_size(path: Path) -> int:

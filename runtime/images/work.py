@@ -21,6 +21,7 @@ class _Running(Generic[T]):
     waiters: int = 0
     listeners: list[Listener] = field(default_factory=list)
     last: Update | None = None
+    dying: bool = False
 
     def publish(self, update: Update) -> None:
         self.last = update
@@ -40,8 +41,9 @@ class SharedWork(Generic[T]):
 
     async def run(self, key: str, work: Callable[[Listener], Awaitable[T]], *, listener: Listener | None = None) -> T:
         """Do ``work(publish)`` or join who does it already; ``listener`` gets what ``publish`` is given."""
-        entry = self._running.get(key)
-        if entry is None or entry.task.done():
+        while (entry := self._running.get(key)) is not None and entry.dying:
+            await asyncio.wait([entry.task])  # its files are its own until it has ended
+        if entry is None:
             entry = self._start(key, work)
         entry.waiters += 1
         if listener is not None:
@@ -55,8 +57,7 @@ class SharedWork(Generic[T]):
             if listener is not None:
                 entry.listeners.remove(listener)
             if entry.waiters == 0 and not entry.task.done():
-                if self._running.get(key) is entry:
-                    del self._running[key]
+                entry.dying = True
                 await _cancelled(entry.task)
 
     def _start(self, key: str, work: Callable[[Listener], Awaitable[T]]) -> _Running[T]:
@@ -64,8 +65,7 @@ class SharedWork(Generic[T]):
             try:
                 return await work(lambda update: entry.publish(update))
             finally:
-                if self._running.get(key) is entry:
-                    del self._running[key]
+                del self._running[key]
 
         entry = _Running(asyncio.get_running_loop().create_task(body(), name=f"images:{key}"))
         self._running[key] = entry
@@ -74,14 +74,23 @@ class SharedWork(Generic[T]):
     async def close(self) -> None:
         """Cancel all work and wait for its end."""
         for entry in list(self._running.values()):
+            entry.dying = True
             await _cancelled(entry.task)
 
 
 async def _cancelled(task: asyncio.Task[T]) -> None:
+    """Cancel and wait for the end, even if the caller is cancelled once more meanwhile."""
     task.cancel()
-    await asyncio.wait([task])
+    interrupted = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            interrupted = True
     if not task.cancelled():
         task.exception()  # its waiters are gone: nobody else would look at it
+    if interrupted:
+        raise asyncio.CancelledError
 
 
 class AbortedError(Exception):

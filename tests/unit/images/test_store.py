@@ -114,6 +114,23 @@ async def test_cancelled_pull_leaves_the_other_caller_alone(store: ImageStore, r
     assert (await other).repo_tags == (name,)
 
 
+async def test_pushed_image_keeps_its_digest(store: ImageStore, registry: Registry) -> None:
+    manifest = registry.push_image("app/origin", "v", [BASE, TOP])
+    await store.pull(f"{registry.address}/app/origin:v")
+    copy = f"{registry.address}/app/copy:w"
+    await store.tag(f"{registry.address}/app/origin:v", copy)
+    messages: Messages = []
+    assert await store.push(copy, progress=messages.append) == sha256(manifest)
+    assert messages[0] == {"status": f"The push refers to repository [{registry.address}/app/copy]"}
+    assert messages[-1]["aux"] == {"Tag": "w", "Digest": sha256(manifest), "Size": len(manifest)}
+    assert [m.get("status") for m in messages].count("Pushed") == 2
+    again: Messages = []
+    await store.push(copy, progress=again.append)
+    assert [m.get("status") for m in again].count("Layer already exists") == 2
+    with pytest.raises(ImageNotFoundError):
+        await store.push(f"{registry.address}/app/absent")
+
+
 async def test_index_gives_the_wanted_platform(store: ImageStore, registry: Registry) -> None:
     entries = []
     for architecture in ("arm64", "amd64"):
@@ -173,8 +190,14 @@ async def test_private_registry_wants_credentials(store: ImageStore) -> None:
             await store.pull(name)
         with pytest.raises(UnauthorizedError, match="unauthorized"):
             await store.pull(name, auth=RegistryAuth(username="user", password="wrong"))
+        right = RegistryAuth(username="user", password="secret")
         with pytest.raises(ManifestUnknownError):
-            await store.pull(name, auth=RegistryAuth(username="user", password="secret"))
+            await store.pull(name, auth=right)
+        await store.load(in_chunks(docker_archive([BASE, TOP], [name])))
+        digest = await store.push(name, auth=right)
+        assert (await store.distribution_inspect(name, right)).descriptor.digest == digest
+        with pytest.raises(UnauthorizedError):
+            await store.push(name)
 
 
 async def test_loaded_busybox_runs_in_its_root(store: ImageStore) -> None:
