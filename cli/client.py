@@ -124,18 +124,20 @@ class Engine:
     def _decoded(self, method: str, path: str, **options: Any) -> Any:
         """Send, read and decode. Raises: as ``request``; UnreachableError too for an answer that breaks off."""
         with self.request(method, path, **options) as response:
-            try:
-                data = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                raise self._unreachable(error) from error
+            return self.decode(response)
+
+    def decode(self, response: http.client.HTTPResponse) -> Any:
+        """The JSON of an answer, None when it is empty. Raises: UnreachableError when it breaks off or is none."""
+        try:
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
         if not data.strip():
             return None
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise UnreachableError(
-                f"{self.host} answered {method} {path} with what is no JSON: not an engine?"
-            ) from error
+            raise UnreachableError(f"{self.host} answered with what is no JSON: is it an engine?") from error
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         match error:

@@ -35,6 +35,7 @@ def pin(engine: Engine, spec: dict[str, Any]) -> None:
             "possibly leading to different nodes running different\n"
             "versions of the image.\n\n"
         )
+        container["Image"] = with_tag(image)
         return
     container["Image"] = f"{with_tag(image)}@{digest}"
     if platforms := found.get("Platforms"):

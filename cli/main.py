@@ -29,6 +29,7 @@ _COMMANDS = {
     "secret": ("blob", "secret", "Manage secrets"),
     "image": ("image", "image", "Manage images"),
     "container": ("container", "container", "Manage containers"),
+    "run": ("run", "run", "Create and run a new container from an image"),
     "images": ("image", "ls", "List images"),
     "pull": ("image", "pull", "Download an image from a registry"),
     "load": ("image", "load", "Load an image from a tar archive"),

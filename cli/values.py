@@ -216,6 +216,18 @@ def _port_number(text: str, whole: str) -> int:
     return int(text)
 
 
+def port_number(text: str) -> int:
+    """A port from 1 to 65535."""
+    return _port_number(text, text)
+
+
+def ratio(text: str) -> float:
+    """A number from 0 to 1."""
+    if not _DECIMAL.fullmatch(text) or not float(text) <= 1:
+        raise ValueError(f"want a number from 0 to 1, got {text[:40]!r}")
+    return float(text)
+
+
 def mount(text: str) -> dict[str, Any]:
     """A --mount: ``type=volume|bind|tmpfs,source=...,target=...,readonly``."""
     made: dict[str, Any] = {"Type": "volume"}
@@ -254,7 +266,7 @@ def mount(text: str) -> dict[str, Any]:
             case "tmpfs-size":
                 tmpfs["SizeBytes"] = size_bytes(value)
             case "tmpfs-mode":
-                tmpfs["Mode"] = _mode(value)
+                tmpfs["Mode"] = file_mode(value)
             case _:
                 raise ValueError(f"unknown option '{key}' in '{text}'")
     if driver:
@@ -273,7 +285,7 @@ def mount(text: str) -> dict[str, Any]:
     return made
 
 
-def _mode(text: str) -> int:
+def file_mode(text: str) -> int:
     """A file mode, octal."""
     if not re.fullmatch(r"(0o?)?[0-7]{1,6}", text):
         raise ValueError(f"invalid mode specified: {text!r}, want octal as in 0440")
@@ -300,8 +312,11 @@ def ulimit(text: str) -> dict[str, Any]:
     return {"Name": name, "Soft": int(soft), "Hard": int(hard)}
 
 
-def file_reference(text: str, *, default_directory: str) -> dict[str, Any]:
-    """A --secret or --config: a name, or ``source=,target=,uid=,gid=,mode=``. Returns Source and File."""
+def file_reference(text: str) -> dict[str, Any]:
+    """A --secret or --config: a name, or ``source=,target=,uid=,gid=,mode=``. Returns Source and File.
+
+    The file is called as the source is; a name without a slash lies in /run/secrets, of configs in /.
+    """
     source, file = text, {"Name": "", "UID": "0", "GID": "0", "Mode": 0o444}
     if "=" in text:
         source = ""
@@ -314,10 +329,10 @@ def file_reference(text: str, *, default_directory: str) -> dict[str, Any]:
                 case "uid" | "gid":
                     file[key.upper()] = value
                 case "mode":
-                    file["Mode"] = _mode(value)
+                    file["Mode"] = file_mode(value)
                 case _:
                     raise ValueError(f"invalid field in {text!r}: {key}")
     if not source:
         raise ValueError("source is required")
-    file["Name"] = file["Name"] or f"{default_directory}{source}"
+    file["Name"] = file["Name"] or source
     return {"Source": source, "File": file}

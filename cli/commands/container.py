@@ -12,6 +12,7 @@ import click
 from cli import output
 from cli.client import Engine
 from cli.commands.groups import Group, each
+from cli.commands.run import run
 from cli.filters import parse_filters
 from cli.tasks import familiar
 
@@ -139,3 +140,6 @@ def stop(engine: Engine, names: Sequence[str], timeout: int | None) -> None:
 def rm(engine: Engine, names: Sequence[str], force: bool, volumes: bool) -> None:
     """Remove one or more containers."""
     each(names, lambda name: engine.delete(f"/containers/{name}", force=force, v=volumes))
+
+
+container.add_command(run)

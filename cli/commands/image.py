@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 
@@ -12,6 +12,7 @@ from cli import output
 from cli.client import Engine
 from cli.commands.groups import Group, each
 from cli.filters import parse_filters
+from cli.images import with_tag
 from cli.tasks import familiar
 
 COLUMNS = {"Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE"}
@@ -64,8 +65,9 @@ def _since(created: int) -> str:
     return f"{output.human_duration(max(0.0, time() - created))} ago" if created > 0 else "N/A"
 
 
-def _show(messages: Iterable[dict[str, Any]], *, quiet: bool = False) -> None:
+def _show(messages: Iterable[dict[str, Any]], *, quiet: bool = False, out: TextIO | None = None) -> None:
     """Progress of a pull or load, one line a change of status."""
+    out = out or sys.stdout
     last: dict[str, str] = {}
     for message in messages:
         text = message.get("stream") or message.get("status", "")
@@ -73,8 +75,19 @@ def _show(messages: Iterable[dict[str, Any]], *, quiet: bool = False) -> None:
         if quiet or not text or (layer and last.get(layer) == text):
             continue
         last[layer] = text
-        output.write(f"{layer}: {text}" if layer else text)
-        sys.stdout.flush()
+        line = f"{layer}: {text}" if layer else text
+        out.write(line if line.endswith("\n") else f"{line}\n")
+        out.flush()
+
+
+def pull_image(
+    engine: Engine, name: str, platform: str = "", *, quiet: bool = False, out: TextIO | None = None
+) -> None:
+    """Have the engine pull an image, ``latest`` where the name has no tag. Raises: EngineError."""
+    query = {"fromImage": name, "platform": platform or None}
+    if ":" not in name.rpartition("/")[2]:
+        query["tag"] = "latest"
+    _show(engine.messages("POST", "/images/create", params=query), quiet=quiet, out=out)
 
 
 @image.command()
@@ -84,10 +97,24 @@ def _show(messages: Iterable[dict[str, Any]], *, quiet: bool = False) -> None:
 @click.pass_obj
 def pull(engine: Engine, name: str, platform: str, quiet: bool) -> None:
     """Download an image from a registry."""
-    query = {"fromImage": name, "platform": platform or None}
+    if quiet:
+        pull_image(engine, name, platform, quiet=True)
+        output.write(_full_name(name))
+        return
     if ":" not in name.rpartition("/")[2]:
-        query["tag"] = "latest"
-    _show(engine.messages("POST", "/images/create", params=query), quiet=quiet)
+        output.write("Using default tag: latest")
+    pull_image(engine, name, platform)
+    output.write(_full_name(name))
+
+
+def _full_name(name: str) -> str:
+    """The reference with registry and tag, as Docker's command ends a pull with."""
+    host, slash, _ = name.partition("/")
+    if not slash:
+        name = f"docker.io/library/{name}"
+    elif "." not in host and ":" not in host and host != "localhost":
+        name = f"docker.io/{name}"
+    return with_tag(name)
 
 
 @image.command()
@@ -108,7 +135,7 @@ def load(engine: Engine, file: BinaryIO, quiet: bool) -> None:
 @click.pass_obj
 def import_(engine: Engine, file: BinaryIO, name: str, change: Sequence[str]) -> None:
     """Import the contents from a tarball to create a filesystem image."""
-    repository, _, tag = name.partition(":")
+    repository, tag = _split(name)
     query: dict[str, Any] = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": "\n".join(change) or None}
     _show(engine.messages("POST", "/images/create", params=query, body=file))
 
@@ -128,8 +155,15 @@ def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
 @click.pass_obj
 def tag(engine: Engine, source: str, target: str) -> None:
     """Create a tag TARGET that refers to SOURCE."""
-    repository, _, name = target.partition(":")
+    repository, name = _split(target)
     engine.post(f"/images/{source}/tag", repo=repository, tag=name)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Repository and tag; a colon before the last slash belongs to the registry's port."""
+    folder, slash, last = name.rpartition("/")
+    repository, _, tag = last.partition(":")
+    return f"{folder}{slash}{repository}", tag
 
 
 @image.command()

@@ -55,7 +55,7 @@ def _entries(engine: Engine, stem: str, texts: Sequence[str]) -> list[Any]:
 
 
 def _file_entry(engine: Engine, stem: str, text: str) -> dict[str, Any]:
-    reference = values.file_reference(text, default_directory="" if stem == "secret" else "/")
+    reference = values.file_reference(text)
     word = stem.capitalize()
     found = engine.list(f"/{stem}s", {"name": [reference["Source"]]})
     match = [entry for entry in found if reference["Source"] in (entry["Spec"]["Name"], entry["ID"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ from cli.progress import POLL_S, watch_convergence
 from cli.stack.convert import NAMESPACE_LABEL, convert
 from cli.stack.deploy import deploy as bring_about
 from cli.stack.deploy import of_stack
-from cli.stack.source import ManifestError, Source, merge, parse
+from cli.stack.source import FILE_BYTES_MAX, ManifestError, Source, merge, parse
 from cli.tasks import print_tasks
 
 
@@ -40,23 +41,25 @@ def check_name(name: str) -> None:
 
 def load(files: Sequence[str], *, interpolate: bool = True) -> Source:
     """Read and merge stack files; ``-`` is stdin. Raises: click.ClickException with file and line."""
-    sources = []
-    for name in files:
-        try:
-            text = sys.stdin.read() if name == "-" else Path(name).read_text()
-        except OSError as error:
-            raise click.ClickException(f"{name}: {error.strerror}") from error
-        directory = Path() if name == "-" else Path(name).parent
-        try:
-            sources.append(parse(text, name, directory, os.environ if interpolate else None))
-        except ManifestError as error:
-            raise click.ClickException(str(error)) from error
-    merged = sources[0]
-    for source in sources[1:]:
-        merged = Source(
-            source.name, merged.directory, merge(merged.value, source.value), {**merged.lines, **source.lines}
-        )
-    return merged
+    variables = os.environ if interpolate else None
+    try:
+        sources = [parse(_text(name), name, Path() if name == "-" else Path(name).parent, variables) for name in files]
+    except ManifestError as error:
+        raise click.ClickException(str(error)) from error
+    return functools.reduce(merge, sources)
+
+
+def _text(name: str) -> str:
+    try:
+        with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
+            raise click.ClickException(f"{name}: larger than {FILE_BYTES_MAX} bytes, which no stack file is")
+        return data.decode()
+    except OSError as error:
+        raise click.ClickException(f"{name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{name}: is no UTF-8 text (byte {error.start})") from error
 
 
 @stack.command()
@@ -69,6 +72,13 @@ def load(files: Sequence[str], *, interpolate: bool = True) -> Source:
     required=True,
     help='Path to a Compose file, or "-" to read from stdin',
 )
+@click.option(
+    "--resolve-image",
+    type=click.Choice(["always", "changed", "never"]),
+    default="always",
+    help="Query the registry to resolve image digest and supported platforms",
+)
+@click.option("--with-registry-auth", is_flag=True, help="Send registry authentication details to Swarm agents")
 @click.option("--prune", is_flag=True, help="Prune services that are no longer referenced")
 @click.option(
     "-d",
@@ -78,8 +88,17 @@ def load(files: Sequence[str], *, interpolate: bool = True) -> Source:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Suppress progress output")
 @click.pass_obj
-def deploy(engine: Engine, name: str, files: Sequence[str], prune: bool, detach: bool, quiet: bool) -> None:
+def deploy(
+    engine: Engine,
+    /,
+    name: str,
+    files: Sequence[str],
+    detach: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Deploy a new stack or update an existing stack."""
+    check_name(name)
     source = load(files)
     try:
         wanted = convert(source, name, os.environ)
@@ -87,7 +106,7 @@ def deploy(engine: Engine, name: str, files: Sequence[str], prune: bool, detach:
         raise click.ClickException(str(error)) from error
     for warning in wanted.warnings:
         sys.stderr.write(f"{warning}\n")
-    ids = bring_about(engine, wanted, prune=prune, say=(lambda text: None) if quiet else output.write)
+    ids = bring_about(engine, wanted, say=(lambda text: None) if quiet else output.write, **options)
     if not detach:
         for service_id in ids:
             watch_convergence(engine, service_id, quiet=quiet)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from cli.client import Engine
-from cli.stack.convert import NAMESPACE_LABEL, Stack
+from cli.images import pin, registry_auth
+from cli.stack.convert import IMAGE_LABEL, NAMESPACE_LABEL, Stack
 
 
 def of_stack(engine: Engine, path: str, stack: str, **params: Any) -> list[dict[str, Any]]:
@@ -16,22 +18,38 @@ def of_stack(engine: Engine, path: str, stack: str, **params: Any) -> list[dict[
     return engine.list(path, {"label": [f"{NAMESPACE_LABEL}={stack}"]}, **params)
 
 
-def deploy(engine: Engine, stack: Stack, *, prune: bool, say: Callable[[str], None]) -> list[str]:
+def deploy(
+    engine: Engine,
+    stack: Stack,
+    *,
+    prune: bool = False,
+    resolve_image: str = "always",
+    with_registry_auth: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[str]:
     """Create and update everything; return the IDs of the services.
+
+    Args:
+        prune: remove services of the stack that the file has no longer.
+        resolve_image: pin images to the registry's digest "always", where they "changed", or "never".
 
     Raises:
         EngineError: the daemon refused; what was done before stays.
         click.ClickException: an external config or secret is missing.
     """
-    ids = {kind: _deploy_blobs(engine, stack, kind, say) for kind in ("secret", "config")}
     existing = {service["Spec"]["Name"]: service for service in of_stack(engine, "/services", stack.name)}
     if prune:
         wanted = {spec["Name"] for spec in stack.services}
-        for name, service in existing.items():
-            if name not in wanted:
-                say(f"Removing service {name}")
-                engine.delete(f"/services/{service['ID']}")
-    return [_deploy_service(engine, spec, existing, ids, say) for spec in stack.services]
+        for name in sorted(set(existing) - wanted):
+            say(f"Removing service {name}")
+            engine.delete(f"/services/{existing[name]['ID']}")
+    ids = {kind: _deploy_blobs(engine, stack, kind, say) for kind in ("secret", "config")}
+    made = []
+    for spec in stack.services:
+        _refer(spec, ids)
+        auth = registry_auth(spec["TaskTemplate"]["ContainerSpec"]["Image"]) if with_registry_auth else {}
+        made.append(_deploy_service(engine, spec, existing.get(spec["Name"]), resolve_image, auth, say))
+    return made
 
 
 def _deploy_blobs(engine: Engine, stack: Stack, kind: str, say: Callable[[str], None]) -> dict[str, str]:
@@ -57,23 +75,46 @@ def _deploy_blobs(engine: Engine, stack: Stack, kind: str, say: Callable[[str], 
     return {name: entry["ID"] for name, entry in found.items()}
 
 
+def _refer(spec: dict[str, Any], ids: dict[str, dict[str, str]]) -> None:
+    """Put the IDs of configs and secrets beside their names."""
+    container = spec["TaskTemplate"]["ContainerSpec"]
+    for kind in ("secret", "config"):
+        word = kind.capitalize()
+        for reference in container.get(f"{word}s", ()):
+            reference[f"{word}ID"] = ids[kind][reference[f"{word}Name"]]
+
+
 def _deploy_service(
     engine: Engine,
     spec: dict[str, Any],
-    existing: dict[str, dict[str, Any]],
-    ids: dict[str, dict[str, str]],
+    old: dict[str, Any] | None,
+    resolve_image: str,
+    auth: dict[str, str],
     say: Callable[[str], None],
 ) -> str:
     container = spec["TaskTemplate"]["ContainerSpec"]
-    for kind in ("secret", "config"):
-        for reference in container.get(f"{kind.capitalize()}s", ()):
-            reference[f"{kind.capitalize()}ID"] = ids[kind][reference[f"{kind.capitalize()}Name"]]
-    old = existing.get(spec["Name"])
     if old is None:
         say(f"Creating service {spec['Name']}")
-        return str(engine.post("/services/create", spec)["ID"])
-    say(f"Updating service {spec['Name']} (id: {old['ID']})")
-    # A redeploy of the same file must not restart tasks: --force of an update in between stays counted.
-    spec["TaskTemplate"]["ForceUpdate"] = old["Spec"]["TaskTemplate"].get("ForceUpdate", 0)
-    engine.post(f"/services/{old['ID']}/update", spec, version=old["Version"]["Index"])
-    return str(old["ID"])
+        if resolve_image != "never":
+            pin(engine, spec)
+        answer = engine.post("/services/create", spec, headers=auth)
+        service_id = str(answer["ID"])
+    else:
+        service_id = str(old["ID"])
+        say(f"Updating service {spec['Name']} (id: {service_id})")
+        changed = container["Image"] != (old["Spec"].get("Labels") or {}).get(IMAGE_LABEL)
+        if resolve_image == "always" or (resolve_image == "changed" and changed):
+            pin(engine, spec)
+        elif not changed:
+            # What the last deploy pinned stays, or this one would look like a change.
+            container["Image"] = old["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+            if platforms := (old["Spec"]["TaskTemplate"].get("Placement") or {}).get("Platforms"):
+                spec["TaskTemplate"].setdefault("Placement", {})["Platforms"] = platforms
+        # A redeploy of the same file must not restart tasks: --force of an update in between stays counted.
+        spec["TaskTemplate"]["ForceUpdate"] = old["Spec"]["TaskTemplate"].get("ForceUpdate", 0)
+        version = old["Version"]["Index"]
+        query = {} if auth else {"registryAuthFrom": "spec"}
+        answer = engine.post(f"/services/{service_id}/update", spec, headers=auth, version=version, **query)
+    for warning in (answer or {}).get("Warnings") or ():
+        sys.stderr.write(f"{warning}\n")
+    return service_id

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
-
-from cli.stack.source import Path_, Source
-
 TOP = {"version", "services", "configs", "secrets", "volumes", "networks"}
 
 SERVICE = {
     *("image", "command", "entrypoint", "environment", "env_file", "labels", "deploy", "healthcheck", "logging"),
     *("dns", "dns_search", "dns_opt", "extra_hosts", "hostname", "init", "user", "group_add", "working_dir", "tty"),
     *("stdin_open", "stop_grace_period", "stop_signal", "read_only", "tmpfs", "volumes", "cap_add", "cap_drop"),
-    *("sysctls", "ulimits", "oom_score_adj", "configs", "secrets", "ports", "networks", "network_mode"),
+    *("sysctls", "ulimits", "oom_score_adj", "configs", "secrets", "ports", "networks", "network_mode", "isolation"),
 }
 # Docker's own stack deploy drops these with a warning; so do we, with the line.
 SERVICE_IGNORED = {
     *("build", "cgroupns_mode", "cgroup_parent", "devices", "domainname", "external_links", "ipc", "links"),
     *("mac_address", "pid", "privileged", "restart", "security_opt", "shm_size", "userns_mode"),
-    *("depends_on", "container_name", "expose", "isolation", "pull_policy", "profiles"),
+    *("depends_on", "container_name", "expose", "pull_policy", "profiles"),
 }
 SERVICE_REFUSED = {
     **dict.fromkeys(
@@ -48,35 +43,11 @@ BLOB = {"file", "content", "environment", "external", "name", "labels", "templat
 BLOB_REFERENCE = {"source", "target", "uid", "gid", "mode"}
 PORT = {"target", "published", "protocol", "mode", "name"}
 MOUNT = {"type", "source", "target", "read_only", "consistency", "bind", "volume", "tmpfs"}
-
-
-def check(
-    source: Source,
-    path: Path_,
-    value: Any,
-    known: Collection[str],
-    *,
-    ignored: Collection[str] = (),
-    refused: Mapping[str, str] | None = None,
-) -> tuple[dict[str, Any], list[str]]:
-    """The mapping at ``path`` with only served keys, and warnings for the ignored ones.
-
-    Raises:
-        ManifestError: not a mapping, an unknown key, or one that is refused; with file, line and path.
-    """
-    if value is None:
-        return {}, []
-    if not isinstance(value, dict):
-        raise source.error(path, "must be a mapping")
-    warnings = []
-    for key in value:
-        here = (*path, key)
-        if key in known or key.startswith("x-"):
-            continue
-        if key in ignored:
-            warnings.append(f"{source.where(here)}: ignoring unsupported option: {'.'.join(map(str, here))}")
-        elif refused and key in refused:
-            raise source.error(here, refused[key])
-        else:
-            raise source.error(here, "unknown key")
-    return {key: item for key, item in value.items() if key in known}, warnings
+MOUNT_BIND = {"propagation", "create_host_path"}
+MOUNT_VOLUME = {"nocopy", "subpath"}
+MOUNT_TMPFS = {"size", "mode"}
+ENV_FILE = {"path", "required"}
+GENERIC_RESOURCE = {"discrete_resource_spec"}
+DISCRETE_RESOURCE = {"kind", "value"}
+PREFERENCE = {"spread"}
+ULIMIT = {"soft", "hard"}

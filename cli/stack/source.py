@@ -1,7 +1,11 @@
-"""Stack files as text: YAML with the line of every key, and ``${VARIABLE}`` interpolation.
+"""Stack files as text: YAML with the place of every key, ``${VARIABLE}`` interpolation, and several files merged.
 
 YAML 1.1 would read ``22:22`` as a number in base 60 and ``on`` as true; those resolvers are dropped, as Compose's own
-(YAML 1.2) parser has none. ``0440`` stays octal: file modes are written so.
+(YAML 1.2) parser has none. ``0440`` stays octal: file modes are written so. What a variable brings in is always text
+(a version "1.10" must not become the number 1.1); who needs a number or a boolean reads it from the text.
+
+A file is somebody else's: aliases that would grow into more than ``VALUES_MAX`` values, nesting deeper than
+``DEPTH_MAX`` and files larger than ``FILE_BYTES_MAX`` are refused before they cost anything.
 """
 
 from __future__ import annotations
@@ -14,7 +18,16 @@ from typing import Any
 
 import yaml
 
+from cli.stack.interpolation import interpolate
+
+__all__ = ["FILE_BYTES_MAX", "ManifestError", "Path_", "Source", "interpolate", "merge", "parse"]
+
 Path_ = tuple[str | int, ...]
+
+FILE_BYTES_MAX = 4 * 2**20
+VALUES_MAX = 100_000
+DEPTH_MAX = 60
+_YAML = "tag:yaml.org,2002:"
 
 
 class ManifestError(Exception):
@@ -23,59 +36,45 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """One parsed file.
+    """One parsed file, or several merged.
 
     Attributes:
         name: as given on the command line, for messages.
         directory: relative paths in the file start here.
         value: its content, plain dictionaries and lists.
-        lines: line (from 1) of each key or item, by path from the root.
+        places: ``file:line`` of each key or item, by path from the root.
     """
 
     name: str
     directory: Path
     value: dict[str, Any]
-    lines: Mapping[Path_, int] = field(repr=False)
+    places: Mapping[Path_, str] = field(repr=False)
 
     def where(self, path: Path_) -> str:
         """``file:line``, of the nearest place above when the path itself is not in the file."""
-        while path and path not in self.lines:
+        while path and path not in self.places:
             path = path[:-1]
-        return f"{self.name}:{self.lines.get(path, 1)}"
+        return self.places.get(path, f"{self.name}:1")
 
     def error(self, path: Path_, message: str) -> ManifestError:
         return ManifestError(f"{self.where(path)}: {'.'.join(map(str, path))}: {message}")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without base-60 numbers and without on/off/yes/no."""
+    """YAML 1.1 without base-60 numbers, times and on/off/yes/no."""
 
 
+_DROPPED = {f"{_YAML}{kind}" for kind in ("bool", "int", "float", "timestamp")}
 _Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag
-        not in (
-            "tag:yaml.org,2002:bool",
-            "tag:yaml.org,2002:int",
-            "tag:yaml.org,2002:float",
-            "tag:yaml.org,2002:timestamp",
-        )
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _DROPPED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|0[0-7]+|[1-9][0-9]*|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
+for _kind, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?(?:0|0o?[0-7]+|[1-9][0-9]{0,30}|0x[0-9a-fA-F]{1,16})$", "-+0123456789"),
+    ("float", r"^[-+]?(?:[0-9]{1,30}\.[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,2})?$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"{_YAML}{_kind}", re.compile(_pattern), list(_first))
 
 
 def parse(text: str, name: str, directory: Path, environment: Mapping[str, str] | None) -> Source:
@@ -85,97 +84,187 @@ def parse(text: str, name: str, directory: Path, environment: Mapping[str, str] 
         environment: for interpolation; None leaves the text as it is.
 
     Raises:
-        ManifestError: not YAML, a duplicate key, not a mapping, or a variable that is required and missing.
+        ManifestError: not YAML, too large, a duplicate key, not a mapping, or a variable that is required and missing.
     """
-    loader = _Loader(text)
     try:
-        root = loader.get_single_node()
-        lines: dict[Path_, int] = {}
-        value = _construct(loader, root, (), lines, name, environment) if root is not None else {}
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            reader = _Reader(loader, name, environment)
+            value = {} if root is None else reader.value(root, ())
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ManifestError(f"{name}:{line}: {error.problem or error}") from error
-    finally:
-        loader.dispose()
+        mark = error.problem_mark or error.context_mark
+        raise ManifestError(f"{name}:{mark.line + 1 if mark else 1}: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{name}:1: {str(error).splitlines()[0]}") from error
+    except RecursionError:
+        raise ManifestError(f"{name}:1: nested too deeply") from None
     if not isinstance(value, dict):
         raise ManifestError(f"{name}:1: top-level object must be a mapping")
-    return Source(name, directory, value, lines)
+    return Source(name, directory, value, reader.places if root is not None else {})
 
 
-def _construct(
-    loader: _Loader,
-    node: yaml.Node,
-    path: Path_,
-    lines: dict[Path_, int],
-    name: str,
-    environment: Mapping[str, str] | None,
-) -> Any:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-        made: dict[str, Any] = {}
+class _Reader:
+    """Nodes to plain values. Aliases are followed, so what is counted is values, not nodes."""
+
+    def __init__(self, loader: _Loader, name: str, environment: Mapping[str, str] | None) -> None:
+        self._loader, self._name, self._environment = loader, name, environment
+        self._count = 0
+        self.places: dict[Path_, str] = {}
+
+    def value(self, node: yaml.Node, path: Path_) -> Any:
+        self._count += 1
+        if self._count > VALUES_MAX:
+            raise self._error(node, f"more than {VALUES_MAX} values (do aliases multiply?)")
+        if len(path) > DEPTH_MAX:
+            raise self._error(node, "nested too deeply (does an alias contain itself?)")
+        self.places.setdefault(path, self._place(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            self._plain(node, "seq")
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
+        return self._scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+        self._plain(node, "map")
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._error(key_node, "a key must be text")
+            if key_node.tag == f"{_YAML}merge":
+                merged = {**self._merged(value_node, path), **merged}
+                continue
             key = str(key_node.value)
-            if key in made and not key_node.tag.endswith(":merge"):
-                raise ManifestError(f"{name}:{key_node.start_mark.line + 1}: duplicate key {key!r}")
-            lines[(*path, key)] = key_node.start_mark.line + 1
-            made[key] = _construct(loader, value_node, (*path, key), lines, name, environment)
-        return made
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _construct(loader, item, (*path, index), lines, name, environment) for index, item in enumerate(node.value)
-        ]
-    if isinstance(node, yaml.ScalarNode) and environment is not None and "$" in node.value:
+            if key in own:
+                raise self._error(key_node, f"duplicate key {key!r}")
+            self.places[(*path, key)] = self._place(key_node)
+            own[key] = self.value(value_node, (*path, key))
+        return {**merged, **own}
+
+    def _merged(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
+        """What ``<<`` brings in: a mapping, or a list of them of which the first with a key counts."""
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        found: dict[str, Any] = {}
+        for one in nodes:
+            if not isinstance(one, yaml.MappingNode):
+                raise self._error(one, "<<: takes a mapping or a list of mappings")
+            # One level deeper than it will stand, so that an alias that merges itself comes to an end.
+            inner_path = (*path, "<<")
+            outer, self.places = self.places, {}
+            found = {**self.value(one, inner_path), **found}
+            inner, self.places = self.places, outer
+            for place, text in inner.items():
+                outer.setdefault((*path, *place[len(inner_path) :]), text)
+        return found
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        if self._environment is not None and "$" in node.value:
+            try:
+                return interpolate(node.value, self._environment)
+            except ValueError as error:
+                raise self._error(node, str(error)) from error
         try:
-            text = interpolate(node.value, environment)
-        except ValueError as error:
-            raise ManifestError(f"{name}:{node.start_mark.line + 1}: {error}") from error
-        # What a variable brings in is typed as if it had been written there, unless it is quoted.
-        if node.style in ('"', "'") or text == node.value:
-            return text
-        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # PyYAML has no types here
-        return loader.construct_object(yaml.ScalarNode(tag, text))
-    return loader.construct_object(node, deep=True)
+            return self._loader.construct_object(node, deep=True)
+        except (ValueError, KeyError, OverflowError) as error:
+            raise self._error(node, f"cannot be read as {node.tag.rpartition(':')[2]}: {node.value[:40]!r}") from error
+
+    def _plain(self, node: yaml.Node, kind: str) -> None:
+        if node.tag != f"{_YAML}{kind}":
+            raise self._error(node, f"tag {node.tag!r} is not served")
+
+    def _place(self, node: yaml.Node) -> str:
+        return f"{self._name}:{node.start_mark.line + 1}"
+
+    def _error(self, node: yaml.Node, message: str) -> ManifestError:
+        return ManifestError(f"{self._place(node)}: {message}")
 
 
-_VARIABLE = re.compile(
-    r"\$(?:(?P<escaped>\$)|(?P<named>[_a-zA-Z][_a-zA-Z0-9]*)|\{(?P<braced>[_a-zA-Z][_a-zA-Z0-9]*)(?:(?P<operator>:?[-?+])(?P<word>(?:[^{}]|\{[^{}]*\})*))?\}|(?P<invalid>))"
-)
+# ---------------------------------------------------------------------- several files
+
+# Lists of a service that name something: an entry of a later file takes the place of the one with the same name.
+_KEYED = {"volumes": "target", "secrets": "source", "configs": "source", "ports": "published"}
+_REPLACED = {"command", "entrypoint"}
+_AS_MAPPING = {"environment", "labels", "sysctls", "extra_hosts"}
 
 
-def interpolate(text: str, environment: Mapping[str, str]) -> str:
-    """Replace ``$X``, ``${X}``, ``${X:-default}``, ``${X-default}``, ``${X:?error}``, ``${X:+other}``; ``$$`` is ``$``.
+def merge(base: Source, over: Source) -> Source:
+    """One file over another, as Docker's command merges them.
 
-    Raises:
-        ValueError: malformed, or a required variable is missing.
+    Mappings merge key by key, also where the one file writes a list of ``key=value`` and the other a mapping; lists
+    are joined, an entry with the same target (volumes), published port, source (secrets, configs) or text taking the
+    place of the earlier one; ``command`` and ``entrypoint`` and
+    everything else are replaced. Paths stay relative to the first file.
     """
-
-    def replace(match: re.Match[str]) -> str:
-        if match["escaped"]:
-            return "$"
-        variable = match["named"] or match["braced"]
-        if variable is None:
-            raise ValueError(f"invalid interpolation format: {text!r}; you may need to escape any $ with another $")
-        value, operator, word = environment.get(variable), match["operator"] or "", match["word"] or ""
-        present = bool(value) if operator.startswith(":") else value is not None
-        if operator.endswith("-"):
-            return value if present and value is not None else interpolate(word, environment)
-        if operator.endswith("+"):
-            return interpolate(word, environment) if present else ""
-        if operator.endswith("?") and not present:
-            raise ValueError(f"required variable {variable} is missing a value: {interpolate(word, environment)}")
-        return value or ""
-
-    return _VARIABLE.sub(replace, text)
+    merger = _Merger(base, over)
+    value = merger.merge((), base.value, over.value, (), ())
+    return Source(base.name, base.directory, value, merger.places)
 
 
-def merge(base: Any, over: Any) -> Any:
-    """One file over another: mappings merge, lists are joined without repetition, the rest is replaced."""
-    if isinstance(base, dict) and isinstance(over, dict):
-        return {
-            key: merge(base[key], over[key]) if key in base and key in over else over.get(key, base.get(key))
-            for key in {**base, **over}
-        }
-    if isinstance(base, list) and isinstance(over, list):
-        return base + [item for item in over if item not in base]
-    return over
+class _Merger:
+    def __init__(self, base: Source, over: Source) -> None:
+        self._base, self._over = base, over
+        self.places: dict[Path_, str] = {}
+
+    def merge(self, path: Path_, base: Any, over: Any, from_base: Path_, from_over: Path_) -> Any:
+        key = path[-1] if path else ""
+        if key in _AS_MAPPING and (isinstance(base, dict) or isinstance(over, dict)):
+            base, over = _as_mapping(base), _as_mapping(over)
+        if isinstance(base, dict) and isinstance(over, dict):
+            self._mark(path, self._base, from_base)
+            made = {}
+            for name in {**base, **over}:
+                inner, of_base, of_over = (*path, name), (*from_base, name), (*from_over, name)
+                if name in base and name in over:
+                    made[name] = self.merge(inner, base[name], over[name], of_base, of_over)
+                elif name in over:
+                    made[name] = self._take(inner, over[name], self._over, of_over)
+                else:
+                    made[name] = self._take(inner, base[name], self._base, of_base)
+            return made
+        if isinstance(base, list) and isinstance(over, list) and key not in _REPLACED:
+            return self._lists(path, base, over, from_base, from_over)
+        return self._take(path, over, self._over, from_over)
+
+    def _lists(self, path: Path_, base: list[Any], over: list[Any], from_base: Path_, from_over: Path_) -> list[Any]:
+        self._mark(path, self._base, from_base)
+        kind = str(path[-1]) if path else ""
+        entries = {_identity(kind, item): (item, self._base, (*from_base, i)) for i, item in enumerate(base)}
+        entries |= {_identity(kind, item): (item, self._over, (*from_over, i)) for i, item in enumerate(over)}
+        return [self._take((*path, index), *entry) for index, entry in enumerate(entries.values())]
+
+    def _take(self, path: Path_, value: Any, source: Source, origin: Path_) -> Any:
+        """A value of one file, with its places."""
+        self._mark(path, source, origin)
+        if isinstance(value, dict):
+            return {key: self._take((*path, key), item, source, (*origin, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._take((*path, i), item, source, (*origin, i)) for i, item in enumerate(value)]
+        return value
+
+    def _mark(self, path: Path_, source: Source, origin: Path_) -> None:
+        self.places[path] = source.where(origin)
+
+
+def _identity(kind: str, item: Any) -> str:
+    """What makes two entries of a list the same one."""
+    if kind not in _KEYED:
+        return repr(item)
+    if isinstance(item, dict):
+        return str(item.get(_KEYED[kind]) or item.get("target"))
+    parts = str(item).partition("/")[0].split(":") if kind == "ports" else str(item).split(":")
+    if kind == "volumes":
+        return parts[1] if len(parts) > 1 and parts[1].startswith("/") else parts[0]
+    return parts[-2] if kind == "ports" and len(parts) > 1 else parts[-1]
+
+
+def _as_mapping(value: Any) -> Any:
+    """A list of ``key=value`` as a mapping; ``key`` alone has no value, which is taken from the environment later."""
+    if not isinstance(value, list):
+        return value
+    pairs = (str(item).partition("=") for item in value)
+    return {key: item if separator else None for key, separator, item in pairs}

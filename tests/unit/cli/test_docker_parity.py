@@ -86,7 +86,7 @@ def fill(engine: FakeEngine) -> None:
 IMAGES = [
     {
         "Id": f"sha256:{'b' * 64}",
-        "RepoTags": ["busybox:1", "localhost:5000/team/web:2"],
+        "RepoTags": ["localhost:5000/team/web:2"],
         "RepoDigests": [],
         "Created": 1_700_000_000,
         "Size": 4_261_550,

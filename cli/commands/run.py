@@ -1,0 +1,163 @@
+"""``run``: create and start a container of the local engine, and show what it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cli import output, values
+from cli.client import Engine, EngineError
+from cli.commands.groups import Command, FlagValueError
+from cli.commands.image import pull_image
+from cli.images import with_tag
+from cli.logs import print_container_logs
+
+_RESTART = re.compile(r"(no|always|unless-stopped|on-failure)(?::([0-9]{1,9}))?")
+# Docker's exit statuses of run: the daemon refused, the command cannot be run, the command is not there.
+REFUSED, NOT_RUNNABLE, NOT_FOUND = 125, 126, 127
+
+
+@click.command(cls=Command, context_settings={"allow_interspersed_args": False})
+@click.argument("image")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("-d", "--detach", is_flag=True, help="Run container in background and print container ID")
+@click.option("--rm", "remove", is_flag=True, help="Automatically remove the container when it exits")
+@click.option("--name", default="", help="Assign a name to the container")
+@click.option("-e", "--env", multiple=True, help="Set environment variables")
+@click.option("-v", "--volume", multiple=True, help="Bind mount a volume (SOURCE:TARGET[:MODE])")
+@click.option("-p", "--publish", multiple=True, help="Publish a container's port(s) to the host")
+@click.option("-m", "--memory", default="", metavar="BYTES", help="Memory limit")
+@click.option("--cpus", default="", metavar="DECIMAL", help="Number of CPUs")
+@click.option("--network", default="", help="Connect a container to a network")
+@click.option("--restart", default="no", help="Restart policy to apply when a container exits")
+@click.option("-l", "--label", multiple=True, help="Set meta data on a container")
+@click.option("-w", "--workdir", default="", help="Working directory inside the container")
+@click.option("-u", "--user", default="", help="Username or UID (format: <name|uid>[:<group|gid>])")
+@click.option("--entrypoint", default="", help="Overwrite the default ENTRYPOINT of the image")
+@click.option("--platform", default="", help="Set platform if server is multi-platform capable")
+@click.pass_obj
+def run(
+    engine: Engine,
+    /,
+    image: str,
+    command: Sequence[str],
+    detach: bool,
+    name: str,
+    platform: str,
+    **options: Any,
+) -> None:
+    """Create and run a new container from an image."""
+    try:
+        body = container_body(image, command, options)
+    except ValueError as error:
+        raise FlagValueError(str(error)) from error
+    try:
+        container_id = _create(engine, body, name, platform)
+        waiting = None
+        if not detach:
+            # Asked before the start, so that no exit is too quick for it.
+            condition = "removed" if options["remove"] else "next-exit"
+            waiting = engine.request("POST", f"/containers/{container_id}/wait", params={"condition": condition})
+        engine.post(f"/containers/{container_id}/start")
+    except EngineError as error:
+        sys.stderr.write(f"swarm: {error}\n\nRun 'swarm run --help' for more information\n")
+        raise click.exceptions.Exit(_status_of(error)) from error
+    if waiting is None:
+        output.write(container_id)
+        return
+    print_container_logs(engine, container_id, follow=True, tail="all", since="", timestamps=False)
+    with waiting as response:
+        raise click.exceptions.Exit(engine.decode(response)["StatusCode"])
+
+
+def _create(engine: Engine, body: dict[str, Any], name: str, platform: str) -> str:
+    """The ID of the new container; the image is pulled when it is not there."""
+    query = {"name": name or None, "platform": platform or None}
+    try:
+        made = engine.post("/containers/create", body, **query)
+    except EngineError as error:
+        if error.status != 404 or "image" not in error.message.lower():
+            raise
+        sys.stderr.write(f"Unable to find image '{with_tag(body['Image'])}' locally\n")
+        pull_image(engine, body["Image"], platform, out=sys.stderr)
+        made = engine.post("/containers/create", body, **query)
+    for warning in made.get("Warnings") or ():
+        sys.stderr.write(f"WARNING: {warning}\n")
+    return str(made["Id"])
+
+
+def _status_of(error: EngineError) -> int:
+    text = error.message.lower()
+    if "executable file not found" in text or "no such file or directory" in text:
+        return NOT_FOUND
+    return NOT_RUNNABLE if "permission denied" in text or "is a directory" in text else REFUSED
+
+
+def container_body(image: str, command: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """The body of a create request. Raises: ValueError with the flag that is wrong."""
+    ports, exposed = _ports(options["publish"])
+    host: dict[str, Any] = {
+        "AutoRemove": options["remove"],
+        "Binds": [_bind(text) for text in options["volume"]],
+        "PortBindings": ports,
+        "RestartPolicy": _restart(options["restart"], options["remove"]),
+    }
+    if options["network"]:
+        host["NetworkMode"] = options["network"]
+    if options["memory"]:
+        host["Memory"] = values.size_bytes(options["memory"])
+    if options["cpus"]:
+        host["NanoCpus"] = values.nano_cpus(options["cpus"])
+    body: dict[str, Any] = {
+        "Image": image,
+        "Cmd": list(command) or None,
+        "Env": values.environment(options["env"], os.environ),
+        "Labels": values.key_values(options["label"]),
+        "ExposedPorts": exposed,
+        "WorkingDir": options["workdir"],
+        "User": options["user"],
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "HostConfig": host,
+    }
+    if options["entrypoint"]:
+        body["Entrypoint"] = [options["entrypoint"]]
+    return body
+
+
+def _bind(text: str) -> str:
+    """``SOURCE:TARGET[:MODE]``, a relative source made absolute."""
+    source, separator, rest = text.partition(":")
+    if not separator:
+        raise ValueError(f'invalid argument "{text}" for "-v, --volume" flag: want SOURCE:TARGET[:MODE]')
+    if source.startswith((".", "~")):
+        source = os.path.abspath(os.path.expanduser(source))
+    return f"{source}:{rest}"
+
+
+def _ports(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """PortBindings and ExposedPorts of ``[IP:][PUBLISHED:]TARGET[/PROTOCOL]``."""
+    bindings: dict[str, Any] = {}
+    for text in texts:
+        address, separator, rest = text.rpartition(":")
+        host, inner, published = address.rpartition(":")
+        short = f"{published}:{rest}" if separator and published else rest
+        for port in values.port(short):
+            key = f"{port['TargetPort']}/{port['Protocol']}"
+            binding = {"HostIp": host.strip("[]") if inner else "", "HostPort": str(port.get("PublishedPort", ""))}
+            bindings.setdefault(key, []).append(binding)
+    return bindings, {key: {} for key in bindings}
+
+
+def _restart(text: str, remove: bool) -> dict[str, Any]:
+    match = _RESTART.fullmatch(text)
+    if match is None or (match[2] and match[1] != "on-failure"):
+        raise ValueError(f'invalid restart policy "{text}": want no, always, unless-stopped or on-failure[:N]')
+    if remove and match[1] != "no":
+        raise ValueError("conflicting options: cannot specify both --restart and --rm")
+    return {"Name": match[1], "MaximumRetryCount": int(match[2] or 0)}

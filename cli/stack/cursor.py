@@ -1,0 +1,156 @@
+"""A place in a stack file: its value, read as the type that belongs there, or refused with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from cli.stack.source import ManifestError, Path_, Source
+
+T = TypeVar("T")
+
+
+class Cursor:
+    """One value. Every reading method raises ManifestError when the value is of another kind.
+
+    Attributes:
+        path: from the root.
+        value: None when the key is absent or empty.
+    """
+
+    def __init__(self, source: Source, path: Path_ = (), value: Any = None) -> None:
+        self._source = source
+        self.path, self.value = path, value
+
+    def __bool__(self) -> bool:
+        """Whether there is a value."""
+        return self.value is not None
+
+    def error(self, message: str) -> ManifestError:
+        return self._source.error(self.path, message)
+
+    @property
+    def where(self) -> str:
+        return self._source.where(self.path)
+
+    def _inner(self, key: str | int, value: Any) -> Cursor:
+        return Cursor(self._source, (*self.path, key), value)
+
+    def instead(self, value: Any) -> Cursor:
+        """Another value at the same place: a short form in its long one."""
+        return Cursor(self._source, self.path, value)
+
+    # ------------------------------------------------------------------ containers
+
+    def entries(self) -> Iterator[tuple[str, Cursor]]:
+        """Keys and values of a mapping whose keys are free."""
+        if self.value is None:
+            return
+        if not isinstance(self.value, dict):
+            raise self.error("must be a mapping")
+        for key, value in self.value.items():
+            yield key, self._inner(key, value)
+
+    def check(
+        self,
+        known: Collection[str],
+        *,
+        ignored: Collection[str] = (),
+        refused: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """See that a mapping has only known keys and ``x-`` ones. Returns: warnings for the ignored ones."""
+        warnings = []
+        for key, inner in self.entries():
+            if key in known or key.startswith("x-"):
+                continue
+            if key in ignored:
+                warnings.append(f"{inner.where}: ignoring unsupported option: {'.'.join(map(str, inner.path))}")
+            elif refused and key in refused:
+                raise inner.error(refused[key])
+            else:
+                raise inner.error("unknown key")
+        return warnings
+
+    def get(self, key: str, known: Collection[str] | None = None) -> Cursor:
+        """The value of a key; ``known`` are the keys that the mapping there may have."""
+        if self.value is not None and not isinstance(self.value, dict):
+            raise self.error("must be a mapping")
+        inner = self._inner(key, (self.value or {}).get(key))
+        if known is not None:
+            inner.check(known)
+        return inner
+
+    def items(self) -> list[Cursor]:
+        """Items of a list."""
+        if self.value is None:
+            return []
+        if not isinstance(self.value, list):
+            raise self.error("must be a list")
+        return [self._inner(index, value) for index, value in enumerate(self.value)]
+
+    # ------------------------------------------------------------------ scalars
+
+    def text(self, default: str = "") -> str:
+        if self.value is None:
+            return default
+        if isinstance(self.value, dict | list):
+            raise self.error("must be text")
+        return scalar_text(self.value)
+
+    def parse(self, function: Callable[[str], T]) -> T:
+        """The text as ``function`` reads it; its ValueError becomes a refusal."""
+        text = self.text()
+        try:
+            return function(text)
+        except ValueError as error:
+            raise self.error(str(error)) from error
+
+    def integer(self, least: int = 0) -> int:
+        text = self.text()
+        if isinstance(self.value, bool) or not text.removeprefix("-").isdecimal() or len(text) > 19:
+            raise self.error(f"want an integer, got {text[:40]!r}")
+        if int(text) < least:
+            raise self.error(f"must not be below {least}, got {text}")
+        return int(text)
+
+    def boolean(self) -> bool:
+        """True or false, also as the text that a variable brought in; an absent value is false."""
+        if self.value is None or isinstance(self.value, bool):
+            return bool(self.value)
+        if self.value in ("true", "false"):
+            return bool(self.value == "true")
+        raise self.error(f"want true or false, got {self.text()[:40]!r}")
+
+    def choice(self, *words: str) -> str:
+        text = self.text()
+        if text not in words:
+            raise self.error(f"want one of {', '.join(words)}, got {text[:40]!r}")
+        return text
+
+    # ------------------------------------------------------------------ texts
+
+    def texts(self) -> list[str]:
+        """A list of texts, or one text."""
+        if self.value is None:
+            return []
+        return [item.text() for item in self.items()] if isinstance(self.value, list) else [self.text()]
+
+    def text_map(self) -> dict[str, str]:
+        """Labels and the like: a mapping, or a list of ``key=value``."""
+        return {key: item or "" for key, item in self.optional_map().items()}
+
+    def optional_map(self) -> dict[str, str | None]:
+        """As ``text_map``; a key without a value has None."""
+        if isinstance(self.value, list):
+            return assignments(item.text() for item in self.items())
+        return {key: item.text() if item else None for key, item in self.entries()}
+
+
+def scalar_text(value: Any) -> str:
+    """A scalar as Compose writes it into the environment."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def assignments(lines: Iterator[str] | Sequence[str]) -> dict[str, str | None]:
+    """``key=value`` lines as a mapping; None for a key alone."""
+    return {key: value if separator else None for key, separator, value in (line.partition("=") for line in lines)}

@@ -1,0 +1,224 @@
+"""One stack file deployed by ``docker`` and by ``swarm``: the same objects arrive at the daemon.
+
+Networks are left out of the comparison: Docker's command makes one for each stack.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_engine import FakeEngine, missing
+from tests.unit.cli.test_docker_parity import docker
+
+pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command to compare with")
+
+FULL = """
+version: "3.13"
+x-common: &common
+  image: busybox:1
+  init: true
+services:
+  web:
+    <<: *common
+    command: sh -c "echo 'a b' $$HOME"
+    entrypoint: ["/entry", "x"]
+    environment:
+      PLAIN: text
+      NUMBER: 17
+      FLAG: "true"
+      FROM: ${SET}
+      DEFAULT: ${UNSET:-fallback}
+      OUTER:
+    env_file: web.env
+    labels: {a: b}
+    hostname: h
+    user: "1000"
+    working_dir: /srv
+    tty: true
+    stdin_open: true
+    read_only: true
+    stop_grace_period: 1m30s
+    stop_signal: SIGINT
+    cap_add: [CAP_NET_ADMIN]
+    cap_drop: [CAP_MKNOD]
+    dns: 10.0.0.53
+    dns_search: [a.example, b.example]
+    extra_hosts: ["db:10.0.0.5"]
+    sysctls: {net.core.somaxconn: 1024}
+    ulimits: {nproc: 100, nofile: {soft: 10, hard: 20}}
+    healthcheck:
+      test: ["CMD", "true"]
+      interval: 10s
+      timeout: 2s
+      retries: 4
+      start_period: 1s
+    logging: {driver: json-file, options: {max-size: 1m}}
+    volumes:
+      - data:/data
+      - data:/more:ro,nocopy
+      - ./here:/there:ro
+      - /abs:/abs
+      - /anonymous
+      - {type: tmpfs, target: /scratch, tmpfs: {size: 1048576}}
+      - {type: bind, source: /src, target: /dst, bind: {propagation: rslave}}
+      - shared:/shared
+      - nfs:/nfs
+    ports:
+      - "8080:80"
+      - "9000-9001:90-91/udp"
+      - {target: 443, published: 8443, mode: host}
+    configs:
+      - conf
+      - {source: other, target: /etc/conf, uid: "10", gid: "20", mode: 0440}
+    secrets: [pass, outside]
+    deploy:
+      mode: replicated
+      replicas: 3
+      endpoint_mode: dnsrr
+      labels: [tier=front]
+      update_config: {parallelism: 2, delay: 5s, failure_action: rollback, monitor: 7s, max_failure_ratio: 0.3, order: start-first}
+      rollback_config: {parallelism: 0}
+      resources:
+        limits: {cpus: "0.5", memory: 64M, pids: 10}
+        reservations:
+          cpus: "0.25"
+          memory: 32M
+          generic_resources: [{discrete_resource_spec: {kind: gpu, value: 2}}]
+      restart_policy: {condition: on-failure, delay: 1s, max_attempts: 3, window: 10s}
+      placement:
+        constraints: [node.role==worker]
+        preferences: [{spread: node.labels.zone}]
+        max_replicas_per_node: 2
+  every:
+    image: alpine@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+    command: ["sleep", "9d"]
+    healthcheck: {disable: true}
+    deploy: {mode: global}
+configs:
+  conf: {file: ./conf.txt, labels: {x: y}}
+  other: {file: ./pass.txt}
+secrets:
+  pass: {file: ./pass.txt, template_driver: golang}
+  outside: {external: true}
+volumes:
+  data: {}
+  shared: {external: true}
+  nfs: {driver: nfs, driver_opts: {share: "a:/b"}, labels: {l: m}}
+"""
+
+OVER = """
+version: "3.13"
+services:
+  web:
+    command: sleep 1
+    environment: [PLAIN=over, ADDED=1]
+    ports: ["8080:81"]
+    volumes: ["/other:/data"]
+    deploy: {replicas: 5, labels: {tier: back}}
+  third: {image: c}
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SET", "1.10")
+    monkeypatch.setenv("OUTER", "outer")
+    monkeypatch.delenv("UNSET", raising=False)
+    for name, text in (
+        *(("web.env", "# comment\nFILE=1\nPLAIN=lost\n"), ("conf.txt", "conf"), ("pass.txt", "pass")),
+        *(("full.yml", FULL), ("over.yml", OVER)),
+    ):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def routes(engine: FakeEngine) -> None:
+    outside = {"ID": "outsideid", "Version": {"Index": 1}, "Spec": {"Name": "outside", "Labels": {}}}
+    made = {
+        "secret": [
+            outside,
+            {"ID": "shop_passid", "Version": {"Index": 1}, "Spec": {"Name": "shop_pass", "Labels": {}}},
+        ],
+        "config": [
+            {"ID": "shop_confid", "Version": {"Index": 1}, "Spec": {"Name": "shop_conf", "Labels": {}}},
+            {"ID": "shop_otherid", "Version": {"Index": 1}, "Spec": {"Name": "shop_other", "Labels": {}}},
+        ],
+    }
+
+    def listed(kind: str) -> Any:
+        # Docker asks for each by name before it creates it and lists them for the references afterwards.
+        def answer(asked: Any) -> Any:
+            created = engine.bodies("POST", f"/{kind}s/create")
+            return made[kind] if created else [entry for entry in made[kind] if entry is outside]
+
+        return answer
+
+    engine.routes = {
+        "GET /info": {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n"}},
+        "GET /networks": [],
+        "POST /networks/create": {"Id": "net"},
+        "GET /secrets": listed("secret"),
+        "GET /configs": listed("config"),
+        "GET /secrets/outside": outside,
+        "GET /(secrets|configs)/(.+)": lambda asked: missing("not found"),
+        "POST /(secrets|configs)/create": lambda asked: {"ID": f"{asked.body['Name']}id"},
+        "GET /services": [],
+        "POST /services/create": lambda asked: {"ID": asked.body["Name"]},
+        "GET /distribution/busybox:1/json": {
+            "Descriptor": {"mediaType": "m", "digest": f"sha256:{'b' * 64}", "size": 1},
+            "Platforms": [{"architecture": "amd64", "os": "linux"}],
+        },
+    }
+
+
+def filled(value: Any, key: str = "") -> Any:
+    """Without what is empty or the default of the type: the daemon takes it the same way."""
+    if isinstance(value, dict):
+        made = {name: filled(item, name) for name, item in value.items() if name != "Networks"}
+        return {name: item for name, item in made.items() if item not in (None, "", [], {}, 0, False)}
+    if not isinstance(value, list):
+        return None if (key, value) in (("Replicas", 1), ("Protocol", "tcp")) else value
+    items = [filled(item) for item in value]
+    # Merging leaves Docker's mounts in the order of their targets.
+    return sorted(items, key=lambda item: str(item["Target"])) if key == "Mounts" else items
+
+
+@pytest.mark.parametrize("files", [("full.yml",), ("full.yml", "over.yml")])
+def test_deploys_what_docker_deploys(engine: FakeEngine, run: Run, directory: Path, files: tuple[str, ...]) -> None:
+    routes(engine)
+    words = [word for name in files for word in ("-c", str(directory / name))]
+    _, err, code = docker(engine, "stack", "deploy", *words, "shop")
+    assert code == 0, err
+    theirs = created(engine)
+    engine.asked.clear()
+    ran = run("stack", "deploy", *words, "shop")
+    assert ran.code == 0, ran.err
+    ours = created(engine)
+    found = "\n".join(differences(ours, theirs))
+    assert not found, found
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
+    """Each place where two decoded objects are not the same."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted({*ours, *theirs}):
+            yield from differences(ours.get(key), theirs.get(key), f"{path}.{key}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            yield from differences(*pair, f"{path}[{index}]")
+    elif ours != theirs:
+        yield f"{path}: ours {ours!r}, Docker's {theirs!r}"
+
+
+def created(engine: FakeEngine) -> dict[str, Any]:
+    return {
+        asked.path + " " + asked.body["Name"]: filled(asked.body)
+        for asked in engine.asked
+        if asked.method == "POST" and asked.path.endswith("/create") and "/networks" not in asked.path
+    }
