@@ -99,6 +99,7 @@ class Dispatcher(DispatcherServicer):
 
         Before and after, every call is answered FAILED_PRECONDITION with the leader's address.
         """
+        self._intake.open()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="dispatcher writer")
@@ -109,6 +110,7 @@ class Dispatcher(DispatcherServicer):
                 group.create_task(self._liveness.watch_orphans(), name="dispatcher orphans")
         finally:
             self._leading = False
+            self._intake.stop()
             for session in list(self._sessions.values()):
                 session.finish(_NOT_LEADER)
             self._sessions.clear()

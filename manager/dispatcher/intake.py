@@ -42,12 +42,16 @@ class _Pending:
 
 
 class Intake:
-    """One writer. ``run`` writes until cancelled; ``submit`` from anywhere on the same loop."""
+    """One writer: ``open``, ``run`` as a task, ``stop``; again with the next leadership.
+
+    ``submit`` from anywhere on the same loop.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._queue: deque[_Pending] = deque()
         self._wake = asyncio.Event()
+        self._is_open = False
 
     async def submit(self, change: Change, *, weight: int = 1) -> None:
         """Return once ``change`` is committed.
@@ -60,27 +64,36 @@ class Intake:
             ConsensusError: it was not committed, or nobody knows.
             StoreError: the store refused it.
         """
+        if not self._is_open:
+            raise WriterStoppedError("this manager does not lead")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(_Pending(change, weight, done))
         self._wake.set()
         await done
 
+    def open(self) -> None:
+        """Take writes from now on."""
+        self._is_open = True
+
+    def stop(self) -> None:
+        """Take none any more, and tell who waits. ``run`` must have ended."""
+        self._is_open = False
+        self._fail(list(self._queue), WriterStoppedError("leadership ended while the write waited"))
+        self._queue.clear()
+        self._wake.clear()
+
     async def run(self) -> None:
-        """Write batches until cancelled; who still waits then is told by cancellation of its future."""
-        batch: list[_Pending] = []
-        try:
-            while True:
-                await self._wake.wait()
-                batch = self._take()
-                if batch:
-                    await self._write(batch)
-        finally:
-            for pending in [*batch, *self._queue]:
-                if not pending.done.done():
-                    pending.done.set_exception(WriterStoppedError("leadership ended while the write waited"))
-                    pending.done.exception()  # a caller that is gone already is no reason for a warning
-            self._queue.clear()
-            self._wake.clear()
+        """Write batches until cancelled."""
+        while True:
+            await self._wake.wait()
+            batch = self._take()
+            if not batch:
+                continue
+            try:
+                await self._write(batch)
+            except asyncio.CancelledError:
+                self._fail(batch, WriterStoppedError("leadership ended while the write was on its way"))
+                raise
 
     def _take(self) -> list[_Pending]:
         batch: list[_Pending] = []
@@ -113,10 +126,12 @@ class Intake:
                 pending.done.set_result(None)
 
     def _fail(self, batch: list[_Pending], error: Exception) -> None:
-        log.warning("batch.failed", changes=len(batch), reason=str(error))
+        if batch:
+            log.warning("batch.failed", changes=len(batch), reason=str(error))
         for pending in batch:
             if not pending.done.done():
                 pending.done.set_exception(error)
+                pending.done.exception()  # that its caller is gone by now is no reason for a warning
 
     async def _commit(self, batch: list[_Pending]) -> None:
         for attempt in range(1, CONFLICT_ATTEMPTS_MAX + 1):
@@ -136,4 +151,4 @@ class Intake:
 
 
 class WriterStoppedError(ConsensusError):
-    """This manager does not lead any more; nothing was written."""
+    """This manager does not lead any more; what was on its way may be written or not."""

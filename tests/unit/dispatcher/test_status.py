@@ -1,0 +1,69 @@
+"""What a report does to a task (features A6.01, A6.03)."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manager.dispatcher import status
+from proto.dispatcher_pb2 import TaskStatusUpdate
+from proto.objects_pb2 import NetworkAttachment, TaskState, TaskStatus
+from tests.unit.dispatcher.support import make_task
+
+RUNNING = TaskState.TASK_STATE_RUNNING
+NOW = Timestamp(seconds=1_800_000_000)
+
+
+def report(state: int, **fields: object) -> TaskStatusUpdate:
+    update = TaskStatusUpdate(task_id="t1")
+    update.status.CopyFrom(TaskStatus(**fields))  # type: ignore[arg-type]  # the caller names real fields
+    update.status.state = state  # type: ignore[assignment]  # any number may come over the wire
+    return update
+
+
+@given(st.lists(st.integers(0, 900) | st.sampled_from(TaskState.values()), max_size=10))
+def test_states_only_rise_and_final_ones_stay(states: list[int]) -> None:
+    task = make_task("t1", "n1")
+    for state in states:
+        before = task.status.state
+        update = report(state)
+        if status.refusal(task, update, "n1") == "":
+            task = status.apply(task, update, NOW) or task
+        assert task.status.state >= before
+        assert before <= RUNNING or task.status.state == before
+        assert task.status.state in {*status.REPORTABLE, TaskState.TASK_STATE_ASSIGNED}
+
+
+def test_another_nodes_task_is_none_of_its_business() -> None:
+    assert status.refusal(make_task("t1", "n1"), report(RUNNING), "n2") == "the task is not this node's"
+    assert status.refusal(None, report(RUNNING), "n2") == "no such task"
+
+
+def test_the_same_news_twice_is_no_change() -> None:
+    task = status.apply(make_task("t1", "n1"), report(RUNNING, message="started"), NOW)
+    assert task is not None
+    assert status.apply(task, report(RUNNING, message="started", timestamp=Timestamp(seconds=5)), NOW) is None
+    assert task.status.running_since == NOW
+
+
+def test_a_run_that_no_manager_saw_counts_by_its_length() -> None:
+    seen = report(TaskState.TASK_STATE_FAILED, running_since=Timestamp(seconds=100), timestamp=Timestamp(seconds=160))
+    task = status.apply(make_task("t1", "n1"), seen, NOW)
+    assert task is not None
+    assert task.status.running_since.seconds == NOW.seconds - 60
+    never = status.apply(make_task("t1", "n1"), report(TaskState.TASK_STATE_REJECTED), NOW)
+    assert never is not None
+    assert not never.status.HasField("running_since")
+
+
+def test_hostile_fields_are_cut_to_size() -> None:
+    update = report(RUNNING, err="x" * 100_000, timestamp=Timestamp(seconds=2**62, nanos=-1))
+    update.networks_attachments.append(NetworkAttachment(network_id="overlay", addresses=["10.0.0.1"]))
+    update.networks_attachments.append(NetworkAttachment(network_id="bridge", addresses=["172.17.0.2"] * 100))
+    task = status.apply(make_task("t1", "n1"), update, NOW)
+    assert task is not None
+    assert len(task.status.err) == status.TEXT_LENGTH_MAX
+    assert task.status.timestamp == NOW
+    assert [attachment.network_id for attachment in task.networks_attachments] == ["bridge"]
+    assert len(task.networks_attachments[0].addresses) == status.ATTACHMENT_ADDRESSES_MAX
