@@ -282,7 +282,11 @@ class Engine:
         return views.inspect(container, network_id=self._network_id(container))
 
     def list(
-        self, filters: Filters | None = None, *, all: bool = False, limit: int = 0
+        self,
+        filters: Filters | None = None,
+        *,
+        all: bool = False,  # noqa: A002 - the API's word
+        limit: int = 0,
     ) -> builtins.list[ContainerSummary]:
         """Summaries, newest first; only running ones unless ``all``, ``limit`` or a status filter says otherwise.
 

@@ -53,12 +53,9 @@ def check_host() -> list[Problem]:
             Problem("libnftables is missing", "install the package libnftables1 (apt-get install libnftables1)")
         )
     problems += check_cgroups(cgroups.detect())
-    if not has_filesystem("overlay", Path("/proc/filesystems").read_text()):
-        # The kernel loads the module at the first mount; only a kernel without one is a problem.
-        if not _module_exists("overlay"):
-            problems.append(
-                Problem("the kernel has no overlayfs", "use a kernel with CONFIG_OVERLAY_FS (4.0 or newer)")
-            )
+    # The kernel loads the module at the first mount; only a kernel without one is a problem.
+    if not has_filesystem("overlay", Path("/proc/filesystems").read_text()) and not _module_exists("overlay"):
+        problems.append(Problem("the kernel has no overlayfs", "use a kernel with CONFIG_OVERLAY_FS (4.0 or newer)"))
     return problems
 
 

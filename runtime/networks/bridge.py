@@ -307,7 +307,12 @@ def _connect(attachment: Attachment, bridge_index: int, pid: int) -> None:
             index = netlink.links(sock)["eth0"][0]
             interface = ipaddress.IPv4Interface(f"{endpoint.IPAddress}/{endpoint.IPPrefixLen}")
             gateway = ipaddress.IPv4Address(endpoint.Gateway)
-            netlink.send(sock, [netlink.add_address(index, interface), netlink.add_default_route(gateway)])
+            messages = [
+                netlink.set_up(index),
+                netlink.add_address(index, interface),
+                netlink.add_default_route(gateway),
+            ]
+            netlink.send(sock, messages)
     finally:
         os.close(namespace)
 

@@ -70,14 +70,16 @@ def add_bridge(name: str, mac: str) -> Message:
 
 
 def add_veth(host_name: str, bridge_index: int, peer_name: str, peer_mac: str, peer_namespace_fd: int, mtu: int) -> Message:  # fmt: skip
-    """A pair whose far end is born inside the other namespace, its near end a port of the bridge and up."""
+    """A pair whose far end is born inside the other namespace, its near end a port of the bridge and up.
+
+    The far end cannot be up yet: it is made first, and has no peer at that moment (ENOTCONN).
+    """
     peer = _link(
         0,
         _name(peer_name)
         + _attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
         + _attribute(_IFLA_MTU, struct.pack("=I", mtu))
         + _attribute(_IFLA_NET_NS_FD, struct.pack("=I", peer_namespace_fd)),
-        up=True,
     )
     data = _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, peer))
     body = _link(
