@@ -278,6 +278,8 @@ class ReconcileLoop:
         self._agenda.mark(NodeKey(new.id))
         for service_id in self._global_service_ids:
             self._agenda.mark(SlotKey(service_id, new.id))
+            # A node that was paused during an update is brought up to date when it is active again.
+            self._agenda.mark(ServiceKey(service_id))
         for task in self._store.view.tasks.by_node(new.id):
             service = self._store.view.services.get(task.service_id)
             if service is not None and is_active(service):

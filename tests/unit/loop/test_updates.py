@@ -21,6 +21,7 @@ from proto.specs_pb2 import (
     FAILURE_ACTION_CONTINUE,
     FAILURE_ACTION_PAUSE,
     FAILURE_ACTION_ROLLBACK,
+    NODE_AVAILABILITY_ACTIVE,
     NODE_AVAILABILITY_PAUSE,
     RESTART_CONDITION_NONE,
     UPDATE_ORDER_START_FIRST,
@@ -372,3 +373,18 @@ async def test_finished_tasks_are_brought_up_to_date_too() -> None:
     await cluster.update_service(web, to_image("v2"))
     await cluster.work()
     assert images(cluster, web) == ["v2"]
+
+
+async def test_a_node_that_was_paused_is_brought_up_to_date_when_active() -> None:
+    cluster = await Harness.started(nodes=2)
+    agent = await cluster.create_service("agent", replicas=None, change=to_image("v1"))
+    await cluster.work()
+    for name in ("n1", "n2"):
+        await cluster.set_node(name, availability=NODE_AVAILABILITY_PAUSE)
+    await cluster.update_service(agent, to_image("v2"))
+    await cluster.wait(10)
+    assert images(cluster, agent) == ["v1", "v1"]
+    for name in ("n1", "n2"):
+        await cluster.set_node(name, availability=NODE_AVAILABILITY_ACTIVE)
+    await cluster.wait(10)
+    assert images(cluster, agent) == ["v2", "v2"]
