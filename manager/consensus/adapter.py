@@ -20,9 +20,7 @@ them; ``tests/unit/consensus/test_pysyncobj_pin.py`` checks that each exists. Th
 from __future__ import annotations
 
 import random
-import zlib
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -30,14 +28,15 @@ from pysyncobj import syncobj
 from pysyncobj.config import SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.syncobj import SyncObj
-from pysyncobj.transport import Transport
 
 from manager.consensus import wire
 from manager.consensus.journal import Journal, LogEntry
+from manager.consensus.library import Bridge, NoPoller, Peer
 from manager.consensus.membership import Configuration, ConfigurationLog
 from manager.consensus.outputs import MEMBERSHIP, REGULAR, Apply, Output, Rejected, Restore, TakeSnapshot
 from manager.consensus.port import NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotSender
+from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.consensus.snapshots import SnapshotHead, SnapshotStore
 
 log = structlog.get_logger(__name__)
@@ -48,39 +47,6 @@ TICK_COMMAND_BYTES_MAX = 2 * 1024 * 1024
 BATCH_SIZE_BYTES = 256 * 1024
 UNAPPLIED_ENTRIES_MAX = 16_384
 UNAPPLIED_BYTES_MAX = 32 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Periods in seconds.
-
-    The library wants ``election_timeout_s_min`` above three heartbeats. Followers of a leader whose
-    connection closes do not wait for the timeout (see ``RaftCore.disconnected``), so it only has to
-    cover stalls and silent partitions and may be generous.
-    """
-
-    heartbeat_period_s: float = 0.1
-    election_timeout_s_min: float = 0.6
-    election_timeout_s_max: float = 1.1
-    check_quorum_s: float = 1.0
-    commit_notice_s: float = 0.005
-
-
-@dataclass(slots=True)
-class SnapshotPolicy:
-    """When to write a snapshot; may be changed at run time.
-
-    Attributes:
-        interval_entries: ``Spec.Raft.SnapshotInterval``.
-        trailing_entries: ``Spec.Raft.LogEntriesForSlowFollowers``: entries kept behind a snapshot.
-        interval_bytes: also snapshot when the log in memory is larger than this.
-        keep_old: ``Spec.Raft.KeepOldSnapshots``.
-    """
-
-    interval_entries: int = 10_000
-    trailing_entries: int = 500
-    interval_bytes: int = 64 * 1024 * 1024
-    keep_old: int = 0
 
 
 class Link(Protocol):
@@ -97,59 +63,6 @@ class Link(Protocol):
 
     def configure(self, configuration: Configuration) -> None:
         """Connect to these members (and no longer to others)."""
-
-
-class Peer(Node):
-    """A library node whose hash does not depend on the process, so that a simulation replays.
-
-    The library looks nodes up many times an entry: one object a member (``RaftCore.peer``), its hash kept.
-    """
-
-    def __init__(self, node_id: NodeID) -> None:
-        super().__init__(node_id)
-        self.hash = zlib.crc32(node_id.encode())
-
-    def __hash__(self) -> int:
-        return self.hash
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Node) and self.id == other.id)
-
-    @property
-    def node_id(self) -> NodeID:
-        return NodeID(self.id)
-
-
-class _NoPickle:
-    """In place of the library's pickle module: nothing may ever reach it."""
-
-    def __getattr__(self, name: str) -> Any:  # stands for a whole module
-        raise AssertionError(f"pysyncobj reached for pickle.{name}")
-
-
-class _NoPoller:
-    def poll(self, timeout: float) -> None:
-        pass
-
-
-def _journal_of(conf_value: Journal) -> Journal:
-    return conf_value
-
-
-syncobj.pickle = _NoPickle()
-syncobj.createJournal = _journal_of  # the object itself rides in conf.journalFile
-
-
-class _Bridge(Transport):
-    """Where the library thinks it sends."""
-
-    def __init__(self, core: Adapter) -> None:
-        super().__init__(None, None, [])
-        self._core = core
-
-    def send(self, node: Node, message: dict[str, Any]) -> bool:
-        self._core.library_sends(NodeID(node.id), message)
-        return True
 
 
 class Adapter(SyncObj):
@@ -200,7 +113,7 @@ class Adapter(SyncObj):
         self._snapshot_running = False
         self._snapshot_index = applied
         self._snapshot_retry_index = 0
-        self._bridge = _Bridge(self)
+        self._bridge = Bridge(self.library_sends)
         conf = SyncObjConf(
             autoTick=False,
             journalFile=journal,
@@ -215,7 +128,7 @@ class Adapter(SyncObj):
             connectionTimeout=timing.election_timeout_s_max,
         )
         super().__init__(self._node, [], conf, transport=self._bridge)
-        self._poller = _NoPoller()
+        self._poller = NoPoller()
         self._SyncObj__raftLastApplied = max(1, applied)
         self._SyncObj__raftCommitIndex = min(max(journal.commit_index, applied, 1), journal.last_index)
         journal.on_append = self._entry_appended

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from manager.consensus import wire
-from manager.consensus.adapter import FOLLOWER, Adapter, Link, SnapshotPolicy, Timing
+from manager.consensus.adapter import FOLLOWER, Adapter, Link
 from manager.consensus.guard import Extend, Known, Missing, check_append
 from manager.consensus.journal import Journal
 from manager.consensus.membership import Configuration, ConfigurationLog
@@ -17,6 +17,7 @@ from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, MEMBERSHIP, NO_OP, 
 from manager.consensus.port import CorruptStateError, NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotReceiver
 from manager.consensus.rounds import PreVoteRound, ReadBarriers
+from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.consensus.snapshots import SnapshotStore
 
 log = structlog.get_logger(__name__)
@@ -129,12 +130,12 @@ class RaftCore(Adapter):
 
     def connected(self, peer: NodeID) -> None:
         self.heard[peer] = self.now()
-        self._bridge._onNodeConnected(self.peer(peer))
+        self._bridge.connected(self.peer(peer))
 
     def disconnected(self, peer: NodeID) -> None:
         """A closed connection to the leader is a strong hint of its death: look soon instead of at the timeout."""
         node = self.peer(peer)
-        self._bridge._onNodeDisconnected(node)
+        self._bridge.disconnected(node)
         self._sender.cancel(peer)
         if self._SyncObj__raftLeader == node and not self.is_leading():
             soon = self.now() + self.timing.heartbeat_period_s * (0.5 + 3 * self._rng.random())
@@ -171,7 +172,7 @@ class RaftCore(Adapter):
                 pass
 
     def _deliver(self, peer: NodeID, message: dict[str, Any]) -> None:
-        self._bridge._onMessageReceived(self.peer(peer), message)
+        self._bridge.deliver(self.peer(peer), message)
 
     def _receive_append(self, peer: NodeID, message: wire.Append) -> None:
         if not self._accept_leader(peer, message.term, message.seq):

@@ -27,7 +27,6 @@ from pathlib import Path
 
 import structlog
 
-from manager.consensus.adapter import SnapshotPolicy, Timing
 from manager.consensus.commands import Applier
 from manager.consensus.files import Files, OSFiles
 from manager.consensus.outputs import (
@@ -55,6 +54,7 @@ from manager.consensus.port import (
     StateMachine,
 )
 from manager.consensus.sealed import KeyRing
+from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.consensus.snapshots import SnapshotHead
 from manager.consensus.thread import MemberRemovedError, RaftThread
 

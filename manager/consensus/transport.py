@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from manager.consensus import wire
-from manager.consensus.adapter import Timing
 from manager.consensus.membership import Configuration
 from manager.consensus.port import ConsensusError, NodeID
+from manager.consensus.settings import Timing
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ from itertools import count
 
 import msgspec
 
-from manager.consensus.adapter import SnapshotPolicy
 from manager.consensus.port import ConsensusError, Member, NodeID, NotLeaderError
+from manager.consensus.settings import SnapshotPolicy
 from tests.linearizability import UNKNOWN, Operation, check
 from tests.simulation.disk import Fault
 from tests.simulation.world import SimNode, Violation, World

@@ -7,8 +7,8 @@ from functools import partial
 
 import msgspec
 
-from manager.consensus.adapter import SnapshotPolicy
 from manager.consensus.port import ConsensusError, Member, NodeID
+from manager.consensus.settings import SnapshotPolicy
 from tests.simulation.disk import Fault
 from tests.simulation.world import SimNode, Violation, World
 

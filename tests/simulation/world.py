@@ -14,7 +14,6 @@ import msgspec
 from pysyncobj import syncobj
 
 from manager.consensus import wire
-from manager.consensus.adapter import SnapshotPolicy, Timing
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.commands import Applier
 from manager.consensus.core import RaftCore
@@ -23,6 +22,7 @@ from manager.consensus.outputs import Apply, Deposed, Done, Output, Ready, Rejec
 from manager.consensus.port import ConsensusError, Entry, Member, NodeID, NotLeaderError, ProposalUnknownError
 from manager.consensus.recovery import OpenedState, found_group, open_state
 from manager.consensus.sealed import KeyRing
+from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.consensus.snapshots import SnapshotHead
 from tests.simulation.disk import Crash, SimDisk
 

@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from manager.consensus.adapter import SnapshotPolicy, Timing
 from manager.consensus.files import Files, OSFiles
 from manager.consensus.port import ConsensusError, Entry, Member, NodeID
 from manager.consensus.raft import RaftConfig, RaftConsensus
 from manager.consensus.sealed import KeyRing
+from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.consensus.transport import RAFT_ALPN
 
 T = TypeVar("T")

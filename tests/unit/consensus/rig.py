@@ -9,7 +9,6 @@ from typing import TypeVar
 from pysyncobj import syncobj
 
 from manager.consensus import wire
-from manager.consensus.adapter import SnapshotPolicy, Timing
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.core import RaftCore
 from manager.consensus.membership import Configuration
@@ -17,6 +16,7 @@ from manager.consensus.outputs import MEMBERSHIP, NO_OP, REGULAR, Apply
 from manager.consensus.port import Member, NodeID
 from manager.consensus.recovery import open_state
 from manager.consensus.sealed import KeyRing
+from manager.consensus.settings import SnapshotPolicy, Timing
 from tests.simulation.disk import SimDisk
 
 M = TypeVar("M", bound=wire.Message)

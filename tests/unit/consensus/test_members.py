@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from manager.consensus import wire
-from manager.consensus.adapter import SnapshotPolicy
 from manager.consensus.files import AppendFile, OSFiles
 from manager.consensus.port import (
     ConsensusError,
@@ -26,6 +25,7 @@ from manager.consensus.port import (
     StateLockedError,
 )
 from manager.consensus.raft import MemberRemovedError
+from manager.consensus.settings import SnapshotPolicy
 from tests.unit.consensus.cluster import Cluster, Node, until
 
 

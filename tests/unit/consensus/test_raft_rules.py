@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from manager.consensus import wire
-from manager.consensus.adapter import SnapshotPolicy
 from manager.consensus.guard import LogDivergedError
 from manager.consensus.outputs import Deposed, Done, Ready, Restore, TakeSnapshot
 from manager.consensus.port import Member, MembershipError, NotLeaderError
+from manager.consensus.settings import SnapshotPolicy
 from manager.consensus.snapshots import SnapshotHead, encode_head
 from tests.unit.consensus.rig import MEMBERSHIP, A, B, C, D, E, Rig, append, command, configuration
 
