@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import structlog
@@ -50,9 +48,9 @@ from manager.consensus.port import (
     NodeID,
     NoQuorumError,
     NotLeaderError,
-    ProposalUnknownError,
     StateMachine,
 )
+from manager.consensus.proposals import Proposals
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.consensus.snapshots import SnapshotHead
@@ -60,10 +58,6 @@ from manager.consensus.thread import MemberRemovedError, RaftThread
 
 log = structlog.get_logger(__name__)
 
-PENDING_BYTES_MAX = 64 * 1024 * 1024
-"""Proposals on their way; ``propose`` waits while there are more."""
-SWEEP_PERIOD_S = 0.1
-"""Proposals end at most this much after their time is up."""
 APPLY_BATCH_ENTRIES = 512
 """The owner's loop takes a turn for others between batches of this size."""
 
@@ -102,13 +96,6 @@ class RaftConfig:
     seed: int | None = None
 
 
-@dataclass(slots=True)
-class _Pending:
-    future: asyncio.Future[object]
-    size_bytes: int
-    deadline_s: float
-
-
 class RaftConsensus:
     """One manager's member of the Raft group; implements ``port.Consensus``.
 
@@ -135,15 +122,9 @@ class RaftConsensus:
         self._outbox: deque[Output | LeaderState] = deque()
         self._outbox_scheduled = False
         self._restoring: asyncio.Task[None] | None = None
-        self._pending: dict[bytes, _Pending] = {}
-        self._pending_bytes = 0
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._room = asyncio.Event()
-        self._room.set()
+        self._proposals = Proposals()
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._next_token = 1
-        self._id_prefix = os.urandom(COMMAND_ID_SIZE_BYTES - 8)  # of this start: unique without a system call each
-        self._id_numbers = count()
         self._changed = asyncio.Event()
 
     # port.Consensus
@@ -209,7 +190,8 @@ class RaftConsensus:
             self._restoring.cancel()
             await asyncio.gather(self._restoring, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(None, self._worker.shutdown)
-        self._fail_pending(ProposalUnknownError("this manager is stopping"))
+        self._proposals.fail_all("this manager is stopping")
+        self._proposals.close()
 
     async def propose(self, data: bytes, *, timeout_s: float = 20.0, command_id: bytes | None = None) -> object:
         """See the port."""
@@ -219,26 +201,20 @@ class RaftConsensus:
         if not self._published.is_leader:
             raise NotLeaderError(self._published.leader_id)
         if command_id is None:
-            command_id = self._id_prefix + next(self._id_numbers).to_bytes(8, "big")
+            command_id = self._proposals.new_id()
         elif len(command_id) != COMMAND_ID_SIZE_BYTES:
             raise ValueError(f"a command ID has {COMMAND_ID_SIZE_BYTES} bytes")
-        elif command_id in self._pending:
-            return await asyncio.shield(self._pending[command_id].future)
-        while self._pending_bytes > PENDING_BYTES_MAX:
-            self._room.clear()
-            await self._room.wait()
-            self._check_running()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[object] = loop.create_future()
-        self._pending[command_id] = _Pending(future, len(data), loop.time() + timeout_s)
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(SWEEP_PERIOD_S, self._sweep)
-        self._pending_bytes += len(data)
+        await self._proposals.wait_for_room()
+        self._check_running()
+        known = self._proposals.find(command_id)
+        if known is not None:
+            return await asyncio.shield(known)
+        future = self._proposals.add(command_id, len(data), timeout_s)
         self._thread.propose(command_id, data)
         try:
             return await future
         finally:
-            self._settle(command_id)
+            self._proposals.remove(command_id)
 
     async def read_barrier(self, *, timeout_s: float = 20.0) -> int:
         self._check_running()
@@ -370,7 +346,7 @@ class RaftConsensus:
         match output:
             case Apply(entries):
                 for outcome in self._applier.apply(entries):
-                    self._resolve(outcome.command_id, outcome.result)
+                    self._proposals.resolve(outcome.command_id, outcome.result)
                 self._thread.consumed(len(entries), sum(len(entry[0]) for entry in entries))
             case LeaderState():
                 self._published = output
@@ -380,9 +356,9 @@ class RaftConsensus:
                 self._update_leader()
             case Deposed():
                 self._update_leader()
-                self._fail_pending(ProposalUnknownError("leadership was lost while the entry was on its way"))
+                self._proposals.fail_all("leadership was lost while the entry was on its way")
             case Rejected(command_id, error):
-                self._reject(command_id, error)
+                self._proposals.reject(command_id, error)
             case Done(token, error):
                 future = self._waiting.get(token)
                 if future is not None and not future.done():
@@ -425,45 +401,13 @@ class RaftConsensus:
         for callback in self._leader_callbacks:
             callback(leader)
 
-    def _resolve(self, command_id: bytes, result: object) -> None:
-        pending = self._pending.get(command_id)
-        if pending is None or pending.future.done():
-            return
-        if isinstance(result, Exception):
-            pending.future.set_exception(result)
-        else:
-            pending.future.set_result(result)
-
-    def _reject(self, command_id: bytes, error: BaseException) -> None:
-        pending = self._pending.get(command_id)
-        if pending is not None and not pending.future.done():
-            pending.future.set_exception(error)
-
-    def _settle(self, command_id: bytes) -> None:
-        pending = self._pending.pop(command_id)
-        self._pending_bytes -= pending.size_bytes
-        self._room.set()
-
-    def _sweep(self) -> None:
-        """End the proposals whose time is up; one timer for all is cheaper than one each."""
-        assert self._owner is not None
-        now = self._owner.time()
-        for command_id, pending in list(self._pending.items()):
-            if pending.deadline_s <= now:
-                self._reject(command_id, ProposalUnknownError("the entry was not committed in time"))
-        self._sweeper = self._owner.call_later(SWEEP_PERIOD_S, self._sweep) if self._pending else None
-
-    def _fail_pending(self, error: ConsensusError) -> None:
-        for command_id in list(self._pending):
-            self._reject(command_id, error)
-
     def _fail(self, error: BaseException) -> None:
         if self._failure is not None:
             return
         self._failure = error
         self._published = LeaderState(self._published.term, None, False)
         self._update_leader()
-        self._fail_pending(ProposalUnknownError(f"this manager failed: {error}"))
+        self._proposals.fail_all(f"this manager failed: {error}")
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(NoQuorumError(f"this manager failed: {error}"))
