@@ -19,7 +19,7 @@ import structlog
 from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
 from manager.orchestrator.agenda import Agenda, NodeKey, ServiceKey, SlotKey
-from manager.orchestrator.model import from_timestamp, is_global, is_live
+from manager.orchestrator.model import changed_at, is_global, is_live
 from manager.orchestrator.reconcile_pass import ReconcilePass, slot_key
 from manager.orchestrator.rollout import is_active
 from manager.scheduler.assign import assign, is_unassigned
@@ -222,7 +222,7 @@ class ReconcileLoop:
         for task in view.tasks:
             self._follow_task(None, task)
             if has_failed(task):
-                self._nodes.note_failure(task, from_timestamp(task.status.timestamp))
+                self._nodes.note_failure(task, changed_at(task))
         for version in view.spec_versions:
             # Those of services that are gone are seen with their service.
             self._agenda.mark(ServiceKey(version.service_id))

@@ -185,15 +185,19 @@ def is_stopping(task: Task) -> bool:
     return not is_live(task) and TASK_STATE_ASSIGNED <= task.status.state <= TASK_STATE_RUNNING
 
 
-def status_time(task: Task) -> float:
-    return from_timestamp(task.status.timestamp)
+def changed_at(task: Task) -> float:
+    """When a manager last wrote the task; of one that has ended, when that was written.
+
+    ``status.timestamp`` is the agent's, whose clock may be off (features D18); this is the leader's.
+    """
+    return from_timestamp(task.updated_at)
 
 
 def running_since(task: Task) -> float | None:
     """When it reached RUNNING, or None when it never did as far as is known."""
     if task.status.HasField("running_since"):
         return from_timestamp(task.status.running_since)
-    return status_time(task) if task.status.state == TASK_STATE_RUNNING else None
+    return changed_at(task) if task.status.state == TASK_STATE_RUNNING else None
 
 
 def age_key(task: Task) -> tuple[int, int, int, str]:
@@ -227,6 +231,7 @@ def set_status(task: Task, state: TaskState.ValueType, message: str, now: float,
     task.status.message = message
     task.status.err = err
     task.status.timestamp.CopyFrom(to_timestamp(now))
+    task.updated_at.CopyFrom(to_timestamp(now))
 
 
 # ---------------------------------------------------------------- nodes and services

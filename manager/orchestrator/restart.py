@@ -31,6 +31,7 @@ from manager.orchestrator.model import (
     UpdateService,
     UpdateTask,
     age_key,
+    changed_at,
     ended_by_itself,
     from_timestamp,
     has_ended,
@@ -40,7 +41,6 @@ from manager.orchestrator.model import (
     is_node_unreachable,
     new_task,
     newest,
-    status_time,
     to_timestamp,
     with_desired,
 )
@@ -69,7 +69,7 @@ def may_restart(task: Task, rules: RestartRules) -> bool:
     history = task.restart_history
     if rules.window_s == 0:
         return history.attempts < rules.max_attempts
-    ended_at = status_time(task)
+    ended_at = changed_at(task)
     recent = [at for at in map(from_timestamp, history.restarted_at) if ended_at - rules.window_s < at < ended_at]
     return len(recent) < rules.max_attempts
 

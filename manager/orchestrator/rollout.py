@@ -7,7 +7,7 @@ failure ratio is taken of) and the tasks that failed; ``Service.update_status`` 
 from __future__ import annotations
 
 from manager.orchestrator.defaults import update_rules
-from manager.orchestrator.model import copy_service, running_since, status_time
+from manager.orchestrator.model import copy_service, running_since
 from proto.objects_pb2 import UPDATE_STATE_ROLLBACK_STARTED, UPDATE_STATE_UPDATING, Service, Task
 
 ACTIVE = (UPDATE_STATE_UPDATING, UPDATE_STATE_ROLLBACK_STARTED)
@@ -41,9 +41,7 @@ def counts_as_failure(service: Service, task: Task, now: float) -> bool:
     started_at = running_since(task)
     if started_at is None:
         return True
-    return (
-        min(now, status_time(task)) - started_at <= update_rules(service.spec, rollback=is_rollback(service)).monitor_s
-    )
+    return now - started_at <= update_rules(service.spec, rollback=is_rollback(service)).monitor_s
 
 
 def with_failure(service: Service, task: Task) -> Service:

@@ -26,6 +26,7 @@ from manager.orchestrator.model import (
     UpdateService,
     UpdateTask,
     age_key,
+    changed_at,
     copy_service,
     has_ended,
     is_global,
@@ -33,7 +34,6 @@ from manager.orchestrator.model import (
     new_task,
     newest,
     running_since,
-    status_time,
     to_timestamp,
     with_desired,
 )
@@ -181,7 +181,7 @@ def _settled_at(task: Task) -> float | None:
     started_at = running_since(task)
     if started_at is not None:
         return started_at
-    return status_time(task) if has_ended(task) else None
+    return changed_at(task) if has_ended(task) else None
 
 
 # ---------------------------------------------------------------- steps
