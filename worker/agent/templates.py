@@ -65,6 +65,8 @@ class Labels(dict[str, str]):
 class _Token:
     kind: str
     text: str
+    spaced: bool
+    """White space stands before it: ``(x).Y`` is a field of x, ``(x) .Y`` two values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ def _action(text: str, start: int) -> tuple[_Action | None, int, bool]:
                 raise TemplateError("unclosed action")
             raise TemplateError(f"unexpected {rest[:1]!r} in action")
         kind = str(match.lastgroup)
-        tokens.append(_Token(kind, match[kind]))
+        tokens.append(_Token(kind, match[kind], match.start(kind) > offset))
         offset = match.end()
 
 
@@ -257,9 +259,9 @@ class _PipelineParser:
         self._position += 1
         names: tuple[str, ...] = ()
         if self._position < len(self._tokens) and self._tokens[self._position].kind == "field":
-            following = self._tokens[self._position].text
-            if following.startswith(".") and len(following) > 1:
-                names = tuple(following.split(".")[1:])
+            following = self._tokens[self._position]
+            if not following.spaced and following.text.startswith(".") and len(following.text) > 1:
+                names = tuple(following.text.split(".")[1:])
                 self._position += 1
         return _Of(pipeline, names)
 

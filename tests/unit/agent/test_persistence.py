@@ -1,0 +1,133 @@
+"""The assignment file (features D10, X18)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proto.dispatcher_pb2 import AssignmentChange, Removal
+from proto.objects_pb2 import Config, Secret, TaskState, TaskStatus
+from tests.unit.dispatcher.support import make_spec_version, make_task
+from worker.agent.assignments import Contents
+from worker.agent.persistence import FILE_NAME, SLACK_BYTES, AgentStateError, AssignmentFile
+
+RUNNING = TaskStatus(state=TaskState.TASK_STATE_RUNNING, message="started")
+
+
+def make_file(folder: Path) -> AssignmentFile:
+    file = AssignmentFile(folder, "n1")
+    file.load()
+    return file
+
+
+def task_change(task_id: str) -> AssignmentChange:
+    return AssignmentChange(task=make_task(task_id, "n1"))
+
+
+async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
+    file = make_file(tmp_path)
+    version = make_spec_version("web")
+    version.spec.task_template.registry_auth = "c2VjcmV0"
+    config, secret = Config(id="c1"), Secret(id="s1")
+    config.spec.data, secret.spec.data = b"settings", b"hunter2"
+    file.put_changes(
+        [
+            AssignmentChange(spec_version=version),
+            AssignmentChange(config=config),
+            AssignmentChange(secret=secret),
+            task_change("t1"),
+            task_change("t2"),
+        ]
+    )
+    file.put_status("t1", RUNNING)
+    file.put_status("stranger", RUNNING)
+    await file.flush()
+    file.put_changes([AssignmentChange(remove=Removal(kind="task", id="t2"))])
+    await file.flush()
+
+    data = (tmp_path / FILE_NAME).read_bytes()
+    assert b"hunter2" not in data
+    assert b"c2VjcmV0" not in data
+    assert os.stat(tmp_path / FILE_NAME).st_mode & 0o777 == 0o600
+    contents, statuses = AssignmentFile(tmp_path, "n1").load()
+    assert set(contents.tasks) == {"t1"}
+    assert set(contents.spec_versions) == {"web.1"}
+    assert contents.configs["c1"] == config
+    assert contents.secrets == {}
+    assert statuses == {"t1": RUNNING}
+
+
+async def test_a_complete_set_replaces_everything(tmp_path: Path) -> None:
+    file = make_file(tmp_path)
+    file.put_changes([task_change("t1"), task_change("t2")])
+    file.put_status("t2", RUNNING)
+    await file.flush()
+    file.replace(Contents(tasks={"t2": make_task("t2", "n1"), "t3": make_task("t3", "n1")}))
+    await file.flush()
+    contents, statuses = AssignmentFile(tmp_path, "n1").load()
+    assert set(contents.tasks) == {"t2", "t3"}
+    assert set(statuses) == {"t2"}
+
+
+async def test_the_file_stays_small_however_many_tasks_come_and_go(tmp_path: Path) -> None:
+    file = make_file(tmp_path)
+    for number in range(3000):
+        file.put_changes([task_change(f"t{number}")])
+        file.put_status(f"t{number}", RUNNING)
+        file.put_changes([AssignmentChange(remove=Removal(kind="task", id=f"t{number}"))])
+        if number % 100 == 0:
+            await file.flush()
+            assert (tmp_path / FILE_NAME).stat().st_size < SLACK_BYTES + 50_000
+    await file.flush()
+    assert AssignmentFile(tmp_path, "n1").load()[0].tasks == {}
+
+
+async def test_a_tail_torn_at_any_byte_is_cut(tmp_path: Path) -> None:
+    file = make_file(tmp_path)
+    file.put_changes([task_change("t1")])
+    await file.flush()
+    path = tmp_path / FILE_NAME
+    whole = path.read_bytes()
+    file.put_changes([task_change("t2")])
+    await file.flush()
+    longer = path.read_bytes()
+    for length in range(len(longer)):
+        path.write_bytes(longer[:length])
+        reader = AssignmentFile(tmp_path, "n1")
+        contents, _ = reader.load()
+        assert set(contents.tasks) == ({"t1"} if length >= len(whole) else set())
+        reader.put_changes([task_change("t3")])
+        await reader.flush()
+        assert "t3" in AssignmentFile(tmp_path, "n1").load()[0].tasks
+
+
+async def test_a_flipped_byte_costs_what_is_behind_it_and_no_more(tmp_path: Path) -> None:
+    file = make_file(tmp_path)
+    file.put_changes([task_change("t1"), task_change("t2")])
+    await file.flush()
+    path = tmp_path / FILE_NAME
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0xFF
+    path.write_bytes(data)
+    assert set(AssignmentFile(tmp_path, "n1").load()[0].tasks) == {"t1"}
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"swarm-agent 9\nxxxx")
+    with pytest.raises(AgentStateError, match="of this version"):
+        AssignmentFile(tmp_path, "n1").load()
+
+
+async def test_a_disk_that_does_not_take_it_is_tried_again(tmp_path: Path) -> None:
+    file = make_file(tmp_path)
+    file.put_changes([task_change("t1")])
+    assert await file.flush()
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    file.put_changes([task_change("t2")])
+    assert not await file.flush()
+    moved.rename(tmp_path)
+    assert await file.flush()
+    assert set(AssignmentFile(tmp_path, "n1").load()[0].tasks) == {"t1", "t2"}

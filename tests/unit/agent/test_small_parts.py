@@ -1,0 +1,160 @@
+"""Reporter, choice of manager, assignment set."""
+
+from __future__ import annotations
+
+import pytest
+
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentsMessage, Removal, TaskStatusUpdate
+from proto.objects_pb2 import TaskState, TaskStatus
+from tests.unit.dispatcher.support import make_task
+from worker.agent.assignments import AssignmentGapError, AssignmentSet
+from worker.agent.managers import BACKOFF_S_MAX, ManagerChoice
+from worker.agent.reporter import BATCH_LENGTH_MAX, StatusReporter
+
+READY, RUNNING = TaskState.TASK_STATE_READY, TaskState.TASK_STATE_RUNNING
+
+
+def update(task_id: str, state: TaskState.ValueType) -> TaskStatusUpdate:
+    return TaskStatusUpdate(task_id=task_id, status=TaskStatus(state=state))
+
+
+class TestReporter:
+    def test_the_latest_of_each_task_goes(self) -> None:
+        reporter = StatusReporter()
+        reporter.put(update("t1", READY))
+        reporter.put(update("t2", READY))
+        reporter.put(update("t1", RUNNING))
+        reporter.put(update("t1", READY))  # late and older
+        assert reporter.take() == [update("t1", RUNNING), update("t2", READY)]
+        assert reporter.take() == []
+
+    def test_what_was_not_acknowledged_goes_again_unless_outdone(self) -> None:
+        reporter = StatusReporter()
+        reporter.put(update("t1", READY))
+        reporter.put(update("t2", READY))
+        reporter.take()
+        reporter.put(update("t1", RUNNING))
+        reporter.put_back()
+        assert reporter.take() == [update("t2", READY), update("t1", RUNNING)]
+        reporter.acknowledge()
+        reporter.put_back()
+        assert reporter.take() == []
+
+    def test_batches_are_bounded(self) -> None:
+        reporter = StatusReporter()
+        for number in range(BATCH_LENGTH_MAX + 5):
+            reporter.put(update(f"t{number}", READY))
+        assert len(reporter.take()) == BATCH_LENGTH_MAX
+        assert len(reporter.take()) == 5
+
+    def test_a_task_that_is_gone_is_not_reported(self) -> None:
+        reporter = StatusReporter()
+        reporter.put(update("t1", READY))
+        reporter.forget("t1")
+        assert reporter.take() == []
+
+
+class TestManagerChoice:
+    def test_a_round_without_delay_then_longer_and_longer(self) -> None:
+        choice = ManagerChoice(["a", "b"])
+        seen = []
+        for _ in range(16):
+            seen.append(choice.next(0.5))
+            choice.failed()
+        assert [addr for addr, _ in seen[:2]] == ["a", "b"]
+        delays = [delay_s for _, delay_s in seen[::2]]
+        assert delays[:3] == [0.0, 0.1, 0.2]
+        assert delays[-1] <= BACKOFF_S_MAX
+        assert all(delay_s == 0.0 for _, delay_s in seen[1::2])
+        assert max(ManagerChoice(["a"])._delay_s(1.0) for _ in range(3)) <= BACKOFF_S_MAX
+
+    def test_the_leader_that_was_named_is_tried_at_once(self) -> None:
+        choice = ManagerChoice(["a", "b"])
+        assert choice.next(0.5) == ("a", 0.0)
+        choice.failed(leader_addr="c")
+        assert choice.next(0.5) == ("c", 0.0)
+
+    def test_a_dead_leader_that_others_still_name_is_tried_once_a_round(self) -> None:
+        choice = ManagerChoice(["dead", "b", "c"])
+        choice.next(0.5)
+        choice.opened()
+        choice.failed()  # the session broke
+        tried = []
+        for _ in range(3):
+            tried.append(choice.next(0.5)[0])
+            choice.failed(leader_addr="" if tried[-1] == "dead" else "dead")
+        assert tried == ["b", "dead", "c"]
+
+    def test_managers_that_send_one_in_circles_do_not_make_it_spin(self) -> None:
+        choice = ManagerChoice(["a"])
+        delayed = 0
+        for number in range(60):
+            _, delay_s = choice.next(0.5)
+            delayed += delay_s > 0
+            choice.failed(leader_addr=f"host-{number}")
+        assert delayed >= 3
+
+    def test_no_manager_is_an_error_and_an_empty_list_no_news(self) -> None:
+        with pytest.raises(LookupError):
+            ManagerChoice([]).next(0.5)
+        choice = ManagerChoice(["a"])
+        choice.update([])
+        assert choice.known == ("a",)
+
+
+def complete(results_in: int, *task_ids: str, last_part: bool = True) -> AssignmentsMessage:
+    changes = [AssignmentChange(task=make_task(task_id, "n1")) for task_id in task_ids]
+    return AssignmentsMessage(
+        type=AssignmentsMessage.TYPE_COMPLETE, results_in=results_in, changes=changes, last_part=last_part
+    )
+
+
+def incremental(applies_to: int, *changes: AssignmentChange) -> AssignmentsMessage:
+    return AssignmentsMessage(
+        type=AssignmentsMessage.TYPE_INCREMENTAL, applies_to=applies_to, results_in=applies_to + 1, changes=changes
+    )
+
+
+class TestAssignmentSet:
+    def test_parts_count_when_the_last_is_there(self) -> None:
+        assignments = AssignmentSet("n1")
+        assert assignments.apply(complete(1, "t1", last_part=False)).changed == ()
+        assert assignments.apply(complete(1, "t2")).changed == ("t1", "t2")
+        assert assignments.apply(complete(2, "t2")).removed == ("t1",)
+
+    def test_a_gap_changes_nothing(self) -> None:
+        assignments = AssignmentSet("n1")
+        removal = AssignmentChange(remove=Removal(kind="task", id="t1"))
+        with pytest.raises(AssignmentGapError):
+            assignments.apply(incremental(1, removal))
+        assignments.apply(complete(1, "t1"))
+        for message in (incremental(2, removal), AssignmentsMessage()):
+            with pytest.raises(AssignmentGapError):
+                assignments.apply(message)
+        assert set(assignments.contents.tasks) == {"t1"}
+        assert assignments.apply(incremental(1, removal)).removed == ("t1",)
+
+    def test_a_new_stream_begins_with_a_complete_set(self) -> None:
+        assignments = AssignmentSet("n1")
+        assignments.apply(complete(1, "t1"))
+        assignments.restart()
+        with pytest.raises(AssignmentGapError):
+            assignments.apply(incremental(1))
+        assert assignments.apply(complete(1, "t1")).complete
+
+    def test_odd_changes_are_passed_over(self) -> None:
+        assignments = AssignmentSet("n1")
+        assignments.apply(complete(1, "t1"))
+        applied = assignments.apply(
+            incremental(
+                1,
+                AssignmentChange(task=make_task("t2", "another-node")),
+                AssignmentChange(task=make_task("", "n1")),
+                AssignmentChange(remove=Removal(kind="planet", id="t1")),
+                AssignmentChange(),
+                AssignmentChange(remove=Removal(kind="secret", id="unknown")),
+            )
+        )
+        assert applied.changed == ()
+        assert set(assignments.contents.tasks) == {"t1"}
+        assert assignments.assignment("t1") is None  # no spec
