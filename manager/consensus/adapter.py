@@ -97,6 +97,7 @@ class Adapter(SyncObj):
         self.outputs: deque[Output] = deque()
         self.heard: dict[NodeID, float] = {}
         self.transfer_to: NodeID | None = None
+        self.belonged = False  # was in a committed configuration
         self._link, self._rng = link, rng
         self._peers: dict[NodeID, Peer] = {}
         self._node = self.peer(node_id)
@@ -354,6 +355,8 @@ class Adapter(SyncObj):
 
     def _entry_appended(self, entry: LogEntry) -> None:
         if entry[0][:1] == MEMBERSHIP:
+            # One change at a time: the configuration that is followed by another was committed.
+            self.belonged = self.belonged or self.configurations.current.find(self.node_id) is not None
             self.configurations.add(entry[1], Configuration.decode(entry[0][1:]))
             self._configure()
 

@@ -222,7 +222,8 @@ class RaftCore(Adapter):
     def _accept_leader(self, peer: NodeID, term: int, seq: int) -> bool:
         """False (and an answer with our term) if ``peer`` led an earlier term."""
         if term < self.term():
-            self._reply(peer, seq, self.journal.last_index + 1)
+            # Number 0: should the sender lead our term by now, this proves nothing to it.
+            self._reply(peer, 0, 1)
             return False
         if term == self.term() and self.is_leading():
             raise wire.ProtocolError(f"{peer} claims to lead term {term}, which this member leads")
@@ -260,8 +261,9 @@ class RaftCore(Adapter):
         node = self.peer(peer)
         if message.term < self.term() or not self.is_leading() or node not in self._SyncObj__raftMatchIndex:
             return
-        if message.next_index > self.journal.last_index + 1 or message.seq > self._seq:
-            raise wire.ProtocolError(f"acknowledges {message.next_index}, log ends at {self.journal.last_index}")
+        end = self.journal.last_index + 1
+        if (message.success and message.next_index > end) or message.seq > self._seq:
+            raise wire.ProtocolError(f"acknowledges {message.next_index}, log ends at {end - 1}")
         reset = message.reset and message.seq >= self._reset_floor.get(node, 0)
         before = self._SyncObj__raftNextIndex[node]
         if reset:
@@ -271,7 +273,7 @@ class RaftCore(Adapter):
             peer,
             {
                 "type": "next_node_idx",
-                "next_node_idx": message.next_index,
+                "next_node_idx": max(2, min(message.next_index, end)),  # every log holds entry 1
                 "reset": reset,
                 "success": message.success,
             },
@@ -299,6 +301,8 @@ class RaftCore(Adapter):
             self._SyncObj__raftElectionDeadline = now + self._SyncObj__generateRaftTimeout()
             if self.is_voter():
                 self._start_pre_vote()
+            else:
+                self._ask_for_membership()
             return
         self._voters_counted = set()
 
@@ -311,6 +315,18 @@ class RaftCore(Adapter):
         last = self.journal[-1]
         for voter in sorted(voters - {self.node_id}):
             self._post(voter, wire.PreVote(self.term() + 1, self._round.attempt, last[1], last[2]))
+
+    def _ask_for_membership(self) -> None:
+        """Once a member, now without a vote and without a leader: a leader's answer tells if it was removed.
+
+        Attempt 0 is no round, so a grant means nothing. One that never was a member yet waits to be added.
+        """
+        committed = self.configurations.at(self.commit_index())
+        self.belonged = self.belonged or committed.find(self.node_id) is not None
+        if self.belonged:
+            last = self.journal[-1]
+            for voter in sorted(self.configurations.current.voters - {self.node_id}):
+                self._post(voter, wire.PreVote(self.term() + 1, 0, last[1], last[2]))
 
     def _expire_election(self) -> None:
         """After a tick: the library campaigned, or could not (nobody connected)."""

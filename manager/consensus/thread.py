@@ -358,9 +358,13 @@ class RaftThread:
         if self._links is not None:
             await self._links.close()
         if self._state is not None:
-            if self._state.journal.failed is None:
-                self._state.journal.sync()
-            self._state.close()
+            try:
+                if self._state.journal.failed is None:
+                    self._state.journal.sync()
+            except OSError as error:  # nothing was promised that is not durable already
+                log.warning("journal.not_synced", node_id=self._config.node_id, error=str(error))
+            finally:
+                self._state.close()
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:

@@ -141,6 +141,7 @@ async def test_transfer_to_a_chosen_member(cluster: Cluster) -> None:
 
 async def test_removing_members_down_to_one(cluster: Cluster) -> None:
     nodes = await cluster.form(3)
+    await until(lambda: Member(NodeID("c"), f"127.0.0.1:{cluster.ports['c']}") in nodes[2].consensus.members)
     await nodes[0].consensus.remove_member(NodeID("c"))
     await until(lambda: isinstance(nodes[2].failures[0] if nodes[2].failures else None, MemberRemovedError))
     with pytest.raises(NotLeaderError):

@@ -227,6 +227,27 @@ def test_5_3_the_leaders_own_copy_is_durable_before_it_counts() -> None:
     assert rig.core.journal.last_index == end
 
 
+def test_10_2_1_entries_leave_before_the_leaders_own_sync_but_never_before_its_term_is_durable() -> None:
+    rig = leader()
+    rig.acknowledge(B)
+    rig.clear()
+    rig.core.propose(b"0" * 16, b"x")
+    rig.core.pump()
+    assert any(not durable for durable in rig.durable_at_send)
+    assert not rig.core.journal.dirty
+
+    alone = Rig(A)
+    alone.core.pump()
+    assert alone.core.is_leading()
+    alone.acknowledge(B)
+    alone.changes.add(1, Member(B, "b:2377"))
+    alone.connect(B)
+    alone.core.pump()
+    assert alone.take(wire.Append, B)
+    alone.restart()
+    assert alone.core.term() == 1
+
+
 def test_5_3_a_follower_acknowledges_only_what_is_durable() -> None:
     rig = Rig()
     rig.receive(B, append(1, (2, 0), 1, 1))
@@ -441,6 +462,34 @@ def test_6_a_removed_member_is_told_and_disrupts_nobody() -> None:
     reply = rig.last(wire.PreVoteReply, C)
     assert (reply.granted, reply.removed) == (False, True)
     assert rig.core.is_leading()
+
+
+def test_6_a_learner_that_was_removed_asks_and_is_told() -> None:
+    rig = Rig(B, C)
+    for index, change in ((2, configuration(B, C, learners=(A,))), (3, configuration(B, C))):
+        rig.receive(B, wire.Append(1, index, index, index, min(1, index - 2), [(1, MEMBERSHIP + change.encode())]))
+    rig.advance(3.0)
+    ask = rig.last(wire.PreVote, B)
+    removed: list[bool] = []
+    rig.core.on_removed = lambda: removed.append(True)
+    rig.receive(B, wire.PreVoteReply(1, ask.attempt, True, False))
+    rig.advance(3.0)
+    assert not rig.take(wire.Vote)
+    rig.receive(B, wire.PreVoteReply(1, ask.attempt, False, True))
+    assert removed
+
+
+def test_5_1_the_refusal_of_an_earlier_term_proves_nothing_to_who_leads_now() -> None:
+    rig = Rig(terms=(1, 1), term=5)
+    rig.receive(B, append(4, (2, 0)))
+    reply = rig.last(wire.AppendReply, B)
+    ruler = leader()
+    ruler.receive(B, wire.AppendReply(ruler.core.term(), reply.seq, reply.next_index, reply.success, reply.reset))
+    ruler.receive(B, wire.AppendReply(ruler.core.term(), 1, 99, False, True))  # a longer log than the leader's
+    ruler.receive(C, wire.AppendReply(ruler.core.term(), 1, 0, False, True))
+    ruler.advance(0.2)
+    assert ruler.core.is_leading()
+    assert ruler.core.commit_index() == 1
 
 
 def test_6_requests_end_when_leadership_does() -> None:
