@@ -127,6 +127,28 @@ def _tree(infos: list[NodeInfo], levels: Sequence[str], service_id: str) -> _Bra
     return branch
 
 
+def _shares(loads: dict[str, int], count: int) -> dict[str, int]:
+    """Divide ``count`` tasks so that the least loaded branches become even; those that get none are left out.
+
+    (Swarmkit lets a branch that is over the average push another one over it; here it is taken out of the average.)
+    """
+    filling = dict(loads)
+    while True:
+        even, remainder = divmod(sum(filling.values()) + count, len(filling))
+        over = [value for value, load in filling.items() if load > even]
+        if not over:
+            break
+        for value in over:
+            del filling[value]
+    shares = {}
+    for value in sorted(filling, key=lambda value: filling[value]):
+        extra = 1 if remainder else 0
+        remainder -= extra
+        if even + extra > filling[value]:
+            shares[value] = even + extra - filling[value]
+    return shares
+
+
 # ---------------------------------------------------------------- dealing out
 
 
@@ -147,27 +169,14 @@ class _Waiting:
             return self._place_on_nodes(branch.nodes, count)
         taken = 0
         usable = dict(branch.branches)
-        borne = branch.tasks
-        converging = True
-        while taken < count and usable and converging:
-            converging = False
-            even, remainder = divmod(borne + count - taken, len(usable))
-            for value, twig in list(usable.items()):
-                if twig.tasks > even or (twig.tasks == even and not remainder):
-                    continue
-                converging = True
-                wanted = even - twig.tasks + (1 if remainder else 0)
-                got = self.place_on(twig, min(wanted, count - taken))
-                if got < min(wanted, count - taken):
-                    del usable[value]
-                    borne -= twig.tasks
-                else:
-                    remainder -= 1 if remainder else 0
-                    borne += got
-                    twig.tasks += got
+        while taken < count and usable:
+            shares = _shares({value: twig.tasks for value, twig in usable.items()}, count - taken)
+            for value, wanted in shares.items():
+                got = self.place_on(usable[value], wanted)
+                usable[value].tasks += got
                 taken += got
-                if taken == count:
-                    break
+                if got < wanted:
+                    del usable[value]
         return taken
 
     def _place_on_nodes(self, infos: list[NodeInfo], count: int) -> int:
