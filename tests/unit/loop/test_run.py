@@ -1,0 +1,174 @@
+"""The loop as it runs: waking, deadlines, refusals, loss of leadership, bounded passes (X25)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from manager import constants
+from manager.consensus.inprocess import InProcessConsensus
+from manager.loop import ReconcileLoop
+from manager.orchestrator.defaults import nanoseconds
+from manager.store import Store, Working
+from pki.identifiers import new_id
+from proto.objects_pb2 import TASK_STATE_FAILED, TASK_STATE_READY, TASK_STATE_RUNNING, Service, Task
+from tests.unit.loop.harness import Harness
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_it_wakes_by_itself_and_ends_when_cancelled() -> None:
+    cluster = await Harness.started(nodes=2)
+    cluster.loop.close()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(cluster.loop.run(), name="loop")
+        await asyncio.sleep(0)
+        web = await cluster.create_service("web", replicas=3)
+        await until(lambda: len(cluster.tasks(web)) == 3)
+        running.cancel()
+    assert running.cancelled()
+    await cluster.scale(web, 5)
+    assert not cluster.store._callbacks
+
+
+async def test_it_wakes_for_a_deadline() -> None:
+    log = InProcessConsensus()
+    store = Store(log, clock=time.time, debug=True)
+    await log.start(store)
+    harness = Harness()
+    harness.store, harness.log = store, log
+    await harness.add_node("n1")
+
+    def quick(spec: object) -> None:
+        spec.task_template.restart_policy.delay_ns = nanoseconds(0.05)  # type: ignore[attr-defined]  # a ServiceSpec
+
+    web = await harness.create_service("web", change=quick)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(ReconcileLoop(store, time.time, new_id).run(), name="loop")
+        await until(lambda: len(harness.tasks(web)) == 1)
+        harness.now = time.time()
+        await harness.report(harness.tasks(web)[0].id, TASK_STATE_FAILED)
+        await until(lambda: len(harness.tasks(web)) == 2)
+        (replacement,) = harness.live(web)
+        assert replacement.desired_state == TASK_STATE_READY
+        await until(lambda: harness.live(web)[0].desired_state == TASK_STATE_RUNNING)
+        running.cancel()
+
+
+async def test_it_stops_when_it_does_not_lead_any_more() -> None:
+    cluster = await Harness.started(nodes=1)
+    await cluster.create_service("web")
+    await cluster.log.stop()
+    cluster.loop.close()
+    async with asyncio.timeout(5):
+        await cluster.loop.run()
+    assert len(cluster.store.view.tasks) == 0
+
+
+class MeddlingLog(InProcessConsensus):
+    """Lets somebody else's entry in before each of the next proposals."""
+
+    meddle: list[Callable[[], bytes]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meddle = []
+
+    async def propose(self, data: bytes, *, timeout_s: float = 20.0, command_id: bytes | None = None) -> object:
+        if self.meddle:
+            await super().propose(self.meddle.pop()(), timeout_s=timeout_s)
+        return await super().propose(data, timeout_s=timeout_s, command_id=command_id)
+
+
+async def test_a_refused_pass_is_looked_at_again() -> None:
+    cluster = Harness()
+    cluster.log = MeddlingLog()
+    cluster.store = Store(cluster.log, clock=lambda: cluster.now, debug=True)
+    await cluster.log.start(cluster.store)
+    cluster.change_leader()
+    for name in ("n1", "n2"):
+        await cluster.add_node(name)
+    web = await cluster.create_service("web", replicas=4)
+    await cluster.work()
+
+    def touch_every_task() -> bytes:
+        working = cluster.store.begin()
+        for task in list(working.tasks):
+            copy = Task()
+            copy.CopyFrom(task)
+            copy.status.message = "meddled with"
+            working.update(copy)
+        (entry,) = cluster.store._parts(working, split=False)
+        return entry
+
+    await cluster.store.update(lambda working: _scaled(working, web, 2))
+    cluster.log.meddle = [touch_every_task] * 3
+    await cluster.work()
+    assert len(cluster.running(web)) == 2
+    assert cluster.log.meddle == []
+
+
+def _scaled(working: Working, service_id: str, replicas: int) -> None:
+    service = Service()
+    current = working.services.get(service_id)
+    assert current is not None
+    service.CopyFrom(current)
+    service.spec.mode.replicated.replicas = replicas
+    service.spec_version += 1
+    working.update(service)
+
+
+async def test_a_pass_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """X25: however much there is to do, others have their turn in between."""
+    monkeypatch.setattr(constants, "PASS_OBJECTS_MAX", 50)
+    cluster = await Harness.started(nodes=5)
+    cluster.change_leader()
+    await cluster.settle()
+    web = await cluster.create_service("web", replicas=400)
+    most, before = 0, 0
+    while await cluster.loop.step():
+        now = len(cluster.tasks(web))
+        most, before = max(most, now - before), now
+    assert len(cluster.tasks(web)) == 400
+    assert most <= 50
+    assert set(cluster.per_node(web).values()) == {80}
+    await cluster.work(rounds=5)
+    await cluster.scale(web, 100)
+    await cluster.work(rounds=10)
+    assert len(cluster.tasks(web)) == 100
+    assert len(cluster.running(web)) == 100
+    await cluster.remove_service(web)
+    await cluster.work(rounds=10)
+    assert cluster.store.view.services.get(web) is None
+
+
+async def test_many_pending_tasks_are_explained_and_placed_in_bounded_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "PASS_OBJECTS_MAX", 50)
+    cluster = await Harness.started()
+    cluster.change_leader()
+    web = await cluster.create_service("web", replicas=230)
+    await cluster.settle()
+    assert {task.status.err for task in cluster.tasks(web)} == {"no suitable node"}
+    await cluster.add_node("n1")
+    await cluster.work(rounds=10)
+    assert len(cluster.running(web)) == 230
+
+
+async def test_one_status_report_does_not_cost_a_look_at_every_task() -> None:
+    cluster = await Harness.started(nodes=3)
+    await cluster.create_service("web", replicas=100)
+    await cluster.work()
+    task = next(iter(cluster.store.view.tasks))
+    copy = Task()
+    copy.CopyFrom(task)
+    copy.status.message = "still running"
+    await cluster.store.update(lambda working: working.update(copy))
+    work = cluster.loop._decide(cluster.now)
+    assert len(work.looked_at) == 1
