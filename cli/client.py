@@ -150,7 +150,7 @@ class Engine:
             case OSError():
                 hint = error.strerror or str(error)
             case _:
-                hint = f"the answer is not HTTP or broke off: {type(error).__name__} {error}"
+                hint = f"the answer is not HTTP or broke off: {type(error).__name__} {error!s:.80}".strip()
         return UnreachableError(f"Cannot connect to the daemon at {self.host}: {hint}")
 
     def messages(

@@ -72,7 +72,7 @@ def print_container_logs(engine: Engine, name: str, **options: Any) -> None:
     if tty:
         _copy_raw(response)
         return
-    _copy(response, lambda payload: payload)
+    copy_frames(response)
 
 
 def print_service_logs(
@@ -100,7 +100,7 @@ def print_service_logs(
     if tty:
         _copy_raw(response)
     elif raw:
-        _copy(response, lambda payload: payload)
+        copy_frames(response)
     else:
         names = TaskNames(engine, resolve=not no_resolve, task_ids=not no_task_ids, no_trunc=no_trunc, width=width)
         _copy(response, _Prefix(names, timestamps=options["timestamps"], details=details).line)
@@ -128,6 +128,11 @@ def _copy_raw(response: Any) -> None:
     while piece := response.read1(65536):
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
+
+
+def copy_frames(response: Any) -> None:
+    """Copy a multiplexed stream to stdout and stderr as it comes."""
+    _copy(response, lambda payload: payload)
 
 
 def _copy(response: Any, change: Callable[[bytes], bytes]) -> None:

@@ -60,22 +60,28 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.option("-H", "--host", default="", metavar="URL", help="Daemon to talk to (default: $SWARM_HOST, $DOCKER_HOST)")
 @click.version_option(package_name="swarm-orchestrator", prog_name="swarm")
 @click.pass_context
 def top(ctx: click.Context, host: str) -> None:
     """Run and manage a cluster of container hosts."""
-    ctx.obj = Engine(host)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+    else:
+        ctx.obj = Engine(host)
 
 
 def main() -> None:
     """Entry point: errors go to stderr in one line, with Docker's exit codes."""
     try:
-        top(prog_name="swarm", standalone_mode=False)
+        status = top(prog_name="swarm", standalone_mode=False)  # click gives what Exit was raised with
         sys.stdout.flush()
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stdout.write(f"{error.format_message()}\n")
     except click.UsageError as error:

@@ -15,7 +15,7 @@ from cli.client import Engine, EngineError
 from cli.commands.groups import Command, FlagValueError
 from cli.commands.image import pull_image
 from cli.images import with_tag
-from cli.logs import print_container_logs
+from cli.logs import copy_frames
 
 _RESTART = re.compile(r"(no|always|unless-stopped|on-failure)(?::([0-9]{1,9}))?")
 # Docker's exit statuses of run: the daemon refused, the command cannot be run, the command is not there.
@@ -58,26 +58,31 @@ def run(
         raise FlagValueError(str(error)) from error
     try:
         container_id = _create(engine, body, name, platform)
-        waiting = None
+        waiting = attached = None
         if not detach:
-            # Asked before the start, so that no exit is too quick for it.
+            # Both before the start, so that no exit is too quick for them.
             condition = "removed" if options["remove"] else "next-exit"
+            streams = {"stream": True, "stdout": True, "stderr": True}
+            attached = engine.request("POST", f"/containers/{container_id}/attach", params=streams)
             waiting = engine.request("POST", f"/containers/{container_id}/wait", params={"condition": condition})
         engine.post(f"/containers/{container_id}/start")
     except EngineError as error:
         sys.stderr.write(f"swarm: {error}\n\nRun 'swarm run --help' for more information\n")
         raise click.exceptions.Exit(_status_of(error)) from error
-    if waiting is None:
+    if waiting is None or attached is None:
         output.write(container_id)
         return
-    print_container_logs(engine, container_id, follow=True, tail="all", since="", timestamps=False)
-    with waiting as response:
-        raise click.exceptions.Exit(engine.decode(response)["StatusCode"])
+    with attached, waiting:
+        copy_frames(attached)
+        ended = engine.decode(waiting)
+    if message := (ended.get("Error") or {}).get("Message"):
+        raise click.ClickException(f"Error waiting for container: {message}")
+    raise click.exceptions.Exit(ended["StatusCode"])
 
 
 def _create(engine: Engine, body: dict[str, Any], name: str, platform: str) -> str:
     """The ID of the new container; the image is pulled when it is not there."""
-    query = {"name": name or None, "platform": platform or None}
+    query: dict[str, Any] = {"name": name or None, "platform": platform or None}
     try:
         made = engine.post("/containers/create", body, **query)
     except EngineError as error:

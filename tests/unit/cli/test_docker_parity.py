@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_engine import Asked, FakeEngine, missing
+from tests.unit.cli.fake_engine import Asked, FakeEngine, Raw, missing
 
 DOCKER = shutil.which("docker")
 pytestmark = pytest.mark.skipif(DOCKER is None, reason="no docker command to compare with")
@@ -65,8 +65,8 @@ def fill(engine: FakeEngine) -> None:
         "GET /configs": blobs,
         "GET /configs/(.+)": lambda asked: one(asked, blobs, "config"),
         "GET /networks": [],
-        "DELETE /nodes/(.+)": lambda asked: one(asked, nodes, "node") and {},
-        "DELETE /services/(.+)": {},
+        "DELETE /nodes/(.+)": lambda asked: gone_or_done(one(asked, nodes, "node")),
+        "DELETE /services/(.+)": lambda asked: gone_or_done(one(asked, services, "service")),
         "POST /nodes/.+/update": {},
         "POST /services/.+/update": {"Warnings": ["a warning"]},
         "GET /swarm": {
@@ -189,6 +189,10 @@ def one(asked: Asked, entries: list[dict[str, Any]], kind: str) -> Any:
     return missing(f"{kind} {reference} not found")
 
 
+def gone_or_done(found: Any) -> Any:
+    return found if isinstance(found, Raw) else {}
+
+
 def docker(engine: FakeEngine, *words: str) -> tuple[str, str, int]:
     assert DOCKER is not None
     done = subprocess.run(
@@ -197,7 +201,6 @@ def docker(engine: FakeEngine, *words: str) -> tuple[str, str, int]:
     return done.stdout, done.stderr, done.returncode
 
 
-NODE = "node2".ljust(25, "x")
 SERVICE = "svc1".ljust(25, "y")
 SAME = [
     "node ls",
@@ -234,7 +237,8 @@ SAME = [
     "service scale -d web=3 db-2=1",
     "service scale -d agent=3",
     "service scale web=x",
-    "service rm web",
+    "service rm " + SERVICE,
+    "service rm gone " + SERVICE,
     "service update -d --image x:2 --no-resolve-image web",
     "stack ls",
     "stack ls --format {{.Name}}",

@@ -1,0 +1,226 @@
+"""Stack files: scalars, lines in refusals, interpolation, merging, and what a hostile file costs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.stack.convert import Stack, convert
+from cli.stack.source import ManifestError, interpolate, merge, parse
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_engine import FakeEngine
+
+
+def stack(text: str, **environment: str) -> Stack:
+    return convert(parse(text, "f.yml", Path(), environment), "s", environment)
+
+
+def web(body: str, **environment: str) -> dict[str, Any]:
+    """The ContainerSpec of a service with these lines."""
+    found = stack(f"services:\n  web:\n    image: i\n    {body}\n", **environment)
+    spec: dict[str, Any] = found.services[0]["TaskTemplate"]["ContainerSpec"]
+    return spec
+
+
+def test_scalars_are_those_of_yaml_1_2_with_octal_modes() -> None:
+    text = "a: 22:22\nb: on\nc: 0440\nd: 1.10\ne: 2026-01-01\nf: true\ng: 0x10\nh: 1_000\ni: ~\n"
+    value = parse(text, "f", Path(), None).value
+    assert value == {
+        "a": "22:22",
+        "b": "on",
+        "c": 0o440,
+        "d": 1.1,
+        "e": "2026-01-01",
+        "f": True,
+        "g": 16,
+        "h": "1_000",
+        "i": None,
+    }
+
+
+def test_what_a_variable_brings_in_is_text() -> None:
+    assert web("environment: {V: $X}", X="1.10")["Env"] == ["V=1.10"]
+    assert web("environment: {V: $X}", X="0440")["Env"] == ["V=0440"]
+    assert web("read_only: $X", X="true")["ReadOnly"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        *(
+            ("$A ${A} $$A ${A:-x}", "1 1 $A 1"),
+            ("${N:-x}${N-y}${E:-z}[${E-w}]", "xyz[]"),
+            ("${A:+p}${N+q}${E+r}", "pr"),
+        ),
+        *(
+            ("${N:-${M:-${A}}}", "1"),
+            ("${N:-a b}", "a b"),
+            ("$", None),
+            ("${", None),
+            ("${A", None),
+            ("${A!}", None),
+            ("$1", None),
+        ),
+        *(("${N:?no ${A}}", None), ("${E?set}", ""), ("${N:-" * 40 + "}" * 40, None)),
+    ],
+)
+def test_interpolation(text: str, result: str | None) -> None:
+    environment = {"A": "1", "E": ""}
+    if result is not None:
+        assert interpolate(text, environment) == result
+        return
+    with pytest.raises(ValueError, match=r"interpolation|required variable N is missing a value: no 1"):
+        interpolate(text, environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("services:\n  web:\n    image: i\n    imge: x\n", "f.yml:4: services.web.imge: unknown key"),
+        ("services:\n  web:\n    image: i\n    mem_limit: 1\n", "f.yml:4: services.web.mem_limit: set resource limits"),
+        ("services:\n  web:\n    command: x\n", "f.yml:2: services.web: needs an image"),
+        ("name: x\nservices: {}\n", "f.yml:1: name: unknown key"),
+        ("version: '2'\nservices: {w: {image: i}}\n", "f.yml:1: version: unsupported Compose file version: 2"),
+        ("services:\n  web:\n    image: i\n    ports:\n    - 80:80\n    - 80:x\n", "f.yml:6: services.web.ports.1: "),
+        (
+            "services:\n  web:\n    image: i\n    deploy:\n      replicas: many\n",
+            "f.yml:5: services.web.deploy.replicas: want an integer",
+        ),
+        ("services:\n  web:\n    image: i\n    deploy: [1]\n", "f.yml:4: services.web.deploy: must be a mapping"),
+        (
+            "services:\n  web:\n    image: i\n    deploy: {placement: {constraints: {a: b}}}\n",
+            "f.yml:4: services.web.deploy.placement.constraints: must be text",
+        ),
+        (
+            "services:\n  web:\n    image: i\n    configs: [nope]\n",
+            "f.yml:4: services.web.configs.0: undefined config 'nope'",
+        ),
+        (
+            "services:\n  web:\n    image: i\n    volumes:\n    - data:/x\n",
+            "f.yml:5: services.web.volumes.0: undefined volume 'data'",
+        ),
+        (
+            "services:\n  web:\n    image: i\n    networks: [n]\n",
+            "f.yml:4: services.web.networks: networks of stacks are not served",
+        ),
+        (
+            "services: {w: {image: i}}\nconfigs:\n  c: {file: ./absent}\n",
+            "f.yml:3: configs.c.file: absent: No such file",
+        ),
+        ("services: {w: {image: i}}\nconfigs:\n  c: {}\n", "f.yml:3: configs.c: needs file, content or environment"),
+        ("services:\n  web:\n    image: ${NO:?set it}\n", "f.yml:3: required variable NO is missing a value: set it"),
+        ("a: 1\nb: 2\na: 3\n", "f.yml:3: duplicate key 'a'"),
+        ("a: [1\n", "f.yml:2: expected"),
+        ("- a\n", "f.yml:1: top-level object must be a mapping"),
+        ("a: !!python/object:os.system x\n", "f.yml:1: could not determine a constructor"),
+        ("a: !!set {x}\n", "f.yml:1: tag"),
+        ("a: !!int x\n", "f.yml:1: cannot be read as int"),
+        ("a: b\n---\nc: d\n", "f.yml:2: but found another document"),
+        ("a: \x00\n", "f.yml:1: "),
+        ("? [a]\n: b\n", "f.yml:1: a key must be text"),
+        ("", "f.yml:1: no services"),
+    ],
+)
+def test_a_refusal_has_file_line_and_path(text: str, refusal: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        stack(text)
+    assert str(caught.value).startswith(refusal)
+
+
+def bomb(levels: int, item: str) -> str:
+    lines = [f"a0: &a0 {item}"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb(9, "[x]"),
+        "a0: &a0 {k: v}\n"
+        + "\n".join(f"a{n}: &a{n} {{k{n}: {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}}}" for n in range(1, 9)),
+        "a: &a [*a]",
+        "a: &a {<<: *a}",
+        "a: " + "[" * 5000 + "]" * 5000,
+        "a: " + "{a: " * 3000 + "}" * 3000,
+        "a: ${" + "A:-${" * 5000,
+    ],
+)
+def test_a_hostile_file_is_refused_before_it_costs(text: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(ManifestError):
+        parse(text, "f.yml", Path(), {})
+    assert time.monotonic() - start < 10
+
+
+def test_a_merge_key_gives_way_to_the_mappings_own_keys() -> None:
+    value = parse("x: &x {a: 1, b: 2}\ny: &y {b: 3, c: 4}\nz: {<<: [*x, *y], a: 9}\n", "f", Path(), None).value
+    assert value["z"] == {"a": 9, "b": 2, "c": 4}
+
+
+def test_files_are_merged_and_each_refusal_names_the_file_it_came_from() -> None:
+    base = parse(
+        "services:\n  w:\n    image: i\n    command: [a, b]\n    environment: [A=1, B=2]\n    ports: ['80:80', '81:81']\n",
+        "base.yml",
+        Path(),
+        None,
+    )
+    over = parse(
+        "services:\n  w:\n    command: [c]\n    environment: {B: 3}\n    ports: ['80:99']\n    dns: {x: 1}\n",
+        "over.yml",
+        Path(),
+        None,
+    )
+    merged = merge(base, over)
+    assert merged.value["services"]["w"] == {
+        "image": "i",
+        "command": ["c"],
+        "environment": {"A": "1", "B": 3},
+        "ports": ["80:99", "81:81"],
+        "dns": {"x": 1},
+    }
+    assert merged.where(("services", "w", "ports", 0)) == "over.yml:5"
+    assert merged.where(("services", "w", "ports", 1)) == "base.yml:6"
+    with pytest.raises(ManifestError, match=r"^over\.yml:6: services\.w\.dns: must be text"):
+        convert(merged, "s", {})
+
+
+def test_a_redeploy_keeps_the_pinned_image_and_updates_in_place(engine: FakeEngine, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "s.yml"
+    file.write_text("services:\n  web: {image: busybox:1}\nconfigs:\n  c: {content: new}\n")
+    pinned = "busybox:1@sha256:" + "b" * 64
+    old = {
+        "ID": "svc",
+        "Version": {"Index": 7},
+        "Spec": {
+            "Name": "s_web",
+            "Labels": {"com.docker.stack.namespace": "s", "com.docker.stack.image": "busybox:1"},
+            "TaskTemplate": {"ContainerSpec": {"Image": pinned}, "ForceUpdate": 3},
+        },
+    }
+    gone = {**old, "ID": "gone", "Spec": {**old["Spec"], "Name": "s_gone"}}  # type: ignore[dict-item]  # a plain object
+    engine.routes = {
+        "GET /services": [old, gone],
+        "GET /configs": [{"ID": "cid", "Version": {"Index": 2}, "Spec": {"Name": "s_c", "Data": "b2xk", "Labels": {}}}],
+        "POST /configs/cid/update": {},
+        "POST /services/svc/update": {"Warnings": None},
+        "DELETE /services/gone": {},
+    }
+    ran = run("stack", "deploy", "--prune", "--resolve-image", "never", "-c", str(file), "s")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "Removing service s_gone\nUpdating service s_web (id: svc)\n"
+    [spec] = engine.bodies("POST", "/services/svc/update")
+    assert spec["TaskTemplate"]["ContainerSpec"]["Image"] == pinned
+    assert spec["TaskTemplate"]["ForceUpdate"] == 3
+    assert next(asked.query["version"] for asked in engine.asked if asked.path == "/services/svc/update") == "7"
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"a: " + b"x" * 5 * 2**20])
+def test_a_file_that_is_no_stack_file(run: Run, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "s.yml").write_bytes(data)
+    ran = run("stack", "deploy", "-c", str(tmp_path / "s.yml"), "s")
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
