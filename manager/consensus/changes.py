@@ -19,7 +19,7 @@ from manager.consensus.port import ConsensusError, Member, MembershipError, Node
 log = structlog.get_logger(__name__)
 
 CAUGHT_UP_ENTRIES = 64
-"""A learner that lacks no more than this is given its vote."""
+"""A learner that lacks no more than this, and has stored the configuration in force, is given its vote."""
 
 
 @dataclass(slots=True)
@@ -109,7 +109,9 @@ class MembershipChanges:
     def _promote(self, configuration: Configuration) -> bool:
         core = self._core
         for node_id in sorted(configuration.learners & core.reachable()):
-            if core.match_index(node_id) < core.journal.last_index - CAUGHT_UP_ENTRIES:
+            # It must have stored the configuration it is in: a voter that restarts has to know its group.
+            needed = max(2, core.configurations.current_index, core.journal.last_index - CAUGHT_UP_ENTRIES)
+            if core.match_index(node_id) < needed:
                 continue
             try:
                 check_promotion(configuration, node_id, core.reachable())

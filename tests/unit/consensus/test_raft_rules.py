@@ -428,6 +428,8 @@ def test_6_a_learner_votes_once_it_has_caught_up() -> None:
     rig.core.pump()
     rig.acknowledge(B)
     rig.connect(D)
+    rig.acknowledge(D, rig.core.journal.last_index - 1)  # not the configuration that adds it
+    rig.core.pump()
     assert rig.core.configurations.current.learners == {D}
     rig.acknowledge(D)
     rig.core.pump()
