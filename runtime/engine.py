@@ -253,7 +253,7 @@ class Engine:
         container = self._store.get(ref)
         if condition not in ("not-running", "next-exit", "removed", ""):
             raise InvalidParameterError(f'invalid condition: "{condition}"')
-        running = container.running or container.state.Status == "restarting" or container.lock.locked()
+        running = container.running or container.state.Status == "restarting"
         if condition in ("not-running", "") and not running:
             return WaitResult(StatusCode=container.state.ExitCode, Error=container.state.Error)
         return await container.wait("removed" if condition == "removed" else "exit")

@@ -120,7 +120,7 @@ def create(tools: Tools, paths: Paths, request: CreateRequest) -> Created:
     answer = _spawn(_command(tools, paths, request, bundle), bundle, CREATE_TIMEOUT_S)
     pid = answer.get("pid")
     if not isinstance(pid, int) or pid <= 0:
-        raise start_error(_reason(bundle) or str(answer.get("message") or "no reason given"))
+        raise start_error(failure_reason(bundle) or str(answer.get("message") or "no reason given"))
     return Created(pid, int((bundle / "conmon.pid").read_text()))
 
 
@@ -197,7 +197,7 @@ def _read_line(fd: int, deadline: float) -> bytes | None:
     return data.partition(b"\n")[0]
 
 
-def _reason(bundle: Path) -> str:
+def failure_reason(bundle: Path) -> str:
     """The last error in runc's own log."""
     try:
         lines = (bundle / "runc.log").read_text(errors="replace").splitlines()
@@ -213,28 +213,35 @@ def _reason(bundle: Path) -> str:
 
 def start_error(reason: str) -> StartError:
     """dockerd's text around runc's reason, and the exit code that ``docker run`` ends with."""
-    code = 128
-    if re.search(r"executable file not found|no such file or directory", reason):
-        code = 127
-    elif re.search(r"permission denied|is a directory|not a directory", reason):
-        code = 126
     text = f"failed to create task for container: OCI runtime create failed: {reason}"
-    return StartError(text, exit_code=code)
+    return StartError(text, exit_code=failure_code(reason, 128))
+
+
+def failure_code(reason: str, default: int) -> int:
+    """127 for a program that is not there, 126 for one that cannot be run."""
+    if re.search(r"executable file not found|no such file or directory", reason):
+        return 127
+    if re.search(r"permission denied|is a directory|not a directory", reason):
+        return 126
+    return default
 
 
 def start(tools: Tools, paths: Paths, container_id: str, pid: int) -> None:
     """Let the waiting init become the container's process. Raises StartError, HostError."""
     fifo = paths.runc / container_id / "exec.fifo"
-    try:
-        fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        run_runc(tools, paths, container_id, "start", container_id)
-        return
+    # The pidfd before the fifo: opening the fifo lets the process go, and a short one has ended a moment later.
     try:
         init = os.pidfd_open(pid)
     except ProcessLookupError:
-        os.close(fd)
-        raise start_error(_reason(paths.bundle(container_id)) or "its init ended before it was started") from None
+        raise start_error(
+            failure_reason(paths.bundle(container_id)) or "its init ended before it was started"
+        ) from None
+    try:
+        fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        os.close(init)
+        run_runc(tools, paths, container_id, "start", container_id)
+        return
     try:
         poller = select.poll()
         poller.register(fd, select.POLLIN)
@@ -246,7 +253,9 @@ def start(tools: Tools, paths: Paths, container_id: str, pid: int) -> None:
                 if fd in ready and os.read(fd, 1):
                     break
             if init in ready:
-                raise start_error(_reason(paths.bundle(container_id)) or "its init ended while it was being started")
+                raise start_error(
+                    failure_reason(paths.bundle(container_id)) or "its init ended while it was being started"
+                )
             if time.monotonic() > deadline:
                 raise HostError(f"container {container_id[:12]} did not start within {START_TIMEOUT_S:.0f} s")
         fifo.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from runtime.containers.lifecycle import Lifecycle, event_attributes, rfc3339
 from runtime.containers.record import Container
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import ExecConfig, ExecInspect
-from runtime.errors import ConflictError, ExecNotFoundError, InvalidParameterError
+from runtime.errors import ConflictError, ExecNotFoundError, InvalidParameterError, StartError
 from runtime.events import EventBus
 
 log = structlog.get_logger(__name__)
@@ -85,8 +85,8 @@ class ExecManager:
         try:
             pipes = await self._lifecycle.run(execs.spawn, self._lifecycle.tools, self._paths, item, self._capabilities)
             await execs.run(pipes, item, stream)
-        except BaseException:
-            item.exit_code = 126
+        except BaseException as error:
+            item.exit_code = error.exit_code if isinstance(error, StartError) else 126
             item.ended.set()
             stream.close()
             await asyncio.to_thread(shutil.rmtree, item.folder, True)

@@ -24,9 +24,9 @@ import structlog
 
 from runtime.containers import attach, users
 from runtime.containers.attach import AttachStream
-from runtime.containers.conmon import Paths, Tools, runc_arguments
+from runtime.containers.conmon import Paths, Tools, failure_code, failure_reason, runc_arguments
 from runtime.containers.types import ExecConfig, ExecInspect, ExecProcessConfig
-from runtime.errors import HostError
+from runtime.errors import HostError, StartError
 
 log = structlog.get_logger(__name__)
 
@@ -179,7 +179,7 @@ def _spawn(command: list[str], folder: Path) -> Pipes:
 
 
 async def run(pipes: Pipes, item: Exec, stream: AttachStream) -> None:
-    """Attach, let it run, and learn its PID; then ``watch`` sees it end. Raises HostError with runc's reason."""
+    """Attach, let it run, and learn its PID; then ``watch`` sees it end. Raises StartError, HostError."""
     try:
         line = await _line(pipes.attach, START_TIMEOUT_S)
         if not line:
@@ -189,7 +189,7 @@ async def run(pipes: Pipes, item: Exec, stream: AttachStream) -> None:
         answer = json.loads(await _line(pipes.sync, START_TIMEOUT_S) or b"{}")
         pid = answer.get("pid", answer.get("data", -1))
         if not isinstance(pid, int) or pid <= 0:
-            raise HostError(f"OCI runtime exec failed: {answer.get('message') or _last_words(item.folder)}")
+            raise _exec_error(item.folder, str(answer.get("message") or ""))
         item.pid, item.running, item.started = pid, True, True
     except BaseException:
         os.close(pipes.sync)
@@ -229,6 +229,11 @@ def _exit_file(item: Exec) -> int:
         return int((item.folder / "exits" / item.container_id).read_text())
     except (OSError, ValueError):
         return 137  # its conmon was killed, and the process with it
+
+
+def _exec_error(folder: Path, message: str) -> StartError:
+    reason = failure_reason(folder) or message or _last_words(folder)
+    return StartError(f"OCI runtime exec failed: {reason}", exit_code=failure_code(reason, 126))
 
 
 def _last_words(folder: Path) -> str:

@@ -240,7 +240,7 @@ class Lifecycle:
 
     def _watch_conmon(self, container: Container) -> None:
         def ended() -> None:
-            container.let_go("conmon")
+            container.reap("conmon")
             self.spawn(self._exited(container), f"exit {container.id[:12]}")
 
         try:
@@ -286,9 +286,11 @@ class Lifecycle:
         """Under the lock: set the state, tell everybody, clean up, and decide what comes next."""
         state = container.state
         state.OOMKilled = cgroups.oom_kills(self._layout, self._parent, container.id) > 0
+        # A file's time comes from the kernel's coarse clock and may lie a few milliseconds before the start.
+        at_ns = max(at_ns, _to_ns(state.StartedAt) + 1)
         state.ExitCode, state.FinishedAt, state.Status = exit_code, rfc3339(at_ns), "exited"
-        ran_s = max(0.0, (at_ns - _to_ns(state.StartedAt)) / 1e9)
-        container.let_go()
+        ran_s = (at_ns - _to_ns(state.StartedAt)) / 1e9
+        container.let_go("init")
         delay_s = self._next_delay(container, ran_s)
         if delay_s is not None:
             state.Status = "restarting"
@@ -316,7 +318,7 @@ class Lifecycle:
 
     async def _release(self, container: Container) -> None:
         """Give back what a run held: address, cgroups, bundle, mount. Idempotent; what fails is logged."""
-        container.let_go()
+        container.let_go("init")
         shared = any(
             other.running and other.record.HostConfig.NetworkMode == f"container:{container.id}"
             for other in self._store

@@ -8,6 +8,7 @@ the container is gone anyway, and what it was doing is found out from the host.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -160,6 +161,14 @@ class Container:
         """Hold it and call ``ended`` once on the event loop when it has exited. Raises ProcessLookupError."""
         fd = self.hold(role, pid)
         asyncio.get_running_loop().add_reader(fd, ended)
+
+    def reap(self, role: str) -> None:
+        """Let go of a process that has ended; it is ours to bury when the daemon is its namespace's init."""
+        fd = self._pidfds.get(role)
+        if fd is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+            self.let_go(role)
 
     def let_go(self, *roles: str) -> None:
         """Close pidfds, all without an argument."""

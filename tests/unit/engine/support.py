@@ -1,0 +1,72 @@
+"""What the engine's tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.containers.types import ContainerConfig, HostConfig
+from runtime.engine import Engine
+from runtime.errors import EngineError
+from tests.support_images import BUSYBOX_TAG, busybox_rootfs
+
+
+@dataclass
+class Bench:
+    """The engine under test (``engine`` may be replaced by a test) and what it stands on."""
+
+    engine: Engine
+    make: Callable[[], Engine]
+    folder: Path
+    cgroup: str
+
+    async def run(self, *command: str, host: HostConfig | None = None, **config: object) -> str:
+        """Create and start a container; returns its ID."""
+        container_id = await self.create(*command, host=host, **config)
+        await self.engine.start(container_id)
+        return container_id
+
+    async def create(self, *command: str, host: HostConfig | None = None, **config: object) -> str:
+        """Create one; no network unless ``host`` says so."""
+        wanted = ContainerConfig(Image=BUSYBOX_TAG, Cmd=list(command), **config)  # type: ignore[arg-type]  # test brevity
+        container_id, _ = await self.engine.create(wanted, host or HostConfig(NetworkMode="none"))
+        return container_id
+
+    async def output(self, container_id: str) -> str:
+        """All that it printed."""
+        return b"".join([line.data async for line in self.engine.logs(container_id)]).decode()
+
+
+async def load_image(engine: Engine) -> None:
+    """busybox:latest from the distribution's binary."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield busybox_rootfs()
+
+    await engine.images.import_tar(chunks(), repo="busybox", tag="latest")
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = 10.0, what: str = "condition") -> None:
+    """Wait for a condition with a deadline."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def clean_up(bench: Bench) -> None:
+    """Remove every container and device, close the engine, and see that nothing of it is left."""
+    engine = bench.engine
+    for summary in engine.list(all=True):
+        with contextlib.suppress(EngineError):
+            await engine.remove(summary.Id, force=True, volumes=True)
+    await engine.networks.remove_devices()
+    await engine.close()
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(bench.folder) in line]
+    assert mounts == []
+    left = [path for name in ("runc", "bundles", "exits") for path in (bench.folder / "run" / name).iterdir()]
+    assert left == []

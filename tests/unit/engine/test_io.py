@@ -1,0 +1,173 @@
+"""Logs, attach, exec and health checks, on real runc and conmon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from runtime.containers.attach import AttachStream
+from runtime.containers.types import ExecConfig, HealthConfig, HostConfig, LogConfig
+from runtime.errors import ConflictError, ExecNotFoundError, StartError
+from tests.unit.engine.support import Bench, until
+
+pytestmark = pytest.mark.root
+
+
+async def drain(stream: AttachStream) -> dict[str, bytes]:
+    found = {"stdout": b"", "stderr": b""}
+    while (piece := await stream.read()) is not None:
+        found[piece[0]] += piece[1]
+    return found
+
+
+async def test_logs_follow_until_the_end_and_select(bench: Bench) -> None:
+    container_id = await bench.run("sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.02; done; printf end")
+    followed = [line.data async for line in bench.engine.logs(container_id, follow=True)]
+    assert followed == [b"1\n", b"2\n", b"3\n", b"4\n", b"5\n", b"end"]
+    lines = [line async for line in bench.engine.logs(container_id)]
+    assert [line.data async for line in bench.engine.logs(container_id, tail=2)] == [b"5\n", b"end"]
+    since = [line.data async for line in bench.engine.logs(container_id, since_ns=lines[3].timestamp_ns)]
+    assert since == [b"4\n", b"5\n", b"end"]
+    assert [line async for line in bench.engine.logs(container_id, stdout=False)] == []
+
+
+async def test_a_following_reader_misses_nothing_over_rotations(bench: Bench) -> None:
+    limits = LogConfig(Config={"max-size": "4k", "max-file": "50"})
+    script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); [ $((i % 100)) = 0 ] && sleep 0.05; done"
+    host = HostConfig(NetworkMode="none", LogConfig=limits)
+    container_id = await bench.create("sh", "-c", script, host=host)
+    await bench.engine.start(container_id)
+    turning = asyncio.ensure_future(_turn(bench, container_id))
+    seen = [line.data async for line in bench.engine.logs(container_id, follow=True)]
+    turning.cancel()
+    assert seen == [f"line {number}\n".encode() for number in range(2000)]
+    assert len(list((bench.folder / "state" / "containers" / container_id).glob("*.log.*"))) > 1
+    assert [line.data async for line in bench.engine.logs(container_id)] == seen
+
+
+async def _turn(bench: Bench, container_id: str) -> None:
+    from runtime.containers import logs
+
+    folder = bench.folder / "state" / "containers" / container_id
+    control = bench.folder / "run" / "bundles" / container_id / "ctl"
+    while True:
+        logs.rotate_if_due(folder / f"{container_id}.log", control, logs.Rotation(4096, 50))
+        await asyncio.sleep(0.02)
+
+
+async def test_log_driver_none_keeps_nothing(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", LogConfig=LogConfig(Type="none"))
+    container_id = await bench.run("echo", "x", host=host)
+    await bench.engine.wait(container_id)
+    with pytest.raises(ConflictError, match="configured logging driver does not support reading"):
+        bench.engine.logs(container_id)
+
+
+async def test_attach_before_start_sees_everything_and_feeds_stdin(bench: Bench) -> None:
+    container_id = await bench.create("sh", "-c", "echo first; cat; echo last >&2", OpenStdin=True, StdinOnce=True)
+    async with await bench.engine.attach(container_id, stdin=True) as stream:
+        await bench.engine.start(container_id)
+        data = bytes(range(256)) * 2000
+        feeding = asyncio.ensure_future(_feed(stream, data))
+        found = await drain(stream)
+        await feeding
+    assert found == {"stdout": b"first\n" + data, "stderr": b"last\n"}
+
+
+async def _feed(stream: AttachStream, data: bytes) -> None:
+    await stream.write(data)
+    await stream.close_stdin()
+
+
+async def test_attach_to_a_running_terminal_and_resize(bench: Bench) -> None:
+    container_id = await bench.run("sh", Tty=True, OpenStdin=True)
+    async with await bench.engine.attach(container_id, stdin=True) as stream:
+        await bench.engine.resize(container_id, height=33, width=77)
+        await stream.write(b"stty size; exit 4\n")
+        found = await drain(stream)
+    assert b"33 77" in found["stdout"]
+    assert (await bench.engine.wait(container_id)).StatusCode == 4
+
+
+async def test_exec_streams_exit_code_user_and_environment(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000", Env=["A=1"])
+    config = ExecConfig(
+        Cmd=["sh", "-c", "echo $A $B; id -u; pwd; cat; exit 7"],
+        Env=["B=2"],
+        User="nobody",
+        WorkingDir="/tmp",
+        AttachStdin=True,
+        AttachStdout=True,
+        AttachStderr=True,
+    )
+    exec_id = await bench.engine.exec_create(container_id, config)
+    stream = await bench.engine.exec_start(exec_id)
+    assert stream is not None
+    async with stream:
+        await stream.write(b"piped")
+        await stream.close_stdin()
+        assert (await drain(stream))["stdout"] == b"1 2\n65534\n/tmp\npiped"
+    await until(lambda: not bench.engine.exec_inspect(exec_id).Running, what="exec ended")
+    assert bench.engine.exec_inspect(exec_id).ExitCode == 7
+    with pytest.raises(ConflictError, match="already been run"):
+        await bench.engine.exec_start(exec_id)
+    await bench.engine.stop(container_id, timeout_s=0)
+    with pytest.raises(ExecNotFoundError):
+        bench.engine.exec_inspect(exec_id)
+    with pytest.raises(ConflictError, match="is not running"):
+        await bench.engine.exec_create(container_id, config)
+
+
+async def test_exec_of_a_missing_program(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000")
+    exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["nope"], AttachStdout=True))
+    with pytest.raises(StartError, match="executable file not found"):
+        await bench.engine.exec_start(exec_id)
+    assert bench.engine.exec_inspect(exec_id).ExitCode == 127
+
+
+async def test_health_goes_from_starting_over_healthy_to_unhealthy(bench: Bench) -> None:
+    seen: list[str] = []
+    bench.engine.events.on_event(lambda event: seen.append(event.Action))
+    check = HealthConfig(
+        Test=["CMD-SHELL", "test ! -e /sick || { echo ill; false; }"],
+        Interval=50_000_000,
+        Retries=2,
+        Timeout=5_000_000_000,
+    )
+    container_id = await bench.run("sleep", "1000", Healthcheck=check)
+
+    def status() -> str:
+        health = bench.engine.inspect(container_id).State.Health
+        return health.Status if health else "none"
+
+    assert status() == "starting"
+    await until(lambda: status() == "healthy", what="healthy")
+    exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["touch", "/sick"]))
+    await bench.engine.exec_start(exec_id, detach=True)
+    await until(lambda: status() == "unhealthy", what="unhealthy")
+    health = bench.engine.inspect(container_id).State.Health
+    assert health is not None
+    assert health.Log[-1].Output == "ill\n"
+    assert [action for action in seen if action.startswith("health")] == [
+        "health_status: healthy",
+        "health_status: unhealthy",
+    ]
+
+
+async def test_a_health_probe_that_hangs_is_ended(bench: Bench) -> None:
+    check = HealthConfig(Test=["CMD", "sleep", "1000"], Interval=20_000_000, Timeout=200_000_000, Retries=1)
+    container_id = await bench.run("sleep", "1000", Healthcheck=check)
+    began = time.monotonic()
+
+    def ill() -> bool:
+        health = bench.engine.inspect(container_id).State.Health
+        return health is not None and health.Status == "unhealthy"
+
+    await until(ill, what="unhealthy")
+    assert time.monotonic() - began < 5
+    health = bench.engine.inspect(container_id).State.Health
+    assert health is not None
+    assert health.Log[0].Output == "Health check exceeded timeout (0.2s)"

@@ -1,0 +1,212 @@
+"""Containers from create to removal, on real runc and conmon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from runtime.containers.types import ContainerConfig, HostConfig, RestartPolicy
+from runtime.errors import (
+    ConflictError,
+    ContainerNotFoundError,
+    InvalidParameterError,
+    NameConflictError,
+    NotModifiedError,
+    StartError,
+)
+from runtime.images import ImageNotFoundError
+from tests.support_images import BUSYBOX_TAG
+from tests.unit.engine.support import Bench, until
+
+pytestmark = pytest.mark.root
+
+
+async def test_exit_code_output_and_events_of_a_short_container(bench: Bench) -> None:
+    seen: list[str] = []
+    bench.engine.events.on_event(lambda event: seen.append(event.Action))
+    container_id = await bench.run("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (await bench.engine.wait(container_id)).StatusCode == 3
+    state = bench.engine.inspect(container_id).State
+    assert (state.Status, state.ExitCode, state.Pid, state.OOMKilled) == ("exited", 3, 0, False)
+    assert state.StartedAt < state.FinishedAt
+    lines = [(line.stream, line.data) async for line in bench.engine.logs(container_id)]
+    assert sorted(lines) == [("stderr", b"err\n"), ("stdout", b"out\n")]
+    await bench.engine.remove(container_id)
+    assert seen == ["create", "start", "die", "destroy"]
+    with pytest.raises(ContainerNotFoundError, match=f"No such container: {container_id}"):
+        bench.engine.inspect(container_id)
+
+
+async def test_restarting_an_exited_container_appends_to_its_log(bench: Bench) -> None:
+    container_id = await bench.run("sh", "-c", "echo run; touch /mark$(ls / | grep -c mark)")
+    await bench.engine.wait(container_id)
+    await bench.engine.start(container_id)
+    await bench.engine.wait(container_id)
+    assert await bench.output(container_id) == "run\nrun\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["/nope"], 127, "no such file or directory"),
+        (["nope"], 127, "executable file not found in \\$PATH"),
+        (["/etc/passwd"], 126, "permission denied"),
+    ],
+)
+async def test_a_command_that_cannot_run(bench: Bench, command: list[str], code: int, words: str) -> None:
+    container_id = await bench.create(*command)
+    with pytest.raises(StartError, match=words) as caught:
+        await bench.engine.start(container_id)
+    assert caught.value.exit_code == code
+    state = bench.engine.inspect(container_id).State
+    assert (state.Status, state.ExitCode) == ("created", code)
+    assert command[0] in state.Error
+
+
+async def test_lookup_by_name_and_prefix_and_name_conflict(bench: Bench) -> None:
+    config = ContainerConfig(Image=BUSYBOX_TAG, Cmd=["true"])
+    container_id, _ = await bench.engine.create(config, HostConfig(NetworkMode="none"), name="web")
+    assert bench.engine.inspect("web").Id == bench.engine.inspect("/web").Id == container_id
+    assert bench.engine.inspect(container_id[:7]).Name == "/web"
+    with pytest.raises(
+        NameConflictError, match=f'The container name "/web" is already in use by container "{container_id}"'
+    ):
+        await bench.engine.create(config, name="web")
+    await bench.engine.rename("web", "other")
+    with pytest.raises(ContainerNotFoundError):
+        bench.engine.inspect("web")
+    await bench.engine.create(config, HostConfig(NetworkMode="none"), name="web")
+
+
+async def test_bad_requests_leave_nothing(bench: Bench) -> None:
+    with pytest.raises(ImageNotFoundError):
+        await bench.engine.create(ContainerConfig(Image="missing", Cmd=["true"]))
+    for host in (
+        HostConfig(Memory=1),
+        HostConfig(CapAdd=["FLY"]),
+        HostConfig(Binds=["a:b:c:d"]),
+        HostConfig(RestartPolicy=RestartPolicy(Name="sometimes")),
+    ):
+        with pytest.raises(InvalidParameterError):
+            await bench.engine.create(ContainerConfig(Image=BUSYBOX_TAG, Cmd=["true"]), host)
+    assert bench.engine.list(all=True) == []
+
+
+async def test_stop_signals_then_kills(bench: Bench) -> None:
+    polite = await bench.run("sh", "-c", "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done")
+    await _printed(bench, polite, "up")
+    await bench.engine.stop(polite, timeout_s=10)
+    assert bench.engine.inspect(polite).State.ExitCode == 5
+    deaf = await bench.run("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
+    await _printed(bench, deaf, "up")
+    await bench.engine.stop(deaf, timeout_s=0.2)
+    assert bench.engine.inspect(deaf).State.ExitCode == 137
+    with pytest.raises(NotModifiedError):
+        await bench.engine.stop(deaf)
+
+
+async def test_remove_refuses_a_running_container_unless_forced(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000")
+    with pytest.raises(NotModifiedError):
+        await bench.engine.start(container_id)
+    name = bench.engine.inspect(container_id).Name
+    with pytest.raises(
+        ConflictError, match=f'cannot remove container "{name}": container is running: stop the container'
+    ):
+        await bench.engine.remove(container_id)
+    removed = asyncio.ensure_future(bench.engine.wait(container_id, "removed"))
+    await asyncio.sleep(0)
+    await bench.engine.remove(container_id, force=True)
+    assert (await removed).StatusCode == 137
+
+
+async def test_pause_freezes_and_kill_works_on_a_paused_container(bench: Bench) -> None:
+    container_id = await bench.run("sh", "-c", "while :; do date +%s%N; sleep 0.02; done")
+    await bench.engine.pause(container_id)
+    assert bench.engine.inspect(container_id).State.Status == "paused"
+    with pytest.raises(ConflictError, match="already paused"):
+        await bench.engine.pause(container_id)
+    await bench.engine.unpause(container_id)
+    await bench.engine.pause(container_id)
+    await bench.engine.kill(container_id)
+    assert bench.engine.inspect(container_id).State.ExitCode == 137
+
+
+async def test_restart_policy_restarts_and_stop_ends_it(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", RestartPolicy=RestartPolicy(Name="on-failure", MaximumRetryCount=2))
+    container_id = await bench.run("sh", "-c", "exit 1", host=host)
+    await until(lambda: bench.engine.inspect(container_id).RestartCount == 2, what="two restarts")
+    await until(lambda: bench.engine.inspect(container_id).State.Status == "exited", what="then no more")
+    forever = HostConfig(NetworkMode="none", RestartPolicy=RestartPolicy(Name="always"))
+    container_id = await bench.run("sh", "-c", "exit 0", host=forever)
+    await until(lambda: bench.engine.inspect(container_id).RestartCount >= 1, what="a restart")
+    await until(lambda: bench.engine.inspect(container_id).State.Status == "restarting", what="waiting to restart")
+    await bench.engine.stop(container_id)
+    assert bench.engine.inspect(container_id).State.Status == "exited"
+
+
+async def test_auto_remove(bench: Bench) -> None:
+    container_id = await bench.run("true", host=HostConfig(NetworkMode="none", AutoRemove=True))
+    await until(lambda: bench.engine.list(all=True) == [], what=f"{container_id[:12]} removed by itself")
+
+
+async def test_out_of_memory_is_recorded(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", Memory=16 << 20, MemorySwap=16 << 20)
+    container_id = await bench.run("sh", "-c", "head -c 100m /dev/zero | tail", host=host)
+    await bench.engine.wait(container_id)
+    assert bench.engine.inspect(container_id).State.OOMKilled
+
+
+async def test_limits_reach_the_cgroup(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", Memory=64 << 20, NanoCpus=500_000_000, PidsLimit=42)
+    container_id = await bench.run("sleep", "1000", host=host)
+    groups = Path("/sys/fs/cgroup")
+    inner = f"{bench.cgroup.lstrip('/')}/{container_id}"
+    if (groups / "memory").is_dir():
+        values = {
+            "memory/{}/memory.limit_in_bytes": str(64 << 20),
+            "cpu/{}/cpu.cfs_quota_us": "50000",
+            "pids/{}/pids.max": "42",
+        }
+    else:
+        values = {"{}/memory.max": str(64 << 20), "{}/cpu.max": "50000 100000", "{}/pids.max": "42"}
+    for name, value in values.items():
+        assert (groups / name.format(inner)).read_text().strip() == value
+
+
+async def test_conmon_killed_ends_the_container(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000")
+    conmon = int((bench.folder / "run" / "bundles" / container_id / "conmon.pid").read_text())
+    os.kill(conmon, signal.SIGKILL)
+    result = await bench.engine.wait(container_id)
+    assert result.StatusCode == 137
+    assert "conmon" in result.Error
+
+
+async def test_security_defaults(bench: Bench) -> None:
+    script = "grep -E 'CapEff|Seccomp:' /proc/self/status; unshare -U true || echo refused; cat /proc/kcore | head -c1 | wc -c; touch /proc/sys/x || echo ro"
+    container_id = await bench.run("sh", "-c", script)
+    await bench.engine.wait(container_id)
+    output = await bench.output(container_id)
+    assert "CapEff:\t00000000a80425fb" in output
+    assert "Seccomp:\t2" in output
+    assert "refused" in output
+    assert "\n0\n" in output
+    assert "ro\n" in output
+
+
+async def test_twenty_at_once(bench: Bench) -> None:
+    ids = await asyncio.gather(*(bench.run("true") for _ in range(20)))
+    results = await asyncio.gather(*(bench.engine.wait(container_id) for container_id in ids))
+    assert {result.StatusCode for result in results} == {0}
+    await asyncio.gather(*(bench.engine.remove(container_id) for container_id in ids))
+
+
+async def _printed(bench: Bench, container_id: str, text: str) -> None:
+    async for line in bench.engine.logs(container_id, follow=True):
+        if text in line.data.decode():
+            return

@@ -1,0 +1,118 @@
+"""The daemon goes away, by every way there is; containers do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.containers.types import HostConfig, RestartPolicy
+from tests.unit.engine.support import Bench, until
+
+pytestmark = pytest.mark.root
+ROOT = Path(__file__).parents[3]
+
+
+async def reopen(bench: Bench) -> None:
+    """Another engine on the same folders in place of the closed one."""
+    bench.engine = bench.make()
+    await bench.engine.open()
+
+
+async def test_a_killed_daemon_leaves_containers_alone_and_its_successor_takes_them_over(bench: Bench) -> None:
+    await bench.engine.close()
+    shared = bench.folder / "shared"
+    shared.mkdir()
+    arguments = [str(bench.folder / "state"), str(bench.folder / "run"), bench.cgroup, str(shared)]
+    daemon = _start_daemon(arguments)
+    assert daemon.stdout is not None
+    with daemon.stdout:
+        while "ready" not in (line := await asyncio.to_thread(daemon.stdout.readline)):
+            assert line, "the daemon ended"
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+    (shared / "go").touch()
+    runs = bench.folder / "run" / "exits"
+    await until(lambda: any(runs.iterdir()), what="conmon wrote the exit file")
+
+    await reopen(bench)
+    steady, ending = bench.engine.inspect("steady"), bench.engine.inspect("ending")
+    assert (ending.State.Status, ending.State.ExitCode) == ("exited", 9)
+    assert steady.State.Status == "running"
+    pid = int((bench.folder / "run" / "bundles" / steady.Id / "init.pid").read_text())
+    assert steady.State.Pid == pid
+    assert Path(f"/proc/{pid}").exists()
+    assert steady.NetworkSettings.Networks["bridge"].IPAddress == "172.17.0.2"
+    assert [binding.HostPort for binding in steady.NetworkSettings.Ports["80/tcp"] or ()] == ["8080"]
+    before = len(await bench.output("steady"))
+    async with asyncio.timeout(5):
+        while len(await bench.output("steady")) == before:
+            await asyncio.sleep(0.01)
+    other = await bench.run("true", host=HostConfig())
+    assert bench.engine.inspect(other).Id
+    await bench.engine.wait(other)
+    await bench.engine.stop("steady", timeout_s=0)
+    assert bench.engine.inspect("steady").State.ExitCode == 137
+
+
+async def test_closing_and_opening_keeps_running_containers(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000", host=HostConfig())
+    before = bench.engine.inspect(container_id).State
+    await bench.engine.close()
+    await reopen(bench)
+    after = bench.engine.inspect(container_id).State
+    assert (after.Pid, after.StartedAt, after.Status) == (before.Pid, before.StartedAt, "running")
+    waiting = asyncio.ensure_future(bench.engine.wait(container_id))
+    os.kill(after.Pid, signal.SIGKILL)
+    assert (await waiting).StatusCode == 137
+
+
+async def test_power_loss_marks_containers_as_ended_and_starts_those_that_should_run(bench: Bench) -> None:
+    plain = await bench.run("sleep", "1000")
+    always = HostConfig(NetworkMode="none", RestartPolicy=RestartPolicy(Name="unless-stopped"))
+    again = await bench.run("sleep", "1000", host=always)
+    stopped = await bench.run("sleep", "1000", host=always)
+    await bench.engine.stop(stopped, timeout_s=0)
+    pids = [bench.engine.inspect(container_id).State.Pid for container_id in (plain, again)]
+    await bench.engine.close()
+    for container_id, pid in zip((plain, again), pids, strict=True):
+        conmon = int((bench.folder / "run" / "bundles" / container_id / "conmon.pid").read_text())
+        os.kill(conmon, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda pid=pid: not _alive(pid), what="the container's end")  # type: ignore[misc]  # bound argument
+    shutil.rmtree(bench.folder / "run" / "runc")
+    await reopen(bench)
+    state = bench.engine.inspect(plain).State
+    assert (state.Status, state.ExitCode) == ("exited", 255)
+    await until(lambda: bench.engine.inspect(again).State.Status == "running", what="the restart")
+    assert bench.engine.inspect(stopped).State.Status == "exited"
+
+
+async def test_remains_of_an_interrupted_start_are_cleaned(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000")
+    state_file = bench.folder / "state" / "containers" / container_id
+    pid = bench.engine.inspect(container_id).State.Pid
+    await bench.engine.close()
+    shutil.rmtree(state_file)  # as if the record had never been written
+    await reopen(bench)
+    assert bench.engine.list(all=True) == []
+    await until(lambda: not _alive(pid), what="the orphan's end")
+    await bench.engine.images.remove_rootfs(container_id)
+
+
+def _start_daemon(arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.unit.engine.daemon", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
