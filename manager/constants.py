@@ -51,7 +51,7 @@ UPDATE_MONITOR_S = 5.0
 
 # ---------------------------------------------------------------- the reconcile loop
 
-PASS_OBJECTS_MAX = 1000
+PASS_OBJECTS_MAX = 400
 """Objects one pass of the reconcile loop may write before it commits and lets others run (X25)."""
 
 PASS_SLOTS_MAX = 4000

@@ -58,9 +58,14 @@ class CommittedRows(Generic[T]):
             index = self._indexes[name]
             new_keys = keys_of(obj)
             if old is not None:
-                self._unlink(index, old.id, [key for key in keys_of(old) if key not in new_keys])
+                old_keys = keys_of(old)
+                if old_keys != new_keys:
+                    self._unlink(index, old.id, [key for key in old_keys if key not in new_keys])
             for key in new_keys:
-                index.setdefault(key, {})[obj.id] = obj
+                members = index.get(key)
+                if members is None:
+                    members = index[key] = {}
+                members[obj.id] = obj
         return old
 
     def replace_by(self, other: CommittedRows[T]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from manager.store.errors import (
@@ -24,7 +25,7 @@ from manager.store.tables import (
     TaskTable,
 )
 from proto.objects_pb2 import Cluster, Config, Secret, Service
-from proto.store_pb2 import StoreAction, StoreObject, StoreRemoval
+from proto.store_pb2 import StoreAction, StoreRemoval
 
 Committed = Mapping[str, CommittedRows[Any]]
 """Kind name -> its rows."""
@@ -57,6 +58,26 @@ class View:
 
 _Key = tuple[str, str]
 
+_CREATE, _UPDATE, _REMOVE = "create", "update", "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """One object's action, made into a message only when it is proposed: many are written more than once."""
+
+    verb: str
+    kind: Kind
+    obj: StoredObject | None = None
+    removal: StoreRemoval | None = None
+
+    def message(self) -> StoreAction:
+        if self.obj is None:
+            return StoreAction(remove=self.removal)
+        action = StoreAction()
+        wrapped = action.create if self.verb == _CREATE else action.update
+        getattr(wrapped, self.kind.name).CopyFrom(self.obj)
+        return action
+
 
 class Working(View):
     """A transaction under construction: reads see its own writes, nothing else does until it is committed.
@@ -71,14 +92,14 @@ class Working(View):
 
     def __init__(self, committed: Committed) -> None:
         self._rows: dict[str, LayeredRows[Any]] = {name: LayeredRows(rows) for name, rows in committed.items()}
-        self._writes: dict[_Key, StoreAction] = {}
+        self._writes: dict[_Key, _Write] = {}
         self._boundaries: set[_Key] = set()
         super().__init__(self._rows)
 
     @property
     def actions(self) -> list[StoreAction]:
         """What commit will propose, in the order in which the objects were first written."""
-        return list(self._writes.values())
+        return [write.message() for write in self._writes.values()]
 
     @property
     def size(self) -> int:
@@ -93,8 +114,8 @@ class Working(View):
     def groups(self) -> list[list[StoreAction]]:
         """The actions, cut at the boundaries."""
         groups: list[list[StoreAction]] = [[]]
-        for key, action in self._writes.items():
-            groups[-1].append(action)
+        for key, write in self._writes.items():
+            groups[-1].append(write.message())
             if key in self._boundaries:
                 groups.append([])
         return [group for group in groups if group]
@@ -112,7 +133,7 @@ class Working(View):
         self._check_name(kind, obj, None)
         self._check_references(obj, None)
         rows.put(obj)
-        self._writes[kind.name, obj.id] = StoreAction(create=_wrap(kind, obj))
+        self._writes[kind.name, obj.id] = _Write(_CREATE, kind, obj)
 
     def update(self, obj: StoredObject) -> None:
         """Replace an object by a changed copy of it; ``version`` must be that of the copy's source."""
@@ -126,10 +147,8 @@ class Working(View):
         rows.put(obj)
         key = (kind.name, obj.id)
         earlier = self._writes.get(key)
-        if earlier is not None and earlier.HasField("create"):
-            self._writes[key] = StoreAction(create=_wrap(kind, obj))
-        else:
-            self._writes[key] = StoreAction(update=_wrap(kind, obj))
+        is_new = earlier is not None and earlier.verb == _CREATE
+        self._writes[key] = _Write(_CREATE if is_new else _UPDATE, kind, obj)
 
     def existing(self, obj: StoredObject) -> StoredObject:
         """What the transaction now holds under the ID of ``obj``. Raises: ObjectNotFoundError."""
@@ -156,11 +175,11 @@ class Working(View):
         rows.drop(object_id)
         key = (kind.name, object_id)
         earlier = self._writes.get(key)
-        if earlier is not None and earlier.HasField("create"):
+        if earlier is not None and earlier.verb == _CREATE:
             self._forget(key)
         else:
             removal = StoreRemoval(table=kind.name, id=object_id, version_index=version_index)
-            self._writes[key] = StoreAction(remove=removal)
+            self._writes[key] = _Write(_REMOVE, kind, removal=removal)
 
     def merge(self, on_change: Callable[[Kind, StoredObject | None, StoredObject | None], None]) -> None:
         """Move everything written into the committed state (the store's own use, when an entry is applied)."""
@@ -218,7 +237,3 @@ class Working(View):
 
 def _conflict(kind: Kind, object_id: str, expected: int, actual: int) -> SequenceConflictError:
     return SequenceConflictError(kind=kind.name, object_id=object_id, expected=expected, actual=actual)
-
-
-def _wrap(kind: Kind, obj: StoredObject) -> StoreObject:
-    return StoreObject(**{kind.name: obj})  # type: ignore[arg-type]  # the oneof's field is chosen at run time
