@@ -7,6 +7,7 @@ and ports of the routing mesh come with the networks; they are decided here, in 
 from __future__ import annotations
 
 from manager.orchestrator.model import copy_service, copy_task, set_status
+from manager.orchestrator.transitions import Owner
 from proto.objects_pb2 import TASK_STATE_NEW, TASK_STATE_PENDING, Endpoint, Service, Task
 
 PENDING_MESSAGE = "pending task scheduling"
@@ -17,7 +18,7 @@ def allocate_task(task: Task, now: float) -> Task:
     if task.status.state != TASK_STATE_NEW:
         return task
     allocated = copy_task(task)
-    set_status(allocated, TASK_STATE_PENDING, PENDING_MESSAGE, now)
+    set_status(allocated, Owner.ALLOCATOR, TASK_STATE_PENDING, PENDING_MESSAGE, now)
     return allocated
 
 

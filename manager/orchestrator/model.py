@@ -13,6 +13,7 @@ from typing import Protocol
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.orchestrator import defaults
+from manager.orchestrator.transitions import TRANSITIONS, Owner
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     TASK_STATE_ASSIGNED,
@@ -219,14 +220,24 @@ def with_desired(task: Task, desired: TaskState.ValueType, now: float) -> Task:
     copy = copy_task(task)
     copy.desired_state = desired
     if desired > TASK_STATE_RUNNING and task.status.state < TASK_STATE_ASSIGNED:
-        set_status(copy, TASK_STATE_SHUTDOWN, "shutdown before it was assigned to a node", now)
+        set_status(copy, Owner.ORCHESTRATOR, TASK_STATE_SHUTDOWN, "shutdown before it was assigned to a node", now)
     return copy
 
 
-def set_status(task: Task, state: TaskState.ValueType, message: str, now: float, err: str = "") -> None:
-    """Set the observed state of a copy. Raises: InvariantError when it would fall (features A6.01)."""
-    if state < task.status.state:
-        raise InvariantError(f"task {task.id}: observed state {task.status.state} cannot fall to {state}")
+def set_status(
+    task: Task, owner: Owner, state: TaskState.ValueType, message: str, now: float, *, err: str = ""
+) -> None:
+    """Move the observed state of a copy.
+
+    Raises:
+        InvariantError: ``owner`` may not do that (``transitions.TRANSITIONS``).
+    """
+    if (task.status.state, state) not in TRANSITIONS[owner]:
+        raise InvariantError(
+            f"task {task.id} (slot {task.slot} of {task.service_id}, node {task.node_id or 'none'}, desired "
+            f"{TaskState.Name(task.desired_state)}, {task.status.message!r}): the {owner.value} may not move it from "
+            f"{TaskState.Name(task.status.state)} to {TaskState.Name(state)}"
+        )
     task.status.state = state
     task.status.message = message
     task.status.err = err

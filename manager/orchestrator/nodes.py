@@ -17,6 +17,7 @@ from manager.orchestrator.model import (
     is_live,
     set_status,
 )
+from manager.orchestrator.transitions import Owner
 from manager.scheduler.constraints import node_matches
 from manager.scheduler.needs import Needs
 from manager.scheduler.resources import GenericPool
@@ -55,7 +56,7 @@ def orphan(node: Node | None, tasks: Iterable[Task], now: float) -> Outcome:
             return outcome
     for task in sorted(held, key=age_key):
         changed = copy_task(task)
-        set_status(changed, TASK_STATE_ORPHANED, "the node of the task is gone", now)
+        set_status(changed, Owner.ORPHANER, TASK_STATE_ORPHANED, "the node of the task is gone", now)
         outcome.add(UpdateTask(changed))
     return outcome
 
@@ -86,7 +87,7 @@ def enforce(
         if constraints is not None and node_matches(constraints, node) and bearing.take(task, needs_of(task)):
             continue
         changed = copy_task(task)
-        set_status(changed, TASK_STATE_REJECTED, REJECTED_MESSAGE, now, REJECTED_ERR)
+        set_status(changed, Owner.CONSTRAINT_ENFORCER, TASK_STATE_REJECTED, REJECTED_MESSAGE, now, err=REJECTED_ERR)
         outcome.add(UpdateTask(changed))
     return outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from manager.orchestrator.model import copy_task, is_live, set_status, to_timestamp
+from manager.orchestrator.transitions import Owner
 from manager.scheduler.needs import Needs
 from manager.scheduler.nodes import Round
 from manager.scheduler.schedule import Decision, Placed, Unplaced, schedule_bound, schedule_group
@@ -90,7 +91,7 @@ def decided(decision: Decision, now: float) -> Task | None:
         placed.node_id = decision.node_id
         del placed.assigned_generic_resources[:]
         placed.assigned_generic_resources.extend(decision.generic_resources)
-        set_status(placed, TASK_STATE_ASSIGNED, message, now)
+        set_status(placed, Owner.SCHEDULER, TASK_STATE_ASSIGNED, message, now)
         return placed
     if task.status.err == decision.err:
         return None
