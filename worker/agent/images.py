@@ -85,7 +85,8 @@ class ImagePuller:
             await self._pull(reference, auth, is_local=is_local)
         except ImagesError as error:
             if not self._is_local(name):
-                raise ExecutorError(str(error)) from None
+                # Docker's words first, which people search for, then the reason, which Docker leaves to the log.
+                raise ExecutorError(f"No such image: {reference.familiar}: {error}") from None
             log.warning("pull.failed", image=name, reason=str(error), then="using the image that is here")
 
     async def close(self) -> None:

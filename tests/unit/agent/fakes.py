@@ -24,7 +24,8 @@ class Call:
 class FakeExecutor:
     """Containers are rows; a test ends them with ``exit`` and ``set_health``.
 
-    An image named ``missing`` cannot be pulled, a command ``cannot-start`` cannot be started. A second executor made
+    An image named ``missing`` cannot be pulled, a command ``/cannot-start`` cannot be started, one that ends in
+    ``exit N`` does so. A second executor made
     with the first one's ``containers`` is the same host after a restart of the daemon.
     """
 
@@ -74,7 +75,8 @@ class FakeExecutor:
             raise ExecutorError("the task's container is gone")
         if found.phase is ContainerPhase.RUNNING:
             return
-        if list(assignment.spec_version.spec.task_template.container_spec.command) == ["cannot-start"]:
+        command = list(assignment.spec_version.spec.task_template.container_spec.command)
+        if command == ["/cannot-start"]:
             raise ExecutorError("starting container failed: no such file")
         self._set(
             replace(
@@ -85,6 +87,8 @@ class FakeExecutor:
                 attachments=(NetworkAttachment(network_id="bridge", addresses=["172.17.0.2/16"]),),
             )
         )
+        if command[-1:] and command[-1].startswith("exit "):
+            self.exit(task_id, int(command[-1].split()[1]))
 
     async def stop(self, task_id: str, grace_s: float | None) -> None:
         self.calls.append(Call("stop", task_id))

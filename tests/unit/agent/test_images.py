@@ -83,7 +83,7 @@ async def test_a_failed_pull_with_the_image_here_is_no_failure() -> None:
 
 async def test_without_the_image_the_pulls_error_is_the_tasks() -> None:
     registry = FakeRegistry(error=ManifestUnknownError("manifest unknown: nosuch"))
-    with pytest.raises(ExecutorError, match="manifest unknown: nosuch"):
+    with pytest.raises(ExecutorError, match=r"^No such image: nosuch:latest: manifest unknown: nosuch$"):
         await registry.puller().ensure("nosuch", None)
     with pytest.raises(ExecutorError, match="invalid reference format"):
         await registry.puller().ensure("NO such", None)
