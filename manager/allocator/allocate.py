@@ -9,6 +9,7 @@ from __future__ import annotations
 from manager.orchestrator.model import copy_service, copy_task, set_status
 from manager.orchestrator.transitions import Owner
 from proto.objects_pb2 import TASK_STATE_NEW, TASK_STATE_PENDING, Endpoint, Service, Task
+from proto.specs_pb2 import PUBLISH_MODE_HOST
 
 PENDING_MESSAGE = "pending task scheduling"
 
@@ -23,14 +24,19 @@ def allocate_task(task: Task, now: float) -> Task:
 
 
 def allocate_service(service: Service) -> Service | None:
-    """A copy of the service whose endpoint follows its spec; None when it does already."""
+    """A copy of the service whose endpoint follows its spec; None when it does already.
+
+    Ports in host mode are taken as they stand in the spec. Those of the routing mesh are left as they are.
+    """
     wanted = Endpoint()
-    if service.spec.HasField("endpoint_spec"):
-        wanted.spec.CopyFrom(service.spec.endpoint_spec)
-        wanted.ports.extend(service.spec.endpoint_spec.ports)
+    wanted.CopyFrom(service.endpoint)
+    wanted.spec.CopyFrom(service.spec.endpoint_spec)
+    mesh = [port for port in service.endpoint.ports if port.publish_mode != PUBLISH_MODE_HOST]
+    del wanted.ports[:]
+    wanted.ports.extend(port for port in service.spec.endpoint_spec.ports if port.publish_mode == PUBLISH_MODE_HOST)
+    wanted.ports.extend(mesh)
     if service.endpoint.spec == wanted.spec and service.endpoint.ports == wanted.ports:
         return None
-    wanted.virtual_ips.extend(service.endpoint.virtual_ips)
     changed = copy_service(service)
     changed.endpoint.CopyFrom(wanted)
     return changed

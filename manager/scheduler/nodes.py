@@ -25,6 +25,9 @@ from proto.objects_pb2 import (
 )
 from proto.specs_pb2 import GenericResource
 
+FAILURE_MEMORY_MAX = 10_000
+"""Pairs of node and version of a service of which failures are remembered."""
+
 NeedsOf = Callable[[Task], Needs]
 
 
@@ -159,6 +162,14 @@ class NodeSet:
         key = (task.node_id, (task.service_id, task.spec_version))
         times = self._failures.setdefault(key, deque(maxlen=constants.NODE_FAILURES_MAX * 4))
         times.append(at)
+        if len(self._failures) > FAILURE_MEMORY_MAX:
+            self._forget_failures(at)
+
+    def _forget_failures(self, now: float) -> None:
+        """Drop what is too old to count, and of the rest the first known when that is still too much."""
+        old = [key for key, times in self._failures.items() if now - times[-1] > constants.NODE_FAILURES_WINDOW_S]
+        for key in old or list(self._failures)[: FAILURE_MEMORY_MAX // 2]:
+            del self._failures[key]
 
     def recent_failures(self, node_id: str, version: _Version, now: float) -> int:
         times = self._failures.get((node_id, version))

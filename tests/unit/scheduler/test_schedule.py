@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manager.scheduler import nodes as nodes_module
 from manager.scheduler.constraints import parse
 from manager.scheduler.needs import Needs, needs_of
 from manager.scheduler.nodes import NodeSet, Round
@@ -131,6 +132,14 @@ def test_recent_failures_put_a_node_last() -> None:
     assert on_nodes(field.place(4)) == {"b": 4}
     assert on_nodes(field.place(1, service="other")) == {"a": 1}
     assert on_nodes(field.place(2, now=NOW + 291)) == {"a": 1, "b": 1}
+
+
+def test_the_memory_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes_module, "FAILURE_MEMORY_MAX", 10)
+    field = Field(node("a"))
+    for number in range(100):
+        field.nodes.note_failure(task(1, service=f"s{number}", on="a", state=TASK_STATE_FAILED), NOW + number)
+        assert len(field.nodes._failures) <= 10
 
 
 def spread(*descriptors: str) -> Needs:
