@@ -8,12 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
-import grpc
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from api.errors import STATUS_BY_TYPE, APIError, NotFoundError, error_response, message_of, status_of
+from api.errors import NotFoundError, error_response, is_expected, message_of, status_of
 from api.requests import json_response
 from api.router import VersionedRouter, unserved_routes
 from api.versions import MAX_VERSION, check_version, version_of
@@ -78,11 +77,6 @@ async def _outermost(request: web.Request, handler: Handler) -> web.StreamRespon
         return error_response(error)
     finally:
         log.debug("request.served", method=request.method, path=request.path, status=status)
-
-
-def is_expected(error: Exception) -> bool:
-    """Whether the error is one that a component raises on purpose; anything else is a defect."""
-    return isinstance(error, APIError | grpc.RpcError) or any(kind in STATUS_BY_TYPE for kind in type(error).__mro__)
 
 
 def _http_error(error: web.HTTPException) -> web.Response:

@@ -132,6 +132,11 @@ def status_of(error: BaseException) -> int:
     return next((STATUS_BY_TYPE[kind] for kind in type(error).__mro__ if kind in STATUS_BY_TYPE), 500)
 
 
+def is_expected(error: Exception) -> bool:
+    """Whether the error is one that a component raises on purpose; anything else is a defect."""
+    return isinstance(error, APIError | grpc.RpcError) or any(kind in STATUS_BY_TYPE for kind in type(error).__mro__)
+
+
 def message_of(error: BaseException) -> str:
     """What the client reads.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from api.engine_routes.context import EngineContext
-from api.errors import BadRequestError, ConflictError
+from api.errors import BadRequestError, ConflictError, is_expected, message_of
 from api.filters import NANOSECONDS, timestamp_ns
 from api.lenient import convert
 from api.requests import flag, integer, json_body, json_response
@@ -31,7 +31,9 @@ from api.streams import (
 )
 from api.versions import APIVersion, version_of
 from runtime.containers.attach import AttachStream
-from runtime.containers.types import ExecConfig, LogLine
+from runtime.containers.types import ExecConfig, ExecInspect, LogLine
+from runtime.errors import ConflictError as EngineConflictError
+from runtime.errors import EngineError
 
 log = structlog.get_logger(__name__)
 
@@ -155,26 +157,46 @@ class ContainerIORoutes:
         return json_response({"Id": exec_id}, status=201)
 
     async def exec_start(self, request: web.Request) -> web.StreamResponse:
+        """The head goes out before the process starts, as in dockerd.
+
+        docker-py loses output that arrives together with the head; so a refusal to start is told in the stream, and
+        the exit code of the exec says 126 or 127.
+        """
         body = convert(await json_body(request), ExecStartRequest)
         exec_id = request.match_info["id"]
         facts = self._engine.exec_inspect(exec_id)
         if body.Detach:
             await self._operations.run(self._engine.exec_start(exec_id, detach=True), "exec.start")
             return web.Response()
-        stream = await self._operations.run(self._engine.exec_start(exec_id), "exec.start")
-        if stream is None:
-            return web.Response()
+        if facts.Running or facts.ExitCode is not None:
+            raise ConflictError(f"exec {exec_id} has already been run")
+        tty = facts.ProcessConfig.tty
+        client = await hijack(request, multiplexed=not tty and version_of(request) >= MULTIPLEXED_SINCE)
+        with _after_head("exec.failed"):
+            try:
+                stream = await self._operations.run(self._engine.exec_start(exec_id), "exec.start")
+            except Exception as error:
+                text = f"{message_of(error)}\r\n".encode()
+                await client.send(text if tty else frame("stdout", text))
+                await client.finish()
+                if not is_expected(error):
+                    raise
+                return client
+            if stream is not None:
+                await self._exec_converse(client, stream, facts, body.ConsoleSize)
+        return client
+
+    async def _exec_converse(
+        self, client: HijackedStream, stream: AttachStream, facts: ExecInspect, size: Sequence[int] | None
+    ) -> None:
         tty = facts.ProcessConfig.tty
         async with stream:
-            client = await hijack(request, multiplexed=not tty and version_of(request) >= MULTIPLEXED_SINCE)
-            if tty and body.ConsoleSize and len(body.ConsoleSize) == 2:
-                height, width = body.ConsoleSize
-                with _after_head("resize.failed"):
-                    await self._engine.exec_resize(exec_id, height=height, width=width)
+            if tty and size is not None and len(size) == 2:
+                with contextlib.suppress(EngineError):  # ended already: no terminal to size
+                    await self._engine.exec_resize(facts.ID, height=size[0], width=size[1])
             keys = _parsed_keys(facts.DetachKeys or "") if tty else b""
             if await Pump(client, stream, tty=tty, stdin=facts.OpenStdin, keys=keys).run():
-                self._engine.events.publish("container", "exec_detach", facts.ContainerID, {"execID": exec_id})
-        return client
+                self._engine.events.publish("container", "exec_detach", facts.ContainerID, {"execID": facts.ID})
 
     async def exec_resize(self, request: web.Request) -> web.Response:
         await self._engine.exec_resize(
@@ -258,15 +280,14 @@ class Pump:
             try:
                 if data:
                     await self._process.write(data)
-            except ConnectionError:
+            except EngineConflictError:
                 return False  # the process ended; its output says the rest
             if detached:
                 return True
         if self._client.lost:
             raise ConnectionResetError("the client closed the connection")
         if self._stdin and self._close_stdin:
-            with contextlib.suppress(ConnectionError):
-                await self._process.close_stdin()
+            await self._process.close_stdin()
         return False
 
 

@@ -53,8 +53,10 @@ class AttachStream:
         stdout: bool = True,
         stderr: bool = True,
         on_close: Callable[[AttachStream], None] | None = None,
+        ended: asyncio.Event | None = None,
     ) -> None:
         self.stdin = stdin
+        self._ended = ended  # an exec's: its exit code is known; whoever read to the end may ask for it at once
         self._wanted = {name for name, wanted in (("stdout", stdout), ("stderr", stderr)) if wanted}
         self._socket: socket.socket | None = None
         self._connected = asyncio.Event()
@@ -68,6 +70,12 @@ class AttachStream:
 
     async def read(self) -> tuple[str, bytes] | None:
         """The next piece as ("stdout" | "stderr", bytes); None once the process ended and all was read."""
+        piece = await self._next()
+        if piece is None and self._ended is not None and self._socket is not None:
+            await self._ended.wait()
+        return piece
+
+    async def _next(self) -> tuple[str, bytes] | None:
         while True:
             if self.backlog:
                 return self.backlog.pop(0)

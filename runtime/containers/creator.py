@@ -51,6 +51,8 @@ class Creator:
         config = creation.merge(config, image.config)
         warnings = creation.validate(config, host, self._facts)
         creation.check_networking(host, networking)
+        if not host.LogConfig.Type:  # docker-py reads output only through a driver that it knows by name
+            host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))
         host, endpoints = self._networks(host, networking)
         sources = [self._store.get(entry.partition(":")[0]) for entry in host.VolumesFrom or ()]
         planned = creation.plan_mounts(config, host, creation.inherited_mounts(host, sources))

@@ -80,7 +80,10 @@ class ExecManager:
         item.started = True
         config = item.config
         stream = AttachStream(
-            stdin=config.AttachStdin and not detach, stdout=config.AttachStdout, stderr=config.AttachStderr
+            stdin=config.AttachStdin and not detach,
+            stdout=config.AttachStdout,
+            stderr=config.AttachStderr,
+            ended=item.ended,
         )
         try:
             pipes = await self._lifecycle.run(execs.spawn, self._lifecycle.tools, self._paths, item, self._capabilities)

@@ -169,6 +169,8 @@ class Lifecycle:
             for stream in container.pending_attaches[:]:
                 stream.close()
             container.notify("exit")
+            if container.record.HostConfig.AutoRemove and not self._closed:  # its client waits for the removal
+                self.spawn(self.remove(container, force=True, volumes=True), f"autoremove {container.id[:12]}")
             if isinstance(error, EngineError):
                 raise
             raise HostError(str(error)) from error

@@ -25,7 +25,8 @@ import docker
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20.0
 CGROUP_ROOT = Path("/sys/fs/cgroup")
-START = "mount -t proc proc /proc && ip link set lo up && exec tini -s -- "
+DAEMON = "from api.swarmd import main; main()"
+START = 'mount -t proc proc /proc && ip link set lo up && mount -t tmpfs tmpfs "$0" && exec tini -s -- "$@"'
 
 
 def until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
@@ -55,16 +56,18 @@ class EngineHost:
 
     def start(self) -> None:
         """Start the daemon and wait until it answers. Raises: RuntimeError with its log."""
+        run = self.directory / "run"  # a tmpfs, as /run is
+        run.mkdir()
         daemon = [
-            *(sys.executable, "-c", "from api.swarmd import main; main()", "--state", str(self.directory / "state")),
-            *("--run", str(self.directory / "run"), "--cgroup-parent", self.cgroup_parent),
+            *(sys.executable, "-c", DAEMON, "--state", str(self.directory / "state")),
+            *("--run", str(run), "--cgroup-parent", self.cgroup_parent),
             *("--host", f"unix://{self.socket}"),
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"),
-                    *("sh", "-c", f'{START} "$@"', "host", *daemon),
+                    *("sh", "-c", START, str(run), *daemon),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

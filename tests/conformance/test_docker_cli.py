@@ -136,6 +136,9 @@ def test_exec_passes_streams_and_exit_code(host: EngineHost) -> None:
     host.ok("run", "-d", "--name", "box", IMAGE, "sleep", "600")
     done = host.cli("exec", "-i", "box", "sh", "-c", "cat; echo err >&2; exit 4", stdin=b"given")
     assert (done.stdout, done.stderr, done.returncode) == ("given", "err\n", 4)
+    missing = host.cli("exec", "box", "no-such-command")
+    assert missing.returncode == 127
+    assert "no-such-command" in missing.stdout
     assert host.ok("exec", "-e", "A=1", "-w", "/tmp", "box", "sh", "-c", "echo $A; pwd").split() == ["1", "/tmp"]
 
 
@@ -150,7 +153,8 @@ def test_terminal_passes_keys_and_size_and_detaches(host: EngineHost) -> None:
         terminal.type(b"echo he''re\n")
         terminal.wait_for(b"here")
         terminal.type(b"\x10\x11")
-        assert terminal.exit_code() == 0
+        terminal.wait_for(b"read escape sequence")
+        assert terminal.exit_code() == 1
     assert host.ok("inspect", "-f", "{{.State.Running}}", "tty") == "true"
 
 

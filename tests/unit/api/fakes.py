@@ -168,6 +168,7 @@ class FakeEngine(Engine):
         self.follow_ended = asyncio.Event()
         self.log_error: Exception | None = None
         self.stream = FakeStream()
+        self.exec_error: Exception | None = None
         self.filters: Filters | None = None
 
     def _find(self, ref: str) -> str:
@@ -289,13 +290,15 @@ class FakeEngine(Engine):
 
     async def exec_start(self, exec_id: str, *, detach: bool = False) -> AttachStream | None:
         self.calls.append(("exec_start", exec_id, detach))
+        if self.exec_error is not None:
+            raise self.exec_error
         return None if detach else self.stream
 
     def exec_inspect(self, exec_id: str) -> ExecInspect:
         return ExecInspect(
             ID=exec_id,
             Running=False,
-            ExitCode=0,
+            ExitCode=None,
             ProcessConfig=ExecProcessConfig(tty=self.tty, entrypoint="sh", arguments=[], privileged=False),
             OpenStdin=True,
             OpenStderr=True,

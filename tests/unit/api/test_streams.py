@@ -15,6 +15,7 @@ from api.streams import (
     frame,
     parse_detach_keys,
 )
+from runtime.errors import StartError
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import CONTAINER_ID, FakeEngine
 
@@ -210,3 +211,15 @@ async def test_exec_starts_on_a_stream_or_detached(client: Client, engine: FakeE
         engine.stream.finish()
         assert await wire.reader.read() == frame("stdout", b"out")
         wire.writer.close()
+
+
+async def test_exec_that_cannot_start_says_so_in_its_stream(client: Client, engine: FakeEngine) -> None:
+    engine.exec_error = StartError("OCI runtime exec failed: no such file", exit_code=127)
+    async with asyncio.timeout(DEADLINE_S):
+        headers = (*UPGRADE, "Content-Type: application/json")
+        wire = await Wire.open(client, f"/exec/{'e' * 64}/start", *headers, body=b"{}")
+        assert "101 UPGRADED" in await wire.head()
+        assert await wire.reader.read() == frame("stdout", b"OCI runtime exec failed: no such file\r\n")
+        wire.writer.close()
+    refused = await client.post(f"/exec/{'e' * 64}/start", json={"Detach": True})
+    assert refused.status == 400
