@@ -33,8 +33,9 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def manager(network_namespace: None) -> AsyncIterator[Manager]:  # noqa: F811
-    async with leading_manager() as manager:
+async def manager(tmp_path: Path) -> AsyncIterator[Manager]:
+    # On a unix socket: gRPC's threads live as long as the process, in whatever network namespace they were started.
+    async with leading_manager(socket=tmp_path / "manager.sock") as manager:
         await manager.add(make_node("n1"))
         await manager.add(
             make_spec_version("web", image=BUSYBOX_TAG, command=["sleep", "1000"], stop_grace_period_ns=100_000_000)
