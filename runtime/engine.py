@@ -85,7 +85,7 @@ class Engine:
         self._parent = cgroups.resolve_parent(self._layout, cgroup_parent)
         self._facts = HostFacts(
             cgroup_version=self._layout.version,
-            capabilities=tuple(capabilities.kernel_capabilities()),
+            capabilities=tuple(capabilities.available_capabilities()),
             swap_limit=cgroups.swap_limit(self._layout),
             init_path=next((path for path in INIT_PATHS if Path(path).exists()), ""),
         )

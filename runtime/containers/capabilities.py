@@ -69,13 +69,19 @@ DEFAULT = [
 ]
 
 
-def kernel_capabilities() -> list[str]:
-    """All that the running kernel knows, as CAP_X."""
+def available_capabilities() -> list[str]:
+    """All that can be granted here, as CAP_X: what the kernel knows and this process has in its bounding set."""
     try:
-        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    except (OSError, ValueError):
-        last = len(KNOWN) - 1
-    return [f"CAP_{name}" for name in KNOWN[: last + 1]]
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return [f"CAP_{name}" for name in KNOWN]
+    return parse_bounding_set(status)
+
+
+def parse_bounding_set(status: str) -> list[str]:
+    """From the text of /proc/PID/status. Pure."""
+    mask = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd:")), 0)
+    return [f"CAP_{name}" for bit, name in enumerate(KNOWN) if mask >> bit & 1]
 
 
 def normalise(names: Sequence[str]) -> list[str]:
@@ -90,7 +96,7 @@ def normalise(names: Sequence[str]) -> list[str]:
 
 
 def effective(add: Sequence[str], drop: Sequence[str], *, privileged: bool, available: Sequence[str]) -> list[str]:
-    """The set for the process. ``available`` is what the kernel knows.
+    """The set for the process. ``available`` is what can be granted at all.
 
     "ALL" in ``add`` takes everything but ``drop``; "ALL" in ``drop`` leaves only ``add``.
     Raises InvalidParameterError.

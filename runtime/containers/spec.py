@@ -72,7 +72,7 @@ class HostFacts:
 
     Attributes:
         cgroup_version: 1 or 2.
-        capabilities: all that the kernel knows, as CAP_X.
+        capabilities: all that can be granted here, as CAP_X.
         swap_limit: whether swap can be limited.
         init_path: a static init for ``Init``, or "".
     """

@@ -94,13 +94,13 @@ async def test_published_ports_from_outside_from_the_host_and_from_a_container(
     host = HostConfig(PortBindings={"80/tcp": [PortBinding(HostPort="8080"), PortBinding(HostIp="127.0.0.1")]})
     web = await bench.run(*SERVER, host=host)
     bindings = bench.engine.inspect(web).NetworkSettings.Ports["80/tcp"] or []
-    assert [(item.HostIp, item.HostPort) for item in bindings][0] == ("0.0.0.0", "8080")
+    assert (bindings[0].HostIp, bindings[0].HostPort) == ("0.0.0.0", "8080")
     assert await fetch("127.0.0.1", 8080) == web[:12]
     assert await fetch("203.0.113.1", 8080) == web[:12]
     assert await fetch("127.0.0.1", int(bindings[1].HostPort)) == web[:12]
     assert outside("wget", "-qO-", "-T2", "http://203.0.113.1:8080").strip() == web[:12]
     assert outside("wget", "-qO-", "-T1", "-t1", f"http://203.0.113.1:{bindings[1].HostPort}") == ""
-    itself = await bench.run("wget", "-qO-", "-T3", "203.0.113.1:8080", host=HostConfig())
+    itself = await bench.run("wget", "-qO-", "http://203.0.113.1:8080/", host=HostConfig())
     assert (await bench.engine.wait(itself)).StatusCode == 0
     assert (await bench.output(itself)).strip() == web[:12]
 
@@ -143,14 +143,14 @@ async def test_a_wanted_address_and_unknown_networks(bench: Bench) -> None:
     other, _ = await bench.engine.create(config, HostConfig(), wanted)
     with pytest.raises(UnavailableError, match="Address already in use"):
         await bench.engine.start(other)
-    with pytest.raises(InvalidParameterError, match="Conflicting|conflicting"):
+    with pytest.raises(InvalidParameterError, match="conflicting options"):
         await bench.engine.create(
             config, HostConfig(NetworkMode=f"container:{other}", PortBindings={"80/tcp": [PortBinding()]})
         )
 
 
 async def test_a_subnet_the_host_uses_is_avoided(bench: Bench) -> None:
-    for command in ("ip link add busy type dummy", "ip addr add 172.17.5.1/24 dev busy", "ip link set busy up"):
+    for command in ("ip link add busy type bridge", "ip addr add 172.17.5.1/24 dev busy", "ip link set busy up"):
         subprocess.run(command.split(), check=True)  # noqa: ASYNC221 - a moment
     container_id = await bench.run("sleep", "1000", host=HostConfig())
     assert bench.engine.inspect(container_id).NetworkSettings.Networks["bridge"].IPAddress == "172.18.0.2"

@@ -1,0 +1,78 @@
+"""Both cgroup layouts, from the texts the kernel shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime.containers import cgroups
+from runtime.system import check_cgroups, has_filesystem
+
+HYBRID = """\
+24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+25 24 0:23 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+26 24 0:24 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+27 24 0:25 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+28 24 0:26 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
+29 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
+"""
+UNIFIED = "30 24 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_hybrid_is_version_1_with_a_hierarchy_a_controller() -> None:
+    layout = cgroups.parse_layout(HYBRID, "3:memory:/a\n2:pids:/\n0::/b\n", {"/sys/fs/cgroup/unified": "hugetlb"})
+    assert layout.version == 1
+    assert layout.missing() == []
+    assert layout.mounts["cpu"] == layout.mounts["cpuacct"] == Path("/sys/fs/cgroup/cpu,cpuacct")
+    assert cgroups.container_paths(layout, "/swarm", "c") == [
+        Path("/sys/fs/cgroup/cpu,cpuacct/swarm/c"),
+        Path("/sys/fs/cgroup/memory/swarm/c"),
+        Path("/sys/fs/cgroup/pids/swarm/c"),
+    ]
+    assert cgroups.resolve_parent(layout, "containers") == "/a/containers"
+    assert cgroups.resolve_parent(layout, "/swarm/") == "/swarm"
+
+
+def test_unified_is_version_2() -> None:
+    own = "0::/system.slice/swarmd.service\n"
+    layout = cgroups.parse_layout(UNIFIED, own, {"/sys/fs/cgroup": "cpuset cpu io memory pids"})
+    assert layout.version == 2
+    assert layout.missing() == []
+    assert cgroups.container_paths(layout, "/swarm", "c") == [Path("/sys/fs/cgroup/swarm/c")]
+    assert cgroups.resolve_parent(layout, "containers") == "/system.slice/swarmd.service/containers"
+
+
+def test_missing_controllers_are_told_with_the_cure() -> None:
+    layout = cgroups.parse_layout(UNIFIED, "0::/\n", {"/sys/fs/cgroup": "cpu pids"})
+    assert layout.missing() == ["memory"]
+    (problem,) = check_cgroups(layout)
+    assert "memory" in str(problem)
+    assert "kernel command line" in str(problem)
+    (nothing,) = check_cgroups(cgroups.parse_layout("", "", {}))
+    assert "no cgroup controllers" in str(nothing)
+
+
+def test_version_2_parent_hands_its_controllers_down(tmp_path: Path) -> None:
+    """On plain files in place of cgroupfs: which files are written, and in which order down."""
+    layout = cgroups.Layout(2, {"memory": tmp_path}, {"memory": "/"})
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
+        folder.mkdir(exist_ok=True)
+        (folder / "cgroup.controllers").write_text("cpu memory pids")
+        (folder / "cgroup.subtree_control").write_text("cpu pids")
+    cgroups.prepare_parent(layout, "/a/b")
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
+        assert (folder / "cgroup.subtree_control").read_text() == "+memory"
+
+
+def test_oom_kills_of_both_versions(tmp_path: Path) -> None:
+    group = tmp_path / "swarm" / "c"
+    group.mkdir(parents=True)
+    (group / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    (group / "memory.events").write_text("low 0\noom 1\noom_kill 3\n")
+    assert cgroups.oom_kills(cgroups.Layout(1, {"memory": tmp_path}, {}), "/swarm", "c") == 2
+    assert cgroups.oom_kills(cgroups.Layout(2, {"memory": tmp_path}, {}), "/swarm", "c") == 3
+    assert cgroups.oom_kills(cgroups.Layout(2, {"memory": tmp_path}, {}), "/swarm", "gone") == 0
+
+
+def test_filesystems() -> None:
+    assert has_filesystem("overlay", "nodev\tsysfs\nnodev\toverlay\n\text4\n")
+    assert not has_filesystem("overlay", "nodev\toverlayfs2\n")

@@ -1,0 +1,91 @@
+"""conmon's log format, selection and rotation, on plain files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.containers import logs
+from runtime.containers.types import HostConfig, LogConfig, LogLine
+from runtime.errors import InvalidParameterError
+from runtime.linux import Watcher
+
+STAMP = "2026-11-24T09:16:30.123456789+00:00"
+NS = 1795511790123456789
+
+
+def entry(text: str, *, stream: str = "stdout", tag: str = "F", stamp: str = STAMP) -> bytes:
+    return f"{stamp} {stream} {tag} {text}\n".encode()
+
+
+def test_lines() -> None:
+    assert logs.parse_line(entry("hi there")) == LogLine("stdout", NS, b"hi there\n")
+    assert logs.parse_line(entry("part", tag="P", stream="stderr")) == LogLine("stderr", NS, b"part", partial=True)
+    assert logs.parse_line(entry("")) == LogLine("stdout", NS, b"\n")
+    east = logs.parse_line(entry("x", stamp="2026-11-24T10:16:30.5+01:00"))
+    assert east is not None
+    assert east.timestamp_ns == NS - 123456789 + 500_000_000
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\0\0\0\0", b"x stdout F y", b"2026-11-24T09:16:30 stdout", b"2026-99-99T09:16:30.1Z stdout F y"]
+)
+def test_a_torn_line_is_skipped(raw: bytes) -> None:
+    assert logs.parse_line(raw) is None
+
+
+@given(st.binary(max_size=80))
+def test_parsing_never_crashes(raw: bytes) -> None:
+    logs.parse_line(raw)
+
+
+async def read_all(path: Path, selection: logs.Selection) -> list[bytes]:
+    watcher = Watcher()
+    try:
+        reader = logs.read(path, selection, follow=False, watcher=watcher, ended=lambda: True)
+        return [line.data async for line in reader]
+    finally:
+        watcher.close()
+
+
+async def test_rotated_files_are_read_oldest_first(tmp_path: Path) -> None:
+    path = tmp_path / "c.log"
+    (tmp_path / "c.log.2").write_bytes(entry("1"))
+    (tmp_path / "c.log.1").write_bytes(entry("2") + entry("3"))
+    path.write_bytes(entry("4", stream="stderr") + entry("5"))
+    assert await read_all(path, logs.Selection()) == [b"1\n", b"2\n", b"3\n", b"4\n", b"5\n"]
+    assert await read_all(path, logs.Selection(tail=3)) == [b"3\n", b"4\n", b"5\n"]
+    assert await read_all(path, logs.Selection(tail=0)) == []
+    assert await read_all(path, logs.Selection(stderr=False, tail=2)) == [b"3\n", b"5\n"]
+    assert await read_all(path, logs.Selection(until_ns=NS - 1)) == []
+    assert await read_all(tmp_path / "missing.log", logs.Selection()) == []
+
+
+def test_rotation_keeps_the_number_of_files(tmp_path: Path) -> None:
+    path, control = tmp_path / "c.log", tmp_path / "ctl"
+    os.mkfifo(control)
+    listening = os.open(control, os.O_RDONLY | os.O_NONBLOCK)
+    for number in range(5):
+        path.write_bytes(entry(str(number)) * 3)
+        assert logs.rotate_if_due(path, control, logs.Rotation(size_max=10, files_max=3))
+        assert not path.exists()
+    assert os.read(listening, 100) == b"2 0 0\n" * 5
+    os.close(listening)
+    assert sorted(file.name for file in tmp_path.glob("c.log*")) == ["c.log.1", "c.log.2"]
+    assert (tmp_path / "c.log.1").read_bytes().startswith(entry("4"))
+    path.write_bytes(b"small")
+    assert not logs.rotate_if_due(path, control, logs.Rotation(size_max=10, files_max=3))
+
+
+def test_log_options() -> None:
+    assert logs.rotation(LogConfig(Config={"max-size": "10m", "max-file": "3"})) == logs.Rotation(10 << 20, 3)
+    assert logs.rotation(LogConfig()) == logs.Rotation()
+    for bad in ({"max-size": "ten"}, {"max-file": "0"}, {"max-file": "2"}, {"cheese": "1"}):
+        with pytest.raises(InvalidParameterError):
+            logs.rotation(LogConfig(Config=bad))
+    with pytest.raises(InvalidParameterError, match="no log driver named 'syslog' is registered"):
+        logs.validate(HostConfig(LogConfig=LogConfig(Type="syslog")))

@@ -1,0 +1,157 @@
+"""From configuration to OCI spec: pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from runtime.containers import capabilities, seccomp, spec
+from runtime.containers.types import ContainerConfig, HostConfig, Ulimit
+from runtime.containers.users import User
+from runtime.errors import InvalidParameterError
+
+CAPS = tuple(f"CAP_{name}" for name in capabilities.KNOWN)
+FACTS = spec.HostFacts(cgroup_version=1, capabilities=CAPS, swap_limit=True, init_path="/usr/bin/tini")
+ROOT = User(0, 0, (), "/root")
+
+
+def build(config: ContainerConfig | None = None, host: HostConfig | None = None, **changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "container_id": "c" * 64,
+        "rootfs": "/rootfs",
+        "cgroup_path": "/swarm/c",
+        "hostname": "box",
+        "config": config or ContainerConfig(Cmd=["true"]),
+        "host": host or HostConfig(),
+        "user": ROOT,
+        "mounts": [],
+        "files": [],
+        "namespaces": {},
+        "devices": [],
+        "facts": FACTS,
+    }
+    return spec.build(spec.SpecInput(**{**given, **changes}))
+
+
+def test_defaults_are_dockers() -> None:
+    document = build()
+    process, linux = document["process"], document["linux"]
+    assert process["capabilities"]["bounding"] == process["capabilities"]["effective"]
+    assert sorted(process["capabilities"]["bounding"]) == sorted(f"CAP_{name}" for name in capabilities.DEFAULT)
+    assert "inheritable" not in process["capabilities"]
+    assert "ambient" not in process["capabilities"]
+    assert process["env"] == [f"PATH={spec.DEFAULT_PATH}", "HOSTNAME=box"]
+    assert linux["maskedPaths"] == list(spec.MASKED_PATHS)
+    assert linux["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
+    assert {item["type"] for item in linux["namespaces"]} == {"mount", "uts", "pid", "ipc", "network"}
+    assert linux["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert [mount["destination"] for mount in document["mounts"]][:2] == ["/proc", "/dev"]
+
+
+def test_privileged_masks_and_filters_nothing() -> None:
+    linux = build(host=HostConfig(Privileged=True))["linux"]
+    assert (linux["maskedPaths"], linux["readonlyPaths"]) == ([], [])
+    assert "seccomp" not in linux
+    assert linux["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "expected"),
+    [
+        (["net_admin"], ["CAP_CHOWN"], {f"CAP_{n}" for n in capabilities.DEFAULT} - {"CAP_CHOWN"} | {"CAP_NET_ADMIN"}),
+        ([], ["ALL"], set()),
+        (["CHOWN"], ["ALL"], {"CAP_CHOWN"}),
+        (["ALL"], ["SYS_ADMIN"], set(CAPS) - {"CAP_SYS_ADMIN"}),
+    ],
+)
+def test_capabilities(add: list[str], drop: list[str], expected: set[str]) -> None:
+    assert set(capabilities.effective(add, drop, privileged=False, available=CAPS)) == expected
+
+
+def test_an_unknown_capability_is_refused() -> None:
+    with pytest.raises(InvalidParameterError, match='unknown capability: "CAP_FLY"'):
+        capabilities.normalise(["fly"])
+
+
+def test_bounding_set_limits_what_can_be_granted() -> None:
+    assert capabilities.parse_bounding_set("Name:\tx\nCapBnd:\t0000000000000005\n") == [
+        "CAP_CHOWN",
+        "CAP_DAC_READ_SEARCH",
+    ]
+
+
+def test_resources() -> None:
+    host = HostConfig(Memory=64 << 20, NanoCpus=1_500_000_000, CpuShares=512, PidsLimit=10, CpusetCpus="0")
+    resources = spec.resources(host, FACTS)
+    assert resources["memory"] == {"limit": 64 << 20, "swap": 128 << 20}
+    assert resources["cpu"] == {"quota": 150_000, "period": 100_000, "shares": 512, "cpus": "0"}
+    assert resources["pids"] == {"limit": 10}
+    without_swap = msgspec.structs.replace(host, MemorySwap=-1)
+    assert spec.resources(without_swap, FACTS)["memory"]["swap"] == -1
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (HostConfig(Memory=1024), "Minimum memory limit allowed is 6MB"),
+        (HostConfig(MemorySwap=1 << 30), "always set the Memory limit"),
+        (HostConfig(Memory=1 << 30, MemorySwap=1 << 20), "larger than memory limit"),
+        (HostConfig(NanoCpus=1, CpuQuota=1), "Nano CPUs and CPU Period cannot both be set"),
+        (HostConfig(Sysctls={"kernel.panic": "1"}), "sysctl 'kernel.panic' is not allowed"),
+        (HostConfig(Ulimits=[Ulimit(Name="nofile", Soft=2, Hard=1)]), "soft limit must be less"),
+        (HostConfig(Ulimits=[Ulimit(Name="cheese")]), "invalid ulimit type: cheese"),
+        (HostConfig(SecurityOpt=["cheese"]), "invalid --security-opt"),
+    ],
+)
+def test_contradictions_are_refused(host: HostConfig, words: str) -> None:
+    with pytest.raises(InvalidParameterError, match=words):
+        build(host=host)
+
+
+def test_init_wraps_the_command() -> None:
+    document = build(host=HostConfig(Init=True))
+    assert document["process"]["args"] == ["/sbin/docker-init", "--", "true"]
+    assert document["mounts"][-1]["destination"] == "/sbin/docker-init"
+
+
+def test_a_users_mount_replaces_a_default() -> None:
+    own = {"destination": "/dev/shm", "type": "bind", "source": "/x", "options": []}
+    mounts = build(mounts=[own])["mounts"]
+    assert [mount for mount in mounts if mount["destination"] == "/dev/shm"] == [own]
+
+
+def test_namespaces_of_others_and_of_the_host() -> None:
+    namespaces = build(namespaces={"network": "/proc/7/ns/net", "pid": None})["linux"]["namespaces"]
+    assert {"type": "network", "path": "/proc/7/ns/net"} in namespaces
+    assert "pid" not in {item["type"] for item in namespaces}
+    facts = spec.HostFacts(cgroup_version=2, capabilities=CAPS, swap_limit=True, init_path="")
+    assert {"type": "cgroup"} in build(facts=facts)["linux"]["namespaces"]
+
+
+def test_environment_overrides_and_removes() -> None:
+    config = ContainerConfig(Cmd=["x"], Env=["PATH=/b", "A=1=2", "HOSTNAME"], Tty=True)
+    assert spec.environment(config, "box") == ["PATH=/b", "TERM=xterm", "A=1=2"]
+
+
+def test_seccomp_follows_capabilities_architecture_and_kernel() -> None:
+    profile = seccomp.default_profile()
+    plain = seccomp.to_oci(profile, set(), machine="x86_64", kernel=(6, 1))
+    admin = seccomp.to_oci(profile, {"CAP_SYS_ADMIN"}, machine="x86_64", kernel=(6, 1))
+    allowed = _allowed(plain)
+    assert plain["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
+    assert {"read", "execve", "ptrace", "openat2", "arch_prctl"} <= allowed
+    assert allowed.isdisjoint({"mount", "unshare", "setns", "bpf", "keyctl", "reboot", "io_uring_setup", "userfaultfd"})
+    assert {"mount", "unshare", "setns", "clone3"} <= _allowed(admin)
+    clone = next(rule for rule in plain["syscalls"] if rule["names"] == ["clone"])
+    assert clone["args"] == [{"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]
+    assert {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38} in plain["syscalls"]
+    assert seccomp.to_oci(profile, set(), machine="aarch64", kernel=(6, 1))["architectures"][0] == "SCMP_ARCH_AARCH64"
+    old = {"defaultAction": "X", "syscalls": [{"names": ["new"], "action": "A", "includes": {"minKernel": "6.5"}}]}
+    assert seccomp.to_oci(old, set(), machine="x86_64", kernel=(6, 1))["syscalls"] == []
+
+
+def _allowed(document: dict[str, Any]) -> set[str]:
+    rules = [rule for rule in document["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule]
+    return {name for rule in rules for name in rule["names"]}

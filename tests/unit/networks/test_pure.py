@@ -1,0 +1,132 @@
+"""Addresses, ports, rules and netlink messages: no kernel."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
+from runtime.errors import InvalidParameterError, UnavailableError
+from runtime.networks import netlink
+from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_routes
+from runtime.networks.ports import PortClaims, PortRequest, parse_port, requests
+from runtime.networks.rules import PublishedPort, ruleset
+
+Net = ipaddress.IPv4Network
+
+
+def test_a_pool_hands_out_each_address_once_in_turn_until_none_is_left() -> None:
+    pool = AddressPool(Net("10.0.0.0/29"))
+    assert [str(pool.allocate()) for _ in range(5)] == [f"10.0.0.{n}" for n in range(2, 7)]
+    with pytest.raises(UnavailableError, match="no available IPv4 addresses"):
+        pool.allocate()
+    pool.release(ipaddress.IPv4Address("10.0.0.3"))
+    pool.release(pool.gateway)
+    assert str(pool.allocate()) == "10.0.0.3"
+    with pytest.raises(UnavailableError):
+        pool.allocate()
+
+
+def test_wanted_addresses() -> None:
+    pool = AddressPool(Net("10.0.0.0/24"))
+    assert str(pool.allocate("10.0.0.9")) == "10.0.0.9"
+    with pytest.raises(UnavailableError, match="Address already in use"):
+        pool.allocate("10.0.0.9")
+    for bad in ("10.0.1.1", "x", "10.0.0.0", "10.0.0.255"):
+        with pytest.raises(InvalidParameterError):
+            pool.allocate(bad)
+
+
+@given(st.lists(st.sampled_from(["take", "give"]), max_size=60))
+def test_a_pool_never_gives_one_address_to_two(steps: list[str]) -> None:
+    pool = AddressPool(Net("10.0.0.0/28"))
+    held: list[ipaddress.IPv4Address] = []
+    for step in steps:
+        if step == "give" and held:
+            pool.release(held.pop(0))
+        elif len(held) < 13:
+            address = pool.allocate()
+            assert address not in held
+            held.append(address)
+    assert len(pool) == len(held) + 1
+
+
+def test_subnet_choice() -> None:
+    wanted = Net("172.17.0.0/16")
+    assert choose_subnet(wanted, []) == wanted
+    assert choose_subnet(wanted, [Net("172.17.4.0/24"), Net("172.18.0.0/16")]) == Net("172.19.0.0/16")
+    with pytest.raises(UnavailableError):
+        choose_subnet(wanted, [Net("172.16.0.0/12"), Net("192.168.0.0/16")])
+
+
+def test_routes() -> None:
+    table = (
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+        "eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+    )
+    assert parse_routes(table) == [Net("172.17.0.0/16")]
+
+
+def test_mac() -> None:
+    assert mac_for(ipaddress.IPv4Address("172.17.0.2")) == "02:42:ac:11:00:02"
+
+
+def test_port_requests() -> None:
+    config = ContainerConfig(ExposedPorts={"53/udp": {}, "80/tcp": {}})
+    host = HostConfig(
+        PortBindings={"80/tcp": [PortBinding(HostPort="8000-8002"), PortBinding(HostIp="127.0.0.1")]},
+        PublishAllPorts=True,
+    )
+    assert requests(config, host) == [
+        PortRequest("tcp", 80, "0.0.0.0", (8000, 8001, 8002)),
+        PortRequest("tcp", 80, "127.0.0.1", (0,)),
+        PortRequest("udp", 53, "0.0.0.0", (0,)),
+    ]
+    for bad in ("x/tcp", "80/icmp", "0/tcp", "70000"):
+        with pytest.raises(InvalidParameterError):
+            parse_port(bad)
+    with pytest.raises(InvalidParameterError):
+        requests(ContainerConfig(), HostConfig(PortBindings={"80/tcp": [PortBinding(HostPort="9-1")]}))
+
+
+def test_claims_are_all_or_none_and_skip_taken_ports_of_a_range() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        claims = PortClaims()
+        fixed = PortRequest("tcp", 80, "127.0.0.1", (port,))
+        with pytest.raises(UnavailableError, match=f"Bind for 127.0.0.1:{port} failed: port is already allocated"):
+            claims.claim("a", [PortRequest("tcp", 81, "127.0.0.1", (0,)), fixed], "10.0.0.2")
+        assert claims.all() == []
+        spread = PortRequest("tcp", 80, "127.0.0.1", (port, 0))
+        (published,) = claims.claim("a", [spread], "10.0.0.2")
+        assert published.host_port != port
+        assert claims.release("a")
+        assert not claims.release("a")
+
+
+def test_ruleset_text() -> None:
+    ports = [
+        PublishedPort("udp", "0.0.0.0", 53, "10.0.0.2", 5353),
+        PublishedPort("tcp", "127.0.0.1", 80, "10.0.0.2", 8080),
+    ]
+    text = ruleset("br7", Net("10.0.0.0/24"), ports)
+    assert text.startswith("add table ip engine-br7\ndelete table ip engine-br7\n")
+    assert "    ip daddr 127.0.0.1 tcp dport 80 dnat to 10.0.0.2:8080\n    udp dport 53 dnat to 10.0.0.2:5353\n" in text
+    assert 'ip saddr 10.0.0.0/24 oifname != "br7" masquerade' in text
+
+
+def test_netlink_messages_are_aligned_and_numbered() -> None:
+    messages = [netlink.add_bridge("b", "02:42:00:00:00:01"), netlink.delete_link("xyz"), netlink.set_up(4)]
+    decoded = list(netlink.decode(netlink.encode(messages)))
+    assert [(kind, number) for kind, number, _ in decoded] == [(16, 1), (17, 2), (16, 3)]
+    assert [body for _, _, body in decoded] == [message.body for message in messages]
+
+
+@given(st.binary(max_size=64))
+def test_netlink_decoding_ends_on_any_input(data: bytes) -> None:
+    list(netlink.decode(data))
