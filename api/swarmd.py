@@ -28,6 +28,7 @@ from api.swarm_routes import engine_logs
 from manager.main import run as run_manager
 from runtime.engine import Engine
 from runtime.system import check_host
+from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
 from worker.description import describe
 from worker.local_state import LocalStateError
@@ -155,14 +156,20 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         insecure_registries=options.insecure_registry,
         mirrors=options.registry_mirror,
     )
-    await engine.open()
     version = package_version("swarm-orchestrator")
+    await engine.open()
+    executor = EngineExecutor(
+        engine,
+        run_dir=run,
+        node=lambda: NodeFacts(node.info().node_id, socket.gethostname(), "linux", platform.machine()),
+    )
+    await executor.open()
     node = Node(
         Host(
             state_dir=state,
             run_dir=run,
             zygote=zygote,
-            make_executor=lambda node_id: EngineExecutor(engine, node_id=node_id, state_dir=state, run_dir=run),
+            executor=executor,
             describe=lambda: describe(engine_version=version, labels=labels),
         )
     )
@@ -185,6 +192,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
     finally:
         await server.close()
         await node.close()
+        await executor.close()
         await engine.close()
 
 

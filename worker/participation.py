@@ -66,14 +66,14 @@ class Host:
     Attributes:
         state_dir, run_dir: as given to swarmd.
         zygote: forks managers.
-        make_executor: an executor on this host's engine, for the node of the given ID.
+        executor: this host's engine, open; stays the daemon's.
         describe: this host as it is now.
     """
 
     state_dir: Path
     run_dir: Path
     zygote: Zygote
-    make_executor: Callable[[str], Executor]
+    executor: Executor
     describe: Callable[[], NodeDescription]
 
 
@@ -105,7 +105,7 @@ class Participation:
         agent_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._agent = Agent(
             node_id=state.node_id,
-            executor=host.make_executor(state.node_id),
+            executor=host.executor,
             state_dir=agent_dir,
             channels=lambda target: RotatingChannel(target, certificate),
             managers=list(state.managers),
