@@ -21,7 +21,6 @@ UNSERVED: tuple[tuple[str, str, str], ...] = (
     ("GET", "/containers/{id}/archive", "copying files out of a container is not served yet"),
     ("PUT", "/containers/{id}/archive", "copying files into a container is not served yet"),
     ("GET", "/images/search", "searching a registry is not served"),
-    ("POST", "/images/{name:.+}/push", "pushing images is not served yet"),
     ("GET", "/plugins/privileges", "managed plugins are not served"),
     ("POST", "/plugins/pull", "managed plugins are not served"),
     ("POST", "/plugins/create", "managed plugins are not served"),

@@ -46,6 +46,7 @@ class ImageRoutes:
             web.get("/images/{name:.+}/history", self.history),
             web.get("/images/{name:.+}/get", self.save, allow_head=False),
             web.post("/images/{name:.+}/tag", self.tag),
+            web.post("/images/{name:.+}/push", self.push),
             web.delete("/images/{name:.+}", self.remove),
             web.get("/distribution/{name:.+}/json", self.distribution),
         ]
@@ -117,6 +118,20 @@ class ImageRoutes:
 
         return await answer_with_progress(request, work, finish)
 
+    async def push(self, request: web.Request) -> web.StreamResponse:
+        """``tag`` names what to push; without it and without one in the name every tag is meant, which is not served."""
+        _refuse_platform(request)
+        reference = pull_reference(request.match_info["name"], request.query.get("tag", ""))
+        auth = registry_auth(auth_header(request))
+
+        async def work(progress: Progress) -> str:
+            return await self._images.push(reference, auth=auth, progress=progress)
+
+        def finish(digest: str) -> None:
+            self._events.publish("image", "push", reference, {"name": reference})
+
+        return await answer_with_progress(request, work, finish)
+
     async def _import(self, request: web.Request) -> web.StreamResponse:
         if request.query["fromSrc"] != "-":
             raise NotServedError("importing from a URL is not served: download it and pipe it in")
@@ -171,12 +186,12 @@ class ImageRoutes:
 
 
 def pull_reference(image: str, tag: str) -> str:
-    """What to pull: ``tag`` may be a digest. Raises: NotServedError for neither, which means every tag."""
+    """What to pull or push: ``tag`` may be a digest. Raises: NotServedError for neither, which means every tag."""
     if tag:
         return f"{image}@{tag}" if ":" in tag else f"{_without_tag(image)}:{tag}"
     if "@" in image or ":" in image.rpartition("/")[2]:
         return image
-    raise NotServedError(f"pulling all tags of a repository is not served: name one, such as {image}:latest")
+    raise NotServedError(f"all tags of a repository at once are not served: name one, such as {image}:latest")
 
 
 def _without_tag(image: str) -> str:

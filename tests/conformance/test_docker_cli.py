@@ -256,13 +256,18 @@ def registry(host: EngineHost) -> Iterator[tuple[str, str]]:
         server.wait()
 
 
-def test_pull_shows_progress_and_knows_what_is_there(host: EngineHost, registry: tuple[str, str]) -> None:
+def test_pull_and_push_show_progress_and_know_what_is_there(host: EngineHost, registry: tuple[str, str]) -> None:
     name, digest = registry
     first = host.ok("pull", name)
     assert f"Digest: {digest}" in first
     assert "Status: Downloaded newer image for" in first
     assert "Status: Image is up to date for" in host.ok("pull", name)
     assert host.ok("run", "--rm", name, "echo", "pulled") == "pulled"
+    host.ok("tag", name, "127.0.0.1:5000/team/other:9")
+    assert re.search(r"9: digest: sha256:[0-9a-f]{64} size: \d+", host.ok("push", "127.0.0.1:5000/team/other:9"))
+    host.ok("rmi", "127.0.0.1:5000/team/other:9")
+    assert "Downloaded newer image" in host.ok("pull", "127.0.0.1:5000/team/other:9")
+    host.ok("rmi", "127.0.0.1:5000/team/other:9")
     missing = host.cli("pull", "127.0.0.1:5000/team/app:2")
     assert missing.returncode == 1
     assert "not found" in missing.stderr or "manifest unknown" in missing.stderr
