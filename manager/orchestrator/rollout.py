@@ -24,11 +24,12 @@ def is_rollback(service: Service) -> bool:
 
 def belongs(service: Service, task: Task) -> bool:
     """Whether the rollout itself made this task (and not a restart in it, nor a change of scale)."""
-    return (
-        task.spec_version == service.spec_version == service.rollout.spec_version
-        and bool(task.replaces_task_id)
-        and task.restart_history.attempts == 0
-    )
+    return task.spec_version == service.spec_version == service.rollout.spec_version and replaces_another(task)
+
+
+def replaces_another(task: Task) -> bool:
+    """Whether the task took another's place and was not made by a restart."""
+    return bool(task.replaces_task_id) and task.restart_history.attempts == 0
 
 
 def counts_as_failure(service: Service, task: Task, now: float) -> bool:

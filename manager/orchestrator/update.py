@@ -111,7 +111,7 @@ def advance(inputs: UpdateInputs) -> Outcome:
     rules = update_rules(begun.spec, rollback=rollout.is_rollback(begun))
     for slot in mixed[: inputs.limit]:
         _finish_mixed(inputs, slot, rules, outcome)
-    busy = sum(_is_busy(begun, slot, rules, inputs.now, outcome) for slot in inputs.slots)
+    busy = sum(_is_busy(inputs, begun, slot, rules, outcome) for slot in inputs.slots)
     room = len(stale) if rules.parallelism == 0 else max(rules.parallelism - busy, 0)
     for slot in stale[: min(room, inputs.limit)]:
         _replace(inputs, slot, rules, outcome)
@@ -163,16 +163,15 @@ def _finish_mixed(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, out
     outcome.add(*(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, inputs.now)) for task in surplus))
 
 
-def _is_busy(service: Service, slot: SlotTasks, rules: UpdateRules, now: float, outcome: Outcome) -> bool:
+def _is_busy(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: UpdateRules, outcome: Outcome) -> bool:
     """Whether a worker, in swarmkit's terms, is still at this slot."""
     for task in slot.tasks:
-        if not rollout.belongs(service, task):
-            continue
         settled_at = _settled_at(task)
         if settled_at is None:
-            if is_live(task):
+            # Also one that an earlier update made, whose version has the same content: its slot is not up either.
+            if is_live(task) and rollout.replaces_another(task) and not _is_dirty(inputs, task):
                 return True
-        elif now < settled_at + rules.delay_s:
+        elif rollout.belongs(service, task) and inputs.now < settled_at + rules.delay_s:
             outcome.wait_until(settled_at + rules.delay_s)
             return True
     return False

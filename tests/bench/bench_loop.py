@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import time
+
+import structlog
 
 from manager.consensus.inprocess import InProcessConsensus
 from manager.loop import ReconcileLoop
@@ -97,6 +100,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--nodes", type=int, nargs="+", default=[100, 1000])
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     for nodes in options.nodes:
         asyncio.run(assign_all(options.tasks, nodes))
 

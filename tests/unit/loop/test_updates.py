@@ -388,3 +388,17 @@ async def test_a_node_that_was_paused_is_brought_up_to_date_when_active() -> Non
         await cluster.set_node(name, availability=NODE_AVAILABILITY_ACTIVE)
     await cluster.wait(10)
     assert images(cluster, agent) == ["v2", "v2"]
+
+
+async def test_scaling_in_the_middle_does_not_take_down_a_second_slot() -> None:
+    cluster = await Harness.started(nodes=3)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.settle()
+    assert len(cluster.held(web)) == 1
+    await cluster.scale(web, 5)
+    await cluster.settle()
+    assert len(cluster.held(web)) == 1, "the slot that is being replaced still counts"
+    await cluster.wait(20)
+    assert images(cluster, web) == ["v2"] * 5
