@@ -89,6 +89,11 @@ class HeartbeatBook:
             entry = self._entries[node_id]
             self._set_deadline(node_id, entry, min(entry.deadline_s, now + GRACE_PERIODS_BROKEN * entry.period_s))
 
+    def postpone(self, by_s: float) -> None:
+        """This manager stood still for so long: nobody could be heard, so nobody was silent."""
+        for node_id in self._watched:
+            self._entries[node_id].deadline_s += by_s
+
     def forget(self, node_id: str) -> None:
         """The node was removed."""
         self._watched.discard(node_id)

@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 RETRY_S = 1.0
 """After the log refused to take what was found."""
 
+STALL_S = 1.0
+"""Waking so much later than planned means that this process stood still: paused, swapped out, or short of CPU."""
+
 ORPHAN_SCAN_PERIOD_S_MAX = 60.0
 
 
@@ -125,7 +128,14 @@ class Liveness:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
             except TimeoutError:
-                continue
+                self._forgive_own_delay(deadline_s)
+
+    def _forgive_own_delay(self, deadline_s: float | None) -> None:
+        """A manager that was paused must not hold the silence against its agents."""
+        late_s = 0.0 if deadline_s is None else self._monotonic() - deadline_s
+        if late_s > STALL_S:
+            log.warning("dispatcher.stalled", late_s=round(late_s, 3))
+            self._book.postpone(late_s)
 
     async def _declare_down(self, dead: Sequence[str]) -> None:
         for node_id in dead:

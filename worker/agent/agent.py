@@ -118,9 +118,15 @@ class Agent:
         Raises:
             AgentStateError: the stored assignments cannot be read.
         """
+        self._ended.clear()
+        try:
+            await self._run_until_stopped()
+        finally:
+            self._ended.set()
+
+    async def _run_until_stopped(self) -> None:
         contents, statuses = await asyncio.to_thread(self._file.load)
         self._assignments = AssignmentSet(self._node_id, contents)
-        self._ended.clear()
         forget = self._executor.on_change(self._on_container)
         try:
             async with asyncio.TaskGroup() as group:
@@ -138,7 +144,6 @@ class Agent:
             self._group = None
             self._runners.clear()
             await self._file.flush()
-            self._ended.set()
             log.info("agent.stopped", node_id=self._node_id)
 
     async def close(self) -> None:

@@ -87,7 +87,6 @@ class ImagePuller:
             if not self._is_local(name):
                 # Docker's words first, which people search for, then the reason, which Docker leaves to the log.
                 raise ExecutorError(f"No such image: {reference.familiar}: {error}") from None
-            log.warning("pull.failed", image=name, reason=str(error), then="using the image that is here")
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -127,6 +126,7 @@ class ImagePuller:
         try:
             await self._watched(reference, auth, is_local=is_local)
         except ImagesError as error:
+            log.warning("pull.failed", image=reference.familiar, reason=str(error), is_local=is_local)
             failed = _Outcome(loop.time(), error)
             _remember(self._outcomes, key, failed)
             if isinstance(error, RegistryUnavailableError):

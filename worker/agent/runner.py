@@ -103,11 +103,11 @@ class TaskRunner:
 
     async def _clear_up(self) -> None:
         """What is left to do for a task that broke, without asking its machine."""
-        await self._insist(Operation.STOP, self._stop)
+        await self._insist(Operation.STOP, self._stop, Exception)
         while not self.machine.unassigned:
             self._wake.clear()
             await self._wake.wait()
-        await self._insist(Operation.REMOVE, self._remove)
+        await self._insist(Operation.REMOVE, self._remove, Exception)
 
     def _hand_on(self) -> None:
         container = self._executor.observe(self.machine.task_id)
@@ -171,14 +171,19 @@ class TaskRunner:
     async def _remove(self) -> None:
         await self._executor.remove(self.machine.task_id)
 
-    async def _insist(self, operation: Operation, work: Callable[[], Awaitable[None]]) -> None:
-        """Stop and remove cannot be given up: try again until they work."""
+    async def _insist(
+        self,
+        operation: Operation,
+        work: Callable[[], Awaitable[None]],
+        survived: type[Exception] = ExecutorError,
+    ) -> None:
+        """Stop and remove cannot be given up: try again until they work, whatever ``survived`` they raise."""
         retry_s = RETRY_S_FIRST
         while True:
             try:
                 await work()
                 break
-            except ExecutorError as error:
+            except survived as error:
                 self._log.warning("operation.failed", operation=operation.value, reason=str(error), retry_s=retry_s)
             await asyncio.sleep(retry_s)
             retry_s = min(RETRY_S_MAX, retry_s * 2)
