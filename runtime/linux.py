@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import platform
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ IN_MOVED_TO = 0x80
 IN_CREATE = 0x100
 IN_Q_OVERFLOW = 0x4000
 _IN_IGNORED = 0x8000
+_X32_BIT = 0x40000000
 _EVENT = struct.Struct("iIII")
 
 
@@ -32,6 +34,11 @@ def _checked(result: int, what: str) -> int:
 def setns(fd: int, kind: int) -> None:
     """Move the calling thread into a namespace (setns(2)). Raises OSError."""
     _checked(_libc.setns(fd, kind), "setns")
+
+
+def supports_x32() -> bool:
+    """Whether this kernel runs x32 programs, by asking it for getpid through that table (ENOSYS where it has none)."""
+    return platform.machine() == "x86_64" and _libc.syscall(ctypes.c_long(_X32_BIT | 39)) > 0
 
 
 class Watcher:

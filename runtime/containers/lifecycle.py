@@ -194,6 +194,7 @@ class Lifecycle:
         container.hold("init", created.pid)
         if attachment is not None:
             await self._networks.connect(container.id, created.pid)
+            self._publish_network(container, "connect")
         self._connect_attaches(container)
         state = container.state
         state.Pid, state.ConmonPid = created.pid, created.conmon_pid
@@ -326,7 +327,8 @@ class Lifecycle:
             for other in self._store
         )
         try:
-            await self._networks.release(container.id, delete_link=shared)
+            if await self._networks.release(container.id, delete_link=shared):
+                self._publish_network(container, "disconnect")
             groups = cgroups.container_paths(self._layout, self._parent, container.id)
             await self.run(conmon.clean, self._tools, self._paths, container.id, groups)
             await self._images.unmount_rootfs(container.id)
@@ -406,15 +408,11 @@ class Lifecycle:
             raise ConflictError(self._why_not_removed(container))
         container.removing = True
         try:
-            while container.running:
+            while not await self._remove_if_ended(container, force=force):
                 ended = container.wait("exit")
                 container.state.StoppedByUser = True
                 await self.signal(container, signal.SIGKILL)
                 await ended
-            async with container.lock:
-                self._cancel_restart(container)
-                await self._images.remove_rootfs(container.id)
-                await self._store.delete(container)
         except BaseException:
             container.removing = False
             raise
@@ -423,6 +421,18 @@ class Lifecycle:
         self._publish(container, "destroy")
         container.notify("removed")
         await self.on_removed(container, volumes)
+
+    async def _remove_if_ended(self, container: Container, *, force: bool) -> bool:
+        """False when it runs, perhaps because a start was under way; raises ConflictError for that without force."""
+        async with container.lock:
+            if container.running and not force:
+                raise ConflictError(self._why_not_removed(container))
+            if container.running:
+                return False
+            self._cancel_restart(container)
+            await self._images.remove_rootfs(container.id)
+            await self._store.delete(container)
+            return True
 
     def _why_not_removed(self, container: Container) -> str:
         name, status = container.record.Name, container.state.Status
@@ -493,6 +503,10 @@ class Lifecycle:
 
     def _publish(self, container: Container, action: str, **attributes: str) -> None:
         self._events.publish("container", action, container.id, {**event_attributes(container), **attributes})
+
+    def _publish_network(self, container: Container, action: str) -> None:
+        attributes = {"container": container.id, "name": "bridge", "type": "bridge"}
+        self._events.publish("network", action, self._networks.id_of("bridge"), attributes)
 
 
 def event_attributes(container: Container) -> dict[str, str]:

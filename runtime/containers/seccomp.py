@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from runtime.errors import InvalidParameterError
+from runtime.linux import supports_x32
 
 _GO_ARCH = {
     "x86_64": "amd64",
@@ -55,8 +56,15 @@ def parse_profile(text: str) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=32)
 def default_filter(capabilities: frozenset[str]) -> dict[str, Any]:
-    """The default profile for a set of capabilities on this machine, in OCI form; shared, do not change it."""
-    return to_oci(default_profile(), capabilities, machine=platform.machine(), kernel=kernel_version())
+    """The default profile for a set of capabilities on this machine, in OCI form; shared, do not change it.
+
+    Where the kernel has no x32 table, that architecture is left out: building its third of the filter costs 10 of the
+    45 ms that a start takes, and no program could use it. (Without it an x32 call is answered by SIGSYS, not ENOSYS.)
+    """
+    document = to_oci(default_profile(), capabilities, machine=platform.machine(), kernel=kernel_version())
+    if not supports_x32() and "SCMP_ARCH_X32" in document.get("architectures", ()):
+        document["architectures"].remove("SCMP_ARCH_X32")
+    return document
 
 
 def own_filter(profile: str, capabilities: Collection[str]) -> dict[str, Any]:

@@ -195,21 +195,22 @@ class Networks:
         except OSError as error:
             raise HostError(f"failed to set up container networking: {error}") from error
 
-    async def release(self, container_id: str, *, delete_link: bool = False) -> None:
-        """Give back what ``reserve`` took. Idempotent.
+    async def release(self, container_id: str, *, delete_link: bool = False) -> bool:
+        """Give back what ``reserve`` took; true when it had been connected. Idempotent.
 
         ``delete_link`` takes the pair away too, for a namespace that outlives the container (another joined it);
         else the kernel does so when the namespace ends.
         """
         attachment = self._attached.pop(container_id, None)
         if attachment is None:
-            return
+            return False
         if delete_link and attachment.link:
             await asyncio.to_thread(_delete_links, [attachment.link])
         if self._pool is not None:
             self._pool.release(ipaddress.IPv4Address(attachment.endpoint.IPAddress))
         if self._claims.release(container_id):
             await self._apply_rules()
+        return bool(attachment.link)
 
     def adopt(self, container_id: str, attachment: Attachment) -> None:
         """Take back what a container that ran on while the daemon was away still has."""

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.root
 async def test_exit_code_output_and_events_of_a_short_container(bench: Bench) -> None:
     seen: list[str] = []
     bench.engine.events.on_event(lambda event: seen.append(event.Action))
-    container_id = await bench.run("sh", "-c", "echo out; echo err >&2; exit 3")
+    container_id = await bench.run("sh", "-c", "echo out; echo err >&2; exit 3", host=HostConfig())
     assert (await bench.engine.wait(container_id)).StatusCode == 3
     state = bench.engine.inspect(container_id).State
     assert (state.Status, state.ExitCode, state.Pid, state.OOMKilled) == ("exited", 3, 0, False)
@@ -36,7 +36,7 @@ async def test_exit_code_output_and_events_of_a_short_container(bench: Bench) ->
     lines = [(line.stream, line.data) async for line in bench.engine.logs(container_id)]
     assert sorted(lines) == [("stderr", b"err\n"), ("stdout", b"out\n")]
     await bench.engine.remove(container_id)
-    assert seen == ["create", "start", "die", "destroy"]
+    assert seen == ["create", "connect", "start", "die", "disconnect", "destroy"]
     with pytest.raises(ContainerNotFoundError, match=f"No such container: {container_id}"):
         bench.engine.inspect(container_id)
 
@@ -197,6 +197,15 @@ async def test_security_defaults(bench: Bench) -> None:
     assert "refused" in output
     assert "\n0\n" in output
     assert "ro\n" in output
+
+
+async def test_removal_by_force_in_the_middle_of_a_start(bench: Bench) -> None:
+    container_id = await bench.create("sleep", "1000")
+    starting = asyncio.ensure_future(bench.engine.start(container_id))
+    await asyncio.sleep(0.01)
+    await bench.engine.remove(container_id, force=True)
+    await asyncio.gather(starting, return_exceptions=True)
+    assert bench.engine.list(all=True) == []
 
 
 async def test_twenty_at_once(bench: Bench) -> None:
