@@ -160,7 +160,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
     await engine.open()
     executor = EngineExecutor(
         engine,
-        run_dir=run,
+        run_dir=run / "payloads",
         node=lambda: NodeFacts(node.info().node_id, socket.gethostname(), "linux", platform.machine()),
     )
     await executor.open()

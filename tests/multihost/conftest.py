@@ -61,4 +61,4 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if isinstance(value, Testbed):
             report.sections.append(("cluster", value.snapshot()))
             for host in value.hosts():
-                report.sections.append((f"log of host {host}", value.log(host)[-4000:]))
+                report.sections.append((f"log of host {host}", "\n".join(value.log(host).splitlines()[-15:])))

@@ -162,7 +162,6 @@ class Testbed:
         run(["ip", "-n", namespace, "addr", "add", f"{self.ip(host)}/24", "dev", "eth0"])
         run(["ip", "-n", namespace, "link", "set", "eth0", "up"])
         run(["ip", "-n", namespace, "link", "set", "lo", "up"])
-        run(["ip", "-n", namespace, "route", "add", "default", "via", f"{self.network}.254"])
 
     def init_pid(self, host: int) -> int | None:
         """PID of the host's init as seen from here, None when the host is off."""
