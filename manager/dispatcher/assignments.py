@@ -4,7 +4,8 @@ A node gets its tasks, the spec versions that its live tasks name, and the secre
 else. A task counts as live until its observed state is final: what is dead needs its secrets no longer, but stays
 assigned until its object is removed, so that the node keeps the container (A6.09).
 
-What the agent itself reported (status, addresses on the node's own bridge) is not sent back as a change.
+What the agent itself reported (status, addresses on the node's own bridge) is not sent back as a change, with one
+exception: that a task has ended. Managers may end one, too (constraints, A7.05; orphans), and its node has to stop it.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def _removal(kind: str, object_id: str) -> AssignmentChange:
 
 
 def _essence(task: Task) -> bytes:
-    """The task without what changes by the agent's own reports, or with every write."""
+    """The task without what changes by the agent's own reports, or with every write; and whether it has ended."""
     copy = Task()
     copy.CopyFrom(task)
     for name in ("version", "updated_at", "status"):
@@ -202,7 +203,7 @@ def _essence(task: Task) -> bytes:
     decided = [attachment for attachment in task.networks_attachments if attachment.network_id != NODE_NETWORK_ID]
     copy.ClearField("networks_attachments")
     copy.networks_attachments.extend(decided)
-    return copy.SerializeToString(deterministic=True)
+    return copy.SerializeToString(deterministic=True) + (b"" if is_live(task) else b"ended")
 
 
 class MessagePacker:

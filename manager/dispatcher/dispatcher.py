@@ -18,7 +18,7 @@ import grpc.aio
 import structlog
 
 from manager.consensus.port import ConsensusError, NotLeaderError
-from manager.constants import NODE_DOWN_ORPHAN_DELAY_S, STATUS_BATCH_MAX
+from manager.constants import STATUS_BATCH_MAX
 from manager.dispatcher import nodes, status
 from manager.dispatcher.assignments import CONFIG, SECRET, SPEC_VERSION, AssignmentSet, MessagePacker
 from manager.dispatcher.heartbeat import told_period_s
@@ -64,7 +64,6 @@ class Dispatcher(DispatcherServicer):
         leader_addr: Callable[[], str],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        orphan_timeout_s: float = NODE_DOWN_ORPHAN_DELAY_S,
     ) -> None:
         """
         Args:
@@ -74,7 +73,6 @@ class Dispatcher(DispatcherServicer):
             leader_addr: ``host:port`` of the leader's gRPC server, "" when unknown; told to agents that came to a follower.
             clock: wall clock, seconds since the epoch.
             monotonic: what heartbeats are measured with, in seconds.
-            orphan_timeout_s: tasks of a node that is down for that long are given up.
         """
         self._store, self._caller = store, caller
         self._managers, self._leader_addr = managers, leader_addr
@@ -88,7 +86,6 @@ class Dispatcher(DispatcherServicer):
             self._sessions,
             clock=clock,
             monotonic=monotonic,
-            orphan_timeout_s=orphan_timeout_s,
         )
         store.on_change(self._on_change)
 
@@ -107,7 +104,6 @@ class Dispatcher(DispatcherServicer):
                 self._leading = True
                 log.info("dispatcher.started", nodes=len(self._store.view.nodes))
                 group.create_task(self._liveness.watch_heartbeats(), name="dispatcher heartbeats")
-                group.create_task(self._liveness.watch_orphans(), name="dispatcher orphans")
         finally:
             self._leading = False
             self._intake.stop()

@@ -26,8 +26,6 @@ RETRY_S = 1.0
 STALL_S = 1.0
 """Waking so much later than planned means that this process stood still: paused, swapped out, or short of CPU."""
 
-ORPHAN_SCAN_PERIOD_S_MAX = 60.0
-
 
 class Liveness:
     """Times of one leadership after another: ``take_over`` begins anew."""
@@ -40,17 +38,14 @@ class Liveness:
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        orphan_timeout_s: float,
     ) -> None:
         """
         Args:
             sessions: the dispatcher's, by node ID; those of dead nodes are taken out and finished here.
             clock: wall clock, seconds since the epoch; monotonic: what heartbeats are measured with.
-            orphan_timeout_s: tasks of a node that is down for that long are given up.
         """
         self._store, self._intake, self._sessions = store, intake, sessions
         self._clock, self._monotonic = clock, monotonic
-        self._orphan_timeout_s = orphan_timeout_s
         self._book = HeartbeatBook()
         self._changed = asyncio.Event()
 
@@ -159,25 +154,3 @@ class Liveness:
                     self._book.expect(node_id, self._monotonic(), within_s=RETRY_S)
             return
         log.warning("node.went_down", node_ids=list(dead), reason=nodes.HEARTBEAT_FAILURE)
-
-    async def watch_orphans(self) -> None:
-        """Give up the tasks of nodes that are down for a day; until cancelled.
-
-        The time counts from ``status_since`` in the store, whoever led meanwhile.
-        """
-        while True:
-            given_up = nodes.long_down(self._store.view.nodes.values(), self._clock(), timeout_s=self._orphan_timeout_s)
-            if given_up:
-                await self._orphan_tasks(given_up)
-            await asyncio.sleep(min(ORPHAN_SCAN_PERIOD_S_MAX, self._orphan_timeout_s / 4))
-
-    async def _orphan_tasks(self, node_ids: Sequence[str]) -> None:
-        def change(working: Working) -> None:
-            for node_id in node_ids:
-                for task in list(working.tasks.by_node(node_id)):
-                    put(working, nodes.orphaned(task, self.now()))
-
-        try:
-            await self._intake.submit(change)
-        except (ConsensusError, StoreError) as error:
-            log.warning("orphans.deferred", node_ids=list(node_ids), reason=str(error))

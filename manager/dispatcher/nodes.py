@@ -1,17 +1,15 @@
-"""What sessions and their absence do to node objects and to the tasks of dead nodes. Pure: object in, object out.
+"""What sessions and their absence do to node objects. Pure: object in, object out.
 
 Owner: ``status``, ``status_since`` and ``description`` of a node are written here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.constants import NODE_UNKNOWN_MESSAGE
 from proto.dispatcher_pb2 import SessionRequest
-from proto.objects_pb2 import Node, NodeState, NodeStatus, Task, TaskState
+from proto.objects_pb2 import Node, NodeState, NodeStatus
 from proto.specs_pb2 import NodeAvailability
 
 DESCRIPTION_SIZE_BYTES_MAX = 256 * 1024
@@ -81,28 +79,6 @@ def down(node: Node, now: Timestamp) -> Node | None:
         return None
     status = NodeStatus(state=NodeState.NODE_STATE_DOWN, message=HEARTBEAT_FAILURE, addr=node.status.addr)
     return _with_status(node, _copy(node), status, now)
-
-
-def long_down(nodes: Iterable[Node], now_s: float, *, timeout_s: float) -> list[str]:
-    """IDs of the nodes that have been down for ``timeout_s`` (A3.03). ``now_s``: seconds since the epoch."""
-    return [
-        node.id
-        for node in nodes
-        if node.status.state == NodeState.NODE_STATE_DOWN
-        and node.status_since.ToNanoseconds() / 1e9 + timeout_s <= now_s
-    ]
-
-
-def orphaned(task: Task, now: Timestamp) -> Task | None:
-    """The task given up with its node; None for one that is not on the node yet, or has ended."""
-    if not TaskState.TASK_STATE_ASSIGNED <= task.status.state <= TaskState.TASK_STATE_RUNNING:
-        return None
-    changed = Task()
-    changed.CopyFrom(task)
-    changed.status.state = TaskState.TASK_STATE_ORPHANED
-    changed.status.timestamp.CopyFrom(now)
-    changed.status.message = "orphaned: its node has been down for too long"
-    return changed
 
 
 def _copy(node: Node) -> Node:

@@ -95,16 +95,13 @@ def make_task(
 class Manager:
     """One manager that leads: store, dispatcher and gRPC server on a port of the loopback, or on ``socket``."""
 
-    def __init__(
-        self, *, heartbeat_period_s: float = 5.0, orphan_timeout_s: float = 86_400.0, socket: Path | None = None
-    ) -> None:
+    def __init__(self, *, heartbeat_period_s: float = 5.0, socket: Path | None = None) -> None:
         self.consensus = InProcessConsensus()
         self.store = Store(self.consensus, clock=time.time, debug=True)
         self.addr = ""
         self.leader_addr = ""
         self.proposals = 0
         self._period_s = heartbeat_period_s
-        self._orphan_timeout_s = orphan_timeout_s
         self._socket = socket
         self._server = grpc.aio.server()
         self._leading: asyncio.Task[None] | None = None
@@ -128,7 +125,6 @@ class Manager:
             caller=caller,
             managers=self.managers,
             leader_addr=lambda: self.leader_addr,
-            orphan_timeout_s=self._orphan_timeout_s,
         )
         add_DispatcherServicer_to_server(self.dispatcher, self._server)
         port = self._server.add_insecure_port(f"unix:{self._socket}" if self._socket else "127.0.0.1:0")

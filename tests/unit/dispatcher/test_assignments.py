@@ -88,10 +88,10 @@ def test_a_secret_goes_with_its_last_user() -> None:
     tables.put(make_task("t1", "n1", service_id="db"), make_task("t2", "n1", service_id="db"))
     known.complete(tables)
     tables.put(make_task("t1", "n1", service_id="db", state=FAILED))
-    assert kinds(known.update(["t1"], [], tables)) == []  # its end was the agent's own news
+    assert kinds(known.update(["t1"], [], tables)) == ["task t1"]  # the end is told, whoever decided it
     assert known.uses(SECRET, "s1")
     tables.put(make_task("t2", "n1", service_id="db", state=FAILED))
-    assert kinds(known.update(["t2"], [], tables)) == ["-spec_version db.1", "-secret s1", "-config c1"]
+    assert kinds(known.update(["t2"], [], tables)) == ["task t2", "-spec_version db.1", "-secret s1", "-config c1"]
     assert not known.uses(SECRET, "s1")
 
 

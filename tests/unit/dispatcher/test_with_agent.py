@@ -326,9 +326,14 @@ async def test_reports_about_others_tasks_and_backward_steps_change_nothing(mana
         call.cancel()
 
 
-async def test_tasks_of_a_node_that_is_down_for_long_are_orphaned() -> None:
-    async with leading_manager(heartbeat_period_s=0.05, orphan_timeout_s=0.4) as manager:
-        await manager.add(make_node("n1"), make_task("t1", "n1", state=RUNNING))
-        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
-        assert manager.task("t1").status.state == RUNNING
-        await until(lambda: manager.task("t1").status.state == TaskState.TASK_STATE_ORPHANED)
+async def test_a_task_that_the_managers_end_is_stopped(manager: Manager, host: AgentHost) -> None:
+    host.start()
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+
+    def reject(task: Task) -> None:
+        task.status.state = TaskState.TASK_STATE_REJECTED  # as the constraint enforcer does (A7.05)
+
+    await manager.edit("tasks", "t1", reject)
+    await until(lambda: "stop" in host.executor.called("t1"))
+    assert manager.task("t1").status.state == TaskState.TASK_STATE_REJECTED
