@@ -389,9 +389,14 @@ class Lifecycle:
         self._publish(container, "stop")
 
     async def signal(self, container: Container, number: int) -> None:
-        """Send a signal; a frozen container is thawed for SIGKILL. Says so as an event."""
+        """Send a signal and say so as an event.
+
+        A frozen container is thawed for SIGKILL in cgroup version 1; in version 2 the kernel ends it as it is, and it
+        may be gone before a thaw.
+        """
         delivered = container.send_signal(number)
-        if delivered and number == signal.SIGKILL and container.state.Status == "paused":
+        frozen = container.state.Status == "paused" and self._layout.version == 1
+        if delivered and number == signal.SIGKILL and frozen:
             await self.runc(container, "resume")
         if delivered:
             self._publish(container, "kill", signal=str(number))
