@@ -13,7 +13,6 @@ import contextlib
 import os
 import re
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,18 +140,24 @@ async def read(
 ) -> AsyncIterator[LogLine]:
     """Lines of a log in order, of all its files; with ``follow`` what is added too, until ``ended()``.
 
-    The watch on the folder is set before the first read, so nothing that is written in between goes unseen.
+    The watch on the folder is set before the first read, so nothing that is written in between goes unseen. A log may
+    be larger than memory: without ``tail`` it is streamed, with it the files are read from their end.
     """
     changed = asyncio.Event()
     stop = watcher.watch(path.parent, lambda _name: changed.set()) if follow else lambda: None
-    reader = _Reader(path)
+    older, reader = await asyncio.to_thread(_open_all, path)
     try:
-        backlog = await asyncio.to_thread(_history, path, selection, reader)
-        for line in backlog:
-            yield line
-        while follow:
+        if selection.tail >= 0:
+            for line in await asyncio.to_thread(_last_lines, older, reader, selection):
+                yield line
+        else:
+            for file in older:
+                while lines := await asyncio.to_thread(file.next_lines):
+                    for line in filter(selection.takes, lines):
+                        yield line
+        while True:
             changed.clear()
-            last = ended()
+            last = not follow or ended()
             while lines := await asyncio.to_thread(reader.next_lines):
                 for line in lines:
                     if selection.until_ns and line.timestamp_ns > selection.until_ns:
@@ -169,14 +174,54 @@ async def read(
                 return
     finally:
         stop()
-        reader.close()
+        for file in (*older, reader):
+            file.close()
+
+
+def _open_all(path: Path) -> tuple[list[_Reader], _Reader]:
+    """Readers of the rotated files, oldest first, and of the current one.
+
+    Opened before anything is read, newest first: a rotation meanwhile changes names, not what is open; a file met
+    twice under two names is read once.
+    """
+    current = _Reader(path)
+    current.open()
+    seen, older = {current.identity()}, []
+    for name in reversed(files(path)[:-1]):
+        rotated = _Reader(name, turns=False)
+        rotated.open()
+        if rotated.identity() in seen:
+            rotated.close()
+            continue
+        seen.add(rotated.identity())
+        older.append(rotated)
+    return older[::-1], current
+
+
+def _last_lines(older: list[_Reader], current: _Reader, selection: Selection) -> list[LogLine]:
+    """The last ``tail`` lines that are wanted, in order; leaves ``current`` behind its last complete line."""
+    found: list[LogLine] = []
+    sources = [current, *reversed(older)]
+    for reader in sources:
+        for raw in reader.backwards():
+            if len(found) >= selection.tail:
+                break
+            line = parse_line(raw)
+            if line is None:
+                continue
+            if line.timestamp_ns < selection.since_ns:
+                break
+            if selection.takes(line):
+                found.append(line)
+    return found[::-1]
 
 
 class _Reader:
-    """Reads one log onward, over rotations. Blocks; used in threads, one call at a time."""
+    """Reads one file onward, and over rotations when it is the current one (``turns``). Blocks; one call at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, turns: bool = True) -> None:
         self._path = path
+        self._turns = turns
         self._fd = -1
         self._rest = b""
 
@@ -185,18 +230,48 @@ class _Reader:
             with contextlib.suppress(FileNotFoundError):
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
+    def identity(self) -> tuple[int, int]:
+        """Device and inode; zeros when there is no file."""
+        if self._fd < 0:
+            return (0, 0)
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
+
     def next_lines(self) -> list[LogLine]:
         """Complete lines that were added, about 64 KiB at most; empty at the end."""
         self.open()
         while self._fd >= 0:
             data = os.read(self._fd, _BLOCK)
-            if not data and not self._turn():
+            if not data and not (self._turns and self._turn()):
                 return []
             *lines, self._rest = (self._rest + data).split(b"\n")
             parsed = [line for raw in lines if (line := parse_line(raw)) is not None]
             if parsed:
                 return parsed
         return []
+
+    def backwards(self) -> Iterator[bytes]:
+        """Complete lines from the last one on; reading onward then begins behind it."""
+        if self._fd < 0:
+            return
+        position = os.fstat(self._fd).st_size
+        tail, complete_end = b"", None
+        while position > 0:
+            size = min(_BLOCK, position)
+            position -= size
+            tail = os.pread(self._fd, size, position) + tail
+            if complete_end is None:
+                cut = tail.rfind(b"\n") + 1
+                if not cut:
+                    continue
+                complete_end = position + cut
+                os.lseek(self._fd, complete_end, os.SEEK_SET)
+                tail = tail[: cut - 1]
+            first, *lines = tail.split(b"\n")
+            yield from reversed(lines)
+            tail = first
+        if complete_end is not None:
+            yield tail
 
     def _turn(self) -> bool:
         """Go on to the new file after a rotation; false when there was none, or the old one still gets lines."""
@@ -207,7 +282,7 @@ class _Reader:
         mine = os.fstat(self._fd)
         if (current.st_ino, current.st_dev) == (mine.st_ino, mine.st_dev):
             return False
-        if os.lseek(self._fd, 0, os.SEEK_CUR) < os.fstat(self._fd).st_size:
+        if os.lseek(self._fd, 0, os.SEEK_CUR) < mine.st_size:
             return True
         os.close(self._fd)
         self._fd, self._rest = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), b""
@@ -217,30 +292,6 @@ class _Reader:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _history(path: Path, selection: Selection, reader: _Reader) -> list[LogLine]:
-    """What is there already; leaves ``reader`` at its end.
-
-    A large log without ``tail`` is held in memory as parsed lines: the files of a container with rotation are small,
-    without it the user asked for everything.
-    """
-    kept: deque[LogLine] = deque(maxlen=selection.tail if selection.tail >= 0 else None)
-    for older in files(path)[:-1]:
-        kept.extend(line for line in _lines(older) if selection.takes(line))
-    while lines := reader.next_lines():
-        kept.extend(line for line in lines if selection.takes(line))
-    return list(kept)
-
-
-def _lines(path: Path) -> Iterator[LogLine]:
-    try:
-        with path.open("rb") as file:
-            for raw in file:
-                if (line := parse_line(raw)) is not None:
-                    yield line
-    except FileNotFoundError:
-        return
 
 
 def rotate_if_due(path: Path, control: Path, limits: Rotation) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,22 @@ async def test_rotated_files_are_read_oldest_first(tmp_path: Path) -> None:
     assert await read_all(path, logs.Selection(stderr=False, tail=2)) == [b"3\n", b"5\n"]
     assert await read_all(path, logs.Selection(until_ns=NS - 1)) == []
     assert await read_all(tmp_path / "missing.log", logs.Selection()) == []
+
+
+@given(st.lists(st.integers(0, 70_000), max_size=6), st.integers(0, 8), st.booleans())
+def test_tail_finds_the_same_lines_as_reading_it_all(lengths: list[int], tail: int, torn: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "c.log"
+        whole = [f"{number}-" + "x" * length for number, length in enumerate(lengths)]
+        path.write_bytes(b"".join(map(entry, whole)) + (entry("torn")[:-5] if torn else b""))
+        older, reader = logs._open_all(path)
+        assert older == []
+        found = logs._last_lines(older, reader, logs.Selection(tail=tail))
+        assert [line.data.decode() for line in found] == [
+            text + "\n" for text in whole[len(whole) - min(tail, len(whole)) :]
+        ]
+        assert reader.next_lines() == []
+        reader.close()
 
 
 def test_rotation_keeps_the_number_of_files(tmp_path: Path) -> None:
