@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -61,10 +61,15 @@ class AttachStream:
         self._socket: socket.socket | None = None
         self._connected = asyncio.Event()
         self._on_close = on_close
+        self._busy = 0
+        self._closed = False
         self.backlog: list[tuple[str, bytes]] = []
 
     def connected(self, made: socket.socket) -> None:
         """Called by the engine once conmon listens; the stream owns the socket."""
+        if self._closed:
+            made.close()
+            return
         self._socket = made
         self._connected.set()
 
@@ -80,12 +85,13 @@ class AttachStream:
             if self.backlog:
                 return self.backlog.pop(0)
             await self._connected.wait()
-            if self._socket is None:
+            if self._socket is None or self._closed:
                 return None
-            try:
-                packet = await asyncio.get_running_loop().sock_recv(self._socket, _PACKET_SIZE_MAX)
-            except OSError:
-                return None
+            with self._using() as made:
+                try:
+                    packet = await asyncio.get_running_loop().sock_recv(made, _PACKET_SIZE_MAX)
+                except OSError:
+                    return None
             if not packet:
                 return None
             stream = _STREAMS.get(packet[0], "stdout")
@@ -98,12 +104,13 @@ class AttachStream:
             return
         await self._connected.wait()
         for start in range(0, len(data), _WRITE_SIZE):
-            if self._socket is None:
+            if self._socket is None or self._closed:
                 raise ConflictError("stdin is closed: the process has ended")
-            try:
-                await asyncio.get_running_loop().sock_sendall(self._socket, data[start : start + _WRITE_SIZE])
-            except OSError:
-                raise ConflictError("stdin is closed: the process has ended") from None
+            with self._using() as made:
+                try:
+                    await asyncio.get_running_loop().sock_sendall(made, data[start : start + _WRITE_SIZE])
+                except OSError:
+                    raise ConflictError("stdin is closed: the process has ended") from None
 
     async def close_stdin(self) -> None:
         """End of input (half-close); output goes on."""
@@ -114,15 +121,31 @@ class AttachStream:
 
     def close(self) -> None:
         """Detach; the process runs on. A waiting ``read`` returns None. Idempotent."""
-        made, self._socket = self._socket, None
+        self._closed = True
         self._connected.set()
-        if made is not None:
+        if self._socket is not None:
             with contextlib.suppress(OSError):
-                made.shutdown(socket.SHUT_RDWR)
-            made.close()
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes whoever waits on it
+            self._close_if_idle()
         if self._on_close is not None:
             callback, self._on_close = self._on_close, None
             callback(self)
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[socket.socket]:
+        """The socket stays open while the event loop waits on it: a closed number would soon be another's."""
+        assert self._socket is not None
+        self._busy += 1
+        try:
+            yield self._socket
+        finally:
+            self._busy -= 1
+            self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._closed and not self._busy and self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     async def __aenter__(self) -> AttachStream:
         return self

@@ -81,6 +81,22 @@ async def _feed(stream: AttachStream, data: bytes) -> None:
     await stream.close_stdin()
 
 
+async def test_closing_a_stream_wakes_its_reader_and_leaves_the_container(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000")
+    for _ in range(3):
+        stream = await bench.engine.attach(container_id)
+        reading = asyncio.ensure_future(stream.read())
+        await asyncio.sleep(0)
+        stream.close()
+        assert await asyncio.wait_for(reading, 2) is None
+    waiting = await bench.engine.attach(await bench.create("true"))
+    reading = asyncio.ensure_future(waiting.read())
+    await asyncio.sleep(0)
+    waiting.close()
+    assert await asyncio.wait_for(reading, 2) is None
+    assert bench.engine.inspect(container_id).State.Running
+
+
 async def test_attach_to_a_running_terminal_and_resize(bench: Bench) -> None:
     container_id = await bench.run("sh", Tty=True, OpenStdin=True)
     async with await bench.engine.attach(container_id, stdin=True) as stream:
