@@ -25,6 +25,9 @@ GRACE_PERIODS_BROKEN = 1.0
 second or two and an agent whose connection broke tries again at once; so a whole period without it means a dead host.
 An agent that ends its session in order (a daemon that is stopped to be started again) keeps the full grace."""
 
+GRACE_S_BROKEN_MIN = 3.0
+"""The same, for clusters with a short period: what a killed daemon needs to be back on a busy host."""
+
 
 def told_period_s(period_s: float, sample: float) -> float:
     """The heartbeat period for one session.
@@ -87,7 +90,8 @@ class HeartbeatBook:
         """The node's connection broke: shorten its time, never lengthen it."""
         if node_id in self._watched:
             entry = self._entries[node_id]
-            self._set_deadline(node_id, entry, min(entry.deadline_s, now + GRACE_PERIODS_BROKEN * entry.period_s))
+            grace_s = max(GRACE_PERIODS_BROKEN * entry.period_s, GRACE_S_BROKEN_MIN)
+            self._set_deadline(node_id, entry, min(entry.deadline_s, now + grace_s))
 
     def postpone(self, by_s: float) -> None:
         """This manager stood still for so long: nobody could be heard, so nobody was silent."""

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def make_testbed(count: int, managers: int, *, name: str, network: str) -> Iterator[Testbed]:
-    """A cluster with the image ``busybox:latest`` on every host and a heartbeat of one second."""
+    """A cluster with the image ``busybox:latest`` on every host and a heartbeat of two seconds."""
     testbed = Testbed(count, name=name, network=network)
     try:
         testbed.up()
@@ -32,7 +32,7 @@ def make_testbed(count: int, managers: int, *, name: str, network: str) -> Itera
         for host in testbed.hosts():
             testbed.import_image(host, rootfs)
         testbed.form_cluster(managers)
-        testbed.set_heartbeat(1.0)
+        testbed.set_heartbeat(2.0)
         yield testbed
     finally:
         testbed.down()

@@ -130,7 +130,9 @@ def test_a_cut_off_manager_refuses_and_catches_up(five: Testbed, victim: str) ->
     assert refused.value.response.status_code in (500, 503)
     five.heal(cut)
     until(lambda: name in config_names(five, cut), "the manager catches up")
-    assert f"minority-{victim}" not in config_names(five, others[0])
+    if victim == "leader":
+        # Never committed. What a follower was asked may still be on its way to the leader: the error said so.
+        assert f"minority-{victim}" not in config_names(five, others[0])
 
 
 def test_a_whole_cluster_killed_at_once_comes_back_with_its_state(five: Testbed) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.constants import HEARTBEAT_PERIOD_S
-from manager.dispatcher.heartbeat import HeartbeatBook, told_period_s
+from manager.dispatcher.heartbeat import GRACE_S_BROKEN_MIN, HeartbeatBook, told_period_s
 
 
 @given(sample=st.floats(0, 1))
@@ -101,7 +101,7 @@ def test_nobody_dies_early_and_nobody_is_forgotten(steps: list[tuple[str, str, f
             case "broken":
                 book.broken(node_id, now)
                 if node_id in deadlines:
-                    deadlines[node_id] = min(deadlines[node_id], now + period_s)
+                    deadlines[node_id] = min(deadlines[node_id], now + max(period_s, GRACE_S_BROKEN_MIN))
             case "expect":
                 book.expect(node_id, now, within_s=3.0)
                 deadlines[node_id] = now + 3.0

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from manager.dispatcher import heartbeat
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import Config, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
@@ -213,7 +214,8 @@ async def test_a_task_orphaned_while_the_node_was_away_is_stopped(manager: Manag
     assert manager.task("t1").status.state == TaskState.TASK_STATE_ORPHANED
 
 
-async def test_a_killed_daemon_has_one_period_to_come_back(tmp_path: Path) -> None:
+async def test_a_killed_daemon_has_one_period_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "GRACE_S_BROKEN_MIN", 0.0)  # it would hide the period of half a second
     async with leading_manager(heartbeat_period_s=0.5) as manager:
         await manager.add(make_node("n1"), make_spec_version("web"))
         host = AgentHost("n1", tmp_path / "n1", [manager.addr])
