@@ -39,13 +39,14 @@ class ExecManager:
         self._capabilities = list(capabilities)
         self._execs: dict[str, Exec] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Stop probing; processes run on."""
-        probes = list(self._probes.values())
-        for task in probes:
+        """Stop probing and watching; processes run on."""
+        tasks = [*self._probes.values(), *self._watchers]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*probes, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._probes.clear()
 
     def create(self, ref: str, config: ExecConfig) -> str:
@@ -94,7 +95,11 @@ class ExecManager:
             stream.close()
             await asyncio.to_thread(shutil.rmtree, item.folder, True)
             raise
-        self._lifecycle.spawn(self._watch(pipes, item, container), f"exec {item.id[:12]}")
+        watcher = asyncio.get_running_loop().create_task(
+            self._watch(pipes, item, container), name=f"exec {item.id[:12]}"
+        )
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
         return stream
 
     async def _watch(self, pipes: execs.Pipes, item: Exec, container: Container) -> None:

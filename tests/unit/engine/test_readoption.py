@@ -8,11 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import HostConfig, RestartPolicy
+from runtime.containers.types import ExecConfig, HostConfig, RestartPolicy
 from tests.unit.engine.support import Bench, until
 
 pytestmark = pytest.mark.root
@@ -64,7 +65,11 @@ async def test_a_killed_daemon_leaves_containers_alone_and_its_successor_takes_t
 async def test_closing_and_opening_keeps_running_containers(bench: Bench) -> None:
     container_id = await bench.run("sleep", "1000", host=HostConfig())
     before = bench.engine.inspect(container_id).State
+    exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["sleep", "1000"]))
+    await bench.engine.exec_start(exec_id, detach=True)
+    began = time.monotonic()
     await bench.engine.close()
+    assert time.monotonic() - began < 2, "an exec under way does not hold up the end"
     await reopen(bench)
     after = bench.engine.inspect(container_id).State
     assert (after.Pid, after.StartedAt, after.Status) == (before.Pid, before.StartedAt, "running")
