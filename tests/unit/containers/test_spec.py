@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.containers import capabilities, seccomp, spec
+from runtime.containers import capabilities, spec
 from runtime.containers.types import ContainerConfig, HostConfig, Ulimit
 from runtime.containers.users import User
 from runtime.errors import InvalidParameterError
@@ -133,25 +133,3 @@ def test_namespaces_of_others_and_of_the_host() -> None:
 def test_environment_overrides_and_removes() -> None:
     config = ContainerConfig(Cmd=["x"], Env=["PATH=/b", "A=1=2", "HOSTNAME"], Tty=True)
     assert spec.environment(config, "box") == ["PATH=/b", "TERM=xterm", "A=1=2"]
-
-
-def test_seccomp_follows_capabilities_architecture_and_kernel() -> None:
-    profile = seccomp.default_profile()
-    plain = seccomp.to_oci(profile, set(), machine="x86_64", kernel=(6, 1))
-    admin = seccomp.to_oci(profile, {"CAP_SYS_ADMIN"}, machine="x86_64", kernel=(6, 1))
-    allowed = _allowed(plain)
-    assert plain["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
-    assert {"read", "execve", "ptrace", "openat2", "arch_prctl"} <= allowed
-    assert allowed.isdisjoint({"mount", "unshare", "setns", "bpf", "keyctl", "reboot", "io_uring_setup", "userfaultfd"})
-    assert {"mount", "unshare", "setns", "clone3"} <= _allowed(admin)
-    clone = next(rule for rule in plain["syscalls"] if rule["names"] == ["clone"])
-    assert clone["args"] == [{"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]
-    assert {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38} in plain["syscalls"]
-    assert seccomp.to_oci(profile, set(), machine="aarch64", kernel=(6, 1))["architectures"][0] == "SCMP_ARCH_AARCH64"
-    old = {"defaultAction": "X", "syscalls": [{"names": ["new"], "action": "A", "includes": {"minKernel": "6.5"}}]}
-    assert seccomp.to_oci(old, set(), machine="x86_64", kernel=(6, 1))["syscalls"] == []
-
-
-def _allowed(document: dict[str, Any]) -> set[str]:
-    rules = [rule for rule in document["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule]
-    return {name for rule in rules for name in rule["names"]}
