@@ -100,8 +100,8 @@ def configure_logging(level: str) -> None:
 
 
 @contextlib.contextmanager
-def own_state(state: Path) -> Iterator[None]:
-    """Hold the state folder for this daemon alone. Raises: StartError."""
+def own_state(state: Path) -> Iterator[int]:
+    """Hold the state folder for this daemon alone; gives the lock's descriptor. Raises: StartError."""
     try:
         state.mkdir(mode=0o711, parents=True, exist_ok=True)
         file = (state / LOCK_FILE).open("a+b")
@@ -119,7 +119,7 @@ def own_state(state: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()).encode())
         file.flush()
-        yield
+        yield file.fileno()
 
 
 def default_cgroup_parent(state: Path) -> str:
@@ -204,10 +204,10 @@ def main() -> None:
         problems = check_host()
         if problems:
             raise StartError("\n".join(str(problem) for problem in problems))
-        with own_state(Path(options.state)):
+        with own_state(Path(options.state)) as lock:
             Path(options.run).mkdir(mode=0o711, parents=True, exist_ok=True)
             configure_logging(options.log_level)
-            zygote = Zygote.fork(run_manager)
+            zygote = Zygote.fork(run_manager, ours_alone=[lock])
             asyncio.run(serve(options, zygote))
     except (StartError, ListenError, LocalStateError, OSError) as error:
         for line in str(error).splitlines():

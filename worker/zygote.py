@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 FRAME_SIZE_BYTES_MAX = 128 * 1024
 
@@ -36,11 +36,13 @@ class Zygote:
         self.pid = pid
 
     @classmethod
-    def fork(cls, target: Callable[[bytes], int]) -> Zygote:
+    def fork(cls, target: Callable[[bytes], int], *, ours_alone: Sequence[int] = ()) -> Zygote:
         """Fork the zygote. Call it before any thread or event loop exists.
 
         Args:
             target: runs in each forked process with the bytes given to ``start``; returns the exit status.
+            ours_alone: descriptors the zygote and what it forks must not share. A lock (flock) is held as long as
+                any process has the descriptor: a manager that outlives its node would keep the next node out.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gc.collect()
@@ -48,6 +50,8 @@ class Zygote:
         pid = os.fork()
         if pid == 0:
             ours.close()
+            for descriptor in ours_alone:
+                os.close(descriptor)
             _serve(theirs, target)
         theirs.close()
         ours.setblocking(False)

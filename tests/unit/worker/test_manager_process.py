@@ -113,6 +113,21 @@ async def test_a_manager_outlives_the_zygote(tmp_path: Path) -> None:
     await gone(pid)
 
 
+async def test_a_manager_that_outlives_its_node_does_not_hold_the_nodes_lock(tmp_path: Path) -> None:
+    lock = (tmp_path / "swarmd.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    zygote = Zygote.fork(be_manager, ours_alone=[lock.fileno()])
+    pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
+    await holder(tmp_path / "manager.lock")
+    lock.close()  # as when the node is killed
+    with (tmp_path / "swarmd.lock").open("w") as again:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    zygote.close()
+    os.waitpid(zygote.pid, 0)
+    os.kill(pid, signal.SIGTERM)
+    await gone(pid)
+
+
 async def test_a_zygote_that_is_gone_is_an_error(tmp_path: Path) -> None:
     zygote = Zygote.fork(be_manager)
     os.kill(zygote.pid, signal.SIGKILL)
