@@ -61,4 +61,5 @@ def set_version(request: web.Request, version: APIVersion) -> None:
 
 def version_of(request: web.Request) -> APIVersion:
     """The version this request is to be answered in."""
-    return request.get(_VERSION_KEY, MAX_VERSION)
+    version: APIVersion = request.get(_VERSION_KEY, MAX_VERSION)
+    return version

@@ -47,7 +47,7 @@ def state() -> MemoryState:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - the condition is a look at what is inside
+        while not condition():
             await asyncio.sleep(0.005)
 
 
