@@ -85,12 +85,19 @@ class RoleManager:
     async def run(self) -> None:
         """Reconcile on every change of a node, and every few seconds; ends by cancellation."""
         forget = self._store.on_change(self._on_change)
+        before: list[RoleAction] = []
         try:
             while True:
                 self._wake.clear()
-                view = self._store.view
-                for action in decide(view.nodes.values(), self._consensus.members, self._consensus.node_id):
+                nodes, members = self._store.view.nodes.values(), self._consensus.members
+                actions = decide(nodes, members, self._consensus.node_id)
+                for action in actions:
                     await self._do(action)
+                # A member that went wakes nobody, and its node's role is changed next: a demoted host waits for it.
+                if actions and actions != before:
+                    before = actions
+                    continue
+                before = actions
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(ROLE_RECONCILE_PERIOD_S):
                         await self._wake.wait()
