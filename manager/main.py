@@ -29,7 +29,6 @@ from manager.ca.service import JoinService, NodeCAService
 from manager.ca_state import StoreCAState
 from manager.consensus.port import (
     ConsensusError,
-    CorruptStateError,
     LeaderState,
     NodeID,
     NotLeaderError,
@@ -92,11 +91,21 @@ def run(payload: bytes) -> int:
     try:
         with _locked(Path(config.state_dir) / LOCK_FILE):
             asyncio.run(_Manager(config).run())
-    except (StateLockedError, CorruptStateError, PKIError, OSError) as error:
-        log.error("manager.failed", error=str(error))
-        error_file.write_text(str(error))
+    except Exception as error:
+        cause = _cause(error)
+        foreseen = isinstance(cause, ConsensusError | PKIError | OSError)
+        log.error("manager.failed", error=str(cause), exc_info=None if foreseen else error)
+        with contextlib.suppress(OSError):
+            error_file.write_text(str(cause) or repr(cause))
         return 1
     return 0
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first failure in a task group's exception: the others are its consequences."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 @contextlib.contextmanager
@@ -269,7 +278,11 @@ class _Manager:
         )
         server = grpc.aio.server(interceptors=[interceptor], options=[*server_options(), *GRPC_OPTIONS])
         self._add_services(server)
-        server.add_secure_port(self._config.grpc_listen_addr, server_credentials(self._certificate))
+        address = self._config.grpc_listen_addr
+        try:
+            server.add_secure_port(address, server_credentials(self._certificate))
+        except RuntimeError as error:  # grpc's text speaks of its own debug switches
+            raise OSError(f"cannot listen on {address}: is the port in use?") from error
         await server.start()
         return server
 
