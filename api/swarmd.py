@@ -186,14 +186,33 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         await server.start(options.host or [DEFAULT_HOST])
         log.info("daemon.started", version=version, pid=os.getpid(), hostname=platform.node())
         notify_systemd("READY=1")
-        await stop.wait()
+        await _stopped_or_zygote_gone(stop, zygote)
         notify_systemd("STOPPING=1")
         log.info("daemon.stopping")
     finally:
         await server.close()
-        await node.close()
+        # A manager that this daemon could not start again runs on, and the next daemon adopts it.
+        await node.close(stop_manager=stop.is_set())
         await executor.close()
         await engine.close()
+
+
+async def _stopped_or_zygote_gone(stop: asyncio.Event, zygote: Zygote) -> None:
+    """Return once the daemon is to stop. Raises: StartError when it cannot start managers any more (restart it)."""
+    gone = asyncio.Event()
+    pidfd = os.pidfd_open(zygote.pid)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(pidfd, gone.set)
+    waits = [loop.create_task(event.wait(), name="daemon.wait") for event in (stop, gone)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        for wait in waits:
+            wait.cancel()
+    if not stop.is_set():
+        raise StartError("the process that starts managers has ended; swarmd has to be started again")
 
 
 def main() -> None:

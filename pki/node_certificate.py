@@ -20,7 +20,14 @@ from pathlib import Path
 from pki.authority import RootCA
 from pki.certificates import Identity, Role, TrustRoot, chain_to_pem, key_matches, load_chain, new_csr
 from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError, NodeCertificateMissingError
-from pki.files import PUBLIC_MODE, SECRET_MODE, ensure_private_directory, locked_directory, write_atomically
+from pki.files import (
+    PUBLIC_MODE,
+    SECRET_MODE,
+    ensure_private_directory,
+    locked_directory,
+    sync_directory,
+    write_atomically,
+)
 from pki.keys import PrivateKey, key_from_pem, key_to_pem, new_key
 
 ROOT_FILE = "swarm-root-ca.crt"
@@ -222,6 +229,13 @@ class NodeCertificate:
         self.current = credentials
         for listener in list(self._listeners):
             listener(credentials)
+
+
+def forget_key(directory: Path) -> None:
+    """Make what lies in ``directory`` useless for good, before the rest of it is removed. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        (directory / KEY_FILE).unlink()
+        sync_directory(directory)
 
 
 def _write(directory: Path, credentials: NodeCredentials, kek: bytes | None) -> None:

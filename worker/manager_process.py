@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from proto.node_pb2 import ManagerConfig
-from worker.zygote import Zygote
+from worker.zygote import Zygote, ZygoteError
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +61,11 @@ class ManagerProcess:
     @property
     def running(self) -> bool:
         return self._pid is not None
+
+    @property
+    def kept(self) -> bool:
+        """Started and not stopped since: it runs, or is about to be started again."""
+        return self._watch is not None
 
     async def start(self, config: ManagerConfig) -> None:
         """Adopt the manager that runs, or start one; from now on restart it when it ends."""
@@ -124,7 +129,10 @@ class ManagerProcess:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
             config = again
-            await self._launch(config)
+            try:
+                await self._launch(config)
+            except ZygoteError as error:  # the daemon notices too, and ends: it cannot make another zygote
+                log.error("manager.not_restarted", error=str(error))
 
 
 async def _wait_exit(pid: int) -> None:

@@ -21,6 +21,7 @@ from pki.errors import (
     NodeCertificateMissingError,
     PKIError,
 )
+from pki.files import SECRET_MODE, write_atomically
 from pki.identifiers import new_id
 from pki.join_client import join_cluster
 from pki.keys import new_key
@@ -43,6 +44,7 @@ from worker.addresses import (
     split_host_port,
     system_addresses,
 )
+from worker.manager_process import ManagerProcess
 from worker.membership import (
     AlreadyInSwarmError,
     InitRequest,
@@ -55,7 +57,7 @@ from worker.membership import (
     NotManagerError,
     SwarmInfo,
 )
-from worker.participation import CERTIFICATES, Host, Participation, erase, new_state
+from worker.participation import CERTIFICATES, MANAGER_LOCK, Host, Participation, erase, new_state
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub
@@ -83,6 +85,12 @@ _JOIN_TIMEOUT = (
     '"docker info" command to see the current swarm status of your node.'
 )
 
+_LEAVE_UNUSABLE = (
+    "This node is a manager whose files cannot be used ({error}). Leaving erases its copy of the swarm's state. "
+    "Use `--force` to ignore this message."
+)
+_INIT_MARK = "init.unfinished"
+
 _REFUSALS = {
     3: "InvalidArgument",
     7: "PermissionDenied",
@@ -100,6 +108,7 @@ class Node:
         self._host = host
         self._participation: Participation | None = None
         self._error = ""
+        self._unusable: LocalState | None = None
         self._changing = asyncio.Lock()
         self._joining: asyncio.Task[None] | None = None
 
@@ -111,17 +120,23 @@ class Node:
         Raises:
             LocalStateError: node.json is damaged.
         """
+        if (self._host.state_dir / _INIT_MARK).exists():
+            log.warning("node.incomplete", reason="an init did not finish")
+            lock = self._host.state_dir / MANAGER_LOCK
+            await ManagerProcess(self._host.zygote, lock, on_exit=lambda _config: None).stop()
+            await self._undo_init()
+            return
         state = local_state.load(self._host.state_dir)
         if state is None:
             return
         try:
             certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)
         except NodeCertificateMissingError:
-            log.warning("node.incomplete", reason="node.json without certificates: an init or join did not finish")
+            log.warning("node.incomplete", reason="node.json without certificates: a leave did not finish")
             erase(self._host.state_dir)
             return
         except PKIError as error:
-            self._error = str(error)
+            self._error, self._unusable = str(error), state
             log.error("node.unusable", error=str(error))
             return
         await self._begin(Participation(self._host, state, certificate))
@@ -153,7 +168,7 @@ class Node:
             node_id=state.node_id,
             node_addr=split_host_port(state.advertise_addr, 0)[0],
             control_available=participation.control_available,
-            error=participation.error or participation.session_error,
+            error=participation.error or participation.manager_failure or participation.session_error,
             remote_managers=list(state.managers),
         )
 
@@ -176,19 +191,26 @@ class Node:
                 request.listen_addr, request.advertise_addr, request.data_path_addr
             )
             _check_init(request)
-            state, certificate, bootstrap = await asyncio.to_thread(self._found, request, listen, advertise, data_path)
             try:
+                founded = await asyncio.to_thread(self._found, request, listen, advertise, data_path)
+                state, certificate, bootstrap = founded
                 await self._begin(Participation(self._host, state, certificate), bootstrap)
             except BaseException:
                 await self._abandon()
                 raise
+            (self._host.state_dir / _INIT_MARK).unlink(missing_ok=True)
             log.info("swarm.initialized", node_id=state.node_id, cluster_id=state.cluster_id)
             return state.node_id
 
     def _found(
         self, request: InitRequest, listen: str, advertise: str, data_path: str
     ) -> tuple[LocalState, NodeCertificate, Bootstrap]:
-        """Keys, certificates and the first objects of a new cluster. Blocks: run in a thread."""
+        """Keys, certificates and the first objects of a new cluster. Blocks: run in a thread.
+
+        Until the manager has committed these objects they are nowhere else, so an init that is cut short cannot be
+        gone on with: a mark on disk says that it is to be undone.
+        """
+        write_atomically(self._host.state_dir / _INIT_MARK, b"", mode=SECRET_MODE)
         now = utc_now()
         root = RootCA.create(now)
         cluster_id, node_id, key = new_id(), new_id(), new_key()
@@ -267,9 +289,22 @@ class Node:
             self._joining = work
             done, _ = await asyncio.wait({work}, timeout=JOIN_TIMEOUT_S)
             if not done:
+                work.add_done_callback(self._background_join_ended)
                 raise JoinTimeoutError(_JOIN_TIMEOUT)
             self._joining = None
-            await work
+            try:
+                await work
+            except BaseException:
+                await self._abandon()
+                raise
+
+    def _background_join_ended(self, work: asyncio.Task[None]) -> None:
+        """Nobody waits any more: what went wrong is told by ``info()``, and the way is free for another join."""
+        if self._joining is work:
+            self._joining = None
+        if not work.cancelled() and (error := work.exception()) is not None:
+            self._error = str(error)
+            log.error("join.failed", error=str(error))
 
     async def _join(self, request: JoinRequest, listen: str, advertise: str, data_path: str) -> None:
         """The whole of a join; goes on after the caller has given up waiting."""
@@ -321,7 +356,10 @@ class Node:
             if participation is None:
                 if joining is None and not self._error:
                     raise NotInSwarmError("This node is not part of a swarm")
-                self._error = ""
+                unusable = self._unusable
+                if unusable is not None and unusable.role == NodeRole.NODE_ROLE_MANAGER and not force:
+                    raise LeaveRefusedError(_LEAVE_UNUSABLE.format(error=self._error))
+                self._error, self._unusable = "", None
                 await asyncio.to_thread(erase, self._host.state_dir)
                 return
             if participation.state.role == NodeRole.NODE_ROLE_MANAGER and not force:
@@ -332,14 +370,19 @@ class Node:
             log.info("swarm.left", node_id=participation.state.node_id)
 
     async def _abandon(self) -> None:
-        """Undo an init that failed: nothing of it may stay (A1.01)."""
+        """Undo an init or join that failed: nothing of it may stay (A1.01)."""
         participation, self._participation = self._participation, None
         if participation is not None:
             await participation.stop()
+        self._error = ""
+        await self._undo_init()
+
+    async def _undo_init(self) -> None:
         await asyncio.to_thread(erase, self._host.state_dir)
+        (self._host.state_dir / _INIT_MARK).unlink(missing_ok=True)
 
     def _refuse_when_member(self) -> None:
-        if self._participation is not None or self._joining is not None:
+        if self._participation is not None or self._joining is not None or self._unusable is not None:
             raise AlreadyInSwarmError(_ALREADY)
 
     async def _leave_warning(self, participation: Participation) -> str:

@@ -22,7 +22,7 @@ import structlog
 from pki.certificates import Role
 from pki.errors import NodeCertificateExpiredError, PKIError
 from pki.grpc_credentials import RotatingChannel
-from pki.node_certificate import NodeCertificate
+from pki.node_certificate import NodeCertificate, forget_key
 from pki.renewal import Renewer
 from proto.ca_pb2 import ManagerAddress, RenewCertificateRequest, RenewCertificateResponse
 from proto.ca_pb2_grpc import NodeCAStub
@@ -36,10 +36,10 @@ from proto.specs_pb2 import NodeAvailability, NodeRole
 from worker import local_state
 from worker.addresses import GRPC_PORT, join_host_port, split_host_port
 from worker.agent.agent import Agent
-from worker.agent.executor import Executor
+from worker.agent.executor import Executor, ExecutorError
 from worker.manager_process import ManagerProcess
 from worker.membership import LocalNodeState, MembershipError
-from worker.zygote import Zygote
+from worker.zygote import Zygote, ZygoteError
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +90,7 @@ class Participation:
         self._node: Node | None = None
         self._node_changed = asyncio.Event()
         self._manager_ready = False
+        self._manager_failure = ""
         self._manager = ManagerProcess(host.zygote, host.state_dir / MANAGER_LOCK, on_exit=self._on_manager_exit)
         socket = f"unix:{host.run_dir / MANAGER_SOCKET}"
         self._local = grpc.aio.insecure_channel(
@@ -151,7 +152,8 @@ class Participation:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 request = RaftLeaveRequest(node_id=self.state.node_id)
                 await RaftMembershipStub(self._local).Leave(request, timeout=LEAVE_TIMEOUT_S)
-        await self._agent.leave()
+        with contextlib.suppress(ExecutorError):  # the agent has said which container is left; the node leaves anyway
+            await self._agent.leave()
         await self._manager.stop()
         await self._local.close()
         erase(self._host.state_dir)
@@ -168,8 +170,7 @@ class Participation:
                 group.create_task(self._agent.run(), name="agent")
                 group.create_task(self._keep_certificate(), name="certificate.renewal")
                 group.create_task(self._follow_role(), name="role")
-                if self._holds_manager_certificate:
-                    group.create_task(self._watch_manager(), name="manager.ready")
+                group.create_task(self._watch_manager(), name="manager.ready")
         except* Exception as errors:
             for error in errors.exceptions:
                 self.error = str(error)
@@ -204,6 +205,11 @@ class Participation:
     def session_error(self) -> str:
         """Why there is no session, "" when there is one or none was tried."""
         return self._session_error
+
+    @property
+    def manager_failure(self) -> str:
+        """What the manager of this host ended with, "" while it answers: it is started again and again."""
+        return "" if self._manager_ready else self._manager_failure
 
     def on_session(self, error: str) -> None:
         self._session_error = error
@@ -258,6 +264,7 @@ class Participation:
 
     def _on_manager_exit(self, _config: ManagerConfig) -> ManagerConfig | None:
         self._manager_ready = False
+        self._manager_failure = self._manager_error()
         return self._manager_config()
 
     async def wait_manager(self, timeout_s: float) -> None:
@@ -283,7 +290,7 @@ class Participation:
         self._manager_ready = True
 
     async def _watch_manager(self) -> None:
-        """Know when the manager answers, also after it was restarted."""
+        """Know when the manager answers, also after it was restarted, or started by a promotion."""
         while True:
             if not self._manager_ready and self._manager.running:
                 with contextlib.suppress(MembershipError):
@@ -311,7 +318,7 @@ class Participation:
                     await self._become_manager()
                 elif node.role != NodeRole.NODE_ROLE_MANAGER:
                     await self._become_worker()
-            except (grpc.aio.AioRpcError, PKIError, OSError, TimeoutError) as error:
+            except (grpc.aio.AioRpcError, PKIError, OSError, TimeoutError, ZygoteError) as error:
                 log.warning("role.change_failed", role=NodeRole.Name(node.spec.role), error=str(error))
                 await asyncio.sleep(_ROLE_RETRY_S)
                 self._node_changed.set()
@@ -321,15 +328,14 @@ class Participation:
             await self._renewer.renew_once()
             if not self._holds_manager_certificate:
                 raise MembershipNotYetError("the managers did not issue a manager certificate yet")
-        if not self._manager.running:
+        if not self._manager.kept:
             self.state.role = NodeRole.NODE_ROLE_MANAGER
             self._save()
             log.info("node.promoted", node_id=self.state.node_id)
             await self._manager.start(self._manager_config())
-            await self.wait_manager(MANAGER_READY_TIMEOUT_S)
 
     async def _become_worker(self) -> None:
-        if not self._holds_manager_certificate and not self._manager.running:
+        if not self._holds_manager_certificate and not self._manager.kept:
             return
         log.info("node.demoted", node_id=self.state.node_id)
         await self._manager.stop()
@@ -361,10 +367,15 @@ class MembershipNotYetError(PKIError):
 
 
 def erase(state_dir: Path) -> None:
-    """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays."""
-    local_state.forget(state_dir)
+    """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays.
+
+    The node's key goes first and node.json last: a host that loses power in between comes back with a node.json
+    without certificates, by which ``worker.node`` sees that this has to be finished.
+    """
+    forget_key(state_dir / CERTIFICATES)
     for name in (CERTIFICATES, RAFT, AGENT):
         shutil.rmtree(state_dir / name, ignore_errors=True)
+    local_state.forget(state_dir)
 
 
 def new_state(
