@@ -107,11 +107,6 @@ def enum_from_api(enum: EnumDescriptor, text: str) -> int:
     return number
 
 
-def enum_to_api(enum: EnumDescriptor, number: int) -> str:
-    """The API spelling, ``""`` for a value without one."""
-    return _enum_names(enum).get(number, "")
-
-
 # ---------------------------------------------------------------- schema
 
 

@@ -29,9 +29,8 @@ REGISTRATIONS_IN_WINDOW_MAX = 3
 REQUEST_TIMEOUT_S = 20.0
 """A request to a manager that the cluster cannot answer fails after that."""
 
-STATUS_BATCH_INTERVAL_S = 0.1
 STATUS_BATCH_MAX = 10_000
-"""Status reports are written together, at the latest after the interval or when that many wait."""
+"""Status reports written together at most; what waits while a write is under way makes the next."""
 
 # ---------------------------------------------------------------- tasks
 

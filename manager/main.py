@@ -37,7 +37,7 @@ from manager.consensus.port import (
 from manager.consensus.raft import RaftConfig, RaftConsensus
 from manager.consensus.sealed import KeyRing
 from manager.consensus.transport import PeerRefusedError
-from manager.control.defaults import complete_cluster_spec
+from manager.control.defaults import fill_cluster
 from manager.control.forward import LeaderForwarder
 from manager.control.rpc import GRPC_OPTIONS, control_handler
 from manager.control.service import ControlService
@@ -287,7 +287,7 @@ class _Manager:
         return server
 
     async def _serve_local(self) -> grpc.aio.Server:
-        """The control socket: made under a private name and moved into place, so that it is never open to others."""
+        """The control socket. The umask makes it root's alone from the moment it is bound."""
         server = grpc.aio.server(
             interceptors=[LocalInterceptor(lambda: self._certificate.identity)],
             options=[*server_options(), *GRPC_OPTIONS],
@@ -315,7 +315,7 @@ class _Manager:
             return
         working = self._store.begin()
         cluster = bootstrap.cluster
-        cluster.spec.CopyFrom(complete_cluster_spec(cluster.spec))
+        fill_cluster(cluster)
         working.create(cluster)
         working.create(bootstrap.node)
         await self._store.commit(working)

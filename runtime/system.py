@@ -24,22 +24,6 @@ class Problem:
         return f"{self.what}: {self.mend}"
 
 
-@dataclass(frozen=True, slots=True)
-class HostInfo:
-    """Facts for ``GET /info``; memory in bytes."""
-
-    hostname: str
-    cpus: int
-    memory_bytes: int
-    kernel_version: str
-    operating_system: str
-    os_version: str
-    architecture: str
-    cgroup_version: str
-    cgroup_driver: str
-    swap_limit: bool
-
-
 def check_host() -> list[Problem]:
     """What stands in the way of running containers here, most basic first; empty when nothing does."""
     if os.geteuid() != 0:
@@ -88,32 +72,6 @@ def _module_exists(name: str) -> bool:
     except OSError:
         return False
     return f"/{name}.ko" in names
-
-
-def host_info() -> HostInfo:
-    """Read the facts; cheap enough to be asked for each time."""
-    layout = cgroups.detect()
-    names = os_release()
-    return HostInfo(
-        hostname=platform.node(),
-        cpus=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        kernel_version=platform.release(),
-        operating_system=names.get("PRETTY_NAME", "Linux"),
-        os_version=names.get("VERSION_ID", ""),
-        architecture=platform.machine(),
-        cgroup_version=str(layout.version),
-        cgroup_driver="cgroupfs",
-        swap_limit=cgroups.swap_limit(layout),
-    )
-
-
-def os_release() -> dict[str, str]:
-    """The distribution's names, from /etc/os-release."""
-    try:
-        return platform.freedesktop_os_release()
-    except OSError:
-        return {}
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pki.authority import RootCA
-from pki.certificates import Role, check_cert_expiry, new_csr, root_digest
+from pki.certificates import CERT_EXPIRY_DEFAULT, Role, check_cert_expiry, new_csr, root_digest
 from pki.errors import (
     FrameError,
     InvalidCertificateError,
@@ -66,10 +66,6 @@ log = structlog.get_logger(__name__)
 
 JOIN_TIMEOUT_S = 20.0
 _RETRY_JOIN_S = 1.0
-DEFAULT_ADDRESS_POOL = "10.0.0.0/8"
-DEFAULT_SUBNET_SIZE = 24
-DEFAULT_DATA_PATH_PORT = 4789
-DEFAULT_CERT_EXPIRY = timedelta(days=90)
 
 _ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
 _NOT_MANAGER = (
@@ -214,7 +210,7 @@ class Node:
         now = utc_now()
         root = RootCA.create(now)
         cluster_id, node_id, key = new_id(), new_id(), new_key()
-        expiry = timedelta(microseconds=request.spec.ca_config.node_cert_expiry_ns // 1000) or DEFAULT_CERT_EXPIRY
+        expiry = timedelta(microseconds=request.spec.ca_config.node_cert_expiry_ns // 1000) or CERT_EXPIRY_DEFAULT
         issued = root.issue(
             new_csr(key), node_id=node_id, role=Role.MANAGER, cluster_id=cluster_id, lifetime=expiry, now=now
         )
@@ -235,9 +231,9 @@ class Node:
         cluster = objects.Cluster(
             id=cluster_id,
             spec=request.spec,
-            default_addr_pool=list(request.default_addr_pool) or [DEFAULT_ADDRESS_POOL],
-            subnet_size=request.subnet_size or DEFAULT_SUBNET_SIZE,
-            data_path_port=request.data_path_port or DEFAULT_DATA_PATH_PORT,
+            default_addr_pool=request.default_addr_pool,
+            subnet_size=request.subnet_size,
+            data_path_port=request.data_path_port,
             root_ca=objects.RootCA(
                 ca_cert_pem=root.certificate_pem,
                 ca_key_pem=root.key_pem,

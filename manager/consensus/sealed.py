@@ -43,7 +43,6 @@ RECORD_SIZE_BYTES_MAX = 64 * 1024 * 1024
 _HEADER = struct.Struct(">8s8s32sI")
 _HEAD = struct.Struct(">IIII")
 HEADER_SIZE_BYTES = _HEADER.size
-RECORD_OVERHEAD_BYTES = _HEAD.size + 16
 
 
 @dataclass(frozen=True, slots=True)

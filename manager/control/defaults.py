@@ -8,7 +8,10 @@ Source: moby ``daemon/cluster/convert``.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from manager.constants import HEARTBEAT_PERIOD_S, TASK_HISTORY_RETENTION_LIMIT
+from pki.certificates import CERT_EXPIRY_DEFAULT
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,
@@ -31,7 +34,7 @@ LOG_ENTRIES_FOR_SLOW_FOLLOWERS = 500
 ELECTION_TICK = 10
 HEARTBEAT_TICK = 1
 HEARTBEAT_PERIOD_NS = round(HEARTBEAT_PERIOD_S * _SECOND_NS)
-NODE_CERT_EXPIRY_NS = 90 * 24 * 3600 * _SECOND_NS
+NODE_CERT_EXPIRY_NS = CERT_EXPIRY_DEFAULT // timedelta(microseconds=1) * 1000
 
 DEFAULT_ADDR_POOL = ("10.0.0.0/8",)
 SUBNET_SIZE = 24
@@ -114,6 +117,15 @@ def complete_cluster_spec(spec: ClusterSpec) -> ClusterSpec:
     return full
 
 
+def fill_cluster(cluster: Cluster) -> None:
+    """Write the defaults of a new cluster into ``cluster``, in its spec and beside it (features A1.05, A1.06)."""
+    cluster.spec.CopyFrom(complete_cluster_spec(cluster.spec))
+    if not cluster.default_addr_pool:
+        cluster.default_addr_pool.extend(DEFAULT_ADDR_POOL)
+    cluster.subnet_size = cluster.subnet_size or SUBNET_SIZE
+    cluster.data_path_port = cluster.data_path_port or DATA_PATH_PORT
+
+
 def redacted_cluster(cluster: Cluster, *, tokens: bool) -> Cluster:
     """A copy that may leave the managers: no keys; join tokens only for who asks for the swarm itself."""
     copy = Cluster()
@@ -124,8 +136,4 @@ def redacted_cluster(cluster: Cluster, *, tokens: bool) -> Cluster:
     copy.ClearField("unlock_key")
     if not tokens:
         copy.root_ca.ClearField("join_tokens")
-    if not copy.default_addr_pool:
-        copy.default_addr_pool.extend(DEFAULT_ADDR_POOL)
-        copy.subnet_size = SUBNET_SIZE
-    copy.data_path_port = copy.data_path_port or DATA_PATH_PORT
     return copy

@@ -91,12 +91,6 @@ def replicas(spec: ServiceSpec) -> int:
     return replicated.replicas if replicated.HasField("replicas") else 1
 
 
-def default_restart_policy() -> RestartPolicy:
-    return RestartPolicy(
-        condition=RESTART_CONDITION_ANY, delay_ns=nanoseconds(constants.RESTART_DELAY_S), max_attempts=0
-    )
-
-
 def default_update_config() -> UpdateConfig:
     return UpdateConfig(
         parallelism=1,

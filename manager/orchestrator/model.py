@@ -33,8 +33,6 @@ from proto.specs_pb2 import NODE_AVAILABILITY_DRAIN, ServiceSpec
 
 NewID = Callable[[], str]
 
-TASK_TO_REMOVE = TASK_STATE_REMOVE
-
 
 class InvariantError(Exception):
     """Something that cannot be: a bug, not a state of the cluster."""
@@ -179,11 +177,6 @@ def ended_by_itself(task: Task) -> bool:
     return has_ended(task) and (
         task.status.state == TASK_STATE_COMPLETE or TASK_STATE_FAILED <= task.status.state < TASK_STATE_REMOVE
     )
-
-
-def is_stopping(task: Task) -> bool:
-    """Whether an agent may still run it though it is to stop."""
-    return not is_live(task) and TASK_STATE_ASSIGNED <= task.status.state <= TASK_STATE_RUNNING
 
 
 def changed_at(task: Task) -> float:

@@ -37,8 +37,6 @@ from manager.store import Working, spec_version_id
 from proto.objects_pb2 import Service, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec
 
-PlacementOf = Callable[[Task], Needs]
-
 
 @dataclass
 class ReconcilePass:

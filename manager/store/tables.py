@@ -135,9 +135,6 @@ class TaskTable(Table[Task]):
         """A global service's tasks on one node."""
         return self._rows.lookup("service_node", (service_id, node_id))
 
-    def by_spec_version(self, service_id: str, spec_version: int) -> Collection[Task]:
-        return self._rows.lookup("version", (service_id, spec_version))
-
     def any_of_service(self, service_id: str) -> bool:
         return self._rows.has_any("service", service_id)
 

@@ -19,8 +19,6 @@ from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
 from runtime.networks.ports import requests as port_requests
 
-TASK_LABEL_PREFIX = "com.docker.swarm."
-
 
 def merge(config: ContainerConfig, image: ImageConfig) -> ContainerConfig:
     """The request's configuration with the image's defaults filled in (moby daemon/commit.go, ``merge``).

@@ -13,7 +13,7 @@ import msgspec
 
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.manifests import epoch_of
-from runtime.images.records import Entry, ImageRecords, familiar
+from runtime.images.records import Entry, ImageRecords
 from runtime.images.reference import match_pattern, parse_reference
 from runtime.images.types import ImageHistoryItem
 
@@ -157,8 +157,3 @@ def moment(text: str, *, now: float) -> float:
 def _has_label(labels: Mapping[str, str], want: str) -> bool:
     name, equals, value = want.partition("=")
     return name in labels and (not equals or labels[name] == value)
-
-
-def names_of(entry: Entry) -> list[str]:
-    """Familiar tags, or the ID of a nameless image."""
-    return sorted(familiar(name) for name in entry.record.Tags) or [entry.record.ID]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
@@ -145,14 +145,3 @@ def _bind(request: PortRequest) -> socket.socket:
         f"failed to set up container networking: Bind for {request.host_ip}:{request.host_ports[0]} failed: "
         "port is already allocated"
     )
-
-
-def api_ports(
-    exposed: Mapping[str, object] | None, published: Sequence[PublishedPort]
-) -> dict[str, list[PortBinding] | None]:
-    """``NetworkSettings.Ports``."""
-    result: dict[str, list[PortBinding] | None] = {key if "/" in key else f"{key}/tcp": None for key in exposed or ()}
-    for port in published:
-        key = f"{port.container_port}/{port.protocol}"
-        result[key] = [*(result.get(key) or ()), PortBinding(HostIp=port.host_ip, HostPort=str(port.host_port))]
-    return result

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from manager.consensus.inprocess import InProcessConsensus
+from manager.control.defaults import fill_cluster
 from manager.control.service import ControlService
 from manager.store import Store, Working
 from pki.authority import RootCA
@@ -75,7 +76,7 @@ def make_cluster() -> Cluster:
     root = RootCA.create(datetime.fromtimestamp(CREATED_NS / 1e9, UTC))
     tokens = JoinTokens.new(root_digest(root.certificate_pem))
     cluster = Cluster(id="cluster")
-    cluster.spec.name = "default"
+    fill_cluster(cluster)
     cluster.root_ca.ca_cert_pem = root.certificate_pem
     cluster.root_ca.ca_key_pem = b"the key"
     cluster.root_ca.join_tokens.worker = tokens.worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from manager.control.defaults import (
     complete_cluster_spec,
+    fill_cluster,
     normalize_service_spec,
     redacted_cluster,
 )
@@ -83,5 +84,14 @@ def test_keys_never_leave_the_managers() -> None:
     shown = redacted_cluster(cluster, tokens=False)
     assert b"key" not in shown.SerializeToString()
     assert b"token" not in shown.SerializeToString()
-    assert (list(shown.default_addr_pool), shown.subnet_size, shown.data_path_port) == (["10.0.0.0/8"], 24, 4789)
     assert redacted_cluster(cluster, tokens=True).root_ca.join_tokens.worker == "token"
+
+
+def test_a_new_cluster_has_its_defaults_written_down() -> None:
+    cluster = Cluster(id="c")
+    fill_cluster(cluster)
+    assert (list(cluster.default_addr_pool), cluster.subnet_size, cluster.data_path_port) == (["10.0.0.0/8"], 24, 4789)
+    assert cluster.spec == complete_cluster_spec(ClusterSpec())
+    chosen = Cluster(id="c", default_addr_pool=["10.1.0.0/16"], subnet_size=26, data_path_port=5000)
+    fill_cluster(chosen)
+    assert (list(chosen.default_addr_pool), chosen.subnet_size, chosen.data_path_port) == (["10.1.0.0/16"], 26, 5000)
