@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import logging
@@ -42,6 +43,8 @@ DEFAULT_STATE = "/var/lib/swarm"
 DEFAULT_RUN = "/run/swarm"
 DEFAULT_HOST = "unix:///run/swarm/engine.sock"
 LOCK_FILE = "swarmd.lock"
+LOG_LEVEL_VARIABLE = "SWARMD_LOG_LEVEL"
+_M_ARENA_MAX = -8
 
 
 class StartError(Exception):
@@ -129,6 +132,12 @@ def default_cgroup_parent(state: Path) -> str:
     return f"/swarm-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
 
 
+def limit_arenas() -> None:
+    """Two malloc arenas and not eight a core: gRPC's threads would keep a few megabytes each (mallopt(3))."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
 def notify_systemd(message: str) -> None:
     """Tell systemd, if it started us (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -186,33 +195,20 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         await server.start(options.host or [DEFAULT_HOST])
         log.info("daemon.started", version=version, pid=os.getpid(), hostname=platform.node())
         notify_systemd("READY=1")
-        await _stopped_or_zygote_gone(stop, zygote)
+        await stop.wait()
         notify_systemd("STOPPING=1")
         log.info("daemon.stopping")
     finally:
         await server.close()
-        # A manager that this daemon could not start again runs on, and the next daemon adopts it.
-        await node.close(stop_manager=stop.is_set())
+        await node.close()
         await executor.close()
         await engine.close()
 
 
-async def _stopped_or_zygote_gone(stop: asyncio.Event, zygote: Zygote) -> None:
-    """Return once the daemon is to stop. Raises: StartError when it cannot start managers any more (restart it)."""
-    gone = asyncio.Event()
-    pidfd = os.pidfd_open(zygote.pid)
-    loop = asyncio.get_running_loop()
-    loop.add_reader(pidfd, gone.set)
-    waits = [loop.create_task(event.wait(), name="daemon.wait") for event in (stop, gone)]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-        for wait in waits:
-            wait.cancel()
-    if not stop.is_set():
-        raise StartError("the process that starts managers has ended; swarmd has to be started again")
+def be_manager(payload: bytes) -> int:
+    """What the zygote runs in the processes it forks: a manager, logging as this daemon does."""
+    configure_logging(os.environ[LOG_LEVEL_VARIABLE])
+    return run_manager(payload)
 
 
 def main() -> None:
@@ -225,8 +221,10 @@ def main() -> None:
             raise StartError("\n".join(str(problem) for problem in problems))
         with own_state(Path(options.state)) as lock:
             Path(options.run).mkdir(mode=0o711, parents=True, exist_ok=True)
+            os.environ[LOG_LEVEL_VARIABLE] = options.log_level
             configure_logging(options.log_level)
-            zygote = Zygote.fork(run_manager, ours_alone=[lock])
+            limit_arenas()
+            zygote = Zygote.fork("api.swarmd:be_manager", ours_alone=[lock])
             asyncio.run(serve(options, zygote))
     except (StartError, ListenError, LocalStateError, OSError) as error:
         for line in str(error).splitlines():

@@ -6,11 +6,10 @@ Rules and wording follow moby daemon/cluster/listen_addr.go. Pure but for ``syst
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from pyroute2 import IPRoute
 
 DEFAULT_PORT = 2377
 GRPC_PORT = 7946
@@ -119,12 +118,19 @@ def _only_address(system: Sequence[SystemAddress]) -> str:
     raise AddressError(f"could not choose an IP address to advertise since {where} - specify one with --advertise-addr")
 
 
+async def warm() -> None:
+    """Import what ``system_addresses`` needs, so that an init or join to come does not wait for it."""
+    await asyncio.to_thread(importlib.import_module, "pyroute2")
+
+
 async def system_addresses() -> list[SystemAddress]:
     """Every global address of this host, in the order of the kernel."""
     return await asyncio.to_thread(_read_system_addresses)
 
 
 def _read_system_addresses() -> list[SystemAddress]:
+    from pyroute2 import IPRoute  # 9 MB and 75 ms: the manager process does without, see ``warm``
+
     with IPRoute() as netlink:
         names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links()}
         return [

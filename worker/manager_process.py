@@ -125,14 +125,15 @@ class ManagerProcess:
             again = self._on_exit(config)
             if again is None:
                 return
-            log.warning("manager.exited", restart_delay_s=delay_s)
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
             config = again
-            try:
-                await self._launch(config)
-            except ZygoteError as error:  # the daemon notices too, and ends: it cannot make another zygote
-                log.error("manager.not_restarted", error=str(error))
+            while self._pid is None:
+                log.warning("manager.exited", restart_delay_s=delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
+                try:
+                    await self._launch(config)
+                except ZygoteError as error:
+                    log.error("manager.not_restarted", error=str(error))
 
 
 async def _wait_exit(pid: int) -> None:

@@ -43,6 +43,7 @@ from worker.addresses import (
     resolve_listen,
     split_host_port,
     system_addresses,
+    warm,
 )
 from worker.manager_process import ManagerProcess
 from worker.membership import (
@@ -107,6 +108,7 @@ class Node:
         self._unusable: LocalState | None = None
         self._changing = asyncio.Lock()
         self._joining: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Take up this host's place in its cluster, if it has one.
@@ -124,6 +126,7 @@ class Node:
             return
         state = local_state.load(self._host.state_dir)
         if state is None:
+            self._warming = asyncio.get_running_loop().create_task(warm(), name="addresses.warm")
             return
         try:
             certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)

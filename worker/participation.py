@@ -134,6 +134,7 @@ class Participation:
                 await self.wait_manager(MANAGER_READY_TIMEOUT_S)
         loop = asyncio.get_running_loop()
         self._running = loop.create_task(self._run(), name="participation")
+        self._host.zygote.rest()
 
     async def stop(self, *, stop_manager: bool = True) -> None:
         """End the session and the manager; containers run on, and so does the manager unless ``stop_manager``."""
@@ -333,6 +334,7 @@ class Participation:
             self._save()
             log.info("node.promoted", node_id=self.state.node_id)
             await self._manager.start(self._manager_config())
+            self._host.zygote.rest()
 
     async def _become_worker(self) -> None:
         if not self._holds_manager_certificate and not self._manager.kept:

@@ -12,35 +12,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import select
 import signal
 import socket
 import sys
 import traceback
+from asyncio.subprocess import DEVNULL
 from collections.abc import Callable, Sequence
 
 FRAME_SIZE_BYTES_MAX = 128 * 1024
+_REAP_AFTER_S = 1.0
 
 
 class ZygoteError(Exception):
-    """The zygote is gone; a manager can no longer be started by this daemon process."""
+    """No manager can be started: the process that forks them does not come up."""
 
 
 class Zygote:
-    """The node's end of the socket. One request at a time."""
+    """The node's end of the socket. One request at a time.
 
-    def __init__(self, connection: socket.socket, pid: int) -> None:
-        self._connection = connection
+    ``rest`` lets the process go once a cluster is joined: it keeps tens of megabytes of pages that the node has
+    changed meanwhile. ``start`` after that begins with a new interpreter, which takes half a second; it is for
+    promotions and for a manager that died, not for init and join.
+    """
+
+    def __init__(self, target: str, connection: socket.socket, pid: int) -> None:
+        self._target = target
+        self._connection: socket.socket | None = connection
         self._lock = asyncio.Lock()
         self.pid = pid
 
     @classmethod
-    def fork(cls, target: Callable[[bytes], int], *, ours_alone: Sequence[int] = ()) -> Zygote:
+    def fork(cls, target: str, *, ours_alone: Sequence[int] = ()) -> Zygote:
         """Fork the zygote. Call it before any thread or event loop exists.
 
         Args:
-            target: runs in each forked process with the bytes given to ``start``; returns the exit status.
+            target: ``module:function``, imported already; the function runs in each forked process with the bytes
+                given to ``start`` and returns the exit status.
             ours_alone: descriptors the zygote and what it forks must not share. A lock (flock) is held as long as
                 any process has the descriptor: a manager that outlives its node would keep the next node out.
         """
@@ -52,29 +62,71 @@ class Zygote:
             ours.close()
             for descriptor in ours_alone:
                 os.close(descriptor)
-            _serve(theirs, target)
+            _serve(theirs, _resolve(target))
         theirs.close()
         ours.setblocking(False)
-        return cls(ours, pid)
+        return cls(target, ours, pid)
+
+    def rest(self) -> None:
+        """Let the process end; what it started goes on, and ``start`` makes another when need be."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+            asyncio.get_running_loop().call_later(_REAP_AFTER_S, _reap, self.pid)
+
+    async def _connected(self) -> socket.socket:
+        if self._connection is None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                command = [sys.executable, "-m", "worker.zygote", self._target, str(theirs.fileno())]
+                process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()], stdin=DEVNULL)
+            ours.setblocking(False)
+            self._connection, self.pid = ours, process.pid
+        return self._connection
 
     async def start(self, payload: bytes) -> int:
-        """Fork a process that runs the target with ``payload``; return its PID. Raises: ZygoteError."""
+        """Fork a process that runs the target with ``payload``; return its PID.
+
+        Raises:
+            ZygoteError: the zygote was gone, and another one does not come up.
+        """
         if len(payload) > FRAME_SIZE_BYTES_MAX:
             raise ValueError(f"payload of {len(payload)} bytes, at most {FRAME_SIZE_BYTES_MAX}")
-        loop = asyncio.get_running_loop()
         async with self._lock:
             try:
-                await loop.sock_sendall(self._connection, payload)
-                answer = await loop.sock_recv(self._connection, 64)
+                return await self._ask(payload)
+            except OSError:
+                self.rest()  # it was killed: another one does
+            try:
+                return await self._ask(payload)
             except OSError as error:
-                raise ZygoteError(f"the process that starts managers is gone: {error}") from error
+                raise ZygoteError(f"the process that starts managers cannot be started: {error}") from error
+
+    async def _ask(self, payload: bytes) -> int:
+        loop = asyncio.get_running_loop()
+        connection = await self._connected()
+        await loop.sock_sendall(connection, payload)
+        answer = await loop.sock_recv(connection, 64)
         if not answer:
-            raise ZygoteError("the process that starts managers is gone")
+            raise ConnectionResetError("it ended at once")
         return int(answer)
 
     def close(self) -> None:
-        """Let the zygote end; what it started goes on."""
-        self._connection.close()
+        """Let the zygote end for good; what it started goes on."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _resolve(target: str) -> Callable[[bytes], int]:
+    module, _, name = target.partition(":")
+    found: Callable[[bytes], int] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def _serve(connection: socket.socket, target: Callable[[bytes], int]) -> None:
@@ -126,3 +178,13 @@ def _become(connection: socket.socket, inherited: list[int], target: Callable[[b
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def main() -> None:
+    """``python -m worker.zygote MODULE:FUNCTION DESCRIPTOR``: a zygote made by a new interpreter."""
+    target, descriptor = sys.argv[1:]
+    _serve(socket.socket(fileno=int(descriptor)), _resolve(target))
+
+
+if __name__ == "__main__":
+    main()

@@ -217,7 +217,8 @@ class Testbed:
         found = []
         for pid in run(["ip", "netns", "pids", self.namespace(host)], check=False).split():
             with contextlib.suppress(OSError):
-                if b"swarmd\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"swarmd\0" in command or b"worker.zygote\0" in command:
                     found.append(int(pid))
         return found
 

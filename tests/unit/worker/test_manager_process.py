@@ -14,7 +14,9 @@ import pytest
 
 from proto.node_pb2 import ManagerConfig
 from worker.manager_process import ManagerProcess, lock_holder
-from worker.zygote import FRAME_SIZE_BYTES_MAX, Zygote, ZygoteError
+from worker.zygote import FRAME_SIZE_BYTES_MAX, Zygote
+
+TARGET = "tests.unit.worker.test_manager_process:be_manager"
 
 
 def be_manager(payload: bytes) -> int:
@@ -35,7 +37,7 @@ def be_manager(payload: bytes) -> int:
 
 @pytest.fixture
 def zygote() -> Iterator[Zygote]:
-    made = Zygote.fork(be_manager)
+    made = Zygote.fork(TARGET)
     yield made
     made.close()
     os.waitpid(made.pid, 0)
@@ -103,7 +105,7 @@ async def test_a_manager_that_outlived_its_node_is_adopted(zygote: Zygote, tmp_p
 
 
 async def test_a_manager_outlives_the_zygote(tmp_path: Path) -> None:
-    zygote = Zygote.fork(be_manager)
+    zygote = Zygote.fork(TARGET)
     pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
     await holder(tmp_path / "manager.lock")
     zygote.close()
@@ -116,7 +118,7 @@ async def test_a_manager_outlives_the_zygote(tmp_path: Path) -> None:
 async def test_a_manager_that_outlives_its_node_does_not_hold_the_nodes_lock(tmp_path: Path) -> None:
     lock = (tmp_path / "swarmd.lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    zygote = Zygote.fork(be_manager, ours_alone=[lock.fileno()])
+    zygote = Zygote.fork(TARGET, ours_alone=[lock.fileno()])
     pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
     await holder(tmp_path / "manager.lock")
     lock.close()  # as when the node is killed
@@ -128,12 +130,18 @@ async def test_a_manager_that_outlives_its_node_does_not_hold_the_nodes_lock(tmp
     await gone(pid)
 
 
-async def test_a_zygote_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    zygote = Zygote.fork(be_manager)
-    os.kill(zygote.pid, signal.SIGKILL)
+@pytest.mark.parametrize("how", ["killed", "at rest"])
+async def test_a_zygote_that_is_gone_is_replaced(how: str, tmp_path: Path) -> None:
+    zygote = Zygote.fork(TARGET)
+    if how == "killed":
+        os.kill(zygote.pid, signal.SIGKILL)
+    else:
+        zygote.rest()
     os.waitpid(zygote.pid, 0)
-    with pytest.raises(ZygoteError, match="is gone"):
-        await zygote.start(b"x")
+    pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
+    assert await holder(tmp_path / "manager.lock") == pid
+    os.kill(pid, signal.SIGTERM)
+    await gone(pid)
     zygote.close()
 
 
