@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -195,10 +196,12 @@ def _field_encoder(field: FieldDescriptor) -> _Encode:
 
 
 def _map_encoder(value_field: FieldDescriptor) -> _Encode:
+    """Keys in order, as Go writes them; a protobuf map has none of its own, not even the same in two equal messages."""
     one = _value_encoder(value_field)
-    if one is _same:
-        return dict
-    return lambda values: {key: one(value) for key, value in values.items()}
+    return lambda values: {key: one(value) for key, value in sorted(values.items(), key=_key)}
+
+
+_key = operator.itemgetter(0)
 
 
 def _value_encoder(field: FieldDescriptor) -> _Encode:

@@ -170,6 +170,12 @@ def test_timestamps_of_other_zones_are_read() -> None:
             parse_timestamp(text)
 
 
+def test_keys_of_maps_are_sorted_as_go_writes_them() -> None:
+    keys = [f"key-{number}" for number in range(50)]
+    spec = encode(ServiceSpec(labels=dict.fromkeys(reversed(keys), "v")))
+    assert list(cast("dict[str, str]", spec["Labels"])) == sorted(keys)
+
+
 # ---------------------------------------------------------------- round trip
 
 
