@@ -144,16 +144,6 @@ def test_a_killed_node_process_comes_back_to_the_manager_that_outlived_it(four: 
     assert processes(four, 3)["swarm-manager"] == before["swarm-manager"]
 
 
-def test_a_daemon_that_cannot_start_managers_any_more_ends(four: Testbed) -> None:
-    before = processes(four, 3)
-    os.kill(before["swarmd"][1], signal.SIGKILL)
-    until(lambda: "swarmd" not in processes(four, 3), "the daemon ends")
-    assert "the process that starts managers has ended" in four.log(3)
-    four.start(3)
-    until(lambda: swarm_info(four, 3)["ControlAvailable"], "the node has its manager again")
-    assert processes(four, 3)["swarm-manager"] == before["swarm-manager"]
-
-
 def test_a_second_daemon_on_the_same_state_is_refused(four: Testbed) -> None:
     command = four.daemon_command(WORKER)
     second = [*command[: command.index("--host")], "--host", "unix:///run/second.sock"]
