@@ -72,7 +72,8 @@ LOCK_FILE = "manager.lock"
 SOCKET_FILE = "manager.sock"
 ERROR_FILE = "manager.error"
 BOOTSTRAP_TIMEOUT_S = 30.0
-JOIN_RETRY_S = 0.3
+JOIN_RETRY_S_MIN = 0.3
+JOIN_RETRY_S_MAX = 5.0
 FORWARD_TIMEOUT_S = 15.0
 TRANSFER_TIMEOUT_S = 2.0
 _PR_SET_NAME = 15
@@ -324,7 +325,9 @@ class _Manager:
         """Ask the leader to take us in (again after our address has changed), until it has."""
         request = RaftJoinRequest(raft_addr=self._config.advertise_addr, grpc_addr=self._config.grpc_advertise_addr)
         node_id = NodeID(self._config.node_id)
+        delay_s = JOIN_RETRY_S_MIN
         while True:
+            request.group_id = self._consensus.group_id
             if self._consensus.leader.leader_id == node_id:
                 return
             targets = {manager.grpc_addr for manager in self._config.managers if manager.node_id != node_id}
@@ -336,7 +339,8 @@ class _Manager:
                         return
                     except grpc.aio.AioRpcError as error:
                         log.info("join.retried", target=target, code=error.code().name, reason=error.details())
-            await asyncio.sleep(JOIN_RETRY_S)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 1.5, JOIN_RETRY_S_MAX)
 
     async def _forward_join(self, request: IssueNodeCertificateRequest) -> IssueNodeCertificateResponse:
         channel = self._link.channel()

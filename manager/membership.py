@@ -57,6 +57,13 @@ class MembershipService(RaftMembershipServicer):
         node = self._store.view.nodes.get(node_id)
         if node is None or node.spec.role != NodeRole.NODE_ROLE_MANAGER:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {node_id} is not to be a manager")
+        if request.group_id not in ("", self._consensus.group_id):
+            # As a learner it would never catch up, and count as an unreachable manager for ever.
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"node {node_id} has the log of another Raft group, from before a new cluster was forced: "
+                "let it leave the swarm and join again",
+            )
         try:
             self._consensus.update_address(node_id, request.raft_addr)
             await self._consensus.add_member(Member(node_id, request.raft_addr), timeout_s=CHANGE_TIMEOUT_S)

@@ -26,18 +26,22 @@ class RaftJoinRequest(_message.Message):
 
     RAFT_ADDR_FIELD_NUMBER: _builtins.int
     GRPC_ADDR_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
     raft_addr: _builtins.str
     """host:port of the caller's 2377 listener; its identity is its certificate."""
     grpc_addr: _builtins.str
+    group_id: _builtins.str
+    """Of the Raft group that the caller's log belongs to; empty while it has none."""
     def __init__(
         self,
         *,
         raft_addr: _builtins.str = ...,
         grpc_addr: _builtins.str = ...,
+        group_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_addr", b"grpc_addr", "raft_addr", b"raft_addr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "grpc_addr", b"grpc_addr", "raft_addr", b"raft_addr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

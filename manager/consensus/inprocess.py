@@ -56,6 +56,10 @@ class InProcessConsensus:
         return tuple(self._members[node_id] for node_id in sorted(self._members))
 
     @property
+    def group_id(self) -> str:
+        return "in-process"
+
+    @property
     def reachable(self) -> frozenset[NodeID]:
         return frozenset(self._members)
 

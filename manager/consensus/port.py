@@ -139,6 +139,10 @@ class Consensus(Protocol):
         """The configuration in force, by node ID."""
 
     @property
+    def group_id(self) -> str:
+        """Of the Raft group: another after a new cluster was forced; "" for a member that was not taken in yet."""
+
+    @property
     def reachable(self) -> frozenset[NodeID]:
         """Members heard from within about one election timeout, this one included."""
 

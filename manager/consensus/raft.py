@@ -107,6 +107,7 @@ class RaftConsensus:
         self._config = config
         self.policy = config.policy
         self._members: tuple[Member, ...] = ()
+        self._group_id = ""
         self._reachable = frozenset({config.node_id})
         self._published = LeaderState(0, None, False)
         self._ready_term = 0
@@ -140,6 +141,10 @@ class RaftConsensus:
     @property
     def members(self) -> Sequence[Member]:
         return self._members
+
+    @property
+    def group_id(self) -> str:
+        return self._group_id
 
     @property
     def reachable(self) -> frozenset[NodeID]:
@@ -299,8 +304,8 @@ class RaftConsensus:
             self._outbox_scheduled = True
             self._call_owner(self._take_outbox)
 
-    def publish(self, members: tuple[Member, ...], reachable: frozenset[NodeID]) -> None:
-        self._members, self._reachable = members, reachable
+    def publish(self, group_id: str, members: tuple[Member, ...], reachable: frozenset[NodeID]) -> None:
+        self._group_id, self._members, self._reachable = group_id, members, reachable
 
     def failed(self, error: BaseException) -> None:
         self._call_owner(self._fail, error)

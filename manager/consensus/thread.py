@@ -33,7 +33,7 @@ class Owner(Protocol):
     """What the thread tells; each method may be called from the raft thread."""
 
     def deliver(self, outputs: list[Output | LeaderState]) -> None: ...
-    def publish(self, members: tuple[Member, ...], reachable: frozenset[NodeID]) -> None: ...
+    def publish(self, group_id: str, members: tuple[Member, ...], reachable: frozenset[NodeID]) -> None: ...
     def failed(self, error: BaseException) -> None: ...
 
 
@@ -304,16 +304,17 @@ class RaftThread:
     def _hand_over(self, core: RaftCore) -> None:
         outputs: list[Output | LeaderState] = [*core.take_outputs()]
         state = LeaderState(core.term(), core.leader_id(), core.is_leading())
+        configuration = core.configurations.current
         now = core.now()
         if state != self._published or now - self._reachable_s >= self._config.timing.heartbeat_period_s:
-            self._owner.publish(core.configurations.current.members, core.reachable())
+            self._owner.publish(configuration.group_id, configuration.members, core.reachable())
             self._reachable_s = now
         if state != self._published:
             self._published = state
             outputs.append(state)
             log.info("leader.changed", node_id=core.node_id, term=state.term, leader_id=state.leader_id)
         if outputs:
-            self._owner.publish(core.configurations.current.members, core.reachable())
+            self._owner.publish(configuration.group_id, configuration.members, core.reachable())
             self._owner.deliver(outputs)
 
     def _on_message(self, peer: NodeID, message: wire.Message) -> None:

@@ -273,6 +273,8 @@ def test_one_of_three_managers_makes_a_new_cluster_with_the_state_it_has(four: T
 
     # One that comes back belongs to the group of old and does no harm; told to leave, it can join.
     four.start(1)
+    until(lambda: "the log of another Raft group, from before a new cluster was forced" in four.log(1), "it is refused")
+    assert [n["ID"] for n in api.nodes() if n.get("ManagerStatus")] == [me]
     four.client(1).api.leave_swarm(force=True)
     join(four, 1, token(four, "Manager", via=2), via=2)
     until(lambda: reachability(four, 1, via=2) == "reachable", "it is a manager of the new cluster")
