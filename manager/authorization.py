@@ -5,7 +5,8 @@ A call is let in when all of this is true, checked in this order on every call, 
 
 1. the method has a row in the table; what has none is nobody's;
 2. the peer showed a certificate by a root in force, within its validity now: else UNAUTHENTICATED;
-3. of this cluster, of a node that was not removed, in a role of the row: else PERMISSION_DENIED.
+3. of this cluster, of a node that was not removed, in a role of the row: else PERMISSION_DENIED; what only managers
+   may call is closed to a node that was demoted, whatever certificate it has kept.
 
 Metadata counts for nothing. The manager's unix socket (the node process of the same host, root only) has no TLS; its
 calls are a manager's by ``LocalInterceptor``.
@@ -95,14 +96,20 @@ IsRemoved = Callable[[str, int], bool]
 """(node ID, serial number of the certificate) -> whether the node was removed from the cluster."""
 
 
-def authorize(method: str, caller: Identity, *, cluster_id: str, is_removed: IsRemoved) -> Denial | None:
+IsDemoted = Callable[[str], bool]
+"""Node ID -> whether the cluster's state says that the node neither is nor is to be a manager."""
+
+
+def authorize(
+    method: str, caller: Identity, *, cluster_id: str, is_removed: IsRemoved, is_demoted: IsDemoted
+) -> Denial | None:
     """Decide about one call of a peer whose certificate was verified.
 
     Args:
         method: full gRPC method name, ``/swarm.v1.Service/Method``.
         caller: who calls.
         cluster_id: the cluster we are.
-        is_removed: see ``IsRemoved``.
+        is_removed, is_demoted: see ``IsRemoved`` and ``IsDemoted``.
 
     Returns:
         None when the caller may.
@@ -123,6 +130,8 @@ def authorize(method: str, caller: Identity, *, cluster_id: str, is_removed: IsR
             grpc.StatusCode.PERMISSION_DENIED,
             f"node {caller.node_id} is a {caller.role.value}, {method} may be called by: {wanted}",
         )
+    if Role.WORKER not in roles and is_demoted(caller.node_id):
+        return Denial(grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} is not a manager any more")
     return None
 
 
@@ -171,17 +180,18 @@ class AuthorizationInterceptor(_Interceptor):
         trust_root: Callable[[], TrustRoot],
         cluster_id: str,
         is_removed: IsRemoved,
+        is_demoted: IsDemoted,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """
         Args:
             trust_root: the roots in force, the same object as long as they are the same (it caches).
             cluster_id: the cluster we are.
-            is_removed: see ``IsRemoved``; quick, it is asked on every call.
+            is_removed, is_demoted: see ``IsRemoved`` and ``IsDemoted``; quick, they are asked on every call.
             clock: aware time.
         """
         self._trust_root, self._cluster_id = trust_root, cluster_id
-        self._is_removed, self._clock = is_removed, clock
+        self._is_removed, self._is_demoted, self._clock = is_removed, is_demoted, clock
 
     def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
         # The leaf is the one that the handshake proved; the chain holds only what the peer sent besides, in its order.
@@ -194,7 +204,10 @@ class AuthorizationInterceptor(_Interceptor):
             identity = self._trust_root().verify_pem(leaf + between, self._clock())
         except PKIError as error:
             return Denial(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        return authorize(method, identity, cluster_id=self._cluster_id, is_removed=self._is_removed) or identity
+        denial = authorize(
+            method, identity, cluster_id=self._cluster_id, is_removed=self._is_removed, is_demoted=self._is_demoted
+        )
+        return denial or identity
 
 
 class LocalInterceptor(_Interceptor):

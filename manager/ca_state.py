@@ -92,6 +92,11 @@ class StoreCAState:
         """Whether a node was removed (A2.09). Its ID is never given out again, so the serial says nothing more."""
         return node_id in self._removed
 
+    def is_demoted(self, node_id: str) -> bool:
+        """Whether a node that is known neither is a manager nor is to become one."""
+        node = self._store.view.nodes.get(node_id)
+        return node is not None and NodeRole.NODE_ROLE_MANAGER not in (node.spec.role, node.role)
+
     async def register_node(self, node: NewNode) -> None:
         def create(working: Working) -> None:
             made = Node(id=node.node_id, role=NodeRole.NODE_ROLE_WORKER, certificate_serial=f"{node.serial:x}")

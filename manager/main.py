@@ -276,6 +276,7 @@ class _Manager:
             trust_root=lambda: self._certificate.current.root,
             cluster_id=self._config.cluster_id,
             is_removed=self._ca_state.is_removed,
+            is_demoted=self._ca_state.is_demoted,
         )
         server = grpc.aio.server(interceptors=[interceptor], options=[*server_options(), *GRPC_OPTIONS])
         self._add_services(server)

@@ -79,7 +79,13 @@ def test_the_decision_explains_itself() -> None:
     worker = authority.credentials(Role.WORKER).identity
 
     def reason(method: str, cluster_id: str = authority.cluster_id, removed: bool = False) -> str:
-        denial = authorize(method, worker, cluster_id=cluster_id, is_removed=lambda node_id, serial: removed)
+        denial = authorize(
+            method,
+            worker,
+            cluster_id=cluster_id,
+            is_removed=lambda node_id, serial: removed,
+            is_demoted=lambda node_id: False,
+        )
         return denial.message if denial else ""
 
     assert reason(ECHO) == ""
@@ -87,6 +93,25 @@ def test_the_decision_explains_itself() -> None:
     assert reason(ECHO, cluster_id="x") == f"node {worker.node_id} belongs to cluster {authority.cluster_id}, this is x"
     assert reason(ECHO, removed=True) == f"node {worker.node_id} was removed from the cluster"
     assert reason("/x/y") == "no role may call /x/y"
+
+
+def test_a_demoted_node_is_no_manager_whatever_certificate_it_kept() -> None:
+    authority = Authority()
+    kept = authority.credentials(Role.MANAGER).identity
+
+    def refused(method: str) -> bool:
+        denial = authorize(
+            method,
+            kept,
+            cluster_id=authority.cluster_id,
+            is_removed=lambda node_id, serial: False,
+            is_demoted=lambda node_id: node_id == kept.node_id,
+        )
+        return denial is not None
+
+    assert {method for method in ROLES_BY_METHOD if refused(method)} == {
+        method for method, roles in ROLES_BY_METHOD.items() if Role.WORKER not in roles
+    }
 
 
 # ------------------------------------------------------------- a server with one method of each kind
@@ -140,6 +165,7 @@ class Manager:
         interceptor = AuthorizationInterceptor(
             trust_root=lambda: self.trust_root,
             cluster_id=self.authority.cluster_id,
+            is_demoted=lambda node_id: False,
             is_removed=lambda node_id, serial: node_id in self.removed,
             clock=lambda: self.clock(),
         )
