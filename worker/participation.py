@@ -218,6 +218,8 @@ class Participation:
             self._session_opened.set()
 
     def on_managers(self, managers: Sequence[ManagerAddress]) -> None:
+        if list(managers) == list(self.state.managers):
+            return  # every session begins with the list; a write of the file is a wait for the disk
         del self.state.managers[:]
         self.state.managers.extend(managers)
         self._save()
