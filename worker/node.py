@@ -268,10 +268,16 @@ class Node:
         del state.managers[:]
         state.managers.add(node_id=state.node_id, grpc_addr=grpc_addr, raft_addr=state.advertise_addr)
         await old.stop()
-        local_state.save(self._host.state_dir, state)
         certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)
-        self._participation = Participation(self._host, state, certificate)
-        await self._participation.start(force_new_cluster=True)
+        forced = Participation(self._host, state, certificate)
+        try:
+            await forced.start(force_new_cluster=True)
+        except BaseException:
+            await forced.stop()
+            await self._begin(Participation(self._host, old.state, certificate))  # as it was before
+            raise
+        self._participation = forced
+        local_state.save(self._host.state_dir, state)
         log.warning("swarm.forced_new_cluster", node_id=state.node_id)
         return state.node_id
 

@@ -56,6 +56,9 @@ MANAGER_ERROR = "manager.error"
 MANAGER_READY_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 10.0
 _ROLE_RETRY_S = 1.0
+_RESTART_DELAY_S_MIN = 0.5
+_RESTART_DELAY_S_MAX = 30.0
+_HEALTHY_AFTER_S = 60.0
 _SOCKET_POLL_S = 0.005
 
 
@@ -104,18 +107,21 @@ class Participation:
         self._renewer = Renewer(certificate, self._renew)
         agent_dir = host.state_dir / AGENT
         agent_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._agent = Agent(
-            node_id=state.node_id,
-            executor=host.executor,
-            state_dir=agent_dir,
-            channels=lambda target: RotatingChannel(target, certificate),
-            managers=list(state.managers),
-            describe=host.describe,
-            listener=self,
-            addr=split_host_port(state.advertise_addr, 0)[0],
-            availability=state.availability,
-        )
+        self._agent = self._new_agent()
         self._running: asyncio.Task[None] | None = None
+
+    def _new_agent(self) -> Agent:
+        return Agent(
+            node_id=self.state.node_id,
+            executor=self._host.executor,
+            state_dir=self._host.state_dir / AGENT,
+            channels=lambda target: RotatingChannel(target, self._certificate),
+            managers=list(self.state.managers),
+            describe=self._host.describe,
+            listener=self,
+            addr=split_host_port(self.state.advertise_addr, 0)[0],
+            availability=self.state.availability,
+        )
 
     # ------------------------------------------------------------------ life
 
@@ -166,16 +172,26 @@ class Participation:
             await asyncio.gather(running, return_exceptions=True)
 
     async def _run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._agent.run(), name="agent")
-                group.create_task(self._keep_certificate(), name="certificate.renewal")
-                group.create_task(self._follow_role(), name="role")
-                group.create_task(self._watch_manager(), name="manager.ready")
-        except* Exception as errors:
-            for error in errors.exceptions:
-                self.error = str(error)
-                log.error("participation.failed", error=str(error), exc_info=error)
+        """Keep the agent, the certificate and the role going; what failed is told in ``error`` and tried again."""
+        delay_s = _RESTART_DELAY_S_MIN
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._agent.run(), name="agent")
+                    group.create_task(self._keep_certificate(), name="certificate.renewal")
+                    group.create_task(self._follow_role(), name="role")
+                    group.create_task(self._watch_manager(), name="manager.ready")
+            except* Exception as errors:
+                for error in errors.exceptions:
+                    self.error = str(error) or type(error).__name__
+                    log.error("participation.failed", error=self.error, restart_delay_s=delay_s, exc_info=error)
+            if loop.time() - began > _HEALTHY_AFTER_S:
+                delay_s = _RESTART_DELAY_S_MIN
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _RESTART_DELAY_S_MAX)
+            self._agent = self._new_agent()
 
     async def _keep_certificate(self) -> None:
         try:
@@ -215,6 +231,7 @@ class Participation:
     def on_session(self, error: str) -> None:
         self._session_error = error
         if not error:
+            self.error = ""
             self._session_opened.set()
 
     def on_managers(self, managers: Sequence[ManagerAddress]) -> None:

@@ -93,6 +93,7 @@ class Links:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._serving: set[asyncio.StreamWriter] = set()
+        self._refused: dict[NodeID, str] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._keeper = self._loop.create_task(self._keep_alive(), name="raft-links-keeper")
@@ -197,6 +198,7 @@ class Links:
                         self._check_hello(peer, message)
                         hello_timer.cancel()
                         connection = self._install(peer, writer, dialled_by)
+                        self._refused.pop(peer, None)
                     connection.heard_s = self._loop.time()
                     self._on_message(peer, message)
                 if connection is not None:
@@ -204,7 +206,10 @@ class Links:
         except (OSError, ssl.SSLError, EOFError) as error:
             log.debug("raft_link.lost", peer=peer, error=str(error))
         except ConsensusError as error:
-            log.warning("raft_link.refused", peer=peer, error=str(error))
+            # A manager of another group, or one that was removed, dials again and again: it is told of once a reason.
+            if self._refused.get(peer) != str(error):
+                log.warning("raft_link.refused", peer=peer, error=str(error))
+                self._refused[peer] = str(error)
         finally:
             hello_timer.cancel()
             writer.transport.abort()

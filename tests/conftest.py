@@ -1,0 +1,63 @@
+"""For every test: as root, the machine is afterwards as it was before (namespaces, links, mounts, cgroups, processes)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+_DEADLINE_S = 10.0
+_OURS = (b"swarmd", b"worker.zygote", b"conmon", b"docker-registry", b"sleep\0infinity")
+
+
+def _processes() -> set[str]:
+    """Daemons, monitors and hosts' inits: ``pid command`` of each that looks like one of ours."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue
+        if any(word in command for word in _OURS) and int(path.parent.name) != os.getpid():
+            found.add(f"{path.parent.name} {command[:120].replace(bytes(1), b' ').decode(errors='replace')}")
+    return found
+
+
+def _names(path: str) -> Callable[[], set[str]]:
+    return lambda: {entry.name for entry in Path(path).iterdir()} if Path(path).is_dir() else set()
+
+
+def _cgroups() -> set[str]:
+    root = Path("/sys/fs/cgroup")
+    return {str(path) for depth in ("swarm*", "*/swarm*") for path in root.glob(depth)}
+
+
+def _mounts() -> set[str]:
+    return {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
+
+
+_KINDS: dict[str, Callable[[], set[str]]] = {
+    "network namespace": _names("/run/netns"),
+    "link": _names("/sys/class/net"),
+    "mount": _mounts,
+    "cgroup": _cgroups,
+    "process": _processes,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Fail the run when it leaves something in the kernel. Of parallel workers none could tell whose it is."""
+    if os.geteuid() != 0 or "PYTEST_XDIST_WORKER" in os.environ:
+        yield
+        return
+    before = {kind: look() for kind, look in _KINDS.items()}
+    yield
+    end = time.monotonic() + _DEADLINE_S
+    while left := {kind: more for kind, look in _KINDS.items() if (more := look() - before[kind])}:
+        if time.monotonic() > end:
+            pytest.fail(f"the tests left behind: {left}")
+        time.sleep(0.1)
