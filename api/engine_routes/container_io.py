@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -170,7 +170,8 @@ class ContainerIORoutes:
             return web.Response()
         if facts.Running or facts.ExitCode is not None:
             raise ConflictError(f"exec {exec_id} has already been run")
-        tty = facts.ProcessConfig.tty
+        # Whether output is framed is for this request to say, not for the exec's terminal (moby, postContainerExecStart).
+        tty = body.Tty
         client = await hijack(request, multiplexed=not tty and version_of(request) >= MULTIPLEXED_SINCE)
         with _after_head("exec.failed"):
             try:
@@ -183,19 +184,19 @@ class ContainerIORoutes:
                     raise
                 return client
             if stream is not None:
-                await self._exec_converse(client, stream, facts, body.ConsoleSize)
+                await self._exec_converse(client, stream, facts, body)
         return client
 
     async def _exec_converse(
-        self, client: HijackedStream, stream: AttachStream, facts: ExecInspect, size: Sequence[int] | None
+        self, client: HijackedStream, stream: AttachStream, facts: ExecInspect, body: ExecStartRequest
     ) -> None:
-        tty = facts.ProcessConfig.tty
+        tty, size = facts.ProcessConfig.tty, body.ConsoleSize
         async with stream:
             if tty and size is not None and len(size) == 2:
                 with contextlib.suppress(EngineError):  # ended already: no terminal to size
                     await self._engine.exec_resize(facts.ID, height=size[0], width=size[1])
             keys = _parsed_keys(facts.DetachKeys or "") if tty else b""
-            if await Pump(client, stream, tty=tty, stdin=facts.OpenStdin, keys=keys).run():
+            if await Pump(client, stream, tty=body.Tty, stdin=facts.OpenStdin, keys=keys).run():
                 self._engine.events.publish("container", "exec_detach", facts.ContainerID, {"execID": facts.ID})
 
     async def exec_resize(self, request: web.Request) -> web.Response:

@@ -55,7 +55,6 @@ PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none"})
 # backtracking engine; these accept the same names in linear time.
 _DNS_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", re.ASCII)
 _PAYLOAD_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASCII)
-_SPREAD_PREFIXES = ("node.labels.", "engine.labels.")
 
 
 # ---------------------------------------------------------------- service
@@ -152,12 +151,6 @@ def _placement(spec: TaskSpec) -> None:
         parse_constraints(list(spec.placement.constraints))
     except ConstraintError as error:
         raise InvalidArgumentError(str(error)) from error
-    for preference in spec.placement.preferences:
-        descriptor = preference.spread.spread_descriptor
-        if not any(descriptor.startswith(prefix) and descriptor != prefix for prefix in _SPREAD_PREFIXES):
-            raise InvalidArgumentError(
-                f'invalid placement preference "{descriptor}": want spread over node.labels.NAME or engine.labels.NAME'
-            )
 
 
 def _networks(targets: Iterable[str]) -> None:

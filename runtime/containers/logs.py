@@ -51,8 +51,6 @@ def rotation(config: LogConfig) -> Rotation:
     if not count.isdigit() or int(count) < 1:
         raise InvalidParameterError("max-file cannot be less than 1")
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
-    if int(count) > 1 and not size:
-        raise InvalidParameterError("max-file cannot be greater than 1 without max-size")
     return Rotation(size, int(count))
 
 

@@ -101,7 +101,8 @@ def test_rotation_keeps_the_number_of_files(tmp_path: Path) -> None:
 def test_log_options() -> None:
     assert logs.rotation(LogConfig(Config={"max-size": "10m", "max-file": "3"})) == logs.Rotation(10 << 20, 3)
     assert logs.rotation(LogConfig()) == logs.Rotation()
-    for bad in ({"max-size": "ten"}, {"max-file": "0"}, {"max-file": "2"}, {"cheese": "1"}):
+    assert logs.rotation(LogConfig(Config={"max-file": "2"})) == logs.Rotation(0, 2)  # as Docker: never rotated
+    for bad in ({"max-size": "ten"}, {"max-file": "0"}, {"cheese": "1"}):
         with pytest.raises(InvalidParameterError):
             logs.rotation(LogConfig(Config=bad))
     with pytest.raises(InvalidParameterError, match="no log driver named 'syslog' is registered"):

@@ -24,11 +24,9 @@ from proto.specs_pb2 import (
     GenericResource,
     Mount,
     NodeSpec,
-    PlacementPreference,
     PortConfig,
     PublishMode,
     ServiceSpec,
-    SpreadOver,
 )
 from tests.unit.control.builders import config_spec, secret_spec, service_spec
 
@@ -76,7 +74,6 @@ Change = Callable[[ServiceSpec], object]
         (lambda s: s.task_template.container_spec.configs.add(config_id="x", config_name="y"), "malformed config reference, no target provided"),
         (lambda s: s.endpoint_spec.ports.extend([host_port(80), host_port(80, 81)]), "EndpointSpec: duplicate published ports provided"),
         (lambda s: s.endpoint_spec.ports.append(host_port(65536)), "EndpointSpec: invalid port 65536:80, want numbers up to 65535"),
-        (lambda s: s.task_template.placement.preferences.append(PlacementPreference(spread=SpreadOver(spread_descriptor="node.id"))), 'invalid placement preference "node.id": want spread over node.labels.NAME or engine.labels.NAME'),
         (lambda s: s.task_template.resources.limits.generic_resources.append(GenericResource()), "generic resources can be reserved, not limited"),
         (lambda s: setattr(s.task_template.container_spec, "oom_score_adj", 1001), "Invalid value 1001, range for oom score adj is [-1000, 1000]"),
     ],
