@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 
@@ -42,13 +42,46 @@ class StoreCAState:
         self._managers, self._clock = managers, clock
         self._trust_root_pem = trust_root_pem
         self._root: RootCA | None = None
-        # Replaced as a whole: the listener asks on the raft thread.
+        # Both replaced as a whole: the listener asks on the raft thread.
         self._removed: frozenset[str] = frozenset()
+        self._void_before: dict[str, datetime] = {}
+        self._on_refused: Callable[[str], None] = lambda node_id: None
         store.on_change(self._on_change)
 
+    def on_refused(self, callback: Callable[[str], None]) -> None:
+        """Call ``callback`` with the ID of each node whose Raft streams must end: it was removed or demoted."""
+        self._on_refused = callback
+
     def _on_change(self, changes: Sequence[Change]) -> None:
+        refused: set[str] = set()
         if any(change.table == "clusters" for change in changes):
-            self._removed = frozenset(node for cluster in self._store.view.clusters for node in cluster.removed_nodes)
+            removed = frozenset(node for cluster in self._store.view.clusters for node in cluster.removed_nodes)
+            refused |= removed - self._removed
+            self._removed = removed
+        nodes = {change.id for change in changes if change.table == "nodes"}
+        void = {node_id: before for node_id in nodes if (before := self._void_time(node_id)) is not None}
+        if any(self._void_before.get(node_id) != before for node_id, before in void.items()):
+            refused |= {node_id for node_id, before in void.items() if self._void_before.get(node_id) != before}
+            self._void_before = {**self._void_before, **void}
+        for node_id in refused:
+            self._on_refused(node_id)
+
+    def _void_time(self, node_id: str) -> datetime | None:
+        node = self._store.view.nodes.get(node_id)
+        if node is None or not node.HasField("manager_certificates_void_before"):
+            return None
+        return node.manager_certificates_void_before.ToDatetime(UTC)
+
+    def refuses_manager(self, identity: Identity) -> bool:
+        """Whether a manager certificate opens no Raft stream: its node was removed, or demoted after it was issued.
+
+        By the time of issue and not by the node's role: a member that lags must not lock out a manager that was
+        promoted again. Certificates count in whole seconds, so one of the same second still passes. Any thread.
+        """
+        if identity.node_id in self._removed:
+            return True
+        before = self._void_before.get(identity.node_id)
+        return before is not None and identity.issued_at < before.replace(microsecond=0)
 
     @property
     def is_leader(self) -> bool:

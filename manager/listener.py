@@ -107,7 +107,7 @@ class Listener:
         *,
         join: JoinService,
         raft_accept: RaftAccept,
-        is_removed: Callable[[str, int], bool],
+        refuses_manager: Callable[[Identity], bool],
         limits: Limits = Limits(),
     ) -> None:
         """
@@ -115,12 +115,12 @@ class Listener:
             source: our certificate; the newest is served.
             join: serves those who join.
             raft_accept: takes the streams of managers.
-            is_removed: (node ID, serial) -> whether that node was removed; quick, and safe to call on this thread.
+            refuses_manager: whether the certificate of a removed or demoted node is shown; quick, safe on this thread.
             limits: see ``Limits``.
         """
         self._contexts = TLSContexts(source)
         self._source, self._join, self._raft_accept = source, join, raft_accept
-        self._is_removed, self._limits = is_removed, limits
+        self._refuses_manager, self._limits = refuses_manager, limits
         self._sockets: list[socket.socket] = []
         self._acceptors: list[asyncio.Task[None]] = []
         self._connections: set[asyncio.Task[None]] = set()
@@ -251,8 +251,8 @@ class Listener:
     def _require_member(self, peer: Identity | None) -> Identity:
         identity = require_manager(peer, self._source.identity.cluster_id)
         identity.check_time(utc_now())
-        if self._is_removed(identity.node_id, identity.serial):
-            raise UntrustedCertificateError(f"node {identity.node_id} was removed from the cluster")
+        if self._refuses_manager(identity):
+            raise UntrustedCertificateError(f"node {identity.node_id} was removed from the cluster or demoted")
         return identity
 
 

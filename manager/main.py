@@ -140,6 +140,7 @@ class _Manager:
             managers=self._link.managers,
             trust_root_pem=lambda: self._certificate.current.root.pem,
         )
+        self._ca_state.on_refused(lambda node_id: self._consensus.disconnect(NodeID(node_id)))
         self._ca = CertificateServer(self._ca_state, forward=self._forward_join)
         self._control = ControlService(self._store, self._consensus)
         self._forwarder = LeaderForwarder(self._control, self._consensus, self._link.channel)
@@ -173,8 +174,8 @@ class _Manager:
             identity = require_manager(peer_identity(connection), self._config.cluster_id)
         except PKIError as error:
             raise PeerRefusedError(str(error)) from error
-        if self._ca_state.is_removed(identity.node_id, identity.serial):
-            raise PeerRefusedError(f"node {identity.node_id} was removed from the cluster")
+        if self._ca_state.refuses_manager(identity):
+            raise PeerRefusedError(f"node {identity.node_id} was removed from the cluster or demoted")
         return NodeID(identity.node_id)
 
     # ------------------------------------------------------------------ life
@@ -257,7 +258,7 @@ class _Manager:
                 self._certificate,
                 join=JoinService(self._ca, main_loop),
                 raft_accept=lambda reader, writer, peer: self._consensus.accept(reader, writer, NodeID(peer)),
-                is_removed=self._ca_state.is_removed,
+                refuses_manager=self._ca_state.refuses_manager,
             )
             await listener.start(host.strip("[]"), int(port))
             return listener

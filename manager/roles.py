@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 
 from manager.consensus.port import Consensus, ConsensusError, Member, MembershipError, NodeID, NoQuorumError
 from manager.store import Change, Store, Working
+from pki.node_certificate import utc_now
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
 
@@ -77,9 +79,10 @@ def decide(nodes: Iterable[Node], members: Sequence[Member], leader_id: NodeID) 
 class RoleManager:
     """Runs while this manager leads."""
 
-    def __init__(self, store: Store, consensus: Consensus) -> None:
+    def __init__(self, store: Store, consensus: Consensus, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._store = store
         self._consensus = consensus
+        self._clock = clock
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -115,7 +118,7 @@ class RoleManager:
                     await self._consensus.remove_member(node_id)
                     log.info("member.removed", node_id=node_id)
                 case SetRole():
-                    await self._store.update(_role_change(action))
+                    await self._store.update(_role_change(action, self._clock()))
                     log.info("node.role_changed", node_id=action.node_id, role=NodeRole.Name(action.role))
         except (MembershipError, NoQuorumError) as error:
             log.warning("role.change_refused", action=repr(action), error=str(error))
@@ -123,7 +126,7 @@ class RoleManager:
             log.info("role.change_deferred", action=repr(action), error=str(error))
 
 
-def _role_change(action: SetRole) -> Callable[[Working], None]:
+def _role_change(action: SetRole, now: datetime) -> Callable[[Working], None]:
     def change(working: Working) -> None:
         old = working.nodes.get(action.node_id)
         if old is None:
@@ -134,6 +137,7 @@ def _role_change(action: SetRole) -> Callable[[Working], None]:
         node.raft_addr = action.raft_addr
         if action.role != NodeRole.NODE_ROLE_MANAGER:
             node.grpc_addr = ""
+            node.manager_certificates_void_before.FromDatetime(now)
         working.update(node)
 
     return change

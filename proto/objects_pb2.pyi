@@ -502,6 +502,7 @@ class Node(_message.Message):
     GRPC_ADDR_FIELD_NUMBER: _builtins.int
     CERTIFICATE_SERIAL_FIELD_NUMBER: _builtins.int
     STATUS_SINCE_FIELD_NUMBER: _builtins.int
+    MANAGER_CERTIFICATES_VOID_BEFORE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     role: _specs_pb2.NodeRole.ValueType
     """Observed role: follows spec.role once the Raft membership has changed."""
@@ -529,6 +530,12 @@ class Node(_message.Message):
     def status_since(self) -> _timestamp_pb2.Timestamp:
         """When `status.state` last changed; what the grace after a change of leader and ORPHANED (24 h) count from."""
 
+    @_builtins.property
+    def manager_certificates_void_before(self) -> _timestamp_pb2.Timestamp:
+        """When the node last left the Raft group by a demotion: manager certificates issued before are void, though they
+        have not expired and the host may have kept one.
+        """
+
     def __init__(
         self,
         *,
@@ -545,10 +552,11 @@ class Node(_message.Message):
         grpc_addr: _builtins.str = ...,
         certificate_serial: _builtins.str = ...,
         status_since: _timestamp_pb2.Timestamp | None = ...,
+        manager_certificates_void_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "manager_status", b"manager_status", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_serial", b"certificate_serial", "created_at", b"created_at", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_serial", b"certificate_serial", "created_at", b"created_at", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 
 import grpc
@@ -335,7 +336,7 @@ class Participation:
                 continue
             try:
                 if node.spec.role == NodeRole.NODE_ROLE_MANAGER:
-                    await self._become_manager()
+                    await self._become_manager(node)
                 elif node.role != NodeRole.NODE_ROLE_MANAGER:
                     await self._become_worker()
             except (grpc.aio.AioRpcError, PKIError, OSError, TimeoutError, ZygoteError) as error:
@@ -343,8 +344,9 @@ class Participation:
                 await asyncio.sleep(_ROLE_RETRY_S)
                 self._node_changed.set()
 
-    async def _become_manager(self) -> None:
-        if not self._holds_manager_certificate:
+    async def _become_manager(self, node: Node) -> None:
+        void_before = node.manager_certificates_void_before.ToDatetime(UTC)  # 1970 when it was never demoted
+        if not self._holds_manager_certificate or self._certificate.identity.issued_at < void_before:
             await self._renewer.renew_once()
             if not self._holds_manager_certificate:
                 raise MembershipNotYetError("the managers did not issue a manager certificate yet")

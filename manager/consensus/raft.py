@@ -286,6 +286,10 @@ class RaftConsensus:
         """fdatasyncs of the journal since the start, for metrics."""
         return self._thread.journal_syncs
 
+    def disconnect(self, node_id: NodeID) -> None:
+        """End the streams with a peer that may have none any more; whether it comes back is the listener's to say."""
+        self._thread.post(functools.partial(self._thread.disconnect, node_id))
+
     def request_snapshot(self) -> None:
         """Take a snapshot soon, whatever the policy says."""
         self._thread.post(self._thread.request_snapshot)

@@ -241,6 +241,10 @@ class RaftThread:
             self._links.set_address(node_id, address)
             self._changes.note_address(node_id, address)
 
+    def disconnect(self, node_id: NodeID) -> None:
+        if self._links is not None:
+            self._links.disconnect(node_id)
+
     def request_snapshot(self) -> None:
         if self._core is not None:
             self._core.request_snapshot()

@@ -126,6 +126,12 @@ class Links:
             if task is not None:
                 task.cancel()
 
+    def disconnect(self, node_id: NodeID) -> None:
+        """End the stream with a peer, if there is one."""
+        connection = self._connections.get(node_id)
+        if connection is not None:
+            connection.writer.transport.abort()
+
     def flush(self) -> None:
         """Hand what was sent since the last flush to the sockets, one write a peer."""
         now = self._loop.time()

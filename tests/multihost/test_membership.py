@@ -124,6 +124,13 @@ def test_a_worker_is_promoted_survives_its_managers_death_and_is_demoted(four: T
         four.client(WORKER).nodes.list()
     until(lambda: node(four, WORKER)["Status"]["State"] == "ready", "it works on as a worker")
 
+    # Promoted again: the certificates from before the demotion are void, a new one opens the Raft streams.
+    set_role(four, WORKER, "manager")
+    until(lambda: reachability(four, WORKER) == "reachable", "it is in the Raft group again")
+    until(lambda: len(four.client(WORKER).nodes.list()) == 4, "it answers as a manager")
+    set_role(four, WORKER, "worker")
+    until(lambda: not raft.exists(), "it is a worker again")
+
 
 # ---------------------------------------------------------------------- processes
 

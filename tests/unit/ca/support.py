@@ -61,6 +61,9 @@ class MemoryState:
     def find_node(self, node_id: str) -> NodeRecord | None:
         return self.nodes.get(node_id)
 
+    def refuses_manager(self, identity: Identity) -> bool:
+        return self.is_removed(identity.node_id, identity.serial)
+
     def is_removed(self, node_id: str, serial: int) -> bool:
         return node_id in self.removed
 
@@ -99,7 +102,7 @@ async def manager(
         source,
         join=JoinService(server, asyncio.get_running_loop()),
         raft_accept=raft_accept,
-        is_removed=state.is_removed,
+        refuses_manager=state.refuses_manager,
         limits=limits,
     )
     await listener.start("127.0.0.1", 0)

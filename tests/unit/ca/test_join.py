@@ -342,7 +342,7 @@ async def test_the_listener_lives_on_a_thread_of_its_own(tmp_path: Path, state: 
     stop = asyncio.Event()
 
     async def raft_thread() -> None:
-        listener = Listener(source, join=join, raft_accept=support.no_raft, is_removed=state.is_removed)
+        listener = Listener(source, join=join, raft_accept=support.no_raft, refuses_manager=state.refuses_manager)
         await listener.start("127.0.0.1", 0)
         ports.put(listener.port)
         await stop.wait()
@@ -369,7 +369,7 @@ async def test_a_port_in_use_is_named(tmp_path: Path, state: MemoryState) -> Non
 async def test_every_address_of_the_host_is_served(tmp_path: Path, state: MemoryState) -> None:
     async with support.manager(tmp_path, state) as (_, source, server):
         join = JoinService(server, asyncio.get_running_loop())
-        everywhere = Listener(source, join=join, raft_accept=support.no_raft, is_removed=state.is_removed)
+        everywhere = Listener(source, join=join, raft_accept=support.no_raft, refuses_manager=state.refuses_manager)
         await everywhere.start("", 0)
         await join_cluster([f"127.0.0.1:{everywhere.port}"], state.join_tokens.worker)
         await everywhere.close()
