@@ -98,13 +98,6 @@ class ManagerProcess:
             else:
                 return
 
-    async def detach(self) -> None:
-        """Stop watching; the manager goes on."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
-
     async def _launch(self, config: ManagerConfig) -> None:
         self._pid = lock_holder(self._lock_path)
         if self._pid is not None:

@@ -140,14 +140,14 @@ class Node:
             return
         await self._begin(Participation(self._host, state, certificate))
 
-    async def close(self, *, stop_manager: bool = True) -> None:
+    async def close(self) -> None:
         """End the sessions and the manager; containers run on."""
         joining, self._joining = self._joining, None
         if joining is not None:
             joining.cancel()
             await asyncio.gather(joining, return_exceptions=True)
         if self._participation is not None:
-            await self._participation.stop(stop_manager=stop_manager)
+            await self._participation.stop()
 
     async def _begin(self, participation: Participation, bootstrap: Bootstrap | None = None) -> None:
         self._participation = participation

@@ -143,14 +143,11 @@ class Participation:
         self._running = loop.create_task(self._run(), name="participation")
         self._host.zygote.rest()
 
-    async def stop(self, *, stop_manager: bool = True) -> None:
-        """End the session and the manager; containers run on, and so does the manager unless ``stop_manager``."""
+    async def stop(self) -> None:
+        """End the session and the manager; containers run on."""
         await self._agent.close()
         await self._cancel()
-        if stop_manager:
-            await self._manager.stop()
-        else:
-            await self._manager.detach()
+        await self._manager.stop()
         await self._local.close()
 
     async def leave(self) -> None:

@@ -93,14 +93,13 @@ async def test_a_manager_that_is_not_wanted_any_more_stays_ended(zygote: Zygote,
 
 
 async def test_a_manager_that_outlived_its_node_is_adopted(zygote: Zygote, tmp_path: Path) -> None:
-    first = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
-    await first.start(ManagerConfig(state_dir=str(tmp_path)))
-    pid = await holder(tmp_path / "manager.lock")
-    await first.detach()
-    second = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
-    await second.start(ManagerConfig(state_dir=str(tmp_path)))
+    config = ManagerConfig(state_dir=str(tmp_path))
+    pid = await zygote.start(config.SerializeToString())
+    await holder(tmp_path / "manager.lock")
+    process = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
+    await process.start(config)
     assert await holder(tmp_path / "manager.lock") == pid
-    await second.stop()
+    await process.stop()
     await gone(pid)
 
 
