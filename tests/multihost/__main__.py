@@ -63,7 +63,7 @@ def main() -> None:
     elif args.command == "exec":
         words = args.words[1:] if args.words[:1] == ["--"] else args.words
         os.environ.update(testbed.env(args.host))
-        command = testbed.inside(args.host, words)
+        command = testbed.inside(args.host, ["env", "-C", os.getcwd(), *words])
         os.execvp(command[0], command)
     else:
         getattr(testbed, args.command)(args.host)
