@@ -48,7 +48,8 @@ def test_node_ls_names_every_host_and_the_leader(three: Testbed) -> None:
 
 def test_a_service_from_create_to_rm(three: Testbed) -> None:
     worker = docker_cli(three, 1, "node", "ls", "-q").split()[1]
-    docker_cli(three, 1, "node", "update", "--label-add", "disk=ssd", worker)
+    # The command does not retry when the node object has just changed (W06): its user would.
+    until(lambda: docker_cli(three, 1, "node", "update", "--label-add", "disk=ssd", worker), "the node is labelled")
     text = docker_cli(
         *(three, 1, "service", "create", "--name", "cli", "--replicas", "5", "--no-resolve-image"),
         *("--constraint", "node.labels.disk==ssd", "--update-monitor", "1s", "busybox:latest", "sleep", "3600"),
@@ -74,7 +75,7 @@ def test_a_service_from_create_to_rm(three: Testbed) -> None:
     assert "busybox:latest" in docker_cli(three, 1, "service", "inspect", "--pretty", "cli")
     assert docker_cli(three, 1, "service", "rm", "cli").strip() == "cli"
     until(lambda: not three.client(1).api.tasks(), "every task is gone")
-    docker_cli(three, 1, "node", "update", "--label-rm", "disk", worker)
+    until(lambda: docker_cli(three, 1, "node", "update", "--label-rm", "disk", worker), "the label is gone")
 
 
 def test_errors_read_as_dockers_do(three: Testbed) -> None:

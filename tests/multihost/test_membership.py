@@ -59,8 +59,7 @@ def reachability(testbed: Testbed, host: int, *, via: int = 1) -> str:
 
 
 def set_role(testbed: Testbed, host: int, role: str) -> None:
-    found = testbed.client(1).nodes.get(testbed.node_id(host))
-    found.update({**found.attrs["Spec"], "Role": role})
+    testbed.update_node(testbed.node_id(host), Role=role)
 
 
 def token(testbed: Testbed, role: str, *, via: int = 1) -> str:

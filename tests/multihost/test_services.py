@@ -32,7 +32,7 @@ def no_service_is_left(three: Testbed) -> Iterator[None]:
         service.remove()
     for node in client.nodes.list():
         if node.attrs["Spec"]["Availability"] != "active":
-            node.update({**node.attrs["Spec"], "Availability": "active"})
+            three.update_node(node.id, Availability="active")
     until(lambda: not client.api.tasks(), "every task is gone")
     for host in three.hosts():
         until(lambda h=host: not three.client(h).containers.list(all=True), f"no container is left on host {host}")  # type: ignore[misc]
@@ -66,18 +66,17 @@ def test_a_constraint_nobody_meets_is_explained_and_then_met(three: Testbed) -> 
     text = "no suitable node (scheduling constraints not satisfied on 3 nodes)"
     until(lambda: [t for t in three.tasks("pinned", state="pending") if t["Status"]["Err"] == text], text)
     node = three.client(1).nodes.get(three.node_id(2))
-    node.update({**node.attrs["Spec"], "Labels": {"zone": "a"}})
+    three.update_node(node.id, Labels={"zone": "a"})
     until(lambda: len(three.tasks("pinned")) == 1, "the task runs once the label is there")
     assert three.tasks("pinned")[0]["NodeID"] == node.id
-    node.reload()
-    node.update({**node.attrs["Spec"], "Labels": {}})
+    three.update_node(node.id, Labels={})
 
 
 def test_a_drained_host_gives_its_tasks_away(three: Testbed) -> None:
     replicated(three, "moving", 3)
     until(lambda: len(three.tasks("moving")) == 3, "three tasks run")
     drained = three.client(1).nodes.get(three.node_id(3))
-    drained.update({**drained.attrs["Spec"], "Availability": "drain"})
+    three.update_node(drained.id, Availability="drain")
 
     def moved() -> bool:
         running = three.tasks("moving")

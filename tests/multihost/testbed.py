@@ -355,6 +355,23 @@ class Testbed:
     def node_id(self, host: int) -> str:
         return str(self.client(host).info()["Swarm"]["NodeID"])
 
+    def update_node(self, node_id: str, *, via: int = 1, **changes: Any) -> None:
+        """Change fields of a node's spec; read again and retry when the object has changed in between (W06)."""
+
+        def updated() -> bool:
+            node = self.client(via).nodes.get(node_id)
+            try:
+                return bool(node.update({**node.attrs["Spec"], **changes}))
+            except docker.errors.APIError as error:
+                if "update out of sequence" in str(error):
+                    return False
+                raise
+
+        end = time.monotonic() + DEADLINE_S
+        while not updated():
+            if time.monotonic() > end:
+                raise TestbedError(f"node {node_id} changes all the time")
+
     def snapshot(self) -> str:
         """Nodes and tasks as the first host that answers sees them, for people who read a failure."""
         for host in self.hosts():
