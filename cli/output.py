@@ -88,7 +88,7 @@ def _script_safe(text: str) -> str:
 def natural(text: str) -> list[tuple[bool, int, str]]:
     """A sort key: runs of digits count as numbers ("host-9" before "host-10")."""
     parts = re.findall(r"[0-9]+|[^0-9]+", text)
-    return [(not part[0].isdigit(), int(part[:18]) if part[0].isdigit() else 0, part) for part in parts]
+    return [(not part[0].isdecimal(), int(part[:18]) if part[0].isdecimal() else 0, part) for part in parts]
 
 
 def ellipsis(text: str, width: int) -> str:

@@ -116,7 +116,7 @@ def split_address(text: str) -> tuple[str, int]:
         raise ValueError(f"invalid address {text!r}: no host")
     if not colon:
         return host, DEFAULT_PORT
-    if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65536):
+    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
         raise ValueError(f"invalid address {text!r}: invalid port")
     return host, int(port_text)
 

@@ -215,7 +215,7 @@ def _end_conmons(run: Path, report: Report) -> None:
 
 def conmons(run: Path) -> set[int]:
     """PIDs of the conmons that write their exit files below ``run``, execs' included."""
-    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
     return {pid for pid in pids if _is_conmon(pid, run)}
 
 

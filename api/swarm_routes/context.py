@@ -92,7 +92,7 @@ async def read_body(request: web.Request) -> bytes:
 def read_version(request: web.Request, kind: str) -> int:
     """``?version=``, the ``Version.Index`` that the client read (features W06). Raises: BadRequestError."""
     text = request.query.get("version", "")
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdecimal():
         raise BadRequestError(f"invalid {kind} version '{text}': strconv.ParseUint: parsing \"{text}\": invalid syntax")
     if int(text) >= 2**64:
         raise BadRequestError(

@@ -166,9 +166,9 @@ def _options(request: web.Request) -> LogOptions:
     tail = request.query.get("tail", "all")
     if tail in ("", "all"):
         lines = -1
-    elif tail.isascii() and tail.isdigit():
+    elif tail.isascii() and tail.isdecimal():
         lines = int(tail)
-    elif tail.startswith("-") and tail[1:].isdigit():
+    elif tail.startswith("-") and tail[1:].isdecimal():
         raise BadRequestError("negative tail values not supported")
     else:
         raise BadRequestError('tail value must be a positive integer or "all"')

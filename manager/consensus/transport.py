@@ -306,7 +306,7 @@ class Links:
 
     async def _connect(self, peer: NodeID, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdecimal():
             raise ValueError(f"address {address!r}: want host:port")
         reader, writer = await asyncio.open_connection(
             host.strip("[]"),

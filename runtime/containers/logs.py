@@ -48,7 +48,7 @@ def rotation(config: LogConfig) -> Rotation:
     if match is None:
         raise InvalidParameterError(f"invalid value for max-size: {options['max-size']!r}")
     count = options.get("max-file", "1")
-    if not count.isdigit() or int(count) < 1:
+    if not count.isdecimal() or int(count) < 1:
         raise InvalidParameterError("max-file cannot be less than 1")
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
     return Rotation(size, int(count))

@@ -13,7 +13,7 @@ _REALTIME = re.compile(r"RTM(IN|AX)([+-]\d+)?")
 def parse(text: str) -> int:
     """Number of a signal. Raises InvalidParameterError with dockerd's text."""
     name = text.strip().upper().removeprefix("SIG")
-    if name.isdigit() and 0 < int(name) < signal.NSIG:
+    if name.isdecimal() and 0 < int(name) < signal.NSIG:
         return int(name)
     if match := _REALTIME.fullmatch(name):
         base = signal.SIGRTMIN if match[1] == "IN" else signal.SIGRTMAX

@@ -94,7 +94,7 @@ class ContainerStore:
         """An unused ID; twelve digits that are all decimal would look like a number to some tools."""
         while True:
             container_id = secrets.token_hex(32)
-            if container_id not in self._containers and not container_id[:12].isdigit():
+            if container_id not in self._containers and not container_id[:12].isdecimal():
                 return container_id
 
     def folder(self, container_id: str) -> Path:

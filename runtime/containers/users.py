@@ -32,12 +32,12 @@ def resolve(wanted: str, group_add: Sequence[str], passwd: str, group: str) -> U
     name, _, group_name = wanted.partition(":")
     uid, gid, home, login = 0, 0, "/", name
     for fields in _entries(passwd, 6):
-        if (fields[0] == name) if name and not name.isdigit() else (fields[2] == (name or "0")):
+        if (fields[0] == name) if name and not name.isdecimal() else (fields[2] == (name or "0")):
             login, home = fields[0], fields[5] or "/"
             uid, gid = _number(fields[2]), _number(fields[3])
             break
     else:
-        if name and not name.isdigit():
+        if name and not name.isdecimal():
             raise InvalidParameterError(f"unable to find user {name}: no matching entries in passwd file")
         uid = _number(name or "0")
     groups = list(_entries(group, 3))
@@ -75,7 +75,7 @@ def _entries(text: str, fields_min: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit() or int(text) > _ID_MAX:
+    if not text.isdecimal() or int(text) > _ID_MAX:
         raise InvalidParameterError(f"uids and gids must be in range 0-{_ID_MAX}, got {text!r}")
     return int(text)
 
@@ -84,6 +84,6 @@ def _group_id(name: str, groups: Sequence[Sequence[str]]) -> int:
     for fields in groups:
         if fields[0] == name:
             return _number(fields[2])
-    if name.isdigit():
+    if name.isdecimal():
         return _number(name)
     raise InvalidParameterError(f"unable to find group {name}: no matching entries in group file")

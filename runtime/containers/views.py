@@ -200,7 +200,7 @@ class ContainerFilter:
             if status not in _STATUSES:
                 raise InvalidParameterError(f"invalid filter 'status={status}'")
         for code in filters.get("exited", ()):
-            if not code.lstrip("-").isdigit():
+            if not code.lstrip("-").isdecimal():
                 raise InvalidParameterError(f"invalid filter 'exited={code}'")
         self._filters = filters
         self._before = [lookup(ref).record.CreatedNs for ref in filters.get("before", ())]

@@ -34,7 +34,7 @@ def normalize(platform: Platform) -> Platform:
     if architecture in _MACHINES:
         architecture, implied = _MACHINES[architecture]
         variant = variant or implied
-    if variant.isdigit():
+    if variant.isdecimal():
         variant = f"v{variant}"
     if (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
         variant = ""
@@ -73,7 +73,7 @@ def candidates(wanted: Platform) -> list[Platform]:
 
     if wanted.architecture == "amd64":
         if wanted.variant:
-            level = int(wanted.variant[1:]) if wanted.variant[1:].isdigit() else 1
+            level = int(wanted.variant[1:]) if wanted.variant[1:].isdecimal() else 1
             for lower in range(level - 1, 1, -1):
                 add("amd64", f"v{lower}")
             add("amd64")

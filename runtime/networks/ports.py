@@ -49,7 +49,7 @@ def requests(config: ContainerConfig, host: HostConfig) -> list[PortRequest]:
 def parse_port(key: str) -> tuple[str, int]:
     """("tcp", 80) of "80/tcp" or "80". Raises InvalidParameterError."""
     number, _, protocol = key.partition("/")
-    if not number.isdigit() or not 0 < int(number) < 65536:
+    if not number.isdecimal() or not 0 < int(number) < 65536:
         raise InvalidParameterError(f"invalid port specification: {key!r}")
     if (protocol or "tcp") not in ("tcp", "udp", "sctp"):
         raise InvalidParameterError(f"invalid proto: {protocol}")

@@ -304,7 +304,7 @@ class Testbed:
         mine = [
             n
             for n in names
-            if n == self.underlay or (n.startswith(f"{self.name}h") and n[len(self.name) + 1 :].isdigit())
+            if n == self.underlay or (n.startswith(f"{self.name}h") and n[len(self.name) + 1 :].isdecimal())
         ]
         for name in mine:
             for pid in run(["ip", "netns", "pids", name], check=False).split():

@@ -226,3 +226,10 @@ def test_users_never_crash(wanted: str, passwd: str, group: str) -> None:
         return
     assert user.uid >= 0
     assert user.gid >= 0
+
+
+@pytest.mark.parametrize("wanted", ["¹", "1:²", "½"])
+def test_a_digit_that_is_no_number_is_a_name(wanted: str) -> None:
+    """``"¹".isdigit()`` holds, and ``int`` refuses it."""
+    with pytest.raises(InvalidParameterError):
+        users.resolve(wanted, (), "", "")
