@@ -8,6 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Generated examples are the same in every run, so that a failure is of the change and not of the day;
+# HYPOTHESIS_PROFILE=default looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 _DEADLINE_S = 10.0
 _OURS = (b"swarmd", b"worker.zygote", b"conmon", b"docker-registry", b"sleep\0infinity")
