@@ -1,7 +1,9 @@
 """Whether a task still is what its service asks for, or must be replaced.
 
 A change of placement alone leaves a task where its node still matches; new registry credentials alone leave a task
-that has its image already. Labels, replicas, update and rollback settings are no part of a task at all.
+that has its image already. Labels, replicas, update and rollback settings are no part of a task at all. Neither is it a
+change to write a default out: clients that read a spec with ``?insertDefaults=true`` and send it back with another
+number of replicas (docker-py's ``Service.scale``) leave the tasks alone.
 
 Source: swarmkit ``manager/orchestrator/task.go`` (``IsTaskDirty``); features A5.06.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from manager.orchestrator.defaults import insert_defaults
 from manager.scheduler import constraints
 from proto.objects_pb2 import TASK_STATE_READY, TASK_STATE_RUNNING, Node, Service, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec, TaskSpec
@@ -81,7 +84,8 @@ def _has_its_image(task: Task) -> bool:
     return task.desired_state <= TASK_STATE_RUNNING and TASK_STATE_READY <= task.status.state <= TASK_STATE_RUNNING
 
 
-def _compare(old: ServiceSpec, new: ServiceSpec) -> _Difference:
+def _compare(before: ServiceSpec, after: ServiceSpec) -> _Difference:
+    old, new = insert_defaults(before), insert_defaults(after)
     return _Difference(
         rest=_without_placement_and_auth(old) != _without_placement_and_auth(new)
         or old.endpoint_spec != new.endpoint_spec,

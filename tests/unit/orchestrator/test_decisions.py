@@ -337,6 +337,8 @@ def test_enforcer_goes_by_the_present_constraints_of_the_service() -> None:
         ("labels", False),
         ("replicas", False),
         ("update config", False),
+        ("defaults written out", False),
+        ("another restart delay than the default", True),
         ("image", True),
         ("force", True),
         ("endpoint", True),
@@ -357,6 +359,10 @@ def test_what_makes_a_task_dirty(what: str, dirty: bool) -> None:
         spec.mode.replicated.replicas = 9
     elif what == "update config":
         spec.update_config.parallelism = 3
+    elif what == "defaults written out":
+        spec.CopyFrom(insert_defaults(spec))
+    elif what == "another restart delay than the default":
+        spec.task_template.restart_policy.delay_ns = 1
     elif what == "force":
         spec.task_template.force_update = 1
     elif what == "endpoint":
