@@ -971,6 +971,7 @@ class Task(_message.Message):
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     RESTART_HISTORY_FIELD_NUMBER: _builtins.int
     REPLACES_TASK_ID_FIELD_NUMBER: _builtins.int
+    LOG_DRIVER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     service_id: _builtins.str
     spec_version: _builtins.int
@@ -1000,6 +1001,12 @@ class Task(_message.Message):
 
     @_builtins.property
     def restart_history(self) -> Global___RestartHistory: ...
+    @_builtins.property
+    def log_driver(self) -> _specs_pb2.Driver:
+        """The cluster's default as it was when the task was made, where its spec names no driver (A1.22); the Engine API has
+        no place for it.
+        """
+
     def __init__(
         self,
         *,
@@ -1019,10 +1026,11 @@ class Task(_message.Message):
         not_before: _timestamp_pb2.Timestamp | None = ...,
         restart_history: Global___RestartHistory | None = ...,
         replaces_task_id: _builtins.str = ...,
+        log_driver: _specs_pb2.Driver | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "job_iteration", b"job_iteration", "not_before", b"not_before", "restart_history", b"restart_history", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "job_iteration", b"job_iteration", "log_driver", b"log_driver", "not_before", b"not_before", "restart_history", b"restart_history", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_generic_resources", b"assigned_generic_resources", "created_at", b"created_at", "desired_state", b"desired_state", "id", b"id", "job_iteration", b"job_iteration", "networks_attachments", b"networks_attachments", "node_id", b"node_id", "not_before", b"not_before", "replaces_task_id", b"replaces_task_id", "restart_history", b"restart_history", "service_id", b"service_id", "slot", b"slot", "spec_version", b"spec_version", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_generic_resources", b"assigned_generic_resources", "created_at", b"created_at", "desired_state", b"desired_state", "id", b"id", "job_iteration", b"job_iteration", "log_driver", b"log_driver", "networks_attachments", b"networks_attachments", "node_id", b"node_id", "not_before", b"not_before", "replaces_task_id", b"replaces_task_id", "restart_history", b"restart_history", "service_id", b"service_id", "slot", b"slot", "spec_version", b"spec_version", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from manager.orchestrator.model import (
     RemoveTask,
     UpdateService,
     UpdateTask,
+    copy_task,
     has_ended,
     is_global,
     is_job,
@@ -34,7 +35,7 @@ from manager.orchestrator.replicated import ServiceInputs
 from manager.orchestrator.restart import SlotRules, reconcile_slot
 from manager.scheduler.needs import Needs
 from manager.store import Working, spec_version_id
-from proto.objects_pb2 import Service, SpecVersion, Task
+from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec
 
 
@@ -61,11 +62,11 @@ class ReconcilePass:
     looked_at: list[Key] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        clusters = list(self.working.clusters)
-        orchestration = clusters[0].spec.orchestration if clusters else None
+        spec = next(iter(self.working.clusters), Cluster()).spec
+        self._log_driver = spec.task_defaults.log_driver if spec.task_defaults.HasField("log_driver") else None
         self._retention_limit = (
-            orchestration.task_history_retention_limit
-            if orchestration is not None and orchestration.HasField("task_history_retention_limit")
+            spec.orchestration.task_history_retention_limit
+            if spec.orchestration.HasField("task_history_retention_limit")
             else constants.TASK_HISTORY_RETENTION_LIMIT
         )
         self._checks: dict[tuple[str, int], DirtyCheck] = {}
@@ -263,7 +264,7 @@ class ReconcilePass:
     def _perform(self, action: Action) -> None:
         match action:
             case CreateTask(task):
-                task = allocate_task(task, self.now)
+                task = allocate_task(self._with_log_driver(task), self.now)
                 self.working.create(task)
                 self.touched[task.id] = task
             case UpdateTask(task):
@@ -283,6 +284,18 @@ class ReconcilePass:
                 self.working.remove(service)
             case _:
                 assert_never(action)
+
+    def _with_log_driver(self, task: Task) -> Task:
+        """A new task with the cluster's default, if it has one and the spec names none (features A1.22).
+
+        It is kept with the task: another default concerns only tasks made from then on (swarmkit ``NewTask``).
+        """
+        spec = self._spec_of(task) if self._log_driver is not None else None
+        if self._log_driver is None or spec is None or spec.task_template.HasField("log_driver"):
+            return task
+        with_driver = copy_task(task)
+        with_driver.log_driver.CopyFrom(self._log_driver)
+        return with_driver
 
 
 def slot_key(task: Task, service: Service | None) -> SlotKey:

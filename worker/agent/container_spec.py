@@ -147,11 +147,12 @@ def _host_config(
     template = assignment.spec_version.spec.task_template
     spec, resources = template.container_spec, template.resources
     limits, reservations = resources.limits, resources.reservations
+    log_driver = template.log_driver if template.HasField("log_driver") else assignment.task.log_driver
     dns = spec.dns_config if spec.HasField("dns_config") else DNSConfig()
     return HostConfig(
         NetworkMode=_network_mode(assignment),
         PortBindings=ports or None,
-        LogConfig=LogConfig(Type=template.log_driver.name, Config=dict(template.log_driver.options) or None),
+        LogConfig=LogConfig(Type=log_driver.name, Config=dict(log_driver.options) or None),
         Mounts=[_mount(mount, fields) for mount in spec.mounts] or None,
         CapAdd=list(spec.capability_add) or None,
         CapDrop=list(spec.capability_drop) or None,

@@ -21,7 +21,7 @@ from proto.specs_pb2 import (
     Ulimit,
 )
 from proto.specs_pb2 import Mount as MountSpec
-from runtime.containers.types import PortBinding
+from runtime.containers.types import LogConfig, PortBinding
 from tests.unit.dispatcher.support import make_spec_version, make_task
 from worker.agent.container_spec import NodeFacts, plan_container, registry_auth
 from worker.agent.executor import Assignment, ExecutorError
@@ -106,6 +106,17 @@ def test_everything_of_a_spec_arrives() -> None:
     assert (host.Memory, host.MemoryReservation, host.MemorySwap) == (64 << 20, 32 << 20, 65 << 20)
     assert (host.NanoCpus, host.PidsLimit) == (500_000_000, 10)
     assert (host.LogConfig.Type, host.LogConfig.Config) == ("json-file", {"max-size": "1m"})
+
+
+def test_the_tasks_log_driver_is_used_where_the_spec_names_none() -> None:
+    """Features A1.22, A10.10: the service's, else the cluster's default as the task has it, else the engine's."""
+    assignment = make_assignment()
+    assert plan_container(assignment, NODE).host.LogConfig == LogConfig()
+    assignment.task.log_driver.name = "json-file"
+    assignment.task.log_driver.options["max-size"] = "2m"
+    assert plan_container(assignment, NODE).host.LogConfig == LogConfig(Type="json-file", Config={"max-size": "2m"})
+    assignment.spec_version.spec.task_template.log_driver.name = "none"
+    assert plan_container(assignment, NODE).host.LogConfig == LogConfig(Type="none")
 
 
 def test_ports_in_host_mode_are_the_containers() -> None:

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from api.application import build
 from api.swarm_routes import LogOptions, routes
 from proto.objects_pb2 import Task, TaskState
-from proto.specs_pb2 import NodeAvailability, NodeRole
+from proto.specs_pb2 import Driver, NodeAvailability, NodeRole
 from runtime.containers.types import LogLine
 from tests.unit.api_swarm.conftest import NOT_A_MANAGER, Swarm
 from worker.membership import (
@@ -312,6 +312,27 @@ async def test_tasks_carry_their_spec_and_the_services_labels(swarm: Swarm) -> N
     assert (task["DesiredState"], task["Status"]["State"], task["Slot"]) == ("running", "running", 1)
     assert await swarm.get("/tasks/web.1.t1") == task
     assert await swarm.refusal(swarm.client.get, "/tasks/none") == (404, "task none not found")
+
+
+async def test_a_task_shows_the_log_driver_of_its_service(swarm: Swarm) -> None:
+    """As with Docker: the cluster's default (features A1.22) shows in the swarm and in the container, in no task."""
+    cluster = await swarm.get("/swarm")
+    driver = {"Name": "json-file", "Options": {"max-size": "1m"}}
+    spec = cluster["Spec"] | {"TaskDefaults": {"LogDriver": driver}}
+    await swarm.post("/swarm/update", spec, version=str(cluster["Version"]["Index"]))
+    assert (await swarm.get("/swarm"))["Spec"]["TaskDefaults"] == {"LogDriver": driver}
+    plain = await create(swarm, Name="plain")
+    own = await create(swarm, Name="own", TaskTemplate={"ContainerSpec": {"Image": "busybox:1"}, "LogDriver": driver})
+    await swarm.manager.commit(
+        lambda working: working.create(
+            Task(id="t1", service_id=plain, spec_version=1, log_driver=Driver(name="json-file"))
+        )
+    )
+    await swarm.manager.add_task("t2", own)
+    task = await swarm.get("/tasks/t1")
+    assert "LogDriver" not in task
+    assert "LogDriver" not in task["Spec"]
+    assert (await swarm.get("/tasks/t2"))["Spec"]["LogDriver"] == driver
 
 
 async def test_a_list_of_thousands_of_tasks_is_answered(swarm: Swarm) -> None:

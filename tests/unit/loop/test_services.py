@@ -362,3 +362,55 @@ async def test_jobs_are_left_alone() -> None:
     await cluster.work()
     assert cluster.tasks(job) == []
     assert len(cluster.running(web)) == 1
+
+
+async def test_the_clusters_log_driver_is_given_to_new_tasks_alone() -> None:
+    """Features A1.22: to those whose spec names none, however they come to be; it stays what it was for the others."""
+    cluster = await Harness.started(nodes=2)
+
+    async def set_default(name: str) -> None:
+        changed = Cluster()
+        changed.CopyFrom(cluster.store.view.cluster)
+        changed.spec.task_defaults.log_driver.name = name
+        changed.spec.task_defaults.log_driver.options["tag"] = name
+        await cluster.store.update(lambda working: working.update(changed))
+
+    def own_driver(spec: ServiceSpec) -> None:
+        spec.task_template.log_driver.name = "none"
+
+    def drivers(service_id: str) -> list[tuple[str, str]]:
+        return sorted(
+            (task.log_driver.name, task.log_driver.options.get("tag", "")) for task in cluster.live(service_id)
+        )
+
+    before = await cluster.create_service("before")
+    await cluster.work()
+    await set_default("json-file")
+    web = await cluster.create_service("web")
+    agent = await cluster.create_service("agent", replicas=None)
+    own = await cluster.create_service("own", change=own_driver)
+    await cluster.work()
+    assert drivers(before) == drivers(own) == [("", "")]
+    assert drivers(web) == [("json-file", "json-file")]
+    assert drivers(agent) == [("json-file", "json-file")] * 2
+
+    await set_default("local")
+    await cluster.work()
+    assert drivers(web) == [("json-file", "json-file")]
+    await cluster.scale(web, 2)
+    await cluster.work()
+    assert drivers(web) == [("json-file", "json-file"), ("local", "local")]
+    for task in [*cluster.running(web), *cluster.running(before), *cluster.running(own)]:
+        await cluster.fail(task)
+    await cluster.wait(6)
+    assert drivers(web) == [("local", "local")] * 2
+    assert drivers(before) == [("local", "local")]
+    assert drivers(own) == [("", "")]
+
+    def new_image(spec: ServiceSpec) -> None:
+        spec.task_template.container_spec.image = "busybox:2"
+
+    await set_default("none")
+    await cluster.update_service(before, new_image)
+    await cluster.wait(2)
+    assert drivers(before) == [("none", "none")]
