@@ -26,7 +26,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError
-from pki.files import SECRET_MODE, write_atomically
+from pki.files import SECRET_MODE, write_atomic
 
 KEY_SIZE_BYTES = 32
 DATA_KEY_FILE = "manager-dek"
@@ -136,7 +136,7 @@ def save_data_keys(directory: Path, keys: DataKeys, kek: bytes | None = None) ->
         current=stored(keys.current, b"dek"),
         pending=stored(keys.pending, b"dek-pending") if keys.pending else None,
     )
-    write_atomically(directory / DATA_KEY_FILE, msgspec.json.encode(content), mode=SECRET_MODE)
+    write_atomic(directory / DATA_KEY_FILE, msgspec.json.encode(content), mode=SECRET_MODE)
 
 
 def load_data_keys(directory: Path, kek: bytes | None = None) -> DataKeys:

@@ -1,4 +1,7 @@
-"""Files that hold keys: written whole or not at all, and never readable for anybody else, not even for a moment."""
+"""Files that hold keys: written whole or not at all, and never readable for anybody else, not even for a moment.
+
+``runtime.files`` has a writer of its own, for what is no secret: neither layer may import the other.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int) -> None:
     """Replace ``path`` by ``data``: after a crash, or a full disk, there is the old file or the new one.
 
     The data is on disk when this returns (file and folder are synced). The temporary file is created with its
@@ -37,10 +40,10 @@ def write_atomically(path: Path, data: bytes, *, mode: int) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync_folder(path.parent)
 
 
-def sync_directory(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Make renames in the folder ``path`` durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

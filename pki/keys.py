@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError
-from pki.files import SECRET_MODE, write_atomically
+from pki.files import SECRET_MODE, write_atomic
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -60,7 +60,7 @@ def save_key(path: Path, key: PrivateKey, password: bytes | None = None) -> None
     Raises:
         OSError: the file could not be written; what was there before is untouched.
     """
-    write_atomically(path, key_to_pem(key, password), mode=SECRET_MODE)
+    write_atomic(path, key_to_pem(key, password), mode=SECRET_MODE)
 
 
 def load_key(path: Path, password: bytes | None = None) -> PrivateKey:

@@ -25,8 +25,8 @@ from pki.files import (
     SECRET_MODE,
     ensure_private_directory,
     locked_directory,
-    sync_directory,
-    write_atomically,
+    sync_folder,
+    write_atomic,
 )
 from pki.keys import PrivateKey, key_from_pem, key_to_pem, new_key
 
@@ -235,7 +235,7 @@ def forget_key(directory: Path) -> None:
     """Make what lies in ``directory`` useless for good, before the rest of it is removed. Raises: OSError."""
     with contextlib.suppress(FileNotFoundError):
         (directory / KEY_FILE).unlink()
-        sync_directory(directory)
+        sync_folder(directory)
 
 
 def _write(directory: Path, credentials: NodeCredentials, kek: bytes | None) -> None:
@@ -243,12 +243,12 @@ def _write(directory: Path, credentials: NodeCredentials, kek: bytes | None) -> 
     root_path, root_pem = directory / ROOT_FILE, credentials.root.pem
     old_pem = root_path.read_bytes() if root_path.exists() else b""
     if old_pem != root_pem:
-        write_atomically(root_path, _union(old_pem, root_pem), mode=PUBLIC_MODE)
+        write_atomic(root_path, _union(old_pem, root_pem), mode=PUBLIC_MODE)
     key_pem = key_to_pem(key_from_pem(credentials.key_pem), kek) if kek else credentials.key_pem
-    write_atomically(directory / KEY_FILE, key_pem + credentials.chain_pem, mode=SECRET_MODE)
+    write_atomic(directory / KEY_FILE, key_pem + credentials.chain_pem, mode=SECRET_MODE)
     if old_pem != root_pem:
-        write_atomically(root_path, root_pem, mode=PUBLIC_MODE)
-    write_atomically(directory / CERTIFICATE_FILE, credentials.chain_pem, mode=PUBLIC_MODE)
+        write_atomic(root_path, root_pem, mode=PUBLIC_MODE)
+    write_atomic(directory / CERTIFICATE_FILE, credentials.chain_pem, mode=PUBLIC_MODE)
 
 
 def _union(old_pem: bytes, new_pem: bytes) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from pki.files import SECRET_MODE, sync_directory, write_atomically
+from pki.files import SECRET_MODE, sync_folder, write_atomic
 from proto.node_pb2 import LocalState
 
 FILE_NAME = "node.json"
@@ -33,11 +33,11 @@ def load(state_dir: Path) -> LocalState | None:
 def save(state_dir: Path, state: LocalState) -> None:
     """Replace the file; after a crash it is the old one or the new one. Raises: OSError."""
     text = json_format.MessageToJson(state, preserving_proto_field_name=True)
-    write_atomically(state_dir / FILE_NAME, text.encode(), mode=SECRET_MODE)
+    write_atomic(state_dir / FILE_NAME, text.encode(), mode=SECRET_MODE)
 
 
 def forget(state_dir: Path) -> None:
     """Remove the file: this host is in no cluster any more."""
     with contextlib.suppress(FileNotFoundError):
         (state_dir / FILE_NAME).unlink()
-        sync_directory(state_dir)
+        sync_folder(state_dir)

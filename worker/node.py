@@ -21,7 +21,7 @@ from pki.errors import (
     NodeCertificateMissingError,
     PKIError,
 )
-from pki.files import SECRET_MODE, write_atomically
+from pki.files import SECRET_MODE, write_atomic
 from pki.identifiers import new_id
 from pki.join_client import join_cluster
 from pki.keys import new_key
@@ -209,7 +209,7 @@ class Node:
         Until the manager has committed these objects they are nowhere else, so an init that is cut short cannot be
         gone on with: a mark on disk says that it is to be undone.
         """
-        write_atomically(self._host.state_dir / _INIT_MARK, b"", mode=SECRET_MODE)
+        write_atomic(self._host.state_dir / _INIT_MARK, b"", mode=SECRET_MODE)
         now = utc_now()
         root = RootCA.create(now)
         cluster_id, node_id, key = new_id(), new_id(), new_key()

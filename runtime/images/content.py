@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from runtime.files import sync_folder, write_atomic
 from runtime.images.errors import ContentError, DigestMismatchError, NoSpaceError
 from runtime.images.reference import check_digest
 from runtime.images.work import AbortedError, Listener, SharedWork, run_abortable
@@ -44,31 +45,6 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
         if error.errno in DISK_FULL:
             raise NoSpaceError(str(path)) from error
         raise
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: after a crash it holds the old or the new bytes. Raises NoSpaceError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with disk_full_as_error(path.parent):
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            sync_directory(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Lease:
@@ -235,10 +211,11 @@ class ContentStore:
             partial.unlink(missing_ok=True)
 
     def put(self, data: bytes) -> str:
-        """Store a small blob and return its digest. Blocks."""
+        """Store a small blob and return its digest. Blocks. Raises NoSpaceError."""
         digest = digest_of(data)
         if not self.has(digest):
-            write_atomically(self.path(digest), data)
+            with disk_full_as_error(self._blobs):
+                write_atomic(self.path(digest), data, durable=True)
         return digest
 
     @contextlib.contextmanager
@@ -312,7 +289,7 @@ class BlobWriter:
             raise DigestMismatchError(expected=expected, actual=actual)
         os.fsync(self._file.fileno())
         self._partial.rename(directory / actual[7:])
-        sync_directory(directory)
+        sync_folder(directory)
         return actual
 
 

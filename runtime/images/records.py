@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.images.content import write_atomically
+from runtime.files import remove_leftovers, write_atomic
+from runtime.images.content import disk_full_as_error
 from runtime.images.errors import ImageNotFoundError, ImagesError, InvalidReferenceError
 from runtime.images.manifests import ConfigFile, image_of
 from runtime.images.reference import Reference, parse_reference
@@ -78,6 +79,7 @@ class ImageRecords:
         Raises:
             ImagesError: the file is damaged.
         """
+        remove_leftovers(self._path.parent)
         try:
             stored = msgspec.json.decode(self._path.read_bytes(), type=_File)
         except FileNotFoundError:
@@ -146,7 +148,7 @@ class ImageRecords:
             records = {image_id: entry.record for image_id, entry in self._entries.items()}
             decide(records)
             data = msgspec.json.encode(_File(Version=1, Images=list(records.values())))
-            write = asyncio.ensure_future(asyncio.to_thread(write_atomically, self._path, data))
+            write = asyncio.ensure_future(asyncio.to_thread(self._write, data))
             try:
                 await asyncio.shield(write)
             except asyncio.CancelledError:
@@ -155,6 +157,10 @@ class ImageRecords:
                     self._install(records)
                 raise
             self._install(records)
+
+    def _write(self, data: bytes) -> None:
+        with disk_full_as_error(self._path.parent):
+            write_atomic(self._path, data, durable=True)
 
     def _install(self, records: Mapping[str, ImageRecord]) -> None:
         entries = dict[str, Entry]()

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.images.content import Reader, disk_full_as_error, write_atomically
+from runtime.files import remove_leftovers, write_atomic
+from runtime.images.content import Reader, disk_full_as_error
 from runtime.images.errors import SnapshotError
 from runtime.images.layers import Unpacked, unpack_layer
 from runtime.images.mounts import Mounter, mount_overlay, overlay_options, probe_overlay, sync_filesystem, unmount
@@ -83,6 +84,7 @@ class Snapshots:
         for leftover in self._tmp.iterdir():
             unmount(leftover / "merged")
             remove_tree(leftover)
+        remove_leftovers(self._meta)
         for meta in self._meta.glob("*.json"):
             layer = self._read_meta(meta)
             if layer is not None and (self._layers / _name(layer.ChainID)).is_dir():
@@ -159,7 +161,7 @@ class Snapshots:
                 meta = LayerMeta(ChainID=chain_id, DiffID=diff_id, SizeBytes=unpacked.size_bytes)
                 with self._lock:
                     if chain_id not in self._sizes:
-                        write_atomically(self._meta / f"{name}.json", msgspec.json.encode(meta))
+                        write_atomic(self._meta / f"{name}.json", msgspec.json.encode(meta), durable=True)
                         (work / "fs").rename(self._layers / name)
                         self._sizes[chain_id] = unpacked.size_bytes
             return unpacked

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 from google.protobuf.message import DecodeError
 
-from pki.files import sync_directory, write_atomically
+from pki.files import sync_folder, write_atomic
 from proto.dispatcher_pb2 import AssignmentChange, Removal, TaskStatusUpdate
 from proto.objects_pb2 import TaskStatus
 from worker.agent.assignments import Contents
@@ -150,7 +150,7 @@ class AssignmentFile:
                 image = HEADER + b"".join(_framed(record) for record in self._live.values())
                 self._rewrite = False
                 self._file_bytes = len(image)
-                await asyncio.to_thread(write_atomically, self._path, image, mode=FILE_MODE)
+                await asyncio.to_thread(write_atomic, self._path, image, mode=FILE_MODE)
             else:
                 self._file_bytes += size_bytes
                 await asyncio.to_thread(_append, self._path, b"".join(pending))
@@ -168,7 +168,7 @@ class AssignmentFile:
         self._rewrite = True
         if self._path.exists():
             self._path.unlink()
-            sync_directory(self._path.parent)
+            sync_folder(self._path.parent)
 
     def _store(self, key: _Key, record: bytes) -> None:
         old = self._live.get(key)

@@ -32,7 +32,7 @@ from pki.errors import (
     NodeCertificateMissingError,
     UntrustedCertificateError,
 )
-from pki.files import write_atomically
+from pki.files import write_atomic
 from pki.keys import load_key, new_key, save_key
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate, NodeCredentials
 from tests.unit.pki.support import Authority
@@ -88,9 +88,9 @@ def test_a_crash_between_any_two_files_leaves_a_matching_pair(
         if steps == 0:
             raise PowerLoss
         steps -= 1
-        write_atomically(path, data, mode=mode)
+        write_atomic(path, data, mode=mode)
 
-    monkeypatch.setattr(pki.node_certificate, "write_atomically", write)
+    monkeypatch.setattr(pki.node_certificate, "write_atomic", write)
     with contextlib.suppress(PowerLoss):
         holder.replace(new)
     found = NodeCertificate.load(tmp_path).current
@@ -102,14 +102,14 @@ def test_a_crash_between_any_two_files_leaves_a_matching_pair(
 
 def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "key"
-    write_atomically(path, b"old", mode=0o600)
+    write_atomic(path, b"old", mode=0o600)
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new", mode=0o600)
+        write_atomic(path, b"new", mode=0o600)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -118,7 +118,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"theirs")
     (tmp_path / ".key.tmp").symlink_to(victim)
-    write_atomically(tmp_path / "key", b"ours", mode=0o600)
+    write_atomic(tmp_path / "key", b"ours", mode=0o600)
     assert victim.read_bytes() == b"theirs"
 
 
