@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from runtime.files import sync_folder, write_atomic
+from runtime.files import remove_leftovers, sync_folder, write_atomic
 from runtime.images.errors import ContentError, DigestMismatchError, NoSpaceError
 from runtime.images.reference import check_digest
 from runtime.images.work import AbortedError, Listener, SharedWork, run_abortable
@@ -78,6 +78,7 @@ class ContentStore:
         """Make the directories and drop partial blobs that nobody came back for. Blocks."""
         for directory in (self._blobs, self._ingest):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        remove_leftovers(self._blobs)
         for partial in self._ingest.iterdir():
             resumable = len(partial.name) == 64 and time.time() - partial.stat().st_mtime < PARTIAL_AGE_S_MAX
             if not resumable:
@@ -246,7 +247,8 @@ class ContentStore:
         doomed = list[Path]()
         for blob in list(self._blobs.iterdir()):
             digest = f"sha256:{blob.name}"
-            if digest not in live and digest not in self._pins:
+            being_put = blob.name.startswith(".")  # the temporary file of a ``put`` on another thread
+            if not being_put and digest not in live and digest not in self._pins:
                 trash = self._ingest / f"trash-{os.getpid()}-{time.monotonic_ns()}"
                 blob.rename(trash)
                 doomed.append(trash)
