@@ -12,6 +12,7 @@ from datetime import datetime
 
 import structlog
 
+from pki.addresses import split_host_port
 from pki.certificates import Role, TrustRoot, new_csr, root_digest
 from pki.errors import (
     FingerprintMismatchError,
@@ -37,7 +38,6 @@ from proto.specs_pb2 import NodeAvailability
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_PORT = 2377
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 15.0
 _READ_SIZE_BYTES = 64 * 1024
@@ -77,14 +77,14 @@ async def join_cluster(
 
     Raises:
         InvalidTokenError: not a join token; nothing was sent.
-        ValueError: no address, or one that is none; nothing was sent.
+        ValueError: no address; AddressError, one that is none; nothing was sent.
         FingerprintMismatchError: the peer is of another cluster, or an impostor; the secret was not sent.
         JoinRefusedError: a manager said no; final.
         JoinUnreachableError: none answered, or none could decide now; later may be better.
         InvalidCertificateError, FrameError: what answered is not one of our managers.
     """
     parsed = parse_token(token)
-    addresses = [split_address(text) for text in remote_addrs]
+    addresses = [split_host_port(text) for text in remote_addrs]
     if not addresses:
         raise ValueError("at least one RemoteAddr is required to join")
     failures: list[str] = []
@@ -95,30 +95,6 @@ async def join_cluster(
             failures.append(str(error))
             log.info("join.manager_skipped", host=host, port=port, reason=str(error))
     raise JoinUnreachableError("; ".join(failures))
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """``HOST``, ``HOST:PORT``, ``[V6]:PORT`` or a bare IPv6 address; without a port it is 2377.
-
-    Raises:
-        ValueError: empty host, or a port that is none.
-    """
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        colon, port_text = rest[:1], rest[1:]
-        if not bracket or colon not in ("", ":"):
-            raise ValueError(f"invalid address {text!r}")
-    elif text.count(":") > 1:
-        host, colon, port_text = text, "", ""
-    else:
-        host, colon, port_text = text.partition(":")
-    if not host:
-        raise ValueError(f"invalid address {text!r}: no host")
-    if not colon:
-        return host, DEFAULT_PORT
-    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
-        raise ValueError(f"invalid address {text!r}: invalid port")
-    return host, int(port_text)
 
 
 async def fetch_root(host: str, port: int, token: JoinToken) -> TrustRoot:

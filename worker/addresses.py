@@ -11,14 +11,11 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DEFAULT_PORT = 2377
+from pki.addresses import AddressError, join_host_port, split_host_port
+
 GRPC_PORT = 7946
 _OURS = ("docker", "swarm", "br-", "veth", "lo")
 _RT_SCOPE_UNIVERSE = 0
-
-
-class AddressError(ValueError):
-    """What the user wrote names no address of this host, or several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,7 @@ class SystemAddress:
 
 def resolve_listen(text: str, system: Sequence[SystemAddress]) -> str:
     """``ip:port`` to bind, from "IP", "IP:PORT", "INTERFACE" or ":PORT". Raises: AddressError."""
-    host, port = split_host_port(text or "0.0.0.0", DEFAULT_PORT)
+    host, port = split_host_port(text, empty_host=True)
     return join_host_port(_resolve_host(host or "0.0.0.0", system), port)
 
 
@@ -41,7 +38,7 @@ def resolve_advertise(text: str, listen: str, system: Sequence[SystemAddress]) -
     Raises:
         AddressError: nothing fits, or more than one does and the user has to choose.
     """
-    listen_host, listen_port = split_host_port(listen, DEFAULT_PORT)
+    listen_host, listen_port = split_host_port(listen)
     if text:
         host, port = split_host_port(text, listen_port)
         ip = _resolve_host(host, system)
@@ -58,30 +55,11 @@ def resolve_advertise(text: str, listen: str, system: Sequence[SystemAddress]) -
 def resolve_data_path(text: str, advertise: str, system: Sequence[SystemAddress]) -> str:
     """The IP that other nodes send VXLAN to; the advertise address unless given. Raises: AddressError."""
     if not text:
-        return split_host_port(advertise, DEFAULT_PORT)[0]
+        return split_host_port(advertise)[0]
     ip = _resolve_host(text, system)
     if ipaddress.ip_address(ip).is_unspecified:
         raise AddressError("data path address must be a non-zero IP address or network interface")
     return ip
-
-
-def split_host_port(text: str, default_port: int) -> tuple[str, int]:
-    """("host", port) of "host", "host:port", "[v6]:port", "v6" or ":port". Raises: AddressError."""
-    host, port = text, ""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if not port:
-        return host, default_port
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise AddressError(f"invalid port in address {text!r}")
-    return host, int(port)
-
-
-def join_host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _resolve_host(host: str, system: Sequence[SystemAddress]) -> str:

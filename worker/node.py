@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from pki.addresses import AddressError, join_host_port, split_host_port
 from pki.authority import RootCA
 from pki.certificates import CERT_EXPIRY_DEFAULT, Role, check_cert_expiry, new_csr, root_digest
 from pki.errors import (
@@ -36,12 +37,9 @@ from proto.specs_pb2 import NodeRole
 from worker import local_state
 from worker.addresses import (
     GRPC_PORT,
-    AddressError,
-    join_host_port,
     resolve_advertise,
     resolve_data_path,
     resolve_listen,
-    split_host_port,
     system_addresses,
     warm,
 )
@@ -165,7 +163,7 @@ class Node:
         return SwarmInfo(
             local_node_state=participation.local_node_state,
             node_id=state.node_id,
-            node_addr=split_host_port(state.advertise_addr, 0)[0],
+            node_addr=split_host_port(state.advertise_addr)[0],
             control_available=participation.control_available,
             error=participation.error or participation.manager_failure or participation.session_error,
             remote_managers=list(state.managers),
@@ -219,7 +217,7 @@ class Node:
         )
         credentials = NodeCredentials.verified(chain_pem=issued.chain_pem, key=key, root=root.trust_root())
         certificate = NodeCertificate.create(self._host.state_dir / CERTIFICATES, credentials)
-        grpc_addr = join_host_port(split_host_port(advertise, 0)[0], GRPC_PORT)
+        grpc_addr = join_host_port(split_host_port(advertise)[0], GRPC_PORT)
         state = new_state(
             node_id=node_id,
             cluster_id=cluster_id,
@@ -264,7 +262,7 @@ class Node:
             state.listen_addr, state.advertise_addr, state.data_path_addr = await _addresses(
                 request.listen_addr, request.advertise_addr, request.data_path_addr
             )
-        grpc_addr = join_host_port(split_host_port(state.advertise_addr, 0)[0], GRPC_PORT)
+        grpc_addr = join_host_port(split_host_port(state.advertise_addr)[0], GRPC_PORT)
         del state.managers[:]
         state.managers.add(node_id=state.node_id, grpc_addr=grpc_addr, raft_addr=state.advertise_addr)
         await old.stop()

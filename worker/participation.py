@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from pki.addresses import join_host_port, split_host_port
 from pki.certificates import Role
 from pki.errors import NodeCertificateExpiredError, PKIError
 from pki.grpc_credentials import RotatingChannel
@@ -35,7 +36,7 @@ from proto.raft_pb2 import RaftLeaveRequest
 from proto.raft_pb2_grpc import RaftMembershipStub
 from proto.specs_pb2 import NodeAvailability, NodeRole
 from worker import local_state
-from worker.addresses import GRPC_PORT, join_host_port, split_host_port
+from worker.addresses import GRPC_PORT
 from worker.agent.agent import Agent
 from worker.agent.executor import Executor, ExecutorError
 from worker.manager_process import ManagerProcess
@@ -120,7 +121,7 @@ class Participation:
             managers=list(self.state.managers),
             describe=self._host.describe,
             listener=self,
-            addr=split_host_port(self.state.advertise_addr, 0)[0],
+            addr=split_host_port(self.state.advertise_addr)[0],
             availability=self.state.availability,
         )
 
@@ -264,8 +265,8 @@ class Participation:
 
     def _manager_config(self, bootstrap: Bootstrap | None = None, *, force_new_cluster: bool = False) -> ManagerConfig:
         state = self.state
-        listen_host, _ = split_host_port(state.listen_addr, 0)
-        advertise_host, _ = split_host_port(state.advertise_addr, 0)
+        listen_host, _ = split_host_port(state.listen_addr)
+        advertise_host, _ = split_host_port(state.advertise_addr)
         return ManagerConfig(
             node_id=state.node_id,
             cluster_id=state.cluster_id,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pki.errors import FrameError, InvalidTokenError
 from pki.join import REQUEST_SIZE_BYTES_MAX, FrameDecoder, JoinClientProtocol, JoinServerProtocol, encode_frame
-from pki.join_client import join_cluster, split_address
+from pki.join_client import join_cluster
 from proto.ca_pb2 import (
     GetRootCACertificateRequest,
     GetRootCACertificateResponse,
@@ -84,29 +84,6 @@ def test_a_client_takes_one_answer() -> None:
     assert response.get_root_ca_certificate.root_ca_pem == b"pem"
     with pytest.raises(FrameError, match="more answers than questions"):
         JoinClientProtocol().receive(answer + answer)
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("10.0.0.1", ("10.0.0.1", 2377)),
-        ("10.0.0.1:99", ("10.0.0.1", 99)),
-        ("manager:2377", ("manager", 2377)),
-        ("[fe80::1]:5", ("fe80::1", 5)),
-        ("[fe80::1]", ("fe80::1", 2377)),
-        ("fe80::1", ("fe80::1", 2377)),
-    ],
-)
-def test_addresses(text: str, address: tuple[str, int]) -> None:
-    assert split_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":2377", "host:", "host:0", "host:65536", "host:x", "host:\u0661", "[::1", "[::1]x"]
-)
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="invalid address"):
-        split_address(text)
 
 
 async def test_a_token_that_is_none_is_refused_before_anything_is_sent() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from pki.addresses import AddressError
 from worker.addresses import (
-    AddressError,
     SystemAddress,
     resolve_advertise,
     resolve_data_path,
     resolve_listen,
-    split_host_port,
 )
 
 ONE = [SystemAddress("eth0", "10.0.0.5"), SystemAddress("docker0", "172.17.0.1")]
@@ -60,7 +59,13 @@ def test_data_path_defaults_to_the_advertise_address() -> None:
     assert resolve_data_path("eth1", "10.0.0.5:2377", TWO) == "10.1.0.5"
 
 
-@pytest.mark.parametrize("text", ["a:b", "a:0", "a:70000"])
-def test_a_port_out_of_range_is_refused(text: str) -> None:
-    with pytest.raises(AddressError):
-        split_host_port(text, 1)
+@pytest.mark.parametrize("text", ["eth0:b", "eth0:0", "eth0:70000", "eth0:", "[::1", "10.0.0.5:1:2"])
+def test_what_is_no_address_is_refused_wherever_it_is_written(text: str) -> None:
+    for resolve in (resolve_listen, lambda text, system: resolve_advertise(text, "0.0.0.0:2377", system)):
+        with pytest.raises(AddressError, match="invalid address"):
+            resolve(text, ONE)
+
+
+def test_an_advertise_address_needs_a_host() -> None:
+    with pytest.raises(AddressError, match="no host"):
+        resolve_advertise(":2399", "0.0.0.0:2377", ONE)
