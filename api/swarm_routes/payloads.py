@@ -1,8 +1,14 @@
-"""/secrets and /configs (features A10.14, A10.16): the same routes twice, but that a secret's data never comes back."""
+"""/secrets and /configs (features A10.14, A10.16): the same routes twice.
+
+That a secret's data never comes back is the managers' doing: they do not send it.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
+from google.protobuf.message import Message
 
 from api.requests import json_response, no_content
 from api.swarm_routes.context import (
@@ -15,98 +21,66 @@ from api.swarm_routes.context import (
     read_message,
     read_version,
 )
-from proto.control_pb2 import (
-    CreateConfigRequest,
-    CreateSecretRequest,
-    GetConfigRequest,
-    GetSecretRequest,
-    ListConfigsRequest,
-    ListSecretsRequest,
-    RemoveConfigRequest,
-    RemoveSecretRequest,
-    UpdateConfigSpecRequest,
-    UpdateSecretRequest,
-)
+from proto import control_pb2
 from proto.specs_pb2 import ConfigSpec, SecretSpec
 
 
 def routes(context: SwarmContext) -> list[web.RouteDef]:
-    secrets, configs = _SecretRoutes(context), _ConfigRoutes(context)
     return [
-        web.get("/secrets", secrets.list, allow_head=False),
-        web.post("/secrets/create", secrets.create),
-        web.get("/secrets/{id}", secrets.inspect, allow_head=False),
-        web.post("/secrets/{id}/update", secrets.update),
-        web.delete("/secrets/{id}", secrets.remove),
-        web.get("/configs", configs.list, allow_head=False),
-        web.post("/configs/create", configs.create),
-        web.get("/configs/{id}", configs.inspect, allow_head=False),
-        web.post("/configs/{id}/update", configs.update),
-        web.delete("/configs/{id}", configs.remove),
+        *_PayloadRoutes(context, "secret", SecretSpec, update="UpdateSecret").routes(),
+        *_PayloadRoutes(context, "config", ConfigSpec, update="UpdateConfigSpec").routes(),
     ]
 
 
-class _SecretRoutes:
-    def __init__(self, context: SwarmContext) -> None:
-        self._context = context
+class _PayloadRoutes:
+    """The routes of one kind. The RPCs and their fields are called alike, but for the kind's name."""
+
+    def __init__(self, context: SwarmContext, word: str, spec: type[Message], *, update: str) -> None:
+        self._context, self._word, self._spec = context, word, spec
+        kind = word.capitalize()
+        rpcs = {
+            "list": f"List{kind}s",
+            "create": f"Create{kind}",
+            "get": f"Get{kind}",
+            "update": update,
+            "remove": f"Remove{kind}",
+        }
+        self._rpcs = {verb: (rpc, getattr(control_pb2, f"{rpc}Request")) for verb, rpc in rpcs.items()}
+
+    def routes(self) -> list[web.RouteDef]:
+        path = f"/{self._word}s"
+        return [
+            web.get(path, self.list, allow_head=False),
+            web.post(f"{path}/create", self.create),
+            web.get(f"{path}/{{id}}", self.inspect, allow_head=False),
+            web.post(f"{path}/{{id}}/update", self.update),
+            web.delete(f"{path}/{{id}}", self.remove),
+        ]
 
     async def list(self, request: web.Request) -> web.Response:
-        control = self._context.control()
-        response = await control.ListSecrets(ListSecretsRequest(filters=read_filters(request)), timeout=TIMEOUT_S)
-        return list_response(response.secrets)
+        response = await self._call("list", filters=read_filters(request))
+        return list_response(getattr(response, f"{self._word}s"))
 
     async def create(self, request: web.Request) -> web.Response:
-        spec = await read_message(request, SecretSpec)
-        response = await self._context.control().CreateSecret(CreateSecretRequest(spec=spec), timeout=TIMEOUT_S)
-        return json_response({"ID": response.secret.id}, status=201)
+        response = await self._call("create", spec=await read_message(request, self._spec))
+        return json_response({"ID": getattr(response, self._word).id}, status=201)
 
     async def inspect(self, request: web.Request) -> web.Response:
-        control = self._context.control()
-        response = await control.GetSecret(GetSecretRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
-        return message_response(response.secret)
+        response = await self._call("get", ref=request.match_info["id"])
+        return message_response(getattr(response, self._word))
 
     async def update(self, request: web.Request) -> web.Response:
-        spec = await read_message(request, SecretSpec)
-        version = read_version(request, "secret")
-        await self._context.control().UpdateSecret(
-            UpdateSecretRequest(ref=request.match_info["id"], version=version, spec=spec), timeout=TIMEOUT_S
-        )
+        spec = await read_message(request, self._spec)
+        version = read_version(request, self._word)
+        await self._call("update", ref=request.match_info["id"], version=version, spec=spec)
         return empty_response()
 
     async def remove(self, request: web.Request) -> web.Response:
-        control = self._context.control()
-        await control.RemoveSecret(RemoveSecretRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
+        await self._call("remove", ref=request.match_info["id"])
         return no_content()
 
-
-class _ConfigRoutes:
-    def __init__(self, context: SwarmContext) -> None:
-        self._context = context
-
-    async def list(self, request: web.Request) -> web.Response:
+    async def _call(self, verb: str, **fields: object) -> Any:
+        """One call of the control API; returns its response."""
+        rpc, request_type = self._rpcs[verb]
         control = self._context.control()
-        response = await control.ListConfigs(ListConfigsRequest(filters=read_filters(request)), timeout=TIMEOUT_S)
-        return list_response(response.configs)
-
-    async def create(self, request: web.Request) -> web.Response:
-        spec = await read_message(request, ConfigSpec)
-        response = await self._context.control().CreateConfig(CreateConfigRequest(spec=spec), timeout=TIMEOUT_S)
-        return json_response({"ID": response.config.id}, status=201)
-
-    async def inspect(self, request: web.Request) -> web.Response:
-        control = self._context.control()
-        response = await control.GetConfig(GetConfigRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
-        return message_response(response.config)
-
-    async def update(self, request: web.Request) -> web.Response:
-        spec = await read_message(request, ConfigSpec)
-        version = read_version(request, "config")
-        await self._context.control().UpdateConfigSpec(
-            UpdateConfigSpecRequest(ref=request.match_info["id"], version=version, spec=spec), timeout=TIMEOUT_S
-        )
-        return empty_response()
-
-    async def remove(self, request: web.Request) -> web.Response:
-        control = self._context.control()
-        await control.RemoveConfig(RemoveConfigRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
-        return no_content()
+        return await getattr(control, rpc)(request_type(**fields), timeout=TIMEOUT_S)

@@ -11,29 +11,29 @@ from proto.objects_pb2 import Cluster, Config, Node, Secret, Service, SpecVersio
 T = TypeVar("T", Config, Node, Secret, Service, Task)
 
 
+def find(table: Table[T], kind: str, ref: str) -> T:
+    """Whatever ``table`` holds; ``kind`` names it. Raises: NotFoundError, InvalidRequestError (several match)."""
+    try:
+        return table.find(ref)
+    except ObjectNotFoundError as error:
+        raise NotFoundError(kind, ref) from error
+    except AmbiguousReferenceError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
 def find_node(view: View, ref: str) -> Node:
     """By ID, hostname or ID prefix. Raises: NotFoundError, InvalidRequestError (several match)."""
-    return _find(view.nodes, "node", ref)
+    return find(view.nodes, "node", ref)
 
 
 def find_service(view: View, ref: str) -> Service:
     """One that was not removed. Raises: NotFoundError, InvalidRequestError (several match)."""
-    return _find(view.services, "service", ref)
-
-
-def find_secret(view: View, ref: str) -> Secret:
-    """Raises: NotFoundError, InvalidRequestError (several match)."""
-    return _find(view.secrets, "secret", ref)
-
-
-def find_config(view: View, ref: str) -> Config:
-    """Raises: NotFoundError, InvalidRequestError (several match)."""
-    return _find(view.configs, "config", ref)
+    return find(view.services, "service", ref)
 
 
 def find_task(view: View, ref: str) -> Task:
     """By ID, by name (``web.1.<ID>``) or ID prefix. Raises: NotFoundError, InvalidRequestError (several match)."""
-    return _find(view.tasks, "task", ref)
+    return find(view.tasks, "task", ref)
 
 
 def spec_version_of(view: View, task: Task) -> SpecVersion | None:
@@ -45,12 +45,3 @@ def check_version(item: Cluster | Config | Node | Secret | Service, version: int
     """Raises: OutOfSequenceError: ``version`` is not the object's version now (features W06)."""
     if item.version.index != version:
         raise OutOfSequenceError
-
-
-def _find(table: Table[T], kind: str, ref: str) -> T:
-    try:
-        return table.find(ref)
-    except ObjectNotFoundError as error:
-        raise NotFoundError(kind, ref) from error
-    except AmbiguousReferenceError as error:
-        raise InvalidRequestError(str(error)) from error

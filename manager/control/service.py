@@ -26,21 +26,15 @@ from manager.control import clusters, filters, nodes, payloads, services, valida
 from manager.control.barrier import ReadBarrier
 from manager.control.defaults import normalize_service_spec, redacted_cluster
 from manager.control.errors import ControlError, OutOfSequenceError
-from manager.control.lookup import (
-    find_config,
-    find_node,
-    find_secret,
-    find_service,
-    find_task,
-    spec_version_of,
-)
+from manager.control.lookup import find, find_node, find_service, find_task, spec_version_of
 from manager.control.names import random_name
+from manager.control.payloads import CONFIGS, SECRETS, P, PayloadKind
 from manager.orchestrator.defaults import insert_defaults
 from manager.orchestrator.dirty import DirtyCheck
 from manager.store import SequenceConflictError, Store, View, Working
 from pki.identifiers import new_id
 from proto import control_pb2 as pb
-from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
+from proto.objects_pb2 import Cluster, Config, Secret, Service, SpecVersion, Task
 from proto.specs_pb2 import NodeRole, ServiceSpec
 
 log = structlog.get_logger(__name__)
@@ -283,84 +277,81 @@ class ControlService:
                 specs[key] = spec
         return pb.ListTasksResponse(tasks=found, specs=specs.values())
 
-    # ------------------------------------------------------------ secrets
+    # ------------------------------------------------------------ secrets and configs
 
     async def create_secret(self, request: pb.CreateSecretRequest) -> pb.CreateSecretResponse:
-        validation.validate_secret_spec(request.spec)
-        secret_id = self._make_id()
-        secret = await self._write(
-            lambda working: payloads.create_secret(working, request.spec, secret_id=secret_id, now=self._now())
-        )
-        secret = self._store.view.secrets.get(secret.id) or secret
-        log.info("secret.created", secret_id=secret.id, secret_name=secret.spec.name)
-        return pb.CreateSecretResponse(secret=payloads.without_data(secret))
+        return pb.CreateSecretResponse(secret=await self._create_payload(SECRETS, Secret(spec=request.spec)))
 
     async def get_secret(self, request: pb.GetSecretRequest) -> pb.GetSecretResponse:
-        view = await self._read()
-        return pb.GetSecretResponse(secret=payloads.without_data(find_secret(view, request.ref)))
+        return pb.GetSecretResponse(secret=await self._get_payload(SECRETS, request.ref))
 
     async def list_secrets(self, request: pb.ListSecretsRequest) -> pb.ListSecretsResponse:
-        matches = filters.payload_filter(filters.filter_values(request.filters, filters.SECRET_KEYS))
-        view = await self._read()
-        return pb.ListSecretsResponse(
-            secrets=(payloads.without_data(secret) for secret in view.secrets if matches(secret))
-        )
+        return pb.ListSecretsResponse(secrets=await self._list_payloads(SECRETS, request.filters))
 
     async def update_secret(self, request: pb.UpdateSecretRequest) -> pb.UpdateSecretResponse:
-        secret = await self._write(
-            lambda working: payloads.update_labels(
-                working, find_secret(working, request.ref), request.spec, version=request.version, now=self._now()
-            )
-        )
-        secret = self._store.view.secrets.get(secret.id) or secret
-        return pb.UpdateSecretResponse(secret=payloads.without_data(secret))
+        wanted = Secret(spec=request.spec)
+        secret = await self._update_payload(SECRETS, request.ref, wanted, version=request.version)
+        return pb.UpdateSecretResponse(secret=secret)
 
     async def remove_secret(self, request: pb.RemoveSecretRequest) -> pb.RemoveSecretResponse:
-        def change(working: Working) -> str:
-            secret = find_secret(working, request.ref)
-            payloads.remove_payload(working, secret, working.services.referencing_secret(secret.id))
-            return secret.id
-
-        log.info("secret.removed", secret_id=await self._write(change))
+        await self._remove_payload(SECRETS, request.ref)
         return pb.RemoveSecretResponse()
 
-    # ------------------------------------------------------------ configs
-
     async def create_config(self, request: pb.CreateConfigRequest) -> pb.CreateConfigResponse:
-        validation.validate_config_spec(request.spec)
-        config_id = self._make_id()
-        config = await self._write(
-            lambda working: payloads.create_config(working, request.spec, config_id=config_id, now=self._now())
-        )
-        config = self._store.view.configs.get(config.id) or config
-        log.info("config.created", config_id=config.id, config_name=config.spec.name)
-        return pb.CreateConfigResponse(config=config)
+        return pb.CreateConfigResponse(config=await self._create_payload(CONFIGS, Config(spec=request.spec)))
 
     async def get_config(self, request: pb.GetConfigRequest) -> pb.GetConfigResponse:
-        view = await self._read()
-        return pb.GetConfigResponse(config=find_config(view, request.ref))
+        return pb.GetConfigResponse(config=await self._get_payload(CONFIGS, request.ref))
 
     async def list_configs(self, request: pb.ListConfigsRequest) -> pb.ListConfigsResponse:
-        matches = filters.payload_filter(filters.filter_values(request.filters, filters.CONFIG_KEYS))
-        view = await self._read()
-        return pb.ListConfigsResponse(configs=(config for config in view.configs if matches(config)))
+        return pb.ListConfigsResponse(configs=await self._list_payloads(CONFIGS, request.filters))
 
     async def update_config_spec(self, request: pb.UpdateConfigSpecRequest) -> pb.UpdateConfigSpecResponse:
-        config = await self._write(
-            lambda working: payloads.update_labels(
-                working, find_config(working, request.ref), request.spec, version=request.version, now=self._now()
-            )
-        )
-        return pb.UpdateConfigSpecResponse(config=self._store.view.configs.get(config.id) or config)
+        wanted = Config(spec=request.spec)
+        config = await self._update_payload(CONFIGS, request.ref, wanted, version=request.version)
+        return pb.UpdateConfigSpecResponse(config=config)
 
     async def remove_config(self, request: pb.RemoveConfigRequest) -> pb.RemoveConfigResponse:
-        def change(working: Working) -> str:
-            config = find_config(working, request.ref)
-            payloads.remove_payload(working, config, working.services.referencing_config(config.id))
-            return config.id
-
-        log.info("config.removed", config_id=await self._write(change))
+        await self._remove_payload(CONFIGS, request.ref)
         return pb.RemoveConfigResponse()
+
+    async def _create_payload(self, kind: PayloadKind[P], wanted: P) -> P:
+        kind.validate(wanted)
+        payload_id = self._make_id()
+        item = await self._write(
+            lambda working: payloads.create(working, kind, wanted, payload_id=payload_id, now=self._now())
+        )
+        log.info("payload.created", kind=kind.word, id=item.id, name=item.spec.name)
+        return self._shown(kind, item)
+
+    async def _get_payload(self, kind: PayloadKind[P], ref: str) -> P:
+        view = await self._read()
+        return kind.shown(find(kind.table(view), kind.word, ref))
+
+    async def _list_payloads(self, kind: PayloadKind[P], wanted: pb.Filters) -> list[P]:
+        matches = filters.payload_filter(filters.filter_values(wanted, kind.filter_keys))
+        view = await self._read()
+        return [kind.shown(item) for item in kind.table(view) if matches(item)]
+
+    async def _update_payload(self, kind: PayloadKind[P], ref: str, wanted: P, *, version: int) -> P:
+        def change(working: Working) -> P:
+            item = find(kind.table(working), kind.word, ref)
+            return payloads.update_labels(working, item, wanted, version=version, now=self._now())
+
+        return self._shown(kind, await self._write(change))
+
+    async def _remove_payload(self, kind: PayloadKind[P], ref: str) -> None:
+        def change(working: Working) -> P:
+            item = find(kind.table(working), kind.word, ref)
+            payloads.remove(working, kind, item)
+            return item
+
+        item = await self._write(change)
+        log.info("payload.removed", kind=kind.word, id=item.id, name=item.spec.name)
+
+    def _shown(self, kind: PayloadKind[P], written: P) -> P:
+        """What was just written, with the version it got."""
+        return kind.shown(kind.table(self._store.view).get(written.id) or written)
 
     # ------------------------------------------------------------ parts
 

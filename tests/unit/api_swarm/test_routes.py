@@ -373,18 +373,80 @@ async def test_secrets_hide_and_configs_show_their_data(swarm: Swarm) -> None:
     )
 
 
-async def test_a_secret_in_use_is_not_removed(swarm: Swarm) -> None:
-    secret = await swarm.post("/secrets/create", {"Name": "pw", "Data": "aA=="}, status=201)
-    reference = {
-        "SecretID": secret["ID"],
-        "SecretName": "pw",
-        "File": {"Name": "pw", "UID": "0", "GID": "0", "Mode": 292},
-    }
-    await create(swarm, TaskTemplate={"ContainerSpec": {"Image": "busybox", "Secrets": [reference]}})
-    assert await swarm.refusal(swarm.client.delete, "/secrets/pw") == (
+@pytest.mark.parametrize(
+    ("kind", "shown_data", "too_large"),
+    [
+        (
+            "secret",
+            {},
+            "rpc error: code = InvalidArgument desc = secret data must be larger than 0 and less than 512000 bytes",
+        ),
+        (
+            "config",
+            {"Data": "aA=="},
+            "rpc error: code = InvalidArgument desc = config data must be larger than 0 and less than 1024000 bytes",
+        ),
+    ],
+)
+async def test_secrets_and_configs_live_alike(
+    swarm: Swarm, kind: str, shown_data: dict[str, str], too_large: str
+) -> None:
+    """Features A10.14, A10.16: every route, and every refusal in the kind's own words."""
+    path, post = f"/{kind}s", swarm.client.post
+    body = {"Name": "one", "Data": "aA=="}
+    answer = await swarm.post(f"{path}/create", body, status=201)
+    assert set(answer) == {"ID"}
+    await swarm.post(f"{path}/create", body | {"Name": "two"}, status=201)
+    shown = await swarm.get(f"{path}/one")
+    assert set(shown) == {"ID", "Version", "CreatedAt", "UpdatedAt", "Spec"}
+    assert shown["Spec"] == {"Name": "one", "Labels": {}} | shown_data
+    assert await swarm.get(f"{path}/{answer['ID'][:8]}") == shown
+    listed = await swarm.get(path)
+    assert sorted(entry["Spec"]["Name"] for entry in listed) == ["one", "two"]
+    assert shown in listed
+    assert await swarm.get(path, filters='{"name":["on"]}') == [shown]
+    assert await swarm.refusal(swarm.client.get, path, params={"filters": '{"colour":["red"]}'}) == (
         400,
-        "rpc error: code = InvalidArgument desc = secret 'pw' is in use by the following service: web",
+        "invalid filter 'colour'",
     )
+
+    assert await swarm.refusal(post, f"{path}/create", json=body) == (
+        409,
+        f"rpc error: code = AlreadyExists desc = {kind} one already exists",
+    )
+    empty = body | {"Name": "three", "Data": ""}
+    assert await swarm.refusal(post, f"{path}/create", json=empty) == (400, too_large)
+    templated = body | {"Name": "three", "Templating": {"Name": "golang"}}
+    assert (await swarm.refusal(post, f"{path}/create", json=templated))[1].endswith(
+        f"{kind}s with templates are not served yet"
+    )
+
+    version = str(shown["Version"]["Index"])
+    update = f"{path}/one/update"
+    assert await swarm.refusal(post, update, json=body) == (
+        400,
+        f"invalid {kind} version '': strconv.ParseUint: parsing \"\": invalid syntax",
+    )
+    assert (await swarm.refusal(post, update, json=body | {"Data": "aQ=="}, params={"version": version}))[1].endswith(
+        "only updates to Labels are allowed"
+    )
+    assert await swarm.post(update, body | {"Labels": {"a": "b"}}, version=version) is None
+    assert (await swarm.get(f"{path}/one"))["Spec"] == shown["Spec"] | {"Labels": {"a": "b"}}
+    assert (await swarm.refusal(post, update, json=body, params={"version": version}))[1].endswith(
+        "update out of sequence"
+    )
+
+    word = kind.capitalize()
+    reference = {f"{word}ID": answer["ID"], f"{word}Name": "one", "File": {"Name": "one", "Mode": 292}}
+    await create(swarm, TaskTemplate={"ContainerSpec": {"Image": "busybox", f"{word}s": [reference]}})
+    assert await swarm.refusal(swarm.client.delete, f"{path}/one") == (
+        400,
+        f"rpc error: code = InvalidArgument desc = {kind} 'one' is in use by the following service: web",
+    )
+    async with swarm.client.delete(f"{path}/two") as response:
+        assert (response.status, await response.read()) == (204, b"")
+    for call in (swarm.client.get, swarm.client.delete):
+        assert await swarm.refusal(call, f"{path}/two") == (404, f"{kind} two not found")
 
 
 # ---------------------------------------------------------------- logs
