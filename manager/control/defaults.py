@@ -1,9 +1,6 @@
-"""What an absent field means, where it is written down as a spec comes in; and what of a cluster may be shown.
+"""What holds where a cluster's spec says nothing, written down as the spec comes in; what of a cluster may be shown.
 
-*Normalising* writes down what the API would answer anyway ("" is "pause", "tcp", one replica). Everything else that
-is absent stays absent in the store, so that a later change of a default takes effect, and a 0 that was sent stays 0
-(features W14, W15); ``manager.orchestrator.defaults.insert_defaults`` fills it in for display (``?insertDefaults``).
-Source: moby ``daemon/cluster/convert``.
+Services' defaults are in ``manager.orchestrator.defaults``. Source: moby ``daemon/cluster/convert``.
 """
 
 from __future__ import annotations
@@ -13,18 +10,7 @@ from datetime import timedelta
 from manager.constants import HEARTBEAT_PERIOD_S, TASK_HISTORY_RETENTION_LIMIT
 from pki.certificates import CERT_EXPIRY_DEFAULT
 from proto.objects_pb2 import Cluster
-from proto.specs_pb2 import (
-    ClusterSpec,
-    ContainerSpec,
-    EndpointMode,
-    FailureAction,
-    PortProtocol,
-    PublishMode,
-    RestartCondition,
-    ServiceSpec,
-    UpdateConfig,
-    UpdateOrder,
-)
+from proto.specs_pb2 import ClusterSpec
 
 _SECOND_NS = 10**9
 
@@ -39,61 +25,6 @@ NODE_CERT_EXPIRY_NS = CERT_EXPIRY_DEFAULT // timedelta(microseconds=1) * 1000
 DEFAULT_ADDR_POOL = ("10.0.0.0/8",)
 SUBNET_SIZE = 24
 DATA_PATH_PORT = 4789
-
-
-# ---------------------------------------------------------------- service
-
-
-def normalize_service_spec(spec: ServiceSpec) -> ServiceSpec:
-    """A copy with every implied choice written down; the deprecated ``Networks`` moves to the task template."""
-    spec = _copy(spec)
-    template = spec.task_template
-    if spec.networks:
-        if not template.networks:
-            template.networks.extend(spec.networks)
-        del spec.networks[:]
-    if spec.mode.WhichOneof("mode") is None:
-        spec.mode.replicated.SetInParent()
-    if spec.mode.HasField("replicated") and not spec.mode.replicated.HasField("replicas"):
-        spec.mode.replicated.replicas = 1
-    for name in ("update_config", "rollback_config"):
-        if spec.HasField(name):
-            _normalize_update_config(getattr(spec, name))
-    if template.HasField("restart_policy") and not template.restart_policy.condition:
-        template.restart_policy.condition = RestartCondition.RESTART_CONDITION_ANY
-    if not template.runtime and template.HasField("container_spec"):
-        template.runtime = "container"
-    _normalize_mounts(template.container_spec)
-    if spec.HasField("endpoint_spec"):
-        _normalize_endpoint(spec)
-    return spec
-
-
-def _normalize_update_config(config: UpdateConfig) -> None:
-    config.failure_action = config.failure_action or FailureAction.FAILURE_ACTION_PAUSE
-    config.order = config.order or UpdateOrder.UPDATE_ORDER_STOP_FIRST
-
-
-def _normalize_mounts(container: ContainerSpec) -> None:
-    for mount in container.mounts:
-        mount.type = mount.type.lower() or "bind"
-
-
-def _normalize_endpoint(spec: ServiceSpec) -> None:
-    endpoint = spec.endpoint_spec
-    endpoint.mode = endpoint.mode or EndpointMode.ENDPOINT_MODE_VIP
-    for port in endpoint.ports:
-        port.protocol = port.protocol or PortProtocol.PORT_PROTOCOL_TCP
-        port.publish_mode = port.publish_mode or PublishMode.PUBLISH_MODE_INGRESS
-
-
-def _copy(spec: ServiceSpec) -> ServiceSpec:
-    copy = ServiceSpec()
-    copy.CopyFrom(spec)
-    return copy
-
-
-# ---------------------------------------------------------------- cluster
 
 
 def complete_cluster_spec(spec: ClusterSpec) -> ClusterSpec:

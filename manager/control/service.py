@@ -24,12 +24,12 @@ from manager.consensus.port import Consensus, NotLeaderError
 from manager.constants import REQUEST_TIMEOUT_S
 from manager.control import clusters, filters, nodes, payloads, services, validation
 from manager.control.barrier import ReadBarrier
-from manager.control.defaults import normalize_service_spec, redacted_cluster
+from manager.control.defaults import redacted_cluster
 from manager.control.errors import ControlError, OutOfSequenceError
 from manager.control.lookup import find, find_node, find_service, find_task, spec_version_of
 from manager.control.names import random_name
 from manager.control.payloads import CONFIGS, SECRETS, P, PayloadKind
-from manager.orchestrator.defaults import insert_defaults
+from manager.orchestrator.defaults import insert_defaults, normalize_service_spec
 from manager.orchestrator.dirty import DirtyCheck
 from manager.store import SequenceConflictError, Store, View, Working
 from pki.identifiers import new_id

@@ -61,7 +61,7 @@ _PAYLOAD_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASC
 
 
 def validate_service_spec(spec: ServiceSpec) -> None:
-    """Check a service's spec, defaults filled in (``manager.control.defaults.normalize_service_spec``).
+    """Check a service's spec, defaults filled in (``manager.orchestrator.defaults.normalize_service_spec``).
 
     Raises:
         InvalidArgumentError, UnimplementedError.

@@ -1,9 +1,15 @@
-"""What holds where a service's spec says nothing.
+"""What holds where a service's spec says nothing: the one place for all who ask.
+
+- ``normalize_service_spec``: control, as a spec comes in. It writes down what the API would answer anyway ("" is
+  "pause", "tcp", one replica). Everything else that is absent stays absent in the store, so that a later change of a
+  default takes effect, and a 0 that was sent stays 0 (features W14, W15).
+- ``restart_rules``, ``update_rules``, ``replicas``: the orchestrators, which go by a spec with nothing left open.
+- ``insert_defaults``: whoever shows or compares specs with every default written out.
 
 Absent and zero differ for some fields: an update configuration that is absent as a whole means one slot at a time,
 a parallelism of 0 in one that is there means all at once.
 
-Source: swarmkit ``api/defaults/service.go``; features A8.02 to A8.10.
+Source: swarmkit ``api/defaults/service.go``, moby ``daemon/cluster/convert``; features A8.02 to A8.10.
 """
 
 from __future__ import annotations
@@ -12,17 +18,14 @@ from dataclasses import dataclass
 
 from manager import constants
 from proto.specs_pb2 import (
-    ENDPOINT_MODE_UNSPECIFIED,
     ENDPOINT_MODE_VIP,
     FAILURE_ACTION_PAUSE,
-    FAILURE_ACTION_UNSPECIFIED,
+    PORT_PROTOCOL_TCP,
+    PUBLISH_MODE_INGRESS,
     RESTART_CONDITION_ANY,
-    RESTART_CONDITION_UNSPECIFIED,
     UPDATE_ORDER_STOP_FIRST,
-    UPDATE_ORDER_UNSPECIFIED,
     FailureAction,
     RestartCondition,
-    RestartPolicy,
     ServiceSpec,
     TaskSpec,
     UpdateConfig,
@@ -100,48 +103,61 @@ def default_update_config() -> UpdateConfig:
     )
 
 
+def normalize_service_spec(spec: ServiceSpec) -> ServiceSpec:
+    """A copy with every implied choice written down; the deprecated ``Networks`` moves to the task template."""
+    full = ServiceSpec()
+    full.CopyFrom(spec)
+    template = full.task_template
+    if full.networks:
+        if not template.networks:
+            template.networks.extend(full.networks)
+        del full.networks[:]
+    if full.mode.WhichOneof("mode") is None:
+        full.mode.replicated.SetInParent()
+    if full.mode.HasField("replicated"):
+        full.mode.replicated.replicas = replicas(full)
+    for name in ("update_config", "rollback_config"):
+        if full.HasField(name):
+            config: UpdateConfig = getattr(full, name)
+            config.failure_action = config.failure_action or FAILURE_ACTION_PAUSE
+            config.order = config.order or UPDATE_ORDER_STOP_FIRST
+    if template.HasField("restart_policy"):
+        template.restart_policy.condition = template.restart_policy.condition or RESTART_CONDITION_ANY
+    if template.HasField("container_spec"):
+        template.runtime = template.runtime or "container"
+        for mount in template.container_spec.mounts:
+            mount.type = mount.type.lower() or "bind"
+    if full.HasField("endpoint_spec"):
+        full.endpoint_spec.mode = full.endpoint_spec.mode or ENDPOINT_MODE_VIP
+        for port in full.endpoint_spec.ports:
+            port.protocol = port.protocol or PORT_PROTOCOL_TCP
+            port.publish_mode = port.publish_mode or PUBLISH_MODE_INGRESS
+    return full
+
+
 def insert_defaults(spec: ServiceSpec) -> ServiceSpec:
     """A copy of ``spec`` with every default written out, as ``GET /services/{id}?insertDefaults=true`` shows it."""
     full = ServiceSpec()
     full.CopyFrom(spec)
-    task = full.task_template
-    if task.HasField("container_spec"):
-        container = task.container_spec
+    template = full.task_template
+    if template.HasField("container_spec"):
+        container = template.container_spec
         if not container.HasField("stop_grace_period_ns"):
             container.stop_grace_period_ns = nanoseconds(constants.STOP_GRACE_PERIOD_S)
         container.dns_config.SetInParent()
-    task.resources.limits.SetInParent()
-    task.resources.reservations.SetInParent()
-    task.placement.SetInParent()
-    _fill_restart_policy(task.restart_policy)
-    if not full.HasField("update_config"):
-        full.update_config.CopyFrom(default_update_config())
-    if not full.HasField("rollback_config"):
-        full.rollback_config.CopyFrom(default_update_config())
-    _fill_update_config(full.update_config)
-    _fill_update_config(full.rollback_config)
-    if full.endpoint_spec.mode == ENDPOINT_MODE_UNSPECIFIED:
-        full.endpoint_spec.mode = ENDPOINT_MODE_VIP
-    if full.mode.WhichOneof("mode") is None or (
-        full.mode.HasField("replicated") and not full.mode.replicated.HasField("replicas")
-    ):
-        full.mode.replicated.replicas = 1
-    return full
-
-
-def _fill_restart_policy(policy: RestartPolicy) -> None:
-    if policy.condition == RESTART_CONDITION_UNSPECIFIED:
-        policy.condition = RESTART_CONDITION_ANY
+    template.resources.limits.SetInParent()
+    template.resources.reservations.SetInParent()
+    template.placement.SetInParent()
+    policy = template.restart_policy
     if not policy.HasField("delay_ns"):
         policy.delay_ns = nanoseconds(constants.RESTART_DELAY_S)
     if not policy.HasField("max_attempts"):
         policy.max_attempts = 0
-
-
-def _fill_update_config(config: UpdateConfig) -> None:
-    if config.failure_action == FAILURE_ACTION_UNSPECIFIED:
-        config.failure_action = FAILURE_ACTION_PAUSE
-    if not config.monitor_ns:
-        config.monitor_ns = nanoseconds(constants.UPDATE_MONITOR_S)
-    if config.order == UPDATE_ORDER_UNSPECIFIED:
-        config.order = UPDATE_ORDER_STOP_FIRST
+    if not full.HasField("update_config"):
+        full.update_config.CopyFrom(default_update_config())
+    if not full.HasField("rollback_config"):
+        full.rollback_config.CopyFrom(default_update_config())
+    for config in (full.update_config, full.rollback_config):
+        config.monitor_ns = config.monitor_ns or nanoseconds(constants.UPDATE_MONITOR_S)
+    full.endpoint_spec.SetInParent()
+    return normalize_service_spec(full)

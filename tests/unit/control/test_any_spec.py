@@ -6,10 +6,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manager.control.defaults import complete_cluster_spec, normalize_service_spec
+from manager.control.defaults import complete_cluster_spec
 from manager.control.errors import ControlError
 from manager.control.services import create_service, roll_back_service, update_service
 from manager.control.validation import validate_cluster_spec, validate_service_spec
+from manager.orchestrator.defaults import (
+    insert_defaults,
+    normalize_service_spec,
+    replicas,
+    restart_rules,
+    update_rules,
+)
 from manager.store import StoreError
 from manager.store.machine import Machine
 from proto.objects_pb2 import Cluster, Service
@@ -31,6 +38,19 @@ def test_any_service_spec_is_accepted_or_refused(spec: ServiceSpec) -> None:
         create_service(Machine().begin(), full, service_id="s", now=Timestamp(seconds=1))
     except (ControlError, StoreError):
         return
+
+
+@QUIET
+@given(messages(ServiceSpec.DESCRIPTOR))
+def test_defaults_written_out_say_what_is_in_force(spec: ServiceSpec) -> None:
+    """Whether a spec is taken as it came, normalised, or with every default written out: the same rules hold."""
+    normal, full = normalize_service_spec(spec), insert_defaults(spec)
+    assert insert_defaults(normal) == insert_defaults(full) == normalize_service_spec(full) == full
+    for other in (normal, full):
+        assert replicas(other) == replicas(spec)
+        assert restart_rules(other.task_template) == restart_rules(spec.task_template)
+        for rollback in (False, True):
+            assert update_rules(other, rollback=rollback) == update_rules(spec, rollback=rollback)
 
 
 @QUIET

@@ -5,10 +5,9 @@ from __future__ import annotations
 from manager.control.defaults import (
     complete_cluster_spec,
     fill_cluster,
-    normalize_service_spec,
     redacted_cluster,
 )
-from manager.orchestrator.defaults import insert_defaults
+from manager.orchestrator.defaults import insert_defaults, normalize_service_spec
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,

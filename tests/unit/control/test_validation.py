@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from manager.control.defaults import complete_cluster_spec, normalize_service_spec
+from manager.control.defaults import complete_cluster_spec
 from manager.control.errors import ControlError, InvalidArgumentError, InvalidRequestError, UnimplementedError
 from manager.control.references import is_image_reference
 from manager.control.validation import (
@@ -17,6 +17,7 @@ from manager.control.validation import (
     validate_secret_spec,
     validate_service_spec,
 )
+from manager.orchestrator.defaults import normalize_service_spec
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,
