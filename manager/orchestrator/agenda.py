@@ -7,6 +7,7 @@ leader marks everything.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -42,8 +43,8 @@ class Agenda:
     """Marks and deadlines. Keys come back in the order nodes, slots, services, each first marked first."""
 
     def __init__(self) -> None:
-        # Dictionaries as ordered sets.
-        self._dirty: dict[type[Hashable], dict[Key, None]] = {kind: {} for kind in _KINDS}
+        # As ordered sets. A dict's first key is behind all those deleted before it, which a new leader would pay for.
+        self._dirty: dict[type[Hashable], OrderedDict[Key, None]] = {kind: OrderedDict() for kind in _KINDS}
         self._deadlines: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._sequence = 0
@@ -60,9 +61,7 @@ class Agenda:
         for kind in _KINDS:
             marked = self._dirty[kind]
             if marked:
-                key = next(iter(marked))
-                del marked[key]
-                return key
+                return marked.popitem(last=False)[0]
         return None
 
     def set_deadline(self, key: Key, deadline: float | None) -> None:
