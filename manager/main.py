@@ -63,6 +63,7 @@ from proto.health_pb2_grpc import add_HealthServicer_to_server
 from proto.node_pb2 import Bootstrap, ManagerConfig
 from proto.raft_pb2 import RaftJoinRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
+from proto.unix_rpc import UnixServer
 
 log = structlog.get_logger(__name__)
 
@@ -265,13 +266,6 @@ class _Manager:
 
         return await _on_loop(self._consensus.loop, start())
 
-    def _add_services(self, server: grpc.aio.Server) -> None:
-        server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
-        add_DispatcherServicer_to_server(self._dispatcher, server)
-        add_NodeCAServicer_to_server(NodeCAService(self._ca), server)
-        add_RaftMembershipServicer_to_server(self._membership, server)
-        add_HealthServicer_to_server(HealthService(self._consensus), server)
-
     async def _serve_remote(self) -> grpc.aio.Server:
         interceptor = AuthorizationInterceptor(
             trust_root=lambda: self._certificate.current.root,
@@ -280,7 +274,11 @@ class _Manager:
             is_demoted=self._ca_state.is_demoted,
         )
         server = grpc.aio.server(interceptors=[interceptor], options=[*server_options(), *GRPC_OPTIONS])
-        self._add_services(server)
+        server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
+        add_DispatcherServicer_to_server(self._dispatcher, server)
+        add_NodeCAServicer_to_server(NodeCAService(self._ca), server)
+        add_RaftMembershipServicer_to_server(self._membership, server)
+        add_HealthServicer_to_server(HealthService(self._consensus), server)
         address = self._config.grpc_listen_addr
         try:
             server.add_secure_port(address, server_credentials(self._certificate))
@@ -290,12 +288,10 @@ class _Manager:
         return server
 
     async def _serve_local(self) -> grpc.aio.Server:
-        """The control socket. The umask makes it root's alone from the moment it is bound."""
-        server = grpc.aio.server(
-            interceptors=[LocalInterceptor(lambda: self._certificate.identity)],
-            options=[*server_options(), *GRPC_OPTIONS],
-        )
-        self._add_services(server)
+        """The control socket, for what the node asks. The umask makes it root's alone from the moment it is bound."""
+        server = UnixServer([LocalInterceptor(lambda: self._certificate.identity)])
+        server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
+        add_RaftMembershipServicer_to_server(self._membership, server)
         path = self._run_dir / SOCKET_FILE
         path.unlink(missing_ok=True)
         mask = os.umask(0o177)

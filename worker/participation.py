@@ -35,6 +35,7 @@ from proto.objects_pb2 import Node, NodeDescription
 from proto.raft_pb2 import RaftLeaveRequest
 from proto.raft_pb2_grpc import RaftMembershipStub
 from proto.specs_pb2 import NodeAvailability, NodeRole
+from proto.unix_rpc import UnixChannel
 from worker import local_state
 from worker.addresses import GRPC_PORT
 from worker.agent.agent import Agent
@@ -50,9 +51,6 @@ AGENT = "agent"
 RAFT = "raft"
 MANAGER_LOCK = "manager.lock"
 MANAGER_SOCKET = "manager.sock"
-
-CONTROL_MESSAGE_SIZE_BYTES_MAX = 128 * 1024 * 1024
-"""What managers may answer at most (``manager.control.rpc``): lists of a large cluster exceed gRPC's 4 MiB."""
 
 MANAGER_ERROR = "manager.error"
 MANAGER_READY_TIMEOUT_S = 60.0
@@ -97,14 +95,7 @@ class Participation:
         self._manager_ready = False
         self._manager_failure = ""
         self._manager = ManagerProcess(host.zygote, host.state_dir / MANAGER_LOCK, on_exit=self._on_manager_exit)
-        socket = f"unix:{host.run_dir / MANAGER_SOCKET}"
-        self._local = grpc.aio.insecure_channel(
-            socket,
-            options=[
-                ("grpc.max_reconnect_backoff_ms", 500),
-                ("grpc.max_receive_message_length", CONTROL_MESSAGE_SIZE_BYTES_MAX),
-            ],
-        )
+        self._local = UnixChannel(f"unix:{host.run_dir / MANAGER_SOCKET}")
         self.control = ControlStub(self._local)
         self._renewer = Renewer(certificate, self._renew)
         agent_dir = host.state_dir / AGENT

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from api.application import build
 from api.swarm_routes import LocalLogs, routes
-from manager.control.rpc import GRPC_OPTIONS, control_handler
+from manager.control.rpc import control_handler
 from proto.control_pb2_grpc import ControlStub
+from proto.unix_rpc import UnixChannel, UnixServer
 from tests.unit.control.managed import Managed, running_manager
 from worker.membership import (
     InitRequest,
@@ -100,12 +99,12 @@ class Swarm:
 @pytest_asyncio.fixture
 async def swarm(tmp_path: Path) -> AsyncIterator[Swarm]:
     async with running_manager() as manager:
-        server = grpc.aio.server(options=GRPC_OPTIONS)
+        server = UnixServer()
         server.add_generic_rpc_handlers((control_handler(manager.control.call),))
         address = f"unix:{tmp_path}/manager.sock"
         server.add_insecure_port(address)
         await server.start()
-        channel = grpc.aio.insecure_channel(address, options=GRPC_OPTIONS)
+        channel = UnixChannel(address)
         member = Member()
         member.stub = ControlStub(channel)
 
