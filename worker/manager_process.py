@@ -56,11 +56,21 @@ class ManagerProcess:
         self._lock_path = lock_path
         self._on_exit = on_exit
         self._pid: int | None = None
+        self._has_pid, self._has_none = asyncio.Event(), asyncio.Event()
+        self._has_none.set()
         self._watch: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
         return self._pid is not None
+
+    async def wait_running(self) -> None:
+        """Return once a manager runs, started or adopted."""
+        await self._has_pid.wait()
+
+    async def wait_ended(self) -> None:
+        """Return once the manager that runs now has ended, even if another one runs by then; at once if none runs."""
+        await self._has_none.wait()
 
     @property
     def kept(self) -> bool:
@@ -81,9 +91,8 @@ class ManagerProcess:
         if watch is not None:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-        if self._pid is None:
-            self._pid = lock_holder(self._lock_path)
-        pid, self._pid = self._pid, None
+        pid = self._pid if self._pid is not None else lock_holder(self._lock_path)
+        self._set_pid(None)
         if pid is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -99,12 +108,19 @@ class ManagerProcess:
                 return
 
     async def _launch(self, config: ManagerConfig) -> None:
-        self._pid = lock_holder(self._lock_path)
-        if self._pid is not None:
-            log.info("manager.adopted", pid=self._pid)
-            return
-        self._pid = await self._zygote.start(config.SerializeToString())
-        log.info("manager.started", pid=self._pid)
+        pid = lock_holder(self._lock_path)
+        if pid is not None:
+            log.info("manager.adopted", pid=pid)
+        else:
+            pid = await self._zygote.start(config.SerializeToString())
+            log.info("manager.started", pid=pid)
+        self._set_pid(pid)
+
+    def _set_pid(self, pid: int | None) -> None:
+        self._pid = pid
+        came, went = (self._has_none, self._has_pid) if pid is None else (self._has_pid, self._has_none)
+        went.clear()
+        came.set()
 
     async def _keep(self, config: ManagerConfig) -> None:
         delay_s = RESTART_DELAY_S_MIN
@@ -112,7 +128,7 @@ class ManagerProcess:
         while self._pid is not None:
             started = loop.time()
             await _wait_exit(self._pid)
-            self._pid = None
+            self._set_pid(None)
             if loop.time() - started > HEALTHY_AFTER_S:
                 delay_s = RESTART_DELAY_S_MIN
             again = self._on_exit(config)

@@ -56,7 +56,7 @@ from worker.membership import (
     NotManagerError,
     SwarmInfo,
 )
-from worker.participation import CERTIFICATES, MANAGER_LOCK, Host, Participation, erase, new_state
+from worker.participation import CERTIFICATES, MANAGER_LOCK, Host, Participation, erase
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub
@@ -218,7 +218,7 @@ class Node:
         credentials = NodeCredentials.verified(chain_pem=issued.chain_pem, key=key, root=root.trust_root())
         certificate = NodeCertificate.create(self._host.state_dir / CERTIFICATES, credentials)
         grpc_addr = join_host_port(split_host_port(advertise)[0], GRPC_PORT)
-        state = new_state(
+        state = LocalState(
             node_id=node_id,
             cluster_id=cluster_id,
             listen_addr=listen,
@@ -330,7 +330,7 @@ class Node:
             NodeCertificate.create, self._host.state_dir / CERTIFICATES, result.credentials
         )
         manager = identity.role is Role.MANAGER
-        state = new_state(
+        state = LocalState(
             node_id=identity.node_id,
             cluster_id=identity.cluster_id,
             listen_addr=listen,

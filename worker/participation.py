@@ -34,8 +34,9 @@ from proto.node_pb2 import Bootstrap, LocalState, ManagerConfig
 from proto.objects_pb2 import Node, NodeDescription
 from proto.raft_pb2 import RaftLeaveRequest
 from proto.raft_pb2_grpc import RaftMembershipStub
-from proto.specs_pb2 import NodeAvailability, NodeRole
+from proto.specs_pb2 import NodeRole
 from proto.unix_rpc import UnixChannel
+from runtime.linux import Watcher
 from worker import local_state
 from worker.addresses import GRPC_PORT
 from worker.agent.agent import Agent
@@ -59,7 +60,7 @@ _ROLE_RETRY_S = 1.0
 _RESTART_DELAY_S_MIN = 0.5
 _RESTART_DELAY_S_MAX = 30.0
 _HEALTHY_AFTER_S = 60.0
-_SOCKET_POLL_S = 0.005
+_READY_RETRY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,30 +284,53 @@ class Participation:
         Raises:
             MembershipError: it ended, or did not answer in time; the text is the manager's own.
         """
-        socket = self._host.run_dir / MANAGER_SOCKET
+        loop = asyncio.get_running_loop()
+        answers = loop.create_task(self._manager_answers(), name="manager.answers")
+        ended = loop.create_task(self._manager.wait_ended(), name="manager.ended")
         try:
-            async with asyncio.timeout(timeout_s):
-                while not socket.exists():
-                    if not self._manager.running:
-                        raise MembershipError(self._manager_error() or "the manager process ended while it started")
-                    await asyncio.sleep(_SOCKET_POLL_S)
-                await self.control.GetManagerInfo(GetManagerInfoRequest(), wait_for_ready=True)
-        except TimeoutError:
-            raise MembershipError(
-                self._manager_error() or f"the manager did not answer within {timeout_s:g} s"
-            ) from None
+            done, _ = await asyncio.wait({answers, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if ended in done:
+                raise MembershipError(self._manager_error() or "the manager process ended while it started")
+            if answers not in done:
+                text = f"the manager did not answer within {timeout_s:g} s"
+                raise MembershipError(self._manager_error() or text)
+            answers.result()
         except grpc.aio.AioRpcError as error:
             raise MembershipError(f"the manager did not come up: {error.details()}") from error
+        except OSError as error:
+            raise MembershipError(f"the manager cannot be waited for: {error}") from error
+        finally:
+            for task in (answers, ended):
+                task.cancel()
+            await asyncio.gather(answers, ended, return_exceptions=True)
         self._manager_ready = True
+
+    async def _manager_answers(self) -> None:
+        """Its socket appears once it serves; a call made before that would try to connect again and again."""
+        socket, changed = self._host.run_dir / MANAGER_SOCKET, asyncio.Event()
+        watcher = Watcher()
+        try:
+            watcher.watch(self._host.run_dir, lambda _name: changed.set())
+            while not socket.exists():
+                await changed.wait()
+                changed.clear()
+        finally:
+            watcher.close()
+        await self.control.GetManagerInfo(GetManagerInfoRequest(), wait_for_ready=True)
 
     async def _watch_manager(self) -> None:
         """Know when the manager answers, also after it was restarted, or started by a promotion."""
         while True:
-            if not self._manager_ready and self._manager.running:
-                with contextlib.suppress(MembershipError):
+            await self._manager.wait_running()
+            if not self._manager_ready:
+                try:
                     await self.wait_manager(MANAGER_READY_TIMEOUT_S)
-                    log.info("manager.ready", node_id=self.state.node_id)
-            await asyncio.sleep(0.1)
+                except MembershipError as error:
+                    log.info("manager.not_ready", node_id=self.state.node_id, reason=str(error))
+                    await asyncio.sleep(_READY_RETRY_S)
+                    continue
+                log.info("manager.ready", node_id=self.state.node_id)
+            await self._manager.wait_ended()
 
     def _manager_error(self) -> str:
         try:
@@ -388,27 +412,3 @@ def erase(state_dir: Path) -> None:
     for name in (CERTIFICATES, RAFT, AGENT):
         shutil.rmtree(state_dir / name, ignore_errors=True)
     local_state.forget(state_dir)
-
-
-def new_state(
-    *,
-    node_id: str,
-    cluster_id: str,
-    listen_addr: str,
-    advertise_addr: str,
-    data_path_addr: str,
-    availability: NodeAvailability.ValueType,
-    managers: Sequence[ManagerAddress],
-    role: NodeRole.ValueType,
-) -> LocalState:
-    """This host's place in a cluster, as it is kept on disk."""
-    return LocalState(
-        node_id=node_id,
-        cluster_id=cluster_id,
-        listen_addr=listen_addr,
-        advertise_addr=advertise_addr,
-        data_path_addr=data_path_addr,
-        availability=availability,
-        managers=managers,
-        role=role,
-    )

@@ -103,6 +103,40 @@ async def test_a_manager_that_outlived_its_node_is_adopted(zygote: Zygote, tmp_p
     await gone(pid)
 
 
+async def test_an_adopted_manager_that_dies_is_noticed_and_replaced(zygote: Zygote, tmp_path: Path) -> None:
+    config = ManagerConfig(state_dir=str(tmp_path))
+    adopted = await zygote.start(config.SerializeToString())
+    await holder(tmp_path / "manager.lock")
+    process = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
+    await process.start(config)
+    ended = asyncio.ensure_future(process.wait_ended())
+    os.kill(adopted, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        await ended
+        await process.wait_running()
+    second = await holder(tmp_path / "manager.lock", other_than=adopted)
+    await process.stop()
+    await gone(second)
+
+
+async def test_who_waits_for_a_manager_is_told_of_its_start_and_of_its_end(zygote: Zygote, tmp_path: Path) -> None:
+    process = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config)
+    started = asyncio.ensure_future(process.wait_running())
+    await process.wait_ended()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not started.done()
+    await process.start(ManagerConfig(state_dir=str(tmp_path)))
+    await holder(tmp_path / "manager.lock")
+    async with asyncio.timeout(10):
+        await started
+        ended = asyncio.ensure_future(process.wait_ended())
+        await process.wait_running()
+        assert not ended.done()
+        await process.stop()
+        await ended
+
+
 async def test_a_manager_outlives_the_zygote(tmp_path: Path) -> None:
     zygote = Zygote.fork(TARGET)
     pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())

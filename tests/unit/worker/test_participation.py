@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -21,6 +23,8 @@ from worker.membership import LocalNodeState
 from worker.participation import Host, Participation
 from worker.zygote import Zygote
 
+T = TypeVar("T", bound=Participation)
+
 
 def never_a_manager(payload: bytes) -> int:
     raise AssertionError(ManagerConfig.FromString(payload))
@@ -33,17 +37,26 @@ class BrokenOnce(Participation):
 
     def _new_agent(self) -> Agent:
         self.agents += 1
-        return FakeAgent(self, fail=self.agents == 1)  # type: ignore[return-value]  # as much of it as is called here
+        return FakeAgent(self, fail=self.agents == 1, pause_s=0.05)  # type: ignore[return-value]  # as much of it as is called here
+
+
+class Idle(Participation):
+    """Its agent has a session and nothing to do."""
+
+    def _new_agent(self) -> Agent:
+        return FakeAgent(self)  # type: ignore[return-value]  # as much of it as is called here
 
 
 class FakeAgent:
-    def __init__(self, owner: Participation, *, fail: bool) -> None:
-        self._owner, self._fail = owner, fail
+    """``pause_s`` is how long an error of before can be seen."""
+
+    def __init__(self, owner: Participation, *, fail: bool = False, pause_s: float = 0) -> None:
+        self._owner, self._fail, self._pause_s = owner, fail, pause_s
 
     async def run(self) -> None:
         if self._fail:
             raise OSError("assignments: No space left on device")
-        await asyncio.sleep(0.05)  # long enough for the error to be seen
+        await asyncio.sleep(self._pause_s)
         self._owner.on_session("")
         await asyncio.Event().wait()
 
@@ -57,17 +70,28 @@ async def reached(participation: Participation, state: LocalNodeState) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_part_that_failed_is_told_of_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.01)
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
     zygote = Zygote.fork("tests.unit.worker.test_participation:never_a_manager")
+    yield Host(tmp_path, tmp_path, zygote, FakeExecutor(), NodeDescription)
+    zygote.close()
+    os.waitpid(zygote.pid, 0)
+
+
+def worker_on(host: Host, kind: type[T]) -> T:
+    """A worker of some cluster."""
     root = RootCA.create(utc_now())
     credentials = issue_credentials(
         root, node_id="n1", role=Role.WORKER, cluster_id="c", lifetime=timedelta(days=1), now=utc_now()
     )
-    certificate = NodeCertificate.create(tmp_path / "certificates", credentials)
-    host = Host(tmp_path, tmp_path, zygote, FakeExecutor(), NodeDescription)
+    certificate = NodeCertificate.create(host.state_dir / "certificates", credentials)
     state = LocalState(node_id="n1", cluster_id="c", listen_addr="0.0.0.0:2377", advertise_addr="127.0.0.1:2377")
-    participation = BrokenOnce(host, state, certificate)
+    return kind(host, state, certificate)
+
+
+async def test_a_part_that_failed_is_told_of_and_started_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.01)
+    participation = worker_on(host, BrokenOnce)
     await participation.start()
     try:
         await reached(participation, LocalNodeState.ERROR)
@@ -76,5 +100,27 @@ async def test_a_part_that_failed_is_told_of_and_started_again(tmp_path: Path, m
         assert participation.error == ""
     finally:
         await participation.stop()
-        zygote.close()
-        os.waitpid(zygote.pid, 0)
+
+
+async def test_a_worker_with_nothing_to_do_sleeps(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    participation = worker_on(host, Idle)
+    loop, timers = asyncio.get_running_loop(), dict[str, float]()
+    call_at = loop.call_at
+
+    def recorded(when: float, *arguments: Any, **more: Any) -> asyncio.TimerHandle:
+        task = asyncio.current_task()
+        timers[task.get_name() if task is not None else ""] = when - loop.time()
+        return call_at(when, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_at", recorded)
+        await participation.start()
+        for _ in range(100):
+            await asyncio.sleep(0)
+    try:
+        assert participation.local_node_state is LocalNodeState.ACTIVE
+        parts = {"agent", "certificate.renewal", "role", "manager.ready"}
+        assert parts <= {task.get_name() for task in asyncio.all_tasks()}
+        assert {name for name in parts & timers.keys() if timers[name] < 10} == set()
+    finally:
+        await participation.stop()
