@@ -150,11 +150,16 @@ class _Manager:
             caller=lambda _context: caller(),
             managers=self._link.managers,
             leader_addr=self._link.leader_addr,
+            unheard_managers=self._unheard_managers,
         )
         self._membership = MembershipService(self._store, self._consensus, self._link)
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
         self._leadership = asyncio.Event()
+
+    def _unheard_managers(self) -> list[str]:
+        heard = self._consensus.reachable
+        return [member.node_id for member in self._consensus.members if member.node_id not in heard]
 
     def _raft_config(self) -> RaftConfig:
         keys = ensure_data_keys(self._state / CERTIFICATES)

@@ -10,7 +10,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -62,6 +62,7 @@ class Dispatcher(DispatcherServicer):
         caller: Caller,
         managers: Callable[[], Sequence[ManagerAddress]],
         leader_addr: Callable[[], str],
+        unheard_managers: Callable[[], Iterable[str]],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,11 +72,12 @@ class Dispatcher(DispatcherServicer):
             caller: who makes a call, as its certificate says.
             managers: every manager, the leader first; asked again after each change of a node object.
             leader_addr: ``host:port`` of the leader's gRPC server, "" when unknown; told to agents that came to a follower.
+            unheard_managers: node IDs of managers that Raft does not hear at the moment.
             clock: wall clock, seconds since the epoch.
             monotonic: what heartbeats are measured with, in seconds.
         """
         self._store, self._caller = store, caller
-        self._managers, self._leader_addr = managers, leader_addr
+        self._managers, self._leader_addr, self._unheard_managers = managers, leader_addr, unheard_managers
         self._tables = ViewTables(store)
         self._intake = Intake(store)
         self._leading = False
@@ -104,6 +106,8 @@ class Dispatcher(DispatcherServicer):
                 self._leading = True
                 log.info("dispatcher.started", nodes=len(self._store.view.nodes))
                 group.create_task(self._liveness.watch_heartbeats(), name="dispatcher heartbeats")
+                hint = self._liveness.notice_lost_managers(self._unheard_managers)
+                group.create_task(hint, name="dispatcher lost managers")
         finally:
             self._leading = False
             self._intake.stop()

@@ -60,9 +60,13 @@ class HeartbeatBook:
         # One (deadline, node) at least a watched node, perhaps too early: looked up and pushed again when it comes up.
         self._heap: list[tuple[float, str]] = []
 
-    def expect(self, node_id: str, now: float, *, within_s: float) -> None:
-        """A sign of life has to come within that time. An earlier promise is replaced."""
-        entry = self._entries.setdefault(node_id, _Entry(HEARTBEAT_PERIOD_S, 0.0))
+    def expect(self, node_id: str, now: float, *, within_s: float, period_s: float = HEARTBEAT_PERIOD_S) -> None:
+        """A sign of life has to come within that time. An earlier promise is replaced.
+
+        Args:
+            period_s: of the cluster, for a node that has had no session with this leader yet.
+        """
+        entry = self._entries.setdefault(node_id, _Entry(period_s, 0.0))
         self._set_deadline(node_id, entry, now + within_s)
 
     def admit(self, node_id: str, now: float) -> bool:
@@ -87,7 +91,7 @@ class HeartbeatBook:
             entry.deadline_s = now + HEARTBEAT_GRACE_FACTOR * entry.period_s
 
     def broken(self, node_id: str, now: float) -> None:
-        """The node's connection broke: shorten its time, never lengthen it."""
+        """The node's connection broke, or its manager was lost: shorten its time, never lengthen it."""
         if node_id in self._watched:
             entry = self._entries[node_id]
             grace_s = max(GRACE_PERIODS_BROKEN * entry.period_s, GRACE_S_BROKEN_MIN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 
 import grpc
 import structlog
@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
 """After the log refused to take what was found."""
+
+RAFT_HEARING_S = 1.5
+"""After an election: by then every manager that lives was heard, and what the old leader said last is forgotten."""
 
 STALL_S = 1.0
 """Waking so much later than planned means that this process stood still: paused, swapped out, or short of CPU."""
@@ -81,8 +84,9 @@ class Liveness:
 
     def expect(self, node_id: str) -> None:
         """The node joined, or is a new leader's: it has to show up within the longer grace."""
-        within_s = HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE * self.period_s()
-        self._book.expect(node_id, self._monotonic(), within_s=within_s)
+        period_s = self.period_s()
+        within_s = HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE * period_s
+        self._book.expect(node_id, self._monotonic(), within_s=within_s, period_s=period_s)
         self._changed.set()
 
     def forget(self, node_id: str) -> None:
@@ -109,6 +113,17 @@ class Liveness:
         now = self.now()
         for node in list(working.nodes.values()):
             put(working, nodes.unknown(node, now))
+
+    async def notice_lost_managers(self, unheard: Callable[[], Iterable[str]]) -> None:
+        """Shorten the grace of hosts whose managers Raft does not hear either, the old leader's above all.
+
+        Their agents have one period to show up, as after a broken connection: else the tasks of a host that died
+        with the leadership on it would wait six periods for others.
+        """
+        await asyncio.sleep(RAFT_HEARING_S)
+        for node_id in unheard():
+            if node_id not in self._sessions:
+                self.broken(node_id)
 
     async def watch_heartbeats(self) -> None:
         """Declare down who is silent for too long; until cancelled."""

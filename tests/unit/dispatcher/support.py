@@ -100,6 +100,7 @@ class Manager:
         self.store = Store(self.consensus, clock=time.time, debug=True)
         self.addr = ""
         self.leader_addr = ""
+        self.unheard: list[str] = []
         self.proposals = 0
         self._period_s = heartbeat_period_s
         self._socket = socket
@@ -125,6 +126,7 @@ class Manager:
             caller=caller,
             managers=self.managers,
             leader_addr=lambda: self.leader_addr,
+            unheard_managers=lambda: self.unheard,
         )
         add_DispatcherServicer_to_server(self.dispatcher, self._server)
         port = self._server.add_insecure_port(f"unix:{self._socket}" if self._socket else "127.0.0.1:0")
