@@ -31,8 +31,9 @@ def write_atomic(path: Path, data: bytes, *, mode: int) -> None:
     try:
         try:
             os.fchmod(descriptor, mode)  # the umask may have taken bits away
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -64,6 +65,9 @@ def locked_directory(path: Path) -> Iterator[None]:
 
 
 def ensure_private_directory(path: Path) -> None:
-    """Make the folder ``path`` exist with mode 0700, its parents included where they are missing."""
+    """Make the folder ``path`` exist, durably, with mode 0700; its parents too where they are missing. Raises: OSError."""
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
+    for folder in (path, *missing):
+        sync_folder(folder.parent)

@@ -1,4 +1,8 @@
-"""STATE/node.json: this host's place in a cluster, on disk. Absent when it has none."""
+"""STATE/node.json: this host's place in a cluster, on disk. Absent when it has none.
+
+Until a new cluster's manager has committed the first objects they are nowhere else, so an init that is cut short cannot
+be gone on with. STATE/init.unfinished says that what lies here is of such an init, and is to be undone.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from pki.files import SECRET_MODE, sync_folder, write_atomic
 from proto.node_pb2 import LocalState
 
 FILE_NAME = "node.json"
+_INIT_MARK = "init.unfinished"
 
 
 class LocalStateError(Exception):
@@ -41,3 +46,20 @@ def forget(state_dir: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         (state_dir / FILE_NAME).unlink()
         sync_folder(state_dir)
+
+
+def begin_init(state_dir: Path) -> None:
+    """Say that what is written from now on is to be undone unless ``end_init`` comes. Raises: OSError."""
+    write_atomic(state_dir / _INIT_MARK, b"", mode=SECRET_MODE)
+
+
+def is_init_unfinished(state_dir: Path) -> bool:
+    """Whether an init began here and did not end."""
+    return (state_dir / _INIT_MARK).exists()
+
+
+def end_init(state_dir: Path) -> None:
+    """What lies here counts, or is gone. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        (state_dir / _INIT_MARK).unlink()
+        sync_folder(state_dir)  # a mark that came back with the power would undo a cluster that is in use

@@ -22,7 +22,6 @@ from pki.errors import (
     NodeCertificateMissingError,
     PKIError,
 )
-from pki.files import SECRET_MODE, write_atomic
 from pki.identifiers import new_id
 from pki.join_client import join_cluster
 from pki.keys import new_key
@@ -84,7 +83,6 @@ _LEAVE_UNUSABLE = (
     "This node is a manager whose files cannot be used ({error}). Leaving erases its copy of the swarm's state. "
     "Use `--force` to ignore this message."
 )
-_INIT_MARK = "init.unfinished"
 
 _REFUSALS = {
     3: "InvalidArgument",
@@ -116,7 +114,7 @@ class Node:
         Raises:
             LocalStateError: node.json is damaged.
         """
-        if (self._host.state_dir / _INIT_MARK).exists():
+        if local_state.is_init_unfinished(self._host.state_dir):
             log.warning("node.incomplete", reason="an init did not finish")
             lock = self._host.state_dir / MANAGER_LOCK
             await ManagerProcess(self._host.zygote, lock, on_exit=lambda _config: None).stop()
@@ -192,22 +190,18 @@ class Node:
                 founded = await asyncio.to_thread(self._found, request, listen, advertise, data_path)
                 state, certificate, bootstrap = founded
                 await self._begin(Participation(self._host, state, certificate), bootstrap)
+                await asyncio.to_thread(local_state.end_init, self._host.state_dir)
             except BaseException:
                 await self._abandon()
                 raise
-            (self._host.state_dir / _INIT_MARK).unlink(missing_ok=True)
             log.info("swarm.initialized", node_id=state.node_id, cluster_id=state.cluster_id)
             return state.node_id
 
     def _found(
         self, request: InitRequest, listen: str, advertise: str, data_path: str
     ) -> tuple[LocalState, NodeCertificate, Bootstrap]:
-        """Keys, certificates and the first objects of a new cluster. Blocks: run in a thread.
-
-        Until the manager has committed these objects they are nowhere else, so an init that is cut short cannot be
-        gone on with: a mark on disk says that it is to be undone.
-        """
-        write_atomic(self._host.state_dir / _INIT_MARK, b"", mode=SECRET_MODE)
+        """Keys, certificates and the first objects of a new cluster. Blocks: run in a thread."""
+        local_state.begin_init(self._host.state_dir)
         now = utc_now()
         root = RootCA.create(now)
         cluster_id, node_id, key = new_id(), new_id(), new_key()
@@ -382,7 +376,7 @@ class Node:
 
     async def _undo_init(self) -> None:
         await asyncio.to_thread(erase, self._host.state_dir)
-        (self._host.state_dir / _INIT_MARK).unlink(missing_ok=True)
+        await asyncio.to_thread(local_state.end_init, self._host.state_dir)
 
     def _refuse_when_member(self) -> None:
         if self._participation is not None or self._joining is not None or self._unusable is not None:

@@ -23,6 +23,7 @@ import structlog
 from pki.addresses import join_host_port, split_host_port
 from pki.certificates import Role
 from pki.errors import NodeCertificateExpiredError, PKIError
+from pki.files import ensure_private_directory
 from pki.grpc_credentials import RotatingChannel
 from pki.node_certificate import NodeCertificate, forget_key
 from pki.renewal import Renewer
@@ -99,8 +100,7 @@ class Participation:
         self._local = UnixChannel(f"unix:{host.run_dir / MANAGER_SOCKET}")
         self.control = ControlStub(self._local)
         self._renewer = Renewer(certificate, self._renew)
-        agent_dir = host.state_dir / AGENT
-        agent_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_private_directory(host.state_dir / AGENT)
         self._agent = self._new_agent()
         self._running: asyncio.Task[None] | None = None
 
