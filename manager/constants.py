@@ -53,5 +53,6 @@ UPDATE_MONITOR_S = 5.0
 PASS_OBJECTS_MAX = 400
 """Objects one pass of the reconcile loop may write before it commits and lets others run (X25)."""
 
-PASS_SLOTS_MAX = 4000
-"""Slots one pass looks at, written to or not."""
+PASS_LOOKS_MAX = 1000
+"""Slots, and tasks of nodes and services, that one pass looks at, written to or not; also objects that a new leader
+takes in at a time. Some 15 ms of work."""

@@ -5,14 +5,15 @@ what has no node (``scheduler.assign``) and commits the result. There is no fixe
 commit is under way are looked at together after it. A pass is bounded, and between passes others have their turn, so
 that heartbeats and sessions are served however much there is to schedule (features X25).
 
-Level-triggered: a loop that starts looks at everything, and what it keeps (dirty marks, deadlines, the load of the
-nodes) is derived from the store and can be thrown away at any time.
+Level-triggered: a loop that starts looks at everything, a slice at a time, and what it keeps (dirty marks, deadlines,
+the load of the nodes) is derived from the store and can be thrown away at any time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 
 import structlog
 
@@ -45,19 +46,29 @@ TASKS_LOGGED_PER_PASS = 50
 class ReconcileLoop:
     """Decides for the whole cluster while its manager leads. ``run`` it on becoming leader, cancel it on loss."""
 
-    def __init__(self, store: Store, clock: Callable[[], float], ids: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        ids: Callable[[], str],
+        *,
+        looks_max: int = constants.PASS_LOOKS_MAX,
+    ) -> None:
         """
         Args:
             clock: seconds since the epoch.
             ids: a new object ID at each call.
+            looks_max: how much is looked at before others have their turn.
         """
         self._store = store
         self._clock = clock
         self._ids = ids
+        self._looks_max = looks_max
         self._wake = asyncio.Event()
         self._forget: Callable[[], None] | None = None
         self._limit = constants.PASS_OBJECTS_MAX
         self._refused = 0
+        self._unseen: Iterator[None] | None = None
         self._reset()
 
     async def run(self) -> None:
@@ -81,7 +92,9 @@ class ReconcileLoop:
         self.close()
         self._reset()
         self._forget = self._store.on_change(self._follow)
-        self._mark_everything()
+        self._see_nodes()
+        self._unseen = self._everything()
+        self._schedule_again = True
 
     def close(self) -> None:
         """Follow the store no longer."""
@@ -90,11 +103,17 @@ class ReconcileLoop:
             self._forget = None
 
     async def step(self) -> bool:
-        """One pass: decide, commit. Returns whether anything was committed or is left to look at.
+        """One pass: decide, commit; or, of a loop that has just started, the next slice of what it has to take in.
+
+        Returns:
+            Whether anything was committed or is left to look at.
 
         Raises:
             NotLeaderError.
         """
+        if not self._take_in():
+            await asyncio.sleep(0)
+            return True
         started_at = asyncio.get_running_loop().time()
         work = self._decide(self._clock())
         if not work.working.size:
@@ -132,7 +151,7 @@ class ReconcileLoop:
                 pass
 
     def _has_work(self) -> bool:
-        return bool(self._agenda) or self._schedule_again
+        return self._unseen is not None or bool(self._agenda) or self._schedule_again
 
     async def _look_again(self, work: ReconcilePass, error: Exception) -> None:
         for key in work.looked_at:
@@ -154,6 +173,7 @@ class ReconcileLoop:
             now=now,
             new_id=self._ids,
             limit=self._limit,
+            looks_max=self._looks_max,
             global_service_ids=tuple(self._global_service_ids),
             needs_of=self._needs_of,
         )
@@ -203,7 +223,7 @@ class ReconcileLoop:
             return needs_of(service.spec)
         return NOTHING_NEEDED
 
-    # ------------------------------------------------------------------ following the store
+    # ------------------------------------------------------------------ taking everything in
 
     def _reset(self) -> None:
         self._agenda = Agenda()
@@ -212,22 +232,56 @@ class ReconcileLoop:
         self._unassigned: dict[str, None] = {}
         self._global_service_ids: dict[str, None] = {}
         self._schedule_again = False
+        self._unseen = None
 
-    def _mark_everything(self) -> None:
+    def _see_nodes(self) -> None:
+        """All at once, there are few: from here on every task that changes finds its node, to be accounted to it."""
+        for node in self._store.view.nodes:
+            self._nodes.put_node(node)
+            self._agenda.mark(NodeKey(node.id))
+
+    def _everything(self) -> Iterator[None]:
+        """Take in the rest of the store as it is now, one object at each step.
+
+        Changes meanwhile are followed as ever, which is why each object is taken as it is by then.
+        """
         view = self._store.view
-        for service in view.services:
+        return chain(
+            map(self._see_service, list(view.services)),
+            map(self._see_task, list(view.tasks)),
+            map(self._see_version, list(view.spec_versions)),
+        )
+
+    def _take_in(self) -> bool:
+        """The next slice; returns whether that was all. Before, nothing can be placed: the load is not known."""
+        if self._unseen is None:
+            return True
+        seen = sum(1 for _ in islice(self._unseen, self._looks_max))
+        if seen < self._looks_max:
+            self._unseen = None
+        return self._unseen is None
+
+    def _see_service(self, at_start: Service) -> None:
+        service = self._store.view.services.get(at_start.id)
+        if service is not None:
             self._follow_service(None, service)
-        for node in view.nodes:
-            self._follow_node(None, node)
-        for task in view.tasks:
+
+    def _see_task(self, at_start: Task) -> None:
+        task = self._store.view.tasks.get(at_start.id)
+        if task is not None:
             self._follow_task(None, task)
-            if has_failed(task):
-                self._nodes.note_failure(task, changed_at(task))
-        for version in view.spec_versions:
-            # Those of services that are gone are seen with their service.
-            self._agenda.mark(ServiceKey(version.service_id))
-        self._schedule_again = True
-        self._wake.set()
+        if has_failed(at_start):
+            # One that failed since was seen to.
+            self._nodes.note_failure(at_start, changed_at(at_start))
+
+    def _see_version(self, version: SpecVersion) -> None:
+        """It may be one of a service that is gone."""
+        self._agenda.mark(ServiceKey(version.service_id))
+
+    def _mark_slot_of(self, task: Task) -> None:
+        self._agenda.mark(slot_key(task, self._store.view.services.get(task.service_id)))
+
+    # ------------------------------------------------------------------ following the store
 
     def _follow(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -300,8 +354,8 @@ class ReconcileLoop:
         if not isinstance(old, Cluster) or not isinstance(new, Cluster):
             return
         if old.spec.orchestration != new.spec.orchestration:
-            for task in self._store.view.tasks:
-                self._agenda.mark(slot_key(task, self._store.view.services.get(task.service_id)))
+            every_slot = map(self._mark_slot_of, list(self._store.view.tasks))
+            self._unseen = every_slot if self._unseen is None else chain(self._unseen, every_slot)
 
     # ------------------------------------------------------------------ telling
 

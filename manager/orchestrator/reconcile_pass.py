@@ -46,9 +46,11 @@ class ReconcilePass:
         working: the transaction; reads see what the pass has written.
         agenda: where keys are taken from, and where more are marked.
         limit: objects to write at most (a little more when a step has several).
+        looks_max: after so many looks nothing more is taken from the agenda.
         needs_of: needs of a task as it was made.
         touched: tasks written and still there, by ID, for the scheduler.
         looked_at: keys taken from the agenda.
+        looks: how much was looked at so far: keys, and the tasks of nodes and services.
     """
 
     working: Working
@@ -56,10 +58,12 @@ class ReconcilePass:
     now: float
     new_id: NewID
     limit: int
+    looks_max: int
     global_service_ids: Iterable[str]
     needs_of: Callable[[Task, Working], Needs]
     touched: dict[str, Task] = field(default_factory=dict)
     looked_at: list[Key] = field(default_factory=list)
+    looks: int = 0
 
     def __post_init__(self) -> None:
         spec = next(iter(self.working.clusters), Cluster()).spec
@@ -73,11 +77,12 @@ class ReconcilePass:
 
     def run(self) -> None:
         """Look at what is dirty, until that is nothing or the pass is large enough."""
-        while self.working.size < self.limit and len(self.looked_at) < constants.PASS_SLOTS_MAX:
+        while self.working.size < self.limit and self.looks < self.looks_max:
             key = self.agenda.pop()
             if key is None:
                 return
             self.looked_at.append(key)
+            self.looks += 1
             match key:
                 case NodeKey():
                     outcome = self._look_at_node(key)
@@ -94,6 +99,7 @@ class ReconcilePass:
     def _look_at_node(self, key: NodeKey) -> Outcome:
         node = self.working.nodes.get(key.node_id)
         tasks = list(self.working.tasks.by_node(key.node_id))
+        self.looks += len(tasks)
         outcome = nodes.orphan(node, tasks, self.now)
         if node is not None:
             enforced = nodes.enforce(
@@ -171,6 +177,7 @@ class ReconcilePass:
             self._drop_versions(key.service_id, None)
             return Outcome()
         tasks = self.working.tasks.by_service(service.id)
+        self.looks += len(tasks)
         room = max(self.limit - self.working.size, 1)
         if service.pending_delete:
             actions = reaper.reap_service(service, list(tasks), self.working.nodes, self.now, room)

@@ -8,12 +8,13 @@ second look, also by a new leader, finds nothing to do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from manager.orchestrator.agenda import Key
 from manager.orchestrator.defaults import nanoseconds, replicas
 from manager.store import Change
 from proto.objects_pb2 import (
@@ -52,8 +53,8 @@ class World:
     racing: bool = False
 
     @classmethod
-    async def made(cls) -> World:
-        world = cls(await Harness.started())
+    async def made(cls, looks_max: int) -> World:
+        world = cls(await Harness.started(looks_max=looks_max))
         for name in NODES:
             await world.cluster.add_node(name, labels={"zone": name[-1]}, memory_bytes=MEMORY_BYTES)
         world.cluster.store.on_change(world._watch)
@@ -265,13 +266,13 @@ events = st.one_of(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(history=st.lists(events, max_size=40))
-def test_any_history_is_safe_and_converges(history: list[Event]) -> None:
-    asyncio.run(_play(history))
+@given(history=st.lists(events, max_size=40), looks_max=st.sampled_from([1000, 1000, 1, 3, 10]))
+def test_any_history_is_safe_and_converges(history: list[Event], looks_max: int) -> None:
+    asyncio.run(_play(history, looks_max))
 
 
-async def _play(history: list[Event]) -> None:
-    world = await World.made()
+async def _play(history: list[Event], looks_max: int) -> None:
+    world = await World.made(looks_max)
     for event in history:
         await event(world)
         world.check()
@@ -297,3 +298,43 @@ async def _check_nothing_left(world: World) -> None:
     world.cluster.change_leader()
     await world.cluster.settle()
     assert world.cluster.store.index == before, "a second look found something to do"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=st.lists(events, max_size=25), looks_max=st.integers(1, 30))
+def test_slices_of_any_size_come_to_the_same_end(history: list[Event], looks_max: int) -> None:
+    """A new leader decides alike, however little it looks at in one go."""
+    asyncio.run(_compare(history, looks_max))
+
+
+async def _compare(history: list[Event], looks_max: int) -> None:
+    world = await World.made(1000)
+    for event in history:
+        await event(world)
+    whole, sliced = await world.cluster.copy(looks_max=1000), await world.cluster.copy(looks_max=looks_max)
+    # The marks are the same, so what is decided first is, too.
+    assert whole.loop._take_in()
+    while not sliced.loop._take_in():
+        pass
+    assert [*_marks(sliced)] == [*_marks(whole)]
+    assert sliced.loop._nodes.infos == whole.loop._nodes.infos
+    ends = []
+    for cluster in (await world.cluster.copy(looks_max=1000), await world.cluster.copy(looks_max=looks_max)):
+        for name in NODES:
+            await cluster.set_node(name, state=NODE_STATE_READY, availability=NODE_AVAILABILITY_ACTIVE)
+        await cluster.wait(200, every=5)
+        ends.append([_end(cluster, service_id) for service_id in world.services.values()])
+    assert ends[0] == ends[1]
+
+
+def _marks(cluster: Harness) -> Iterator[Key]:
+    while (key := cluster.loop._agenda.pop()) is not None:
+        yield key
+
+
+def _end(cluster: Harness, service_id: str) -> tuple[object, ...]:
+    """What is live where, of which version; how much of it runs; where the update stands."""
+    service, live = cluster.service(service_id), cluster.live(service_id)
+    by_node = service.spec.mode.HasField("global")
+    slots = sorted((task.node_id if by_node else str(task.slot), task.spec_version) for task in live)
+    return slots, len(cluster.running(service_id)), service.update_status.state

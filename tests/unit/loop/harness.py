@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
+from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
 from manager.loop import ReconcileLoop
 from manager.orchestrator.model import to_timestamp
@@ -39,7 +40,8 @@ Change = Callable[[ServiceSpec], None]
 class Harness:
     """``await Harness.started()``; then change the cluster, ``await settle()``, and look."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, looks_max: int = constants.PASS_LOOKS_MAX) -> None:
+        self.looks_max = looks_max
         self.now = 1_000_000.0
         self.log = InProcessConsensus()
         self.store = Store(self.log, clock=lambda: self.now, debug=True)
@@ -48,8 +50,8 @@ class Harness:
         self.refuses_to_stop: set[str] = set()
 
     @classmethod
-    async def started(cls, *, nodes: int = 0) -> Harness:
-        harness = cls()
+    async def started(cls, *, nodes: int = 0, looks_max: int = constants.PASS_LOOKS_MAX) -> Harness:
+        harness = cls(looks_max=looks_max)
         await harness.log.start(harness.store)
         await harness.store.update(lambda working: working.create(Cluster(id="cluster")))
         for number in range(1, nodes + 1):
@@ -61,13 +63,23 @@ class Harness:
         return f"id{next(self._numbers):08d}"
 
     def _new_loop(self) -> ReconcileLoop:
-        return ReconcileLoop(self.store, lambda: self.now, self.new_id)
+        return ReconcileLoop(self.store, lambda: self.now, self.new_id, looks_max=self.looks_max)
 
     def change_leader(self) -> None:
         """All that a leader had in memory is gone."""
         self.loop.close()
         self.loop = self._new_loop()
         self.loop.start()
+
+    async def copy(self, *, looks_max: int) -> Harness:
+        """Another cluster in the same state, under a leader that has just begun."""
+        other = Harness(looks_max=looks_max)
+        await other.log.start(other.store)
+        other.store.restore(self.store.snapshot()(), self.store.index)
+        other.log._index = self.store.index
+        other.now, other._numbers = self.now, count(10_000)
+        other.loop.start()
+        return other
 
     # ------------------------------------------------------------------ running
 

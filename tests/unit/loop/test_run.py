@@ -14,7 +14,16 @@ from manager.loop import ReconcileLoop
 from manager.orchestrator.defaults import nanoseconds
 from manager.store import Store, Working
 from pki.identifiers import new_id
-from proto.objects_pb2 import TASK_STATE_FAILED, TASK_STATE_READY, TASK_STATE_RUNNING, Service, Task
+from proto.objects_pb2 import (
+    NODE_STATE_DOWN,
+    TASK_STATE_FAILED,
+    TASK_STATE_READY,
+    TASK_STATE_RUNNING,
+    Cluster,
+    Service,
+    Task,
+)
+from proto.specs_pb2 import ServiceSpec
 from tests.unit.loop.harness import Harness
 
 
@@ -67,7 +76,7 @@ async def test_it_stops_when_it_does_not_lead_any_more() -> None:
     await cluster.create_service("web")
     await cluster.log.stop()
     cluster.loop.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await cluster.loop.run()
     assert len(cluster.store.view.tasks) == 0
 
@@ -159,6 +168,87 @@ async def test_many_pending_tasks_are_explained_and_placed_in_bounded_passes(mon
     await cluster.add_node("n1")
     await cluster.work(rounds=10)
     assert len(cluster.running(web)) == 230
+
+
+async def test_a_new_leader_takes_the_store_in_by_slices() -> None:
+    """Others have their turn in between; what they change meanwhile counts, and nothing is decided before the end."""
+    cluster = await Harness.started(nodes=2)
+    await cluster.create_service("old", replicas=40)
+    await cluster.work()
+    busy = await cluster.copy(looks_max=10)
+    old = busy.service("service-old").id
+    tasks = busy.tasks(old)
+    await busy.loop.step()
+    await busy.fail(tasks[0])
+    await busy.fail(tasks[-1])
+    await busy.set_node("n2", state=NODE_STATE_DOWN)
+    await busy.add_node("n3")
+    web = await busy.create_service("web", replicas=3)
+    before = busy.store.index
+    for _ in range(3):
+        assert await busy.loop.step()
+    assert busy.store.index == before
+    await busy.wait(10)
+    assert len(busy.running(web)) == 3
+    assert sorted(task.slot for task in busy.running(old)) == list(range(1, 41))
+    assert "n2" not in busy.per_node(old)
+
+
+async def test_load_that_comes_while_a_new_leader_begins_is_counted() -> None:
+    """The entries of the leader before may be applied after the change: a task nobody has seen, with its node."""
+    room = 4
+
+    def quarter(spec: ServiceSpec) -> None:
+        spec.task_template.resources.reservations.memory_bytes = (16 << 30) // room
+
+    cluster = await Harness.started(nodes=1)
+    cluster.change_leader()
+    await cluster.settle()
+    await cluster.create_service("big", replicas=2, change=quarter)
+    await cluster.work()
+    other = await cluster.copy(looks_max=1)
+    await other.scale("service-big", 5)
+    late = Task()
+    late.CopyFrom(other.tasks("service-big")[0])
+    late.id, late.slot = "late", 3
+    await other.store.update(lambda working: working.create(late))
+    await other.work()
+    assert len(other.running("service-big")) == room
+    (unplaced,) = [task for task in other.live("service-big") if not task.node_id]
+    assert unplaced.status.err == "no suitable node (insufficient resources on 1 node)"
+
+
+async def test_a_pass_looks_at_so_much_and_no_more() -> None:
+    cluster = await Harness.started(nodes=4)
+    await cluster.create_service("web", replicas=40)
+    await cluster.work()
+    cluster = await cluster.copy(looks_max=15)
+    while cluster.loop._unseen is not None:
+        cluster.loop._take_in()
+    looks = []
+    while cluster.loop._has_work():
+        looks.append(cluster.loop._decide(cluster.now).looks)
+    # A node with its ten tasks, and the service with its forty, are looked at as a whole.
+    assert max(looks) <= 15 + 41
+    assert len(looks) >= 5
+
+
+async def test_another_history_limit_is_applied_by_slices() -> None:
+    cluster = await Harness.started(nodes=1, looks_max=7)
+    web = await cluster.create_service("web", replicas=10)
+    await cluster.work()
+    for _ in range(2):
+        for task in cluster.running(web):
+            await cluster.fail(task)
+        await cluster.wait(6)
+    assert len(cluster.tasks(web)) == 30
+    changed = Cluster()
+    changed.CopyFrom(cluster.store.view.cluster)
+    changed.spec.orchestration.task_history_retention_limit = 1
+    await cluster.store.update(lambda working: working.update(changed))
+    await cluster.work()
+    assert [task.slot for task in cluster.tasks(web)] == [task.slot for task in cluster.running(web)]
+    assert len(cluster.tasks(web)) == 10
 
 
 async def test_one_status_report_does_not_cost_a_look_at_every_task() -> None:
