@@ -1,8 +1,12 @@
-"""For every test: as root, the machine is afterwards as it was before (namespaces, links, mounts, cgroups, processes)."""
+"""For every test: as root, the machine is afterwards as it was before (namespaces, links, mounts, cgroups, processes).
+
+And the order of the tests, which is the files' unless ``TEST_ORDER_SEED`` is set.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-_DEADLINE_S = 10.0
+_DEADLINE_S = 30.0
 _OURS = (b"swarmd", b"worker.zygote", b"conmon", b"docker-registry", b"sleep\0infinity")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import docker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 DAEMON = "from api.swarmd import main; main()"
 START = 'mount -t proc proc /proc && ip link set lo up && mount -t tmpfs tmpfs "$0" && exec tini -s -- "$@"'

@@ -22,7 +22,7 @@ from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
 from worker.agent.executor import Assignment, ContainerPhase, Executor, ExecutorError, Observation
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 Reopen = Callable[[], Awaitable[Executor]]
 
 

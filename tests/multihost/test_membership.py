@@ -115,7 +115,7 @@ def test_a_worker_is_promoted_survives_its_managers_death_and_is_demoted(four: T
 
     set_role(four, WORKER, "worker")
     raft = four.directory(WORKER) / "state" / "raft"
-    until(lambda: not raft.exists(), "the host has forgotten the Raft log", deadline_s=4)
+    until(lambda: not raft.exists(), "the host has forgotten the Raft log")
     assert "swarm-manager" not in processes(four, WORKER)
     assert not swarm_info(four, WORKER)["ControlAvailable"]
     assert reachability(four, WORKER) == ""

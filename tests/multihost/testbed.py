@@ -197,9 +197,9 @@ class Testbed:
                 start_new_session=True,
             )
         until(ready.exists, f"host {host} boots", deadline_s=self.deadline_s, step_s=0.01)
-        children = until(lambda: run(["pgrep", "-P", str(holder.pid)]).split(), f"init of host {host}", deadline_s=5)
+        children = until(lambda: run(["pgrep", "-P", str(holder.pid)]).split(), f"init of host {host}", deadline_s=30)
         (directory / "init.pid").write_text(children[0])
-        until(lambda: self.init_pid(host), f"init of host {host} runs", deadline_s=5, step_s=0.01)
+        until(lambda: self.init_pid(host), f"init of host {host} runs", deadline_s=30, step_s=0.01)
 
     def inside(self, host: int, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` inside the host's namespaces. Raises: TestbedError when it is off."""
@@ -274,7 +274,7 @@ class Testbed:
         for pid in self.daemon_pids(host):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.daemon_pids(host), f"daemon of host {host} ends", deadline_s=10)
+        until(lambda: not self.daemon_pids(host), f"daemon of host {host} ends", deadline_s=30)
 
     def kill(self, host: int) -> None:
         """Power loss: every process of the host ends in the same instant."""
@@ -289,7 +289,7 @@ class Testbed:
         def empty() -> bool:
             return not run(["ip", "netns", "pids", namespace], check=False).split()
 
-        until(empty, f"processes of {namespace} end", deadline_s=20, step_s=0.01)
+        until(empty, f"processes of {namespace} end", deadline_s=30, step_s=0.01)
 
     def cut(self, host: int) -> None:
         """Take the host's network cable out."""
@@ -443,4 +443,4 @@ def _remove_cgroup(path: Path) -> None:
         return not path.exists()
 
     with contextlib.suppress(TestbedError):
-        until(gone, f"cgroup {path} is empty", deadline_s=5)
+        until(gone, f"cgroup {path} is empty", deadline_s=30)

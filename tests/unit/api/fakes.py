@@ -159,6 +159,7 @@ class FakeEngine(Engine):
         self.events = EventBus()
         self.running = False
         self.tty = False
+        self.create_error: Exception | None = None
         self.created: list[tuple[ContainerConfig, HostConfig | None, NetworkingConfig | None, str | None]] = []
         self.calls: list[tuple[object, ...]] = []
         self.ended = asyncio.Event()
@@ -183,6 +184,8 @@ class FakeEngine(Engine):
         networking: NetworkingConfig | None = None,
         name: str | None = None,
     ) -> tuple[str, list[str]]:
+        if self.create_error is not None:
+            raise self.create_error
         self.created.append((config, host, networking, name))
         return CONTAINER_ID, ["careful"]
 

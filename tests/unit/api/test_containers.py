@@ -8,11 +8,11 @@ import json
 import pytest
 
 from runtime.containers.types import ContainerConfig, HostConfig, LogLine, PortBinding
-from runtime.errors import ConflictError
+from runtime.errors import ConflictError, NetworkNotFoundError
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import CONTAINER_ID, FakeEngine
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 async def test_create_reads_keys_in_any_case_and_nulls_as_docker_py_sends_them(
@@ -64,6 +64,21 @@ async def test_create_refuses_other_content_types_and_bad_names(client: Client, 
     assert answer.status == 400
     assert "Invalid container name (-x)" in (await answer.json())["message"]
     assert not engine.created
+
+
+async def test_only_a_missing_image_is_not_found_because_clients_pull_it_then(
+    client: Client, engine: FakeEngine
+) -> None:
+    body = {"Image": "busybox"}
+    engine.create_error = NetworkNotFoundError("nowhere")
+    answer = await client.post("/containers/create", json=body)
+    assert (answer.status, await answer.json()) == (400, {"message": "network nowhere not found"})
+    engine.create_error = None
+    answer = await client.post("/containers/create", params={"platform": "linux/arm64"}, json=body)
+    assert answer.status == 404
+    assert "does not match the specified platform (linux/arm64)" in (await answer.json())["message"]
+    assert (await client.post("/containers/create", params={"platform": "linux/amd64"}, json=body)).status == 201
+    assert len(engine.created) == 1
 
 
 async def test_body_that_is_too_large_is_refused_as_json(client: Client) -> None:

@@ -13,7 +13,7 @@ from runtime.events import Actor, EventMessage
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import FakeEngine
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 def message(kind: str, action: str, object_id: str, **attributes: str) -> EventMessage:

@@ -19,7 +19,7 @@ from runtime.errors import StartError
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import CONTAINER_ID, FakeEngine
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 def test_frame_has_stream_number_and_length_in_big_endian() -> None:

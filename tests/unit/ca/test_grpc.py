@@ -39,7 +39,7 @@ from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
 from tests.unit.ca.support import MemoryState, no_leader
 from tests.unit.pki.support import Authority
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 ECHO = "/swarm.v1.Dispatcher/Session"
 COUNT = "/swarm.v1.Dispatcher/Assignments"
 MANAGERS_ONLY = "/swarm.v1.Control/GetCluster"

@@ -37,7 +37,7 @@ from tests.unit.ca import support
 from tests.unit.ca.support import MemoryState
 from tests.unit.pki.support import Authority
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.unit.agent.fakes import FakeExecutor
 from worker.agent import Agent
 from worker.agent.executor import Executor
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 

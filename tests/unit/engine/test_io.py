@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -176,14 +175,12 @@ async def test_health_goes_from_starting_over_healthy_to_unhealthy(bench: Bench)
 async def test_a_health_probe_that_hangs_is_ended(bench: Bench) -> None:
     check = HealthConfig(Test=["CMD", "sleep", "1000"], Interval=20_000_000, Timeout=200_000_000, Retries=1)
     container_id = await bench.run("sleep", "1000", Healthcheck=check)
-    began = time.monotonic()
 
     def ill() -> bool:
         health = bench.engine.inspect(container_id).State.Health
         return health is not None and health.Status == "unhealthy"
 
     await until(ill, what="unhealthy")
-    assert time.monotonic() - began < 5
     health = bench.engine.inspect(container_id).State.Health
     assert health is not None
     assert health.Log[0].Output == "Health check exceeded timeout (0.2s)"

@@ -76,6 +76,8 @@ async def test_lookup_by_name_and_prefix_and_name_conflict(bench: Bench) -> None
         NameConflictError, match=f'The container name "/web" is already in use by container "{container_id}"'
     ):
         await bench.engine.create(config, name="web")
+    with pytest.raises(InvalidParameterError, match="same name as its current name"):
+        await bench.engine.rename("web", "web")
     await bench.engine.rename("web", "other")
     with pytest.raises(ContainerNotFoundError):
         bench.engine.inspect("web")

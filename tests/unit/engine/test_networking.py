@@ -120,6 +120,14 @@ async def test_host_none_and_container_modes(bench: Bench) -> None:
     )
     assert (await bench.engine.wait(joined)).StatusCode == 0
     assert web[:12] in await bench.output(joined)
+    named = await bench.run("sh", "-c", "hostname", host=HostConfig(NetworkMode=f"container:{web}"))
+    await bench.engine.wait(named)
+    assert await bench.output(named) == f"{web[:12]}\n"
+    assert bench.engine.inspect(named).Config.Hostname == web[:12]
+    with pytest.raises(InvalidParameterError, match="hostname and the network mode"):
+        await bench.create("true", host=HostConfig(NetworkMode=f"container:{web}"), Hostname="own")
+    with pytest.raises(InvalidParameterError, match="hostname and the UTS mode"):
+        await bench.create("true", host=HostConfig(UTSMode="host"), Hostname="own")
     on_host = await bench.run("ip", "-o", "link", host=HostConfig(NetworkMode="host"))
     await bench.engine.wait(on_host)
     assert "swarm0" in await bench.output(on_host)

@@ -20,7 +20,7 @@ from pki.renewal import RETRY_DELAY_S_MAX, Renewer, follow, renewal_time, retry_
 from proto.ca_pb2 import RenewCertificateResponse
 from tests.unit.pki.support import NOON, Authority
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def identity(lifetime: timedelta) -> Identity:
