@@ -19,6 +19,27 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+ORDER_SEED = os.environ.get("TEST_ORDER_SEED")
+
+
+def pytest_report_header() -> str | None:
+    return f"random order: TEST_ORDER_SEED={ORDER_SEED}" if ORDER_SEED else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shuffle the modules, and the tests within each, so that what a module sets up is still set up once."""
+    if not ORDER_SEED:
+        return
+    by_module: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        by_module.setdefault(item.path, []).append(item)
+    modules, rng = list(by_module.values()), random.Random(ORDER_SEED)
+    rng.shuffle(modules)
+    for module in modules:
+        rng.shuffle(module)
+    items[:] = [item for module in modules for item in module]
+
+
 _DEADLINE_S = 30.0
 _OURS = (b"swarmd", b"worker.zygote", b"conmon", b"docker-registry", b"sleep\0infinity")
 
