@@ -273,6 +273,8 @@ class Engine:
         if not name.strip("/"):
             raise InvalidParameterError("Neither old nor new names may be empty")
         old = container.record.Name
+        if name.removeprefix("/") == old:
+            raise InvalidParameterError("Renaming a container with the same name as its current name")
         await self._store.rename(container, name.removeprefix("/"))
         self._publish(container, "rename", oldName=f"/{old}")
 

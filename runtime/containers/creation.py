@@ -136,8 +136,12 @@ def _check_unserved(host: HostConfig) -> None:
         raise InvalidParameterError(f"invalid PID mode: {host.PidMode}")
 
 
-def check_networking(host: HostConfig, networking: NetworkingConfig | None) -> None:
-    """The one network of this engine at a time. Raises InvalidParameterError."""
+def check_networking(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None) -> None:
+    """The one network of this engine at a time, and no name beside a borrowed one. Raises InvalidParameterError."""
+    if config.Hostname and host.UTSMode == "host":
+        raise InvalidParameterError("conflicting options: hostname and the UTS mode")
+    if config.Hostname and host.NetworkMode.startswith("container:"):
+        raise InvalidParameterError("conflicting options: hostname and the network mode")
     endpoints = (networking.EndpointsConfig if networking else None) or {}
     if len(endpoints) > 1:
         raise InvalidParameterError(

@@ -50,7 +50,7 @@ class Creator:
         image = self._images.get(config.Image)
         config = creation.merge(config, image.config)
         warnings = creation.validate(config, host, self._facts)
-        creation.check_networking(host, networking)
+        creation.check_networking(config, host, networking)
         if not host.LogConfig.Type:  # docker-py reads output only through a driver that it knows by name
             host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))
         host, endpoints = self._networks(host, networking)
@@ -69,7 +69,7 @@ class Creator:
                 CreatedNs=now,
                 Created=rfc3339(now),
                 ImageID=image.id,
-                Config=_with_hostname(config, host, container_id),
+                Config=self._with_hostname(config, host, container_id),
                 HostConfig=host,
                 Endpoints=endpoints,
                 Mounts=points,
@@ -123,6 +123,15 @@ class Creator:
             settled.append(request)
         return points, settled
 
+    def _with_hostname(self, config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
+        """Its own by default; in another container's network that one's, as /etc/hosts and /etc/hostname are."""
+        if host.NetworkMode.startswith("container:"):
+            other = self._store.get(host.NetworkMode.removeprefix("container:")).record.Config
+            return msgspec.structs.replace(config, Hostname=other.Hostname, Domainname=other.Domainname)
+        if config.Hostname or host.NetworkMode == "host" or host.UTSMode == "host":
+            return config
+        return msgspec.structs.replace(config, Hostname=container_id[:12])
+
     async def _undo(self, container_id: str, anonymous: Sequence[str]) -> None:
         try:
             await self._images.remove_rootfs(container_id)
@@ -148,10 +157,3 @@ def _refuse_missing_source(request: MountRequest) -> None:
         raise InvalidParameterError(
             f'invalid mount config for type "bind": bind source path does not exist: {request.source}'
         )
-
-
-def _with_hostname(config: ContainerConfig, host: HostConfig, container_id: str) -> ContainerConfig:
-    shared = host.NetworkMode == "host" or host.NetworkMode.startswith("container:") or host.UTSMode == "host"
-    if config.Hostname or shared:
-        return config
-    return msgspec.structs.replace(config, Hostname=container_id[:12])
