@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -65,45 +66,50 @@ class Link(Protocol):
         """Connect to these members (and no longer to others)."""
 
 
-class Adapter(SyncObj):
-    """One member. Every method is called on one thread.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a member is put together from.
 
-    Args:
+    Attributes:
         journal: recovered and not empty (see ``recovery.py``).
         configurations: what ``journal`` and snapshots say about the membership.
         applied: index of the snapshot the state machine was restored from, or 1.
         rng: for election timeouts.
+    """
+
+    node_id: NodeID
+    journal: Journal
+    store: SnapshotStore
+    configurations: ConfigurationLog
+    applied: int
+    link: Link
+    timing: Timing
+    policy: SnapshotPolicy
+    rng: random.Random
+
+
+class Adapter(SyncObj):
+    """One member. Every method is called on one thread.
 
     Raises:
         Exception: from any method, if the journal fails or an invariant is broken. The member must then
             be abandoned: nothing it would have sent has left.
     """
 
-    def __init__(
-        self,
-        *,
-        node_id: NodeID,
-        journal: Journal,
-        store: SnapshotStore,
-        configurations: ConfigurationLog,
-        applied: int,
-        link: Link,
-        timing: Timing,
-        policy: SnapshotPolicy,
-        rng: random.Random,
-    ) -> None:
-        self.node_id, self.journal, self.store = node_id, journal, store
-        self.configurations, self.timing, self.policy = configurations, timing, policy
+    def __init__(self, parts: Parts) -> None:
+        journal, timing, applied = parts.journal, parts.timing, parts.applied
+        self.node_id, self.journal, self.store = parts.node_id, journal, parts.store
+        self.configurations, self.timing, self.policy = parts.configurations, timing, parts.policy
         self.outputs: deque[Output] = deque()
         self.heard: dict[NodeID, float] = {}
         self.transfer_to: NodeID | None = None
         self.belonged = False  # was in a committed configuration
-        self._link, self._rng = link, rng
+        self._link, self._rng = parts.link, parts.rng
         self._peers: dict[NodeID, Peer] = {}
-        self._node = self.peer(node_id)
+        self._node = self.peer(self.node_id)
         self._outgoing: list[tuple[NodeID, wire.Message]] = []
         self._commands: deque[tuple[bytes, bytes]] = deque()
-        self._sender = SnapshotSender(store)
+        self._sender = SnapshotSender(self.store)
         self._seq = 0
         self._reset_floor: dict[Node, int] = {}
         self._muted = False

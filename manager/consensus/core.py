@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
 from manager.consensus import wire
-from manager.consensus.adapter import FOLLOWER, Adapter, Link
+from manager.consensus.adapter import FOLLOWER, Adapter, Parts
 from manager.consensus.guard import Extend, Known, Missing, check_append
-from manager.consensus.journal import Journal
-from manager.consensus.membership import Configuration, ConfigurationLog
+from manager.consensus.membership import Configuration
 from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, MEMBERSHIP, NO_OP, REGULAR, Deposed, Done, Ready
 from manager.consensus.port import CorruptStateError, NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotReceiver
 from manager.consensus.rounds import PreVoteRound, ReadBarriers
-from manager.consensus.settings import SnapshotPolicy, Timing
-from manager.consensus.snapshots import SnapshotStore
 
 log = structlog.get_logger(__name__)
 
@@ -31,42 +27,20 @@ class RaftCore(Adapter):
     have sent has left.
     """
 
-    def __init__(
-        self,
-        *,
-        node_id: NodeID,
-        journal: Journal,
-        store: SnapshotStore,
-        configurations: ConfigurationLog,
-        applied: int,
-        link: Link,
-        timing: Timing,
-        policy: SnapshotPolicy,
-        rng: random.Random,
-    ) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.heard: dict[NodeID, float] = {}
         self.after_tick: list[Callable[[], None]] = []
         self.on_removed: Callable[[], None] = lambda: None
         self._barriers: ReadBarriers[int] = ReadBarriers()
         self._round = PreVoteRound()
-        self._receiver = SnapshotReceiver(store)
+        self._receiver = SnapshotReceiver(parts.store)
         self._voters_counted: set[NodeID] = set()
         self._leader_contact_s = float("-inf")
         self._leading_term = self._ready_term = 0
         self._transfer_deadline_s = 0.0
         self._transfer_sent = False
-        super().__init__(
-            node_id=node_id,
-            journal=journal,
-            store=store,
-            configurations=configurations,
-            applied=applied,
-            link=link,
-            timing=timing,
-            policy=policy,
-            rng=rng,
-        )
-        if configurations.current.voters == {node_id}:
+        super().__init__(parts)
+        if self.configurations.current.voters == {self.node_id}:
             self._SyncObj__raftElectionDeadline = -1.0  # nobody else could lead: no need to wait
 
     # Driving

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import structlog
 
 from manager.consensus import wire
+from manager.consensus.adapter import Parts
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.core import RaftCore
 from manager.consensus.outputs import Done, Output
@@ -191,15 +192,17 @@ class RaftThread:
             on_address=self.note_address,
         )
         core = self._core = RaftCore(
-            node_id=config.node_id,
-            journal=state.journal,
-            store=state.store,
-            configurations=state.configurations,
-            applied=state.head.index if state.head else 1,
-            link=links,
-            timing=config.timing,
-            policy=config.policy,
-            rng=random.Random(config.seed),
+            Parts(
+                node_id=config.node_id,
+                journal=state.journal,
+                store=state.store,
+                configurations=state.configurations,
+                applied=state.head.index if state.head else 1,
+                link=links,
+                timing=config.timing,
+                policy=config.policy,
+                rng=random.Random(config.seed),
+            )
         )
         core.on_removed = self._on_removed
         self._changes = MembershipChanges(core)

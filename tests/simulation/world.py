@@ -14,6 +14,7 @@ import msgspec
 from pysyncobj import syncobj
 
 from manager.consensus import wire
+from manager.consensus.adapter import Parts
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.commands import Applier
 from manager.consensus.core import RaftCore
@@ -303,15 +304,17 @@ class SimNode:
             head, chunks = state.store.open(state.head.index)
             self.applier.restore(head, chunks)
         core = RaftCore(
-            node_id=self.node_id,
-            journal=state.journal,
-            store=state.store,
-            configurations=state.configurations,
-            applied=state.head.index if state.head else 1,
-            link=self,
-            timing=TIMING,
-            policy=self.policy,
-            rng=random.Random(self.world.rng.random()),
+            Parts(
+                node_id=self.node_id,
+                journal=state.journal,
+                store=state.store,
+                configurations=state.configurations,
+                applied=state.head.index if state.head else 1,
+                link=self,
+                timing=TIMING,
+                policy=self.policy,
+                rng=random.Random(self.world.rng.random()),
+            )
         )
         self.core, self.changes = core, MembershipChanges(core)
         core.on_removed = self._removed

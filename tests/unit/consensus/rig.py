@@ -9,6 +9,7 @@ from typing import TypeVar
 from pysyncobj import syncobj
 
 from manager.consensus import wire
+from manager.consensus.adapter import Parts
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.core import RaftCore
 from manager.consensus.membership import Configuration
@@ -70,15 +71,17 @@ class Rig:
     def open(self) -> None:
         self.state = open_state(self.disk, FOLDER, KEYS, A)
         self.core = RaftCore(
-            node_id=A,
-            journal=self.state.journal,
-            store=self.state.store,
-            configurations=self.state.configurations,
-            applied=self.state.head.index if self.state.head else 1,
-            link=self,
-            timing=self.timing,
-            policy=self.policy,
-            rng=random.Random(1),
+            Parts(
+                node_id=A,
+                journal=self.state.journal,
+                store=self.state.store,
+                configurations=self.state.configurations,
+                applied=self.state.head.index if self.state.head else 1,
+                link=self,
+                timing=self.timing,
+                policy=self.policy,
+                rng=random.Random(1),
+            )
         )
         self.changes = MembershipChanges(self.core)
 
