@@ -34,8 +34,9 @@ from manager.consensus.port import (
     NotLeaderError,
     StateLockedError,
 )
-from manager.consensus.raft import RaftConfig, RaftConsensus
+from manager.consensus.raft import RaftConsensus
 from manager.consensus.sealed import KeyRing
+from manager.consensus.settings import RaftConfig
 from manager.consensus.transport import PeerRefusedError
 from manager.control.defaults import fill_cluster
 from manager.control.forward import LeaderForwarder

@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 
 from manager.consensus.commands import Applier
-from manager.consensus.files import Files, OSFiles
 from manager.consensus.outputs import (
     COMMAND_ID_SIZE_BYTES,
     Apply,
@@ -52,7 +48,7 @@ from manager.consensus.port import (
 )
 from manager.consensus.proposals import Proposals
 from manager.consensus.sealed import KeyRing
-from manager.consensus.settings import SnapshotPolicy, Timing
+from manager.consensus.settings import RaftConfig
 from manager.consensus.snapshots import SnapshotHead
 from manager.consensus.thread import MemberRemovedError, RaftThread
 
@@ -62,38 +58,6 @@ APPLY_BATCH_ENTRIES = 512
 """The owner's loop takes a turn for others between batches of this size."""
 
 __all__ = ["MemberRemovedError", "RaftConfig", "RaftConsensus"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RaftConfig:
-    """What a member is made of.
-
-    Attributes:
-        node_id: the CN of this node's certificate.
-        address: ``host:port`` where peers reach this node's listener; a change is told to them.
-        folder: state folder, created if absent, used by nothing else.
-        keys: data keys for what is on disk.
-        client_ssl: a context for dialling another manager (ALPN ``swarm-raft/1``); called for every dial.
-        peer_identity: the node ID in the certificate of a finished handshake; raises ConsensusError if the
-            peer is not a manager of this cluster.
-        join: a fresh folder waits to be added to a group instead of founding one.
-        force_new_cluster: keep the state, become the only member.
-        policy: may be changed at run time through ``RaftConsensus.policy``.
-        seed: of the election timeouts; None for a random one.
-    """
-
-    node_id: NodeID
-    address: str
-    folder: Path
-    keys: KeyRing
-    client_ssl: Callable[[], ssl.SSLContext]
-    peer_identity: Callable[[ssl.SSLObject], NodeID]
-    join: bool = False
-    force_new_cluster: bool = False
-    timing: Timing = field(default_factory=Timing)
-    policy: SnapshotPolicy = field(default_factory=SnapshotPolicy)
-    files: Files = field(default_factory=OSFiles)
-    seed: int | None = None
 
 
 class RaftConsensus:

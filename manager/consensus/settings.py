@@ -1,8 +1,15 @@
-"""What can be tuned: periods and when to write snapshots."""
+"""What a member is told: who it is, where its state lies, periods, and when to write snapshots."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manager.consensus.files import Files, OSFiles
+from manager.consensus.port import NodeID
+from manager.consensus.sealed import KeyRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +43,35 @@ class SnapshotPolicy:
     trailing_entries: int = 500
     interval_bytes: int = 64 * 1024 * 1024
     keep_old: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftConfig:
+    """What a member is made of.
+
+    Attributes:
+        node_id: the CN of this node's certificate.
+        address: ``host:port`` where peers reach this node's listener; a change is told to them.
+        folder: state folder, created if absent, used by nothing else.
+        keys: data keys for what is on disk.
+        client_ssl: a context for dialling another manager (ALPN ``swarm-raft/1``); called for every dial.
+        peer_identity: the node ID in the certificate of a finished handshake; raises ConsensusError if the
+            peer is not a manager of this cluster.
+        join: a fresh folder waits to be added to a group instead of founding one.
+        force_new_cluster: keep the state, become the only member.
+        policy: may be changed at run time through ``RaftConsensus.policy``.
+        seed: of the election timeouts; None for a random one.
+    """
+
+    node_id: NodeID
+    address: str
+    folder: Path
+    keys: KeyRing
+    client_ssl: Callable[[], ssl.SSLContext]
+    peer_identity: Callable[[ssl.SSLObject], NodeID]
+    join: bool = False
+    force_new_cluster: bool = False
+    timing: Timing = field(default_factory=Timing)
+    policy: SnapshotPolicy = field(default_factory=SnapshotPolicy)
+    files: Files = field(default_factory=OSFiles)
+    seed: int | None = None

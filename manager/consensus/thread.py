@@ -7,7 +7,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -19,11 +19,9 @@ from manager.consensus.outputs import Done, Output
 from manager.consensus.port import ConsensusError, LeaderState, Member, NodeID, NotLeaderError
 from manager.consensus.recovery import OpenedState, force_new_group, found_group, open_state
 from manager.consensus.sealed import KeyRing
+from manager.consensus.settings import RaftConfig
 from manager.consensus.snapshots import SnapshotHead
 from manager.consensus.transport import Links
-
-if TYPE_CHECKING:
-    from manager.consensus.raft import RaftConfig
 
 log = structlog.get_logger(__name__)
 

@@ -11,9 +11,9 @@ import pytest
 
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import Consensus, NodeID, NotLeaderError
-from manager.consensus.raft import RaftConfig, RaftConsensus
+from manager.consensus.raft import RaftConsensus
 from manager.consensus.sealed import KeyRing
-from manager.consensus.settings import SnapshotPolicy
+from manager.consensus.settings import RaftConfig, SnapshotPolicy
 from manager.loop import ReconcileLoop
 from manager.store import NameConflictError, SequenceConflictError, Store, Working
 from pki.identifiers import new_id

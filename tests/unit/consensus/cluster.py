@@ -21,9 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from manager.consensus.files import Files, OSFiles
 from manager.consensus.port import ConsensusError, Entry, Member, NodeID
-from manager.consensus.raft import RaftConfig, RaftConsensus
+from manager.consensus.raft import RaftConsensus
 from manager.consensus.sealed import KeyRing
-from manager.consensus.settings import SnapshotPolicy, Timing
+from manager.consensus.settings import RaftConfig, SnapshotPolicy, Timing
 from manager.consensus.transport import RAFT_ALPN
 
 T = TypeVar("T")
