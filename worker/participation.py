@@ -129,6 +129,9 @@ class Participation:
             MembershipError: a manager that should make a cluster did not come up; the text says why.
         """
         if self._holds_manager_certificate:
+            self.state.role = (
+                NodeRole.NODE_ROLE_MANAGER
+            )  # a promotion cut short wrote the certificate and not node.json
             await self._manager.start(self._manager_config(bootstrap, force_new_cluster=force_new_cluster))
             if bootstrap is not None or force_new_cluster:
                 await self.wait_manager(MANAGER_READY_TIMEOUT_S)

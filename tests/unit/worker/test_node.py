@@ -4,13 +4,52 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from pki.certificates import Role
+from pki.node_certificate import KEY_FILE, NodeCertificate
+from proto.control_pb2 import GetClusterRequest
+from proto.node_pb2 import LocalState
+from proto.objects_pb2 import JoinTokens
+from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
+from tests.unit.pki.support import Authority
 from tests.unit.worker.support import Place, place, until
-from worker.membership import InitRequest
+from worker import local_state
+from worker import node as module
+from worker.membership import (
+    AlreadyInSwarmError,
+    InitRequest,
+    InvalidRequestError,
+    JoinRequest,
+    JoinTimeoutError,
+    LeaveRefusedError,
+    LocalNodeState,
+    NotInSwarmError,
+    NotManagerError,
+)
+from worker.participation import CERTIFICATES, RAFT
+
+ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+NOT_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
+IS_WORKER = (
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this "
+    "command on a manager node or promote the current node to a manager."
+)
+PARTICIPATES = "You are attempting to leave the swarm on a node that is participating as a manager. "
+LAST = "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. "
+ONE_OF_TWO = (
+    "Removing this node leaves 1 managers out of 2. Without a Raft quorum your swarm will be inaccessible. "
+    "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. "
+    "Use `--force` to suppress this message."
+)
+TOKEN = f"SWMTKN-1-{'0' * 50}-{'1' * 25}"
 
 
 @pytest.fixture
@@ -21,10 +60,292 @@ async def alone(tmp_path: Path) -> AsyncIterator[Place]:
 
 
 @pytest.fixture
+async def other(tmp_path: Path) -> AsyncIterator[Place]:
+    """Another one."""
+    async with place(tmp_path / "b") as made:
+        yield made
+
+
+@pytest.fixture
 async def manager(alone: Place) -> Place:
     """The only manager of a swarm."""
-    await alone.node.init(InitRequest(listen_addr=alone.listen, advertise_addr=alone.listen))
+    await alone.node.init(init_request(alone))
     return alone
+
+
+def init_request(host: Place, *, force_new_cluster: bool = False) -> InitRequest:
+    return InitRequest(
+        listen_addr=host.listen,
+        advertise_addr="" if force_new_cluster else host.listen,
+        force_new_cluster=force_new_cluster,
+    )
+
+
+def join_request(host: Place, remote: str, token: str = TOKEN) -> JoinRequest:
+    return JoinRequest(remote_addrs=[remote], join_token=token, listen_addr=host.listen, advertise_addr=host.listen)
+
+
+async def tokens(host: Place) -> JoinTokens:
+    answer = await host.node.control().GetCluster(GetClusterRequest())
+    return answer.cluster.root_ca.join_tokens
+
+
+# A host in no swarm
+
+
+async def test_a_host_in_no_swarm_says_so(alone: Place) -> None:
+    assert alone.node.info().local_node_state is LocalNodeState.INACTIVE
+    with pytest.raises(NotManagerError) as refused:
+        alone.node.control()
+    assert str(refused.value) == NOT_MANAGER
+    for force in (False, True):
+        with pytest.raises(NotInSwarmError, match=r"^This node is not part of a swarm$"):
+            await alone.node.leave(force=force)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"spec": ClusterSpec(name="other")}, 'swarm spec must be named "default"'),
+        ({"data_path_port": 1023}, "invalid data path port number 1023, must be in the range 1024 - 49151"),
+        ({"data_path_port": 49152}, "invalid data path port number 49152, must be in the range 1024 - 49151"),
+        ({"default_addr_pool": ["10.0.0.0/33"]}, "invalid CIDR address: 10.0.0.0/33"),
+        ({"default_addr_pool": ["10.0.0.0/8", "10.1.0.0/16"]}, "address pools 10.0.0.0/8 and 10.1.0.0/16 overlap"),
+        ({"default_addr_pool": ["10.0.0.0/24"], "subnet_size": 16}, "subnet size 16 is larger than the address pool"),
+        ({"auto_lock_managers": True}, "autolock is not served yet"),
+        ({"spec": ClusterSpec(ca_config=CAConfig(external_cas=[ExternalCA()]))}, "external certificate authorities"),
+        ({"spec": ClusterSpec(ca_config=CAConfig(node_cert_expiry_ns=30 * 60 * 10**9))}, "1h0m0s"),
+        ({"advertise_addr": "nope"}, "could not find an IP address or network interface named 'nope'"),
+        ({"advertise_addr": "0.0.0.0"}, "advertise address must be a non-zero IP address"),
+        ({"listen_addr": "127.0.0.1:x"}, "invalid address '127.0.0.1:x': invalid port"),
+        ({"data_path_addr": "0.0.0.0"}, "data path address must be a non-zero IP address or network interface"),
+    ],
+)
+async def test_an_init_that_cannot_be_served_is_refused_before_anything_is_written(
+    alone: Place, arguments: dict[str, object], text: str
+) -> None:
+    request = {"listen_addr": alone.listen, "advertise_addr": alone.listen} | arguments
+    with pytest.raises(InvalidRequestError) as refused:
+        await alone.node.init(InitRequest(**request))  # type: ignore[arg-type]  # any of its fields
+    assert text in str(refused.value)
+    assert alone.state == set()
+    assert alone.node.info().local_node_state is LocalNodeState.INACTIVE
+
+
+@pytest.mark.parametrize(
+    ("remotes", "token", "text"),
+    [
+        ([], TOKEN, "at least one RemoteAddr is required to join"),
+        (["127.0.0.1:0"], TOKEN, "invalid address '127.0.0.1:0': invalid port"),
+        (["127.0.0.1"], "nonsense", "invalid join token"),
+    ],
+)
+async def test_a_join_that_cannot_work_is_refused_at_once(
+    alone: Place, remotes: list[str], token: str, text: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        await alone.node.join(JoinRequest(remotes, token, listen_addr=alone.listen, advertise_addr=alone.listen))
+    assert text in str(refused.value)
+    assert alone.state == set()
+    assert alone.node.info().local_node_state is LocalNodeState.INACTIVE
+
+
+# A join that goes on in the background
+
+
+async def test_a_join_without_an_answer_goes_on_and_can_be_left(alone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JOIN_TIMEOUT_S", 0.05)
+    with pytest.raises(JoinTimeoutError, match="The attempt to join the swarm will continue in the background"):
+        await alone.node.join(join_request(alone, f"{alone.address}:1"))
+    assert "could not connect" in alone.node.info().error
+    for again in (alone.node.init(init_request(alone)), alone.node.join(join_request(alone, alone.listen))):
+        with pytest.raises(AlreadyInSwarmError):
+            await again
+    await alone.node.leave(force=False)
+    assert alone.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert alone.node.info().error == ""
+    assert alone.state == set()
+
+
+async def test_a_join_that_fails_in_the_background_is_told_and_leaves_the_way_free(
+    alone: Place, other: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "JOIN_TIMEOUT_S", 0.05)
+    with pytest.raises(JoinTimeoutError):
+        await alone.node.join(join_request(alone, other.listen))
+    await other.node.init(init_request(other))  # of another cluster than the token's
+    await until(lambda: "remote CA does not match fingerprint" in alone.node.info().error)
+    assert alone.node.info().local_node_state is LocalNodeState.ERROR
+    assert alone.state == set()
+    monkeypatch.undo()
+    await alone.node.join(join_request(alone, other.listen, (await tokens(other)).worker))
+    assert alone.node.info().local_node_state is LocalNodeState.ACTIVE
+    assert alone.node.info().error == ""
+
+
+async def test_a_join_succeeds_in_the_background_once_a_manager_answers(
+    alone: Place, other: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await other.node.init(init_request(other))
+    token = (await tokens(other)).worker
+    await other.node.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "JOIN_TIMEOUT_S", 0.05)
+        with pytest.raises(JoinTimeoutError):
+            await alone.node.join(join_request(alone, other.listen, token))
+    await other.restart()
+    await until(lambda: alone.node.info().local_node_state is LocalNodeState.ACTIVE)
+    assert alone.node.info().error == ""
+    with pytest.raises(AlreadyInSwarmError):
+        await alone.node.join(join_request(alone, other.listen, token))
+
+
+# A member
+
+
+async def test_a_member_makes_and_joins_no_other_swarm(manager: Place) -> None:
+    node_id = manager.node.info().node_id
+    for another in (manager.node.init(init_request(manager)), manager.node.join(join_request(manager, "127.0.0.1"))):
+        with pytest.raises(AlreadyInSwarmError) as refused:
+            await another
+        assert str(refused.value) == ALREADY
+    assert manager.node.info().local_node_state is LocalNodeState.ACTIVE
+    assert manager.node.info().node_id == node_id
+
+
+async def test_the_last_manager_leaves_with_force_alone_and_makes_another_swarm(manager: Place) -> None:
+    first, cluster_tokens = manager.node.info().node_id, await tokens(manager)
+    with pytest.raises(LeaveRefusedError) as refused:
+        await manager.node.leave(force=False)
+    assert str(refused.value) == PARTICIPATES + LAST
+    assert manager.node.info().control_available
+
+    await manager.node.leave(force=True)
+    assert manager.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert manager.state == set()
+    assert manager.manager_pid is None
+    with pytest.raises(NotInSwarmError):
+        await manager.node.leave(force=True)
+
+    second = await manager.node.init(init_request(manager))
+    assert second != first
+    assert (await tokens(manager)).worker != cluster_tokens.worker
+
+
+async def test_a_swarm_forced_anew_keeps_its_node_and_its_state(manager: Place) -> None:
+    before = await manager.node.control().GetCluster(GetClusterRequest())
+    node_id = manager.node.info().node_id
+    assert await manager.node.init(init_request(manager, force_new_cluster=True)) == node_id
+    after = await manager.node.control().GetCluster(GetClusterRequest())
+    assert after.cluster.root_ca == before.cluster.root_ca
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
+    assert manager.node.info().node_id == node_id
+
+
+async def test_a_worker_leaves_without_force_and_controls_nothing(manager: Place, other: Place) -> None:
+    await other.node.join(join_request(other, manager.listen, (await tokens(manager)).worker))
+    assert other.node.info().local_node_state is LocalNodeState.ACTIVE
+    assert [peer.raft_addr for peer in other.node.info().remote_managers] == [manager.listen]
+    with pytest.raises(NotManagerError) as refused:
+        other.node.control()
+    assert str(refused.value) == IS_WORKER
+    with pytest.raises(NotManagerError) as refused:
+        await other.node.init(init_request(other, force_new_cluster=True))
+    assert str(refused.value) == IS_WORKER
+    await other.node.leave(force=False)
+    assert other.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert other.state == set()
+
+
+async def test_one_of_two_managers_is_told_what_its_leaving_does(manager: Place, other: Place) -> None:
+    await other.node.join(join_request(other, manager.listen, (await tokens(manager)).manager))
+    for member in (manager, other):
+        with pytest.raises(LeaveRefusedError) as refused:
+            await member.node.leave(force=False)
+        assert str(refused.value) == PARTICIPATES + ONE_OF_TWO
+    await other.node.leave(force=True)
+    with pytest.raises(LeaveRefusedError) as refused:
+        await manager.node.leave(force=False)
+    assert str(refused.value) == PARTICIPATES + LAST
+
+
+async def test_a_join_refused_by_the_managers_leaves_nothing(manager: Place, other: Place) -> None:
+    token = (await tokens(manager)).worker
+    with pytest.raises(InvalidRequestError, match="code = InvalidArgument desc = A valid join token is necessary"):
+        await other.node.join(join_request(other, manager.listen, token[:-25] + "1" * 25))
+    assert other.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert other.state == set()
+
+
+# What a daemon finds on disk
+
+
+async def test_a_member_finds_its_place_again(manager: Place) -> None:
+    before, cluster = manager.node.info(), await tokens(manager)
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
+    assert manager.node.info().node_id == before.node_id
+    assert await tokens(manager) == cluster
+
+
+async def test_an_init_that_did_not_finish_is_undone(manager: Place) -> None:
+    """The manager that the killed daemon started runs on until then."""
+    local_state.begin_init(manager.host.state_dir)
+    await manager.restart_after_kill()
+    assert manager.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert manager.state == set()
+    assert manager.manager_pid is None
+
+
+async def test_an_init_that_fails_is_undone(alone: Place) -> None:
+    with socket.create_server((alone.address, 2377)), pytest.raises(Exception, match="cannot listen on"):
+        await alone.node.init(init_request(alone))
+    assert alone.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert alone.state == set()
+    await alone.node.init(init_request(alone))
+
+
+async def test_a_leave_that_did_not_finish_is_finished(manager: Place) -> None:
+    await manager.node.close()
+    (manager.host.state_dir / CERTIFICATES / KEY_FILE).unlink()
+    await manager.restart()
+    assert manager.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert manager.state == set()
+
+
+@pytest.mark.parametrize("role", [NodeRole.NODE_ROLE_MANAGER, NodeRole.NODE_ROLE_WORKER])
+async def test_a_member_whose_files_are_damaged_says_so_and_can_leave(alone: Place, role: NodeRole.ValueType) -> None:
+    folder = alone.host.state_dir
+    NodeCertificate.create(folder / CERTIFICATES, Authority().credentials(Role.MANAGER))
+    (folder / CERTIFICATES / KEY_FILE).write_bytes(b"no key")
+    local_state.save(folder, LocalState(node_id="n", role=role, advertise_addr=alone.listen))
+    await alone.restart()
+    assert alone.node.info().local_node_state is LocalNodeState.ERROR
+    assert alone.node.info().error
+    with pytest.raises(AlreadyInSwarmError):
+        await alone.node.init(init_request(alone))
+    if role == NodeRole.NODE_ROLE_MANAGER:
+        with pytest.raises(LeaveRefusedError, match="This node is a manager whose files cannot be used"):
+            await alone.node.leave(force=False)
+        assert alone.state == {CERTIFICATES, "node.json"}
+    await alone.node.leave(force=role == NodeRole.NODE_ROLE_MANAGER)
+    assert alone.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert alone.state == set()
+
+
+async def test_a_promotion_cut_short_after_the_certificate_makes_a_manager_all_the_same(manager: Place) -> None:
+    """The certificate decides whether a manager runs here; a manager never leaves without force."""
+    await manager.node.close()
+    state = local_state.load(manager.host.state_dir)
+    assert state is not None
+    state.role = NodeRole.NODE_ROLE_WORKER
+    local_state.save(manager.host.state_dir, state)
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
+    with pytest.raises(LeaveRefusedError):
+        await manager.node.leave(force=False)
+    assert (manager.host.state_dir / RAFT).exists()
 
 
 # The manager process of a node
