@@ -14,9 +14,12 @@ import pytest
 from pki.authority import RootCA
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, issue_credentials, utc_now
+from proto.ca_pb2 import ManagerAddress
 from proto.node_pb2 import LocalState, ManagerConfig
-from proto.objects_pb2 import NodeDescription
+from proto.objects_pb2 import Node, NodeDescription
+from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
+from worker import local_state
 from worker import participation as module
 from worker.agent.agent import Agent
 from worker.membership import LocalNodeState
@@ -86,6 +89,7 @@ def worker_on(host: Host, kind: type[T]) -> T:
     )
     certificate = NodeCertificate.create(host.state_dir / "certificates", credentials)
     state = LocalState(node_id="n1", cluster_id="c", listen_addr="0.0.0.0:2377", advertise_addr="127.0.0.1:2377")
+    state.role = NodeRole.NODE_ROLE_WORKER
     return kind(host, state, certificate)
 
 
@@ -124,3 +128,42 @@ async def test_a_worker_with_nothing_to_do_sleeps(host: Host, monkeypatch: pytes
         assert {name for name in parts & timers.keys() if timers[name] < 10} == set()
     finally:
         await participation.stop()
+
+
+async def test_the_list_of_managers_is_written_when_it_is_another(host: Host) -> None:
+    participation, file = worker_on(host, Idle), host.state_dir / local_state.FILE_NAME
+    managers = [ManagerAddress(node_id="m1", grpc_addr="10.0.0.1:7946", raft_addr="10.0.0.1:2377")]
+    participation.on_managers(managers)
+    written = file.stat()
+    participation.on_managers(list(managers))
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    participation.on_managers([*managers, ManagerAddress(node_id="m2")])
+    saved = local_state.load(host.state_dir)
+    assert saved is not None
+    assert [manager.node_id for manager in saved.managers] == ["m1", "m2"]
+    await participation.stop()
+
+
+async def test_roots_are_taken_that_cover_the_own_certificate_and_no_others(host: Host) -> None:
+    participation = worker_on(host, Idle)
+    ours = NodeCertificate.load(host.state_dir / "certificates").current.root.pem
+    others = RootCA.create(utc_now()).certificate_pem
+    for refused in (others, b"no certificate", b""):
+        participation.on_root_ca(refused)
+        assert NodeCertificate.load(host.state_dir / "certificates").current.root.pem == ours
+    participation.on_root_ca(ours + others)
+    assert NodeCertificate.load(host.state_dir / "certificates").current.root.pem == ours + others
+    await participation.stop()
+
+
+async def test_a_worker_that_is_told_to_be_one_stays_as_it_is(host: Host) -> None:
+    participation = worker_on(host, Idle)
+    await participation.start()
+    for _ in range(3):
+        participation.on_node(Node(id="n1", role=NodeRole.NODE_ROLE_WORKER))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert participation.state.role == NodeRole.NODE_ROLE_WORKER
+    assert not (host.state_dir / local_state.FILE_NAME).exists()
+    assert participation.error == ""
+    await participation.stop()
