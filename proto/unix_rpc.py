@@ -1,7 +1,7 @@
 """Unary RPCs between two processes of one host, over a unix socket, without what gRPC costs there.
 
 The node process asks its manager process for nearly every request of the HTTP API. An empty call takes 0.45 ms on
-grpc.aio, half of it processor time, and wakes four threads; here it takes 0.04 ms and wakes two (``tests/bench``).
+grpc.aio, half of it processor time, and wakes four threads; here it takes 0.04 ms and wakes two (``scripts/bench calls``).
 Stubs, handlers, interceptors, codes and errors are gRPC's own, so both ends are put together as for gRPC: only the
 carrier differs. What leaves the host is gRPC; streams are too.
 
