@@ -128,6 +128,7 @@ class Engine:
             store=self._store,
             images=self.images,
             networks=self.networks,
+            volumes=self.volumes,
             events=self.events,
             paths=self._paths,
             bundles=bundles,

@@ -35,7 +35,7 @@ class BundleBuilder:
         record = container.record
         config, host = record.Config, record.HostConfig
         hostname = hostname_of(container)
-        own = [self._mount(request, rootfs) for request in record.Requests]
+        own = [self._mount(request, rootfs, record.ID) for request in record.Requests]
         folder = self._files(container, hostname, attachment)
         document = spec.build(
             spec.SpecInput(
@@ -69,12 +69,12 @@ class BundleBuilder:
             stdin_once=config.StdinOnce,
         )
 
-    def _mount(self, request: mounts.MountRequest, rootfs: Path) -> dict[str, Any]:
+    def _mount(self, request: mounts.MountRequest, rootfs: Path, container_id: str) -> dict[str, Any]:
         if request.kind == "tmpfs":
             return mounts.to_oci(request, "tmpfs")
         source = Path(request.source)
         if request.kind == "volume":
-            source = Path(self._volumes.get(request.source).Mountpoint)
+            source = self._volumes.hold(request.source, container_id)
             if request.copy and not request.subpath:
                 inside = inside_rootfs(rootfs, request.target)
                 if inside is not None:

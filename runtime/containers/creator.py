@@ -111,8 +111,12 @@ class Creator:
         points, settled = [], []
         for request in planned:
             if request.kind == "volume":
-                labels = dict(request.labels)
-                volume = await self._volumes.create(request.source, driver=request.driver or "local", labels=labels)
+                volume = await self._volumes.create(
+                    request.source,
+                    driver=request.driver or "local",
+                    options=dict(request.driver_options),
+                    labels=dict(request.labels),
+                )
                 if not request.source:
                     anonymous.append(volume.Name)
                 request = dataclasses.replace(request, source=volume.Name)

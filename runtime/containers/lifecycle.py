@@ -43,6 +43,7 @@ from runtime.linux import Watcher
 from runtime.networks.bridge import Attachment, Networks
 from runtime.networks.ports import requests as port_requests
 from runtime.networks.rules import PublishedPort
+from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,7 @@ class Lifecycle:
         store: ContainerStore,
         images: ImageStore,
         networks: Networks,
+        volumes: Volumes,
         events: EventBus,
         paths: conmon.Paths,
         bundles: BundleBuilder,
@@ -73,6 +75,7 @@ class Lifecycle:
         cgroup_parent: str,
     ) -> None:
         self._store, self._images, self._networks, self._events = store, images, networks, events
+        self._volumes = volumes
         self._paths, self._bundles, self._layout, self._parent = paths, bundles, layout, cgroup_parent
         self._tools = conmon.find_tools()
         # Few workers on purpose: more runc at once than cores only makes each slower.
@@ -103,6 +106,7 @@ class Lifecycle:
             await self._readopt(container)
         await self.run(self._remove_orphans, {container.id for container in containers if container.running})
         await self._networks.reconcile()
+        await self._volumes.unmount_unused()
         for container in containers:
             policy = container.record.HostConfig.RestartPolicy
             if container.running:
@@ -332,6 +336,7 @@ class Lifecycle:
             groups = cgroups.container_paths(self._layout, self._parent, container.id)
             await self.run(conmon.clean, self._tools, self._paths, container.id, groups)
             await self._images.unmount_rootfs(container.id)
+            await self._volumes.release(container.id)
         except (EngineError, ImagesError, OSError) as error:
             log.error("container.not_released", container_id=container.id, reason=str(error))
 
@@ -486,6 +491,9 @@ class Lifecycle:
                 for port in state.Ports
             ]
             self._networks.adopt(container.id, Attachment(state.Endpoint, ports, state.Link))
+        for point in container.record.Mounts:
+            if point.Type == "volume":
+                self._volumes.adopt(point.Name, container.id)
         self._watch_conmon(container)
         self.on_started(container)
         log.info("container.adopted", container_id=container.id, pid=state.Pid)

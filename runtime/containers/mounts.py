@@ -19,7 +19,7 @@ class MountRequest:
     """One wanted mount. ``kind`` is bind, volume or tmpfs; ``source`` a host path, a volume name or "" (anonymous).
 
     ``options`` are mount(8) options of a tmpfs; ``create_source`` makes a missing host folder, as ``-v`` does;
-    ``subpath`` is a folder inside the volume.
+    ``subpath`` is a folder inside the volume; ``driver_options`` are of a volume that is made for it.
     """
 
     kind: str
@@ -35,6 +35,7 @@ class MountRequest:
     labels: tuple[tuple[str, str], ...] = ()
     driver: str = ""
     subpath: str = ""
+    driver_options: tuple[tuple[str, str], ...] = ()
 
 
 def plan(config: ContainerConfig, host: HostConfig, inherited: Iterable[MountPoint] = ()) -> list[MountRequest]:
@@ -114,14 +115,22 @@ def from_mount(mount: Mount) -> MountRequest:
         )
     if mount.Type == "volume":
         volume = mount.VolumeOptions
-        driver = volume.DriverConfig.Name if volume and volume.DriverConfig else ""
+        driver = volume.DriverConfig if volume else None
         labels = tuple(sorted((volume.Labels or {}).items())) if volume else ()
         subpath = volume.Subpath if volume else ""
         if subpath and (subpath.startswith("/") or ".." in subpath.split("/")):
             raise InvalidParameterError(f'invalid mount config for type "volume": invalid subpath {subpath}')
         copy = not (volume and volume.NoCopy)
         return MountRequest(
-            "volume", mount.Source, target, mount.ReadOnly, copy=copy, labels=labels, driver=driver, subpath=subpath
+            "volume",
+            mount.Source,
+            target,
+            mount.ReadOnly,
+            copy=copy,
+            labels=labels,
+            driver=driver.Name if driver else "",
+            subpath=subpath,
+            driver_options=tuple(sorted((driver.Options or {}).items())) if driver else (),
         )
     if mount.Type == "tmpfs":
         if mount.Source:

@@ -1,4 +1,4 @@
-"""The local volume driver: a folder per volume, bound into containers.
+"""The local volume driver: a folder per volume, bound into containers; see ``mounting`` for what its options mount.
 
 ``ROOT/NAME/_data`` is the content, ``ROOT/NAME/volume.json`` what the API says about it. A volume exists when its
 volume.json does; it is written last, so a crash while making one leaves a folder that the next ``open`` removes.
@@ -21,6 +21,7 @@ import structlog
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
 from runtime.events import EventBus
 from runtime.files import read_text, write_atomic
+from runtime.volumes import mounting
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class Volumes:
         self._root = root
         self._events = events
         self._volumes: dict[str, Volume] = {}
+        self._mounts = mounting.VolumeMounts()
         self.users = lambda _name: ()
 
     async def open(self) -> None:
@@ -72,7 +74,10 @@ class Volumes:
         for folder in self._root.iterdir():
             text = read_text(folder / "volume.json")
             if text is None:
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                if mounting.is_mounted(folder / "_data"):
+                    log.error("volume.left_mounted", path=str(folder))
+                else:
+                    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 continue
             try:
                 volume = msgspec.json.decode(text, type=Volume)
@@ -107,12 +112,13 @@ class Volumes:
 
         Raises:
             InvalidParameterError: bad name, or options the local driver does not have.
-            ConflictError: the name exists with another driver.
         """
         if driver not in ("", "local"):
             raise InvalidParameterError(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
-        if options:
-            raise InvalidParameterError(f"create {name}: invalid option: {min(options)!r}")
+        try:
+            mounting.validate(options or {})
+        except InvalidParameterError as error:
+            raise InvalidParameterError(f"create {name}: {error}") from error
         tags = dict(labels or {})
         if not name:
             name = secrets.token_hex(32)
@@ -126,7 +132,13 @@ class Volumes:
             return self._volumes[name]
         folder = self._root / name
         created = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        volume = Volume(Name=name, Mountpoint=str(folder / "_data"), CreatedAt=created, Labels=tags or None)
+        volume = Volume(
+            Name=name,
+            Mountpoint=str(folder / "_data"),
+            CreatedAt=created,
+            Labels=tags or None,
+            Options=dict(options) if options else None,
+        )
         self._volumes[name] = volume
         try:
             await asyncio.to_thread(_make, folder, volume)
@@ -140,10 +152,12 @@ class Volumes:
         """Delete the volume and its content. Raises VolumeNotFoundError (not with ``force``), ConflictError."""
         if name not in self._volumes and force:
             return
-        self.get(name)
+        volume = self.get(name)
         if users := self.users(name):
             raise ConflictError(f"remove {name}: volume is in use - [{', '.join(users)}]")
         try:
+            if volume.Options:
+                await asyncio.to_thread(self._mounts.unmount_unused, Path(volume.Mountpoint))
             await asyncio.to_thread(_delete, self._root / name)
         except OSError as error:
             raise HostError(f"remove {name}: {error}") from error
@@ -162,6 +176,36 @@ class Volumes:
             await self.remove(volume.Name)
             deleted.append(volume.Name)
         return VolumePruneReport(VolumesDeleted=deleted, SpaceReclaimed=size)
+
+    def hold(self, name: str, container_id: str) -> Path:
+        """The volume's folder for a container about to start, mounted when the volume has options. Blocks.
+
+        Raises: VolumeNotFoundError, HostError.
+        """
+        volume = self.get(name)
+        if volume.Options:
+            self._mounts.hold(Path(volume.Mountpoint), volume.Options, container_id)
+        return Path(volume.Mountpoint)
+
+    def adopt(self, name: str, container_id: str) -> None:
+        """A container runs with it since before this daemon."""
+        volume = self._volumes.get(name)
+        if volume is not None and volume.Options:
+            self._mounts.adopt(Path(volume.Mountpoint), container_id)
+
+    async def release(self, container_id: str) -> None:
+        """The container has ended; what no other one uses is unmounted. Raises HostError."""
+        if self._mounts.is_held_by(container_id):
+            await asyncio.to_thread(self._mounts.release, container_id)
+
+    async def unmount_unused(self) -> None:
+        """After every running container was adopted. A mount that stays is logged."""
+        for volume in tuple(self._volumes.values()):
+            if volume.Options:
+                try:
+                    await asyncio.to_thread(self._mounts.unmount_unused, Path(volume.Mountpoint))
+                except HostError as error:
+                    log.error("volume.not_unmounted", volume=volume.Name, reason=str(error))
 
     def _matches(self, volume: Volume, filters: Mapping[str, Sequence[str]]) -> bool:
         labels = volume.Labels or {}
@@ -223,7 +267,9 @@ def _make(folder: Path, volume: Volume) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """The description goes first: what is left after a crash counts as no volume."""
+    """The description goes first: what is left after a crash counts as no volume. Never what is mounted there."""
+    if mounting.is_mounted(folder / "_data"):
+        raise OSError(f"{folder / '_data'} is a mount point")
     (folder / "volume.json").unlink(missing_ok=True)
     shutil.rmtree(folder)
 

@@ -1,0 +1,132 @@
+"""Options of the local driver: what is mounted at a volume's folder while containers use it, in mount(8)'s words.
+
+``type`` is the file system, ``device`` what to mount, ``o`` the options: an NFS or CIFS share, a tmpfs, or a folder of
+the host (``type=none``, ``o=bind``). It is mounted by the first container that starts and unmounted after the last has
+ended, as dockerd does (moby volume/local/local_unix.go); no mount helper is run, so ``addr=NAME`` is looked up here.
+
+All functions block.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from runtime.errors import HostError, InvalidParameterError
+from runtime.images import ImagesError
+from runtime.images.mounts import unmount
+
+MOUNT_TIMEOUT_S = 60.0
+_NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
+_PASSWORD = re.compile(r"password=[^,\s]*")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def validate(options: Mapping[str, str]) -> None:
+    """Raises InvalidParameterError with dockerd's words."""
+    if "size" in options:
+        raise InvalidParameterError("quota size requested but no quota support")
+    for key in options:
+        if key not in _NEEDS:
+            raise InvalidParameterError(f'invalid option: "{key}"')
+    for key in options:
+        if missing := [needed for needed in _NEEDS[key] if not options.get(needed)]:
+            raise InvalidParameterError(f'missing required option: "{missing[0]}"')
+
+
+def command(options: Mapping[str, str], target: str, resolve: Callable[[str], str]) -> list[str]:
+    """The call of mount(8). Pure but for ``resolve``, which gives the address of a name."""
+    words = options.get("o", "")
+    if options["type"] in ("nfs", "nfs4", "cifs"):
+        words = ",".join(
+            f"addr={resolve(word.removeprefix('addr='))}" if word.startswith("addr=") else word
+            for word in words.split(",")
+        )
+    flags = ["-o", words] if words else []
+    return ["mount", "-n", "-i", "-t", options["type"], *flags, "--", options["device"], target]
+
+
+def is_mounted(target: Path) -> bool:
+    """Whether ``target`` is a mount point, also of a folder of the same file system."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = (_OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split()[4]) for line in lines)
+    return os.path.realpath(target) in points
+
+
+class VolumeMounts:
+    """What is mounted for whom, by the volume's folder. May be called from several threads."""
+
+    def __init__(self) -> None:
+        self._users: dict[Path, set[str]] = {}
+        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+
+    def hold(self, target: Path, options: Mapping[str, str], user: str) -> None:
+        """Mount it unless it is, and keep it for ``user``. Raises HostError."""
+        with self._locks[target]:
+            if not is_mounted(target):
+                _mount(options, target)
+            self._users.setdefault(target, set()).add(user)
+
+    def adopt(self, target: Path, user: str) -> None:
+        """Keep what an earlier daemon mounted for a user that still runs."""
+        self._users.setdefault(target, set()).add(user)
+
+    def is_held_by(self, user: str) -> bool:
+        """Whether ``release`` has something to do."""
+        return any(user in users for users in tuple(self._users.values()))
+
+    def release(self, user: str) -> None:
+        """Give up all that ``user`` holds; what nobody holds is unmounted. Raises HostError."""
+        for target, users in tuple(self._users.items()):
+            if user in users:
+                with self._locks[target]:
+                    users.discard(user)
+                    self._unmount_if_unused(target)
+
+    def unmount_unused(self, target: Path) -> None:
+        """Take away what an earlier daemon or a crash left. Raises HostError."""
+        with self._locks[target]:
+            self._unmount_if_unused(target)
+
+    def _unmount_if_unused(self, target: Path) -> None:
+        if self._users.get(target):
+            return
+        self._users.pop(target, None)
+        try:
+            unmount(target)
+        except ImagesError as error:
+            raise HostError(str(error)) from error
+
+
+def _mount(options: Mapping[str, str], target: Path) -> None:
+    def failure(reason: str) -> HostError:
+        shown = _PASSWORD.sub("password=********", reason.strip())
+        return HostError(f"error while mounting volume '{target}': failed to mount local volume: {shown}")
+
+    try:
+        done = subprocess.run(
+            command(options, str(target), _address),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=MOUNT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise failure(f"no answer within {MOUNT_TIMEOUT_S:g} s") from None
+    except OSError as error:  # no mount(8), or a name that cannot be looked up
+        raise failure(str(error)) from error
+    if done.returncode:
+        raise failure(done.stdout)
+
+
+def _address(name: str) -> str:
+    return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])

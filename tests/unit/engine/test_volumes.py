@@ -1,0 +1,114 @@
+"""Volumes with options of the local driver: what is mounted, for how long, and that nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.containers.types import HostConfig, Mount, VolumeDriverConfig, VolumeOptions
+from runtime.errors import HostError, InvalidParameterError
+from runtime.volumes import mounting
+from tests.unit.engine.support import Bench
+
+pytestmark = pytest.mark.root
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "1G"}, "quota size requested but no quota support"),
+        ({"foo": "x"}, 'invalid option: "foo"'),
+        ({"type": "nfs"}, 'missing required option: "device"'),
+        ({"o": "bind"}, 'missing required option: "device"'),
+        ({"device": "/x", "type": ""}, 'missing required option: "type"'),
+    ],
+)
+def test_options_that_say_nothing_mountable_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidParameterError, match=message):
+        mounting.validate(options)
+
+
+def test_names_of_servers_are_looked_up_for_shares_alone() -> None:
+    nfs = {"type": "nfs", "o": "addr=files,rw", "device": ":/share"}
+    assert mounting.command(nfs, "/to", lambda name: f"<{name}>") == [
+        *("mount", "-n", "-i", "-t", "nfs", "-o", "addr=<files>,rw", "--", ":/share", "/to")
+    ]
+    tmpfs = {"type": "tmpfs", "device": "tmpfs"}
+    assert mounting.command(tmpfs, "/to", lambda name: name) == [
+        *("mount", "-n", "-i", "-t", "tmpfs", "--", "tmpfs", "/to")
+    ]
+
+
+async def test_a_folder_of_the_host_is_mounted_while_it_is_used_and_never_deleted(bench: Bench, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    options = {"type": "none", "o": "bind", "device": str(shared)}
+    volume = await bench.engine.volumes.create("shared", options=options)
+    assert volume.Options == options
+    host = HostConfig(NetworkMode="none", Binds=["shared:/x"])
+    first = await bench.run("sh", "-c", "echo kept > /x/file; sleep 1000", host=host)
+    second = await bench.run("sh", "-c", "until [ -s /x/file ]; do sleep 0.05; done", host=host)
+    assert (await bench.engine.wait(second)).StatusCode == 0
+    assert (shared / "file").read_text() == "kept\n"
+    assert mounting.is_mounted(Path(volume.Mountpoint)), "the first container still uses it"
+
+    await bench.engine.close()
+    bench.engine = bench.make()
+    await bench.engine.open()
+    assert mounting.is_mounted(Path(volume.Mountpoint)), "it runs on under another daemon"
+    assert bench.engine.volumes.get("shared").Options == options
+
+    await bench.engine.remove(first, force=True)
+    await bench.engine.remove(second)
+    assert not mounting.is_mounted(Path(volume.Mountpoint))
+    await bench.engine.volumes.remove("shared")
+    assert not Path(volume.Mountpoint).exists()
+    assert (shared / "file").exists()
+
+
+async def test_a_mount_that_a_crash_left_is_taken_away_and_its_content_is_not(bench: Bench, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("kept")
+    options = {"type": "none", "o": "bind", "device": str(shared)}
+    volumes = [await bench.engine.volumes.create(name, options=options) for name in ("one", "two")]
+    for volume in volumes:
+        mounting.VolumeMounts().hold(Path(volume.Mountpoint), options, "somebody")
+    await bench.engine.volumes.remove("one")
+    await bench.engine.close()
+    bench.engine = bench.make()
+    await bench.engine.open()
+    assert not mounting.is_mounted(Path(volumes[1].Mountpoint))
+    assert (shared / "file").exists()
+
+
+async def test_a_volume_with_a_foreign_mount_is_not_removed(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    volume = await bench.engine.volumes.create("plain")
+    foreign = mounting.VolumeMounts()
+    foreign.hold(Path(volume.Mountpoint), {"type": "none", "o": "bind", "device": str(tmp_path)}, "somebody")
+    try:
+        with pytest.raises(HostError, match="is a mount point"):
+            await bench.engine.volumes.remove("plain")
+    finally:
+        foreign.release("somebody")
+    await bench.engine.volumes.remove("plain")
+    assert (tmp_path / "file").exists()
+
+
+async def test_options_of_a_mount_reach_the_volume_it_makes(bench: Bench) -> None:
+    driver = VolumeDriverConfig(Name="local", Options={"type": "tmpfs", "device": "tmpfs", "o": "size=64k"})
+    mount = Mount(Type="volume", Source="scratch", Target="/x", VolumeOptions=VolumeOptions(DriverConfig=driver))
+    container_id = await bench.run("df", "/x", host=HostConfig(NetworkMode="none", Mounts=[mount]))
+    assert (await bench.engine.wait(container_id)).StatusCode == 0
+    assert " 64 " in await bench.output(container_id)
+
+
+async def test_what_cannot_be_mounted_is_the_start_s_error(bench: Bench) -> None:
+    options = {"type": "none", "o": "bind", "device": "/does/not/exist"}
+    volume = await bench.engine.volumes.create("lost", options=options)
+    container_id = await bench.create("true", host=HostConfig(NetworkMode="none", Binds=["lost:/x"]))
+    with pytest.raises(HostError, match=r"error while mounting volume '.*': failed to mount local volume: .*not exist"):
+        await bench.engine.start(container_id)
+    assert not mounting.is_mounted(Path(volume.Mountpoint))
