@@ -12,6 +12,7 @@ the load of the nodes) is derived from the store and can be thrown away at any t
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
@@ -151,7 +152,7 @@ class ReconcileLoop:
                 pass
 
     def _has_work(self) -> bool:
-        return self._unseen is not None or bool(self._agenda) or self._schedule_again
+        return self._unseen is not None or bool(self._agenda) or self._schedule_again or bool(self._waiting)
 
     async def _look_again(self, work: ReconcilePass, error: Exception) -> None:
         for key in work.looked_at:
@@ -183,14 +184,7 @@ class ReconcileLoop:
 
     def _schedule(self, work: ReconcilePass) -> None:
         fresh = [task for task in work.touched.values() if is_unassigned(task)]
-        waiting: list[Task] = []
-        if self._schedule_again:
-            self._schedule_again = False
-            waiting = [
-                task
-                for task in map(work.working.tasks.get, self._unassigned)
-                if task is not None and task.id not in work.touched and is_unassigned(task)
-            ]
+        waiting = self._next_waiting(work)
         if not fresh and not waiting:
             return
         nodes = Round(self._nodes, lambda task: self._needs_of(task, work.working), work.now)
@@ -207,7 +201,28 @@ class ReconcileLoop:
             work.working.update(task)
             work.working.boundary()
             work.touched[task.id] = task
-        self._schedule_again |= left
+        if left:
+            self._waiting.update(dict.fromkeys(task.id for task in waiting))
+
+    def _next_waiting(self, work: ReconcilePass) -> list[Task]:
+        """The next of the tasks that had no node the last time, some ``looks_max`` of looks at tasks and nodes.
+
+        A version of a service costs a look at each node, however many of its tasks there are.
+        """
+        if self._schedule_again:
+            self._schedule_again = False
+            self._waiting.update(self._unassigned)
+        looks, versions, found = 0, set[tuple[str, int]](), list[Task]()
+        while self._waiting and looks < self._looks_max:
+            task_id, _ = self._waiting.popitem(last=False)
+            task = work.working.tasks.get(task_id)
+            if task is None or task_id in work.touched or not is_unassigned(task):
+                continue
+            version = (task.service_id, task.spec_version)
+            looks += 1 if task.node_id or version in versions else 1 + len(self._nodes.infos)
+            versions.add(version)
+            found.append(task)
+        return found
 
     def _needs_of(self, task: Task, view: View) -> Needs:
         key = (task.service_id, task.spec_version)
@@ -230,6 +245,7 @@ class ReconcileLoop:
         self._needs: dict[tuple[str, int], Needs] = {}
         self._nodes = NodeSet(lambda task: self._needs_of(task, self._store.view))
         self._unassigned: dict[str, None] = {}
+        self._waiting: OrderedDict[str, None] = OrderedDict()
         self._global_service_ids: dict[str, None] = {}
         self._schedule_again = False
         self._unseen = None

@@ -16,6 +16,7 @@ from manager.store import Store, Working
 from pki.identifiers import new_id
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
+    TASK_STATE_ASSIGNED,
     TASK_STATE_FAILED,
     TASK_STATE_READY,
     TASK_STATE_RUNNING,
@@ -249,6 +250,24 @@ async def test_another_history_limit_is_applied_by_slices() -> None:
     await cluster.work()
     assert [task.slot for task in cluster.tasks(web)] == [task.slot for task in cluster.running(web)]
     assert len(cluster.tasks(web)) == 10
+
+
+async def test_tasks_without_a_node_are_tried_again_by_slices() -> None:
+    """A node that comes concerns all of them; each is tried, and none is forgotten when more changes meanwhile."""
+    cluster = await Harness.started(looks_max=8)
+    services = [await cluster.create_service(f"web{number}", replicas=6) for number in range(5)]
+    await cluster.settle()
+    await cluster.add_node("n1")
+    tried = []
+    while cluster.loop._has_work():
+        if len(tried) == 2:
+            await cluster.add_node("n2")
+        work = cluster.loop._decide(cluster.now)
+        tried.append(sum(task.status.state == TASK_STATE_ASSIGNED for task in work.touched.values()))
+        await cluster.store.commit(work.working, split=True)
+    assert max(tried) <= 8
+    await cluster.work()
+    assert [len(cluster.running(service)) for service in services] == [6] * 5
 
 
 async def test_one_status_report_does_not_cost_a_look_at_every_task() -> None:
