@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
-from cli.client import Engine
+from cli.client import Engine, EngineError
 from cli.images import pin, registry_auth
 from cli.stack.convert import IMAGE_LABEL, NAMESPACE_LABEL, Stack
 
@@ -34,8 +35,8 @@ def deploy(
         resolve_image: pin images to the registry's digest "always", where they "changed", or "never".
 
     Raises:
-        EngineError: the daemon refused; what was done before stays.
-        click.ClickException: an external config or secret is missing.
+        click.ClickException: the daemon refused an object, and what was done before stays; or an external config or
+            secret is missing.
     """
     existing = {service["Spec"]["Name"]: service for service in of_stack(engine, "/services", stack.name)}
     if prune:
@@ -65,14 +66,25 @@ def _deploy_blobs(engine: Engine, stack: Stack, kind: str, say: Callable[[str], 
         entry = found.get(name)
         if entry is None:
             say(f"Creating {kind} {name}")
-            found[name] = {"ID": engine.post(f"/{kind}s/create", spec)["ID"]}
+            with _told(f"create {kind} {name}"):
+                found[name] = {"ID": engine.post(f"/{kind}s/create", spec)["ID"]}
         elif (
             kind == "secret"
             or entry["Spec"].get("Data") != spec["Data"]
             or entry["Spec"].get("Labels") != spec["Labels"]
         ):
-            engine.post(f"/{kind}s/{entry['ID']}/update", spec, version=entry["Version"]["Index"])
+            with _told(f"update {kind} {name}"):
+                engine.post(f"/{kind}s/{entry['ID']}/update", spec, version=entry["Version"]["Index"])
     return {name: entry["ID"] for name, entry in found.items()}
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """A refusal names the object: a stack has many."""
+    try:
+        yield
+    except EngineError as error:
+        raise click.ClickException(f"failed to {what}: {error}") from error
 
 
 def _refer(spec: dict[str, Any], ids: dict[str, dict[str, str]]) -> None:
@@ -97,7 +109,8 @@ def _deploy_service(
         say(f"Creating service {spec['Name']}")
         if resolve_image != "never":
             pin(engine, spec)
-        answer = engine.post("/services/create", spec, headers=auth)
+        with _told(f"create service {spec['Name']}"):
+            answer = engine.post("/services/create", spec, headers=auth)
         service_id = str(answer["ID"])
     else:
         service_id = str(old["ID"])
@@ -114,7 +127,8 @@ def _deploy_service(
         spec["TaskTemplate"]["ForceUpdate"] = old["Spec"]["TaskTemplate"].get("ForceUpdate", 0)
         version = old["Version"]["Index"]
         query = {} if auth else {"registryAuthFrom": "spec"}
-        answer = engine.post(f"/services/{service_id}/update", spec, headers=auth, version=version, **query)
+        with _told(f"update service {spec['Name']}"):
+            answer = engine.post(f"/services/{service_id}/update", spec, headers=auth, version=version, **query)
     for warning in (answer or {}).get("Warnings") or ():
         sys.stderr.write(f"{warning}\n")
     return service_id

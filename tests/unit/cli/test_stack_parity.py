@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_engine import FakeEngine, missing
+from tests.unit.cli.fake_engine import FakeEngine, missing, refused
 from tests.unit.cli.test_docker_parity import docker
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command to compare with")
@@ -202,6 +202,42 @@ def test_deploys_what_docker_deploys(engine: FakeEngine, run: Run, directory: Pa
     ours = created(engine)
     found = "\n".join(differences(ours, theirs))
     assert not found, found
+
+
+@pytest.mark.parametrize(
+    ("refused_path", "told"),
+    [
+        ("/secrets/s1/update", "failed to update secret shop_key: "),
+        ("/configs/create", "failed to create config shop_conf: "),
+        ("/services/create", "failed to create service shop_web: "),
+    ],
+)
+def test_a_refusal_names_what_was_refused(
+    engine: FakeEngine, run: Run, tmp_path: Path, refused_path: str, told: str
+) -> None:
+    routes(engine)
+    secret = {"ID": "s1", "Version": {"Index": 1}, "Spec": {"Name": "shop_key", "Labels": {}}}
+    own = {
+        f"POST {refused_path}": refused(400, "not so"),
+        "GET /secrets": [secret],
+        "GET /secrets/.+": secret,
+        "POST /secrets/.+/update": {},
+    }
+    engine.routes = own | engine.routes | own  # own ones first, and with their own answers
+    (tmp_path / "text").write_text("x")
+    file = tmp_path / "stack.yml"
+    file.write_text(
+        "version: '3.8'\nservices: {web: {image: 'busybox', secrets: [key], configs: [conf]}}\n"
+        "secrets: {key: {file: ./text}}\nconfigs: {conf: {file: ./text}}\n"
+    )
+    words = ("stack", "deploy", "--resolve-image", "never", "-c", str(file), "shop")
+    _, theirs, code = docker(engine, *words)
+    assert code == 1
+    engine.asked.clear()
+    ran = run(*words)
+    assert ran.code == 1
+    assert told in theirs
+    assert ran.err.splitlines()[-1] == theirs.splitlines()[-1]
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
