@@ -258,7 +258,7 @@ async def test_tasks_without_a_node_are_tried_again_by_slices() -> None:
     services = [await cluster.create_service(f"web{number}", replicas=6) for number in range(5)]
     await cluster.settle()
     await cluster.add_node("n1")
-    tried = []
+    tried: list[int] = []
     while cluster.loop._has_work():
         if len(tried) == 2:
             await cluster.add_node("n2")
