@@ -220,14 +220,14 @@ async def test_a_killed_daemon_has_one_period_to_come_back(tmp_path: Path, monke
         await manager.add(make_node("n1"), make_spec_version("web"))
         host = AgentHost("n1", tmp_path / "n1", [manager.addr])
         host.start()
-        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+        await until(lambda: host.heard.sessions == [""])
         began = time.monotonic()
         await host.kill()
         await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
         assert 1.0 <= time.monotonic() - began < 3.2  # three periods of silence would be 3.24 s or more
         assert manager.node("n1").status.message == "heartbeat failure"
         host.start()
-        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+        await until(lambda: host.heard.sessions.count("") == 2)
         await host.kill()
         host.start()  # at once: nobody notices
         await until(lambda: host.heard.sessions.count("") == 3)
