@@ -35,12 +35,12 @@ class Zygote:
 
     ``rest`` lets the process go once a cluster is joined: it keeps tens of megabytes of pages that the node has
     changed meanwhile. ``start`` after that begins with a new interpreter, which takes half a second; it is for
-    promotions and for a manager that died, not for init and join.
+    promotions and for a manager that died, not for init and join. A zygote made without ``fork`` is at rest.
     """
 
-    def __init__(self, target: str, connection: socket.socket, pid: int) -> None:
+    def __init__(self, target: str, connection: socket.socket | None = None, pid: int = 0) -> None:
         self._target = target
-        self._connection: socket.socket | None = connection
+        self._connection = connection
         self._lock = asyncio.Lock()
         self.pid = pid
 

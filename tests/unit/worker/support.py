@@ -76,10 +76,8 @@ async def place(folder: Path) -> AsyncIterator[Place]:
     state, run_dir = folder / "state", folder / "run"
     state.mkdir(parents=True)
     run_dir.mkdir()
-    # Forked here, it would share gRPC's threads in an unknown state: at rest, it begins with a new interpreter.
-    zygote = Zygote.fork("tests.unit.worker.support:be_manager")
-    zygote.rest()
-    os.waitpid(zygote.pid, 0)
+    # Not forked here: it would have gRPC's locks and memory without the threads that go with them.
+    zygote = Zygote("tests.unit.worker.support:be_manager")
     process = os.getpid()
     address = f"127.{1 + process // 256 % 250}.{process % 256}.{next(_numbers)}"
     made = Place(folder, address, Host(state, run_dir, zygote, FakeExecutor(), NodeDescription))

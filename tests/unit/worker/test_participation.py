@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +13,7 @@ from pki.authority import RootCA
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, issue_credentials, utc_now
 from proto.ca_pb2 import ManagerAddress
-from proto.node_pb2 import LocalState, ManagerConfig
+from proto.node_pb2 import LocalState
 from proto.objects_pb2 import Node, NodeDescription
 from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
@@ -27,10 +25,6 @@ from worker.participation import Host, Participation
 from worker.zygote import Zygote
 
 T = TypeVar("T", bound=Participation)
-
-
-def never_a_manager(payload: bytes) -> int:
-    raise AssertionError(ManagerConfig.FromString(payload))
 
 
 class BrokenOnce(Participation):
@@ -74,11 +68,8 @@ async def reached(participation: Participation, state: LocalNodeState) -> None:
 
 
 @pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    zygote = Zygote.fork("tests.unit.worker.test_participation:never_a_manager")
-    yield Host(tmp_path, tmp_path, zygote, FakeExecutor(), NodeDescription)
-    zygote.close()
-    os.waitpid(zygote.pid, 0)
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path, tmp_path, Zygote("no:manager"), FakeExecutor(), NodeDescription)
 
 
 def worker_on(host: Host, kind: type[T]) -> T:
