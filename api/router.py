@@ -16,7 +16,6 @@ UNSERVED: tuple[tuple[str, str, str], ...] = (
     ("POST", "/commit", "making an image of a container is not served yet"),
     ("GET", "/containers/{id}/export", "exporting a container's file system is not served yet"),
     ("GET", "/containers/{id}/changes", "listing a container's changed files is not served yet"),
-    ("POST", "/containers/{id}/update", "changing a container's resources is not served yet: make a new container"),
     ("GET", "/containers/{id}/attach/ws", "attaching over a WebSocket is not served: use /containers/{id}/attach"),
     ("GET", "/containers/{id}/archive", "copying files out of a container is not served yet"),
     ("PUT", "/containers/{id}/archive", "copying files into a container is not served yet"),

@@ -20,7 +20,7 @@ from typing import Literal
 
 import structlog
 
-from runtime.containers import attach, capabilities, cgroups, conmon, signals, views
+from runtime.containers import attach, capabilities, cgroups, conmon, signals, spec, update, views
 from runtime.containers import logs as container_logs
 from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
@@ -224,6 +224,21 @@ class Engine:
             await self.stop(container.id, timeout_s, signal)
         await self._lifecycle.start(container)
         self._publish(container, "restart")
+
+    async def update(self, ref: str, wanted: HostConfig) -> None:
+        """Change limits and restart policy, of a running container at once; see ``update.merged`` for what counts.
+
+        Raises:
+            InvalidParameterError, ConflictError: as ``merged``.
+            HostError: the kernel refused; nothing is changed then.
+        """
+        container = self._store.get(ref)
+        async with container.lock:
+            host = update.merged(container.record.HostConfig, wanted, self._facts)
+            if container.running:
+                await self._lifecycle.apply_limits(container, spec.resources(host, self._facts))
+            await self._store.update(container, host)
+        self._publish(container, "update")
 
     async def pause(self, ref: str) -> None:
         """Freeze all processes. Raises ConflictError when not running or already paused."""

@@ -96,6 +96,7 @@ class ContainerRoutes:
             web.post("/containers/{id}/kill", self.kill),
             web.post("/containers/{id}/restart", self.restart),
             web.post("/containers/{id}/rename", self.rename),
+            web.post("/containers/{id}/update", self.update),
             web.post("/containers/{id}/pause", self.pause),
             web.post("/containers/{id}/unpause", self.unpause),
         ]
@@ -176,6 +177,11 @@ class ContainerRoutes:
             raise BadRequestError(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
         await self._operations.run(self._engine.rename(request.match_info["id"], name.lstrip("/")), "container.rename")
         return no_content()
+
+    async def update(self, request: web.Request) -> web.Response:
+        wanted = convert(await json_body(request), HostConfig)
+        await self._operations.run(self._engine.update(request.match_info["id"], wanted), "container.update")
+        return json_response({"Warnings": None})
 
     async def pause(self, request: web.Request) -> web.Response:
         await self._operations.run(self._engine.pause(request.match_info["id"]), "container.pause")

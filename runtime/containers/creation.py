@@ -120,6 +120,23 @@ def _check_unserved(host: HostConfig) -> None:
         raise InvalidParameterError(f"unknown or invalid runtime name: {host.Runtime}")
     if host.DeviceRequests:
         raise InvalidParameterError('could not select device driver "" with capabilities: [[gpu]]')
+    if host.VolumeDriver not in ("", "local"):
+        raise InvalidParameterError(
+            f'error looking up volume plugin {host.VolumeDriver}: plugin "{host.VolumeDriver}" not found'
+        )
+    for option, value in (
+        ("--cgroup-parent", host.CgroupParent),
+        ("--device-cgroup-rule", host.DeviceCgroupRules),
+        ("--cpu-rt-period", host.CpuRealtimePeriod),
+        ("--cpu-rt-runtime", host.CpuRealtimeRuntime),
+        ("--blkio-weight-device", host.BlkioWeightDevice),
+        ("--device-read-bps", host.BlkioDeviceReadBps),
+        ("--device-write-bps", host.BlkioDeviceWriteBps),
+        ("--device-read-iops", host.BlkioDeviceReadIOps),
+        ("--device-write-iops", host.BlkioDeviceWriteIOps),
+    ):
+        if value:
+            raise InvalidParameterError(f"{option} is not served: run without it")
     if host.Links:
         raise InvalidParameterError("links are not supported; put the containers on one network")
     if host.UsernsMode not in ("", "host"):

@@ -22,10 +22,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import functools
+import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -409,6 +410,15 @@ class Lifecycle:
     async def runc(self, container: Container, command: str) -> None:
         """Carry out ``runc COMMAND ID``. Raises HostError."""
         await self.run(conmon.run_runc, self._tools, self._paths, container.id, command, container.id)
+
+    async def apply_limits(self, container: Container, resources: Mapping[str, Any]) -> None:
+        """Give the running container's cgroup these limits (OCI resources). Raises HostError."""
+        path = self._paths.bundle(container.id) / "limits.json"
+        limits = {key: value for key, value in resources.items() if key != "devices"}
+        await asyncio.to_thread(path.write_text, json.dumps(limits))
+        await self.run(
+            conmon.run_runc, self._tools, self._paths, container.id, "update", "--resources", str(path), container.id
+        )
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Raises ConflictError. ``volumes`` is carried out by ``on_removed``."""

@@ -14,6 +14,7 @@ import structlog
 
 from runtime.containers.names import random_name
 from runtime.containers.record import Container, Record, RunState
+from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidParameterError, NameConflictError
 from runtime.files import read_text, write_atomic
 
@@ -125,6 +126,16 @@ class ContainerStore:
             raise HostError(f"cannot rename container {container.id[:12]}: {error}") from error
         if name != old:
             self.release_name(old, container.id)
+
+    async def update(self, container: Container, host: HostConfig) -> None:
+        """With other limits or another restart policy. Raises HostError."""
+        old = container.record.HostConfig
+        container.record.HostConfig = host
+        try:
+            await asyncio.to_thread(_write_record, container.folder, container.record)
+        except OSError as error:
+            container.record.HostConfig = old
+            raise HostError(f"cannot update container {container.id[:12]}: {error}") from error
 
     def save_state(self, container: Container) -> None:
         """Write what changed. A full disk is logged: the host's own facts prevail after a restart."""

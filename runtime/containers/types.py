@@ -184,6 +184,11 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     NanoCpus: int = 0
     CgroupParent: str = ""
     BlkioWeight: int = 0
+    BlkioWeightDevice: list[Any] | None = None
+    BlkioDeviceReadBps: list[Any] | None = None
+    BlkioDeviceWriteBps: list[Any] | None = None
+    BlkioDeviceReadIOps: list[Any] | None = None
+    BlkioDeviceWriteIOps: list[Any] | None = None
     CpuPeriod: int = 0
     CpuQuota: int = 0
     CpuRealtimePeriod: int = 0

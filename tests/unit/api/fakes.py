@@ -201,6 +201,9 @@ class FakeEngine(Engine):
         await self.stop_may_end.wait()
         self.stopped.set()
 
+    async def update(self, ref: str, wanted: HostConfig) -> None:
+        self.calls.append(("update", self._find(ref), wanted))
+
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         self._find(ref)
         if not self.running:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from runtime.containers.types import ContainerConfig, HostConfig, LogLine, PortBinding
+from runtime.containers.types import ContainerConfig, HostConfig, LogLine, PortBinding, RestartPolicy
 from runtime.errors import ConflictError, NetworkNotFoundError
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import CONTAINER_ID, FakeEngine
@@ -79,6 +79,15 @@ async def test_only_a_missing_image_is_not_found_because_clients_pull_it_then(
     assert "does not match the specified platform (linux/arm64)" in (await answer.json())["message"]
     assert (await client.post("/containers/create", params={"platform": "linux/amd64"}, json=body)).status == 201
     assert len(engine.created) == 1
+
+
+async def test_update_reads_limits_and_policy_from_one_body(client: Client, engine: FakeEngine) -> None:
+    body = {"Memory": 1 << 26, "PidsLimit": None, "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}}
+    answer = await client.post("/containers/web/update", json=body)
+    assert (answer.status, await answer.json()) == (200, {"Warnings": None})
+    wanted = HostConfig(Memory=1 << 26, RestartPolicy=RestartPolicy(Name="always"))
+    assert engine.calls == [("update", CONTAINER_ID, wanted)]
+    assert (await client.post("/containers/nobody/update", json=body)).status == 404
 
 
 async def test_body_that_is_too_large_is_refused_as_json(client: Client) -> None:

@@ -13,6 +13,7 @@ from runtime.containers.types import ContainerConfig, HostConfig, RestartPolicy
 from runtime.errors import (
     ConflictError,
     ContainerNotFoundError,
+    HostError,
     InvalidParameterError,
     NameConflictError,
     NotModifiedError,
@@ -92,6 +93,10 @@ async def test_bad_requests_leave_nothing(bench: Bench) -> None:
         HostConfig(CapAdd=["FLY"]),
         HostConfig(Binds=["a:b:c:d"]),
         HostConfig(RestartPolicy=RestartPolicy(Name="sometimes")),
+        HostConfig(VolumeDriver="remote", Binds=["data:/x"]),
+        HostConfig(CgroupParent="/elsewhere"),
+        HostConfig(DeviceCgroupRules=["c 1:3 rwm"]),
+        HostConfig(BlkioDeviceReadBps=[{"Path": "/dev/null", "Rate": 1}]),
     ):
         with pytest.raises(InvalidParameterError):
             await bench.engine.create(ContainerConfig(Image=BUSYBOX_TAG, Cmd=["true"]), host)
@@ -163,21 +168,20 @@ async def test_out_of_memory_is_recorded(bench: Bench) -> None:
     assert bench.engine.inspect(container_id).State.OOMKilled
 
 
+def limits_of(bench: Bench, container_id: str) -> list[str]:
+    """Memory in bytes, CPU quota in microseconds, processes: what the kernel has, in either version's files."""
+    groups, inner = Path("/sys/fs/cgroup"), f"{bench.cgroup.lstrip('/')}/{container_id}"
+    if (groups / "memory").is_dir():
+        files = [f"memory/{inner}/memory.limit_in_bytes", f"cpu/{inner}/cpu.cfs_quota_us", f"pids/{inner}/pids.max"]
+    else:
+        files = [f"{inner}/memory.max", f"{inner}/cpu.max", f"{inner}/pids.max"]
+    return [(groups / name).read_text().split()[0] for name in files]
+
+
 async def test_limits_reach_the_cgroup(bench: Bench) -> None:
     host = HostConfig(NetworkMode="none", Memory=64 << 20, NanoCpus=500_000_000, PidsLimit=42)
     container_id = await bench.run("sleep", "1000", host=host)
-    groups = Path("/sys/fs/cgroup")
-    inner = f"{bench.cgroup.lstrip('/')}/{container_id}"
-    if (groups / "memory").is_dir():
-        values = {
-            "memory/{}/memory.limit_in_bytes": str(64 << 20),
-            "cpu/{}/cpu.cfs_quota_us": "50000",
-            "pids/{}/pids.max": "42",
-        }
-    else:
-        values = {"{}/memory.max": str(64 << 20), "{}/cpu.max": "50000 100000", "{}/pids.max": "42"}
-    for name, value in values.items():
-        assert (groups / name.format(inner)).read_text().strip() == value
+    assert limits_of(bench, container_id) == [str(64 << 20), "50000", "42"]
 
 
 async def test_conmon_killed_ends_the_container(bench: Bench) -> None:
@@ -221,3 +225,22 @@ async def _printed(bench: Bench, container_id: str, text: str) -> None:
     async for line in bench.engine.logs(container_id, follow=True):
         if text in line.data.decode():
             return
+
+
+async def test_limits_and_policy_change_while_it_runs(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", Memory=64 << 20, MemorySwap=128 << 20, PidsLimit=50, NanoCpus=10**9)
+    container_id = await bench.run("sleep", "1000", host=host)
+    policy = RestartPolicy(Name="unless-stopped")
+    await bench.engine.update(container_id, HostConfig(Memory=32 << 20, PidsLimit=20, RestartPolicy=policy))
+    assert limits_of(bench, container_id) == [str(32 << 20), "100000", "20"]
+    for wanted in (HostConfig(CpuQuota=1000), HostConfig(Memory=1 << 30)):
+        with pytest.raises(ConflictError):
+            await bench.engine.update(container_id, wanted)
+    with pytest.raises(HostError, match="runc update"):
+        await bench.engine.update(container_id, HostConfig(CpusetCpus="9999"))
+    await bench.engine.close()
+    bench.engine = bench.make()
+    await bench.engine.open()
+    kept = bench.engine.inspect(container_id).HostConfig
+    assert (kept.Memory, kept.PidsLimit, kept.NanoCpus, kept.RestartPolicy) == (32 << 20, 20, 10**9, policy)
+    assert kept.CpusetCpus == ""
