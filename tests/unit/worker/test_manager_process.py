@@ -6,9 +6,11 @@ import asyncio
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -37,10 +39,10 @@ def be_manager(payload: bytes) -> int:
 
 @pytest.fixture
 def zygote() -> Iterator[Zygote]:
-    made = Zygote.fork(TARGET)
+    """At rest: it comes up with the first manager. A fork of the test runner would take its threads' locks along."""
+    made = Zygote(TARGET)
     yield made
     made.close()
-    os.waitpid(made.pid, 0)
 
 
 async def holder(lock: Path, *, other_than: int | None = None) -> int:
@@ -137,45 +139,59 @@ async def test_who_waits_for_a_manager_is_told_of_its_start_and_of_its_end(zygot
         await ended
 
 
-async def test_a_manager_outlives_the_zygote(tmp_path: Path) -> None:
-    zygote = Zygote.fork(TARGET)
+async def test_a_manager_outlives_the_zygote(zygote: Zygote, tmp_path: Path) -> None:
     pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
     await holder(tmp_path / "manager.lock")
     zygote.close()
-    os.waitpid(zygote.pid, 0)
+    await gone(zygote.pid)
     assert Path(f"/proc/{pid}").exists()
     os.kill(pid, signal.SIGTERM)
     await gone(pid)
 
 
-async def test_a_manager_that_outlives_its_node_does_not_hold_the_nodes_lock(tmp_path: Path) -> None:
-    lock = (tmp_path / "swarmd.lock").open("w")
+NODE = f"""
+import asyncio, fcntl, os, sys
+from proto.node_pb2 import ManagerConfig
+from tests.unit.worker import test_manager_process
+from worker.zygote import Zygote
+
+with open(sys.argv[1] + "/swarmd.lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    zygote = Zygote.fork(TARGET, ours_alone=[lock.fileno()])
-    pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
-    await holder(tmp_path / "manager.lock")
-    lock.close()  # as when the node is killed
+    zygote = Zygote.fork("{TARGET}", ours_alone=[lock.fileno()])
+    print(asyncio.run(zygote.start(ManagerConfig(state_dir=sys.argv[1]).SerializeToString())), flush=True)
+    sys.stdin.read()
+os._exit(0)
+"""
+
+
+async def test_a_manager_that_outlives_its_node_does_not_hold_the_nodes_lock(tmp_path: Path) -> None:
+    with Popen([sys.executable, "-c", NODE, str(tmp_path)], stdin=PIPE, stdout=PIPE) as node:
+        assert node.stdout is not None
+        pid = int(await asyncio.to_thread(node.stdout.readline))
+        assert await holder(tmp_path / "manager.lock") == pid
+        node.kill()
     with (tmp_path / "swarmd.lock").open("w") as again:
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    zygote.close()
-    os.waitpid(zygote.pid, 0)
+    assert lock_holder(tmp_path / "manager.lock") == pid
     os.kill(pid, signal.SIGTERM)
     await gone(pid)
 
 
 @pytest.mark.parametrize("how", ["killed", "at rest"])
-async def test_a_zygote_that_is_gone_is_replaced(how: str, tmp_path: Path) -> None:
-    zygote = Zygote.fork(TARGET)
-    if how == "killed":
-        os.kill(zygote.pid, signal.SIGKILL)
-    else:
-        zygote.rest()
-    os.waitpid(zygote.pid, 0)
-    pid = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
-    assert await holder(tmp_path / "manager.lock") == pid
-    os.kill(pid, signal.SIGTERM)
-    await gone(pid)
-    zygote.close()
+async def test_a_zygote_that_is_gone_is_replaced(how: str, zygote: Zygote, tmp_path: Path) -> None:
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        pid = await zygote.start(ManagerConfig(state_dir=str(folder)).SerializeToString())
+        assert await holder(folder / "manager.lock") == pid
+        os.kill(pid, signal.SIGTERM)
+        await gone(pid)
+        before = zygote.pid
+        if how == "killed":
+            os.kill(before, signal.SIGKILL)
+        else:
+            zygote.rest()
+        await gone(before)
 
 
 async def test_an_oversized_request_is_refused(zygote: Zygote) -> None:
