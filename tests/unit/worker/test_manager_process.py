@@ -164,8 +164,12 @@ os._exit(0)
 """
 
 
+def run_node(folder: Path) -> Popen[bytes]:
+    return Popen([sys.executable, "-c", NODE, str(folder)], stdin=PIPE, stdout=PIPE)
+
+
 async def test_a_manager_that_outlives_its_node_does_not_hold_the_nodes_lock(tmp_path: Path) -> None:
-    with Popen([sys.executable, "-c", NODE, str(tmp_path)], stdin=PIPE, stdout=PIPE) as node:
+    with run_node(tmp_path) as node:
         assert node.stdout is not None
         pid = int(await asyncio.to_thread(node.stdout.readline))
         assert await holder(tmp_path / "manager.lock") == pid
