@@ -28,6 +28,7 @@ from api.server import ApiServer, DaemonInfo, ListenError
 from api.swarm_routes import engine_logs
 from manager.main import run as run_manager
 from runtime.engine import Engine
+from runtime.files import sync_folder
 from runtime.system import check_host
 from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
@@ -107,6 +108,7 @@ def own_state(state: Path) -> Iterator[int]:
     """Hold the state folder for this daemon alone; gives the lock's descriptor. Raises: StartError."""
     try:
         state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        sync_folder(state.parent)
         file = (state / LOCK_FILE).open("a+b")
     except OSError as error:
         raise StartError(f"cannot use the state folder {state}: {error.strerror}") from error

@@ -50,6 +50,7 @@ from manager.loop import ReconcileLoop
 from manager.membership import MembershipService
 from manager.roles import RoleManager
 from manager.store import Store
+from pki.addresses import split_host_port
 from pki.encryption import ensure_data_keys
 from pki.errors import PKIError
 from pki.grpc_credentials import RotatingChannel, server_credentials, server_options
@@ -257,7 +258,7 @@ class _Manager:
 
     async def _start_listener(self) -> Listener:
         """The 2377 listener, on the raft thread's loop."""
-        host, _, port = self._config.listen_addr.rpartition(":")
+        host, port = split_host_port(self._config.listen_addr, empty_host=True)
         main_loop = asyncio.get_running_loop()
 
         async def start() -> Listener:
@@ -267,7 +268,7 @@ class _Manager:
                 raft_accept=lambda reader, writer, peer: self._consensus.accept(reader, writer, NodeID(peer)),
                 refuses_manager=self._ca_state.refuses_manager,
             )
-            await listener.start(host.strip("[]"), int(port))
+            await listener.start(host, port)
             return listener
 
         return await _on_loop(self._consensus.loop, start())

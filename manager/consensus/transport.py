@@ -21,6 +21,7 @@ from manager.consensus import wire
 from manager.consensus.membership import Configuration
 from manager.consensus.port import ConsensusError, NodeID
 from manager.consensus.settings import Timing
+from pki.addresses import split_host_port
 
 log = structlog.get_logger(__name__)
 
@@ -305,12 +306,10 @@ class Links:
             delay_s *= 0.75 + random.random() / 2
 
     async def _connect(self, peer: NodeID, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal():
-            raise ValueError(f"address {address!r}: want host:port")
+        host, port = split_host_port(address)
         reader, writer = await asyncio.open_connection(
-            host.strip("[]"),
-            int(port),
+            host,
+            port,
             ssl=self._client_ssl(),
             server_hostname=peer,
             limit=READ_SIZE_BYTES,
