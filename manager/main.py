@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import ssl
@@ -196,6 +197,7 @@ class _Manager:
         self._consensus.on_failure(self._failed)
         self._consensus.on_leader_change(self._on_leader_change)
         await self._consensus.start(self._store)
+        gc.freeze()  # a full collection looks at every object: 0.3 s of standstill with a restored store of 100 000 tasks
         listener = await self._start_listener()
         servers: list[grpc.aio.Server] = []
         try:
