@@ -2,6 +2,9 @@
 
 Until a new cluster's manager has committed the first objects they are nowhere else, so an init that is cut short cannot
 be gone on with. STATE/init.unfinished says that what lies here is of such an init, and is to be undone.
+
+A leave renames the file to STATE/leave.unfinished before it removes anything: what is missing without that name was
+lost, not left, and is for a person to bring back.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from proto.node_pb2 import LocalState
 
 FILE_NAME = "node.json"
 _INIT_MARK = "init.unfinished"
+_LEAVE_MARK = "leave.unfinished"
 
 
 class LocalStateError(Exception):
@@ -41,10 +45,22 @@ def save(state_dir: Path, state: LocalState) -> None:
     write_atomic(state_dir / FILE_NAME, text.encode(), mode=SECRET_MODE)
 
 
-def forget(state_dir: Path) -> None:
-    """Remove the file: this host is in no cluster any more."""
+def begin_leave(state_dir: Path) -> None:
+    """This host is in no cluster any more; what it kept of one is to be removed. Needs no space. Raises: OSError."""
     with contextlib.suppress(FileNotFoundError):
-        (state_dir / FILE_NAME).unlink()
+        (state_dir / FILE_NAME).rename(state_dir / _LEAVE_MARK)
+        sync_folder(state_dir)
+
+
+def is_leave_unfinished(state_dir: Path) -> bool:
+    """Whether a leave began here and did not end."""
+    return (state_dir / _LEAVE_MARK).exists()
+
+
+def end_leave(state_dir: Path) -> None:
+    """Everything is removed. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        (state_dir / _LEAVE_MARK).unlink()
         sync_folder(state_dir)
 
 

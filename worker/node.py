@@ -116,9 +116,13 @@ class Node:
         """
         if local_state.is_init_unfinished(self._host.state_dir):
             log.warning("node.incomplete", reason="an init did not finish")
-            lock = self._host.state_dir / MANAGER_LOCK
-            await ManagerProcess(self._host.zygote, lock, on_exit=lambda _config: None).stop()
+            await self._stop_manager()
             await self._undo_init()
+            return
+        if local_state.is_leave_unfinished(self._host.state_dir):
+            log.warning("node.incomplete", reason="a leave did not finish")
+            await self._stop_manager()
+            erase(self._host.state_dir)
             return
         state = local_state.load(self._host.state_dir)
         if state is None:
@@ -126,15 +130,22 @@ class Node:
             return
         try:
             certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)
-        except NodeCertificateMissingError:
-            log.warning("node.incomplete", reason="node.json without certificates: a leave did not finish")
-            erase(self._host.state_dir)
+        except NodeCertificateMissingError as error:
+            self._cannot_use(state, f"{error}; restore it and start the daemon again, or leave the swarm with force")
             return
         except PKIError as error:
-            self._error, self._unusable = str(error), state
-            log.error("node.unusable", error=str(error))
+            self._cannot_use(state, str(error))
             return
         await self._begin(Participation(self._host, state, certificate))
+
+    def _cannot_use(self, state: LocalState, error: str) -> None:
+        self._error, self._unusable = error, state
+        log.error("node.unusable", error=error)
+
+    async def _stop_manager(self) -> None:
+        """Stop a manager that outlived the daemon and is nobody's."""
+        lock = self._host.state_dir / MANAGER_LOCK
+        await ManagerProcess(self._host.zygote, lock, on_exit=lambda _config: None).stop()
 
     async def close(self) -> None:
         """End the sessions and the manager; containers run on."""
@@ -357,6 +368,7 @@ class Node:
                 if unusable is not None and unusable.role == NodeRole.NODE_ROLE_MANAGER and not force:
                     raise LeaveRefusedError(_LEAVE_UNUSABLE.format(error=self._error))
                 self._error, self._unusable = "", None
+                await self._stop_manager()
                 await asyncio.to_thread(erase, self._host.state_dir)
                 return
             if participation.state.role == NodeRole.NODE_ROLE_MANAGER and not force:

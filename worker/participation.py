@@ -408,10 +408,10 @@ class MembershipNotYetError(PKIError):
 def erase(state_dir: Path) -> None:
     """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays.
 
-    The node's key goes first and node.json last: a host that loses power in between comes back with a node.json
-    without certificates, by which ``worker.node`` sees that this has to be finished.
+    A host that loses power in between comes back with a mark by which ``worker.node`` sees that this has to be finished.
     """
+    local_state.begin_leave(state_dir)
     forget_key(state_dir / CERTIFICATES)
     for name in (CERTIFICATES, RAFT, AGENT):
         shutil.rmtree(state_dir / name, ignore_errors=True)
-    local_state.forget(state_dir)
+    local_state.end_leave(state_dir)

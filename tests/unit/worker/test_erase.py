@@ -50,8 +50,8 @@ def test_cut_short_it_can_be_seen_and_finished(member: Path, folders: int, monke
         patch.setattr(shutil, "rmtree", rmtree)
         with pytest.raises(PowerLoss):
             erase(member)
-    # What worker.node.Node.open takes for a leave that did not finish.
-    assert local_state.load(member) is not None
+    assert local_state.load(member) is None
+    assert local_state.is_leave_unfinished(member)
     with pytest.raises(NodeCertificateMissingError):
         NodeCertificate.load(member / CERTIFICATES)
     erase(member)

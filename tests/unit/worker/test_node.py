@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pki.certificates import Role
-from pki.node_certificate import KEY_FILE, NodeCertificate
+from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate
 from proto.control_pb2 import GetClusterRequest
 from proto.node_pb2 import LocalState
 from proto.objects_pb2 import JoinTokens
@@ -308,9 +308,39 @@ async def test_an_init_that_fails_is_undone(alone: Place) -> None:
 
 async def test_a_leave_that_did_not_finish_is_finished(manager: Place) -> None:
     await manager.node.close()
-    (manager.host.state_dir / CERTIFICATES / KEY_FILE).unlink()
+    local_state.begin_leave(manager.host.state_dir)
     await manager.restart()
     assert manager.node.info().local_node_state is LocalNodeState.INACTIVE
+    assert manager.state == set()
+
+
+@pytest.mark.parametrize("lost", [KEY_FILE, ROOT_FILE])
+async def test_a_certificate_file_that_was_lost_costs_no_more_than_itself(manager: Place, lost: str) -> None:
+    """The only copy of a swarm's state lies beside it."""
+    cluster = await tokens(manager)
+    await manager.node.close()
+    file = manager.host.state_dir / CERTIFICATES / lost
+    content, before = file.read_bytes(), manager.state
+    file.unlink()
+    await manager.restart()
+    assert manager.node.info().local_node_state is LocalNodeState.ERROR
+    assert str(file) in manager.node.info().error
+    assert manager.state == before
+    with pytest.raises(LeaveRefusedError, match="Leaving erases its copy of the swarm's state"):
+        await manager.node.leave(force=False)
+    file.write_bytes(content)
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
+    assert await tokens(manager) == cluster
+
+
+async def test_leaving_with_files_that_cannot_be_used_ends_a_manager_that_runs_on(manager: Place) -> None:
+    (manager.host.state_dir / CERTIFICATES / ROOT_FILE).unlink()
+    await manager.restart_after_kill()
+    assert manager.node.info().local_node_state is LocalNodeState.ERROR
+    assert manager.manager_pid is not None
+    await manager.node.leave(force=True)
+    assert manager.manager_pid is None
     assert manager.state == set()
 
 

@@ -279,19 +279,18 @@ def be_manager(folder: Path) -> None:
 
 
 def test_a_cluster_is_forgotten_or_the_node_is_wholly_in_it(tmp_path: Path) -> None:
-    """Or it can be seen that the rest is due, by node.json without a certificate (``worker.node.Node.open``)."""
+    """Or it can be seen that the rest is due (``worker.node.Node.open``)."""
 
     def check(folder: Path, done: bool) -> None:
+        if local_state.is_leave_unfinished(folder):
+            assert not done
+            assert local_state.load(folder) is None
+            erase(folder)
         if local_state.load(folder) is None:
             assert {path.name for path in folder.iterdir()} == {"engine"}
             return
         assert not done
-        try:
-            NodeCertificate.load(folder / CERTIFICATES)
-        except NodeCertificateMissingError:
-            erase(folder)
-            assert {path.name for path in folder.iterdir()} == {"engine"}
-            return
+        assert NodeCertificate.load(folder / CERTIFICATES).current == RENEWED
         load_data_keys(folder / CERTIFICATES)
         for name in (RAFT, AGENT, "engine"):
             assert (folder / name / "file").read_bytes() == b"kept"
