@@ -33,7 +33,6 @@ from runtime.system import check_host
 from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
 from worker.description import describe
-from worker.local_state import LocalStateError
 from worker.node import Node
 from worker.participation import Host
 from worker.zygote import Zygote
@@ -228,7 +227,7 @@ def main() -> None:
             limit_arenas()
             zygote = Zygote.fork("api.swarmd:be_manager", ours_alone=[lock])
             asyncio.run(serve(options, zygote))
-    except (StartError, ListenError, LocalStateError, OSError) as error:
+    except (StartError, ListenError, OSError) as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"swarmd: {line}\n")
         raise SystemExit(1) from None

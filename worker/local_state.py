@@ -14,6 +14,8 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from pki.addresses import AddressError, split_host_port
+from pki.certificates import Identity
 from pki.files import SECRET_MODE, sync_folder, write_atomic
 from proto.node_pb2 import LocalState
 
@@ -27,16 +29,31 @@ class LocalStateError(Exception):
 
 
 def load(state_dir: Path) -> LocalState | None:
-    """What ``save`` wrote, None when this host is in no cluster. Raises: LocalStateError."""
+    """What ``save`` wrote, None when this host is in no cluster. Raises: LocalStateError.
+
+    A field that this version does not know is passed over: who goes back to an earlier version keeps the node.
+    """
     path = state_dir / FILE_NAME
     try:
-        return json_format.Parse(path.read_text(), LocalState())
+        return json_format.Parse(path.read_text(), LocalState(), ignore_unknown_fields=True)
     except FileNotFoundError:
         return None
     except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise LocalStateError(f"{path} is damaged: {error}") from error
+
+
+def check(state: LocalState, identity: Identity) -> None:
+    """Raises: LocalStateError: ``state`` is not of the certificate's node, or an address in it is none."""
+    if (state.node_id, state.cluster_id) != (identity.node_id, identity.cluster_id):
         raise LocalStateError(
-            f"{path} is damaged: {error}; restore it, or remove it and join the swarm again"
-        ) from error
+            f"{FILE_NAME} is of node {state.node_id!r} in cluster {state.cluster_id!r}, the certificate beside it of "
+            f"node {identity.node_id!r} in cluster {identity.cluster_id!r}"
+        )
+    try:
+        for address in (state.listen_addr, state.advertise_addr):
+            split_host_port(address)
+    except AddressError as error:
+        raise LocalStateError(f"{FILE_NAME}: {error}") from error
 
 
 def save(state_dir: Path, state: LocalState) -> None:

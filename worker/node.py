@@ -19,7 +19,6 @@ from pki.errors import (
     InvalidTokenError,
     JoinRefusedError,
     JoinUnreachableError,
-    NodeCertificateMissingError,
     PKIError,
 )
 from pki.identifiers import new_id
@@ -55,7 +54,7 @@ from worker.membership import (
     NotManagerError,
     SwarmInfo,
 )
-from worker.participation import CERTIFICATES, MANAGER_LOCK, Host, Participation, erase
+from worker.participation import CERTIFICATES, MANAGER_LOCK, RAFT, Host, Participation, erase
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub
@@ -78,6 +77,8 @@ _JOIN_TIMEOUT = (
     "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "
     '"docker info" command to see the current swarm status of your node.'
 )
+
+_UNUSABLE = "{error}; restore the file and start the daemon again, or leave the swarm with force"
 
 _LEAVE_UNUSABLE = (
     "This node is a manager whose files cannot be used ({error}). Leaving erases its copy of the swarm's state. "
@@ -110,9 +111,6 @@ class Node:
         """Take up this host's place in its cluster, if it has one.
 
         What is wrong with its files is told in ``info().error``; the engine works all the same.
-
-        Raises:
-            LocalStateError: node.json is damaged.
         """
         if local_state.is_init_unfinished(self._host.state_dir):
             log.warning("node.incomplete", reason="an init did not finish")
@@ -124,23 +122,27 @@ class Node:
             await self._stop_manager()
             erase(self._host.state_dir)
             return
-        state = local_state.load(self._host.state_dir)
+        try:
+            state = local_state.load(self._host.state_dir)
+        except local_state.LocalStateError as error:
+            self._cannot_use(LocalState(), error)
+            return
         if state is None:
             self._warming = asyncio.get_running_loop().create_task(warm(), name="addresses.warm")
             return
         try:
             certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)
-        except NodeCertificateMissingError as error:
-            self._cannot_use(state, f"{error}; restore it and start the daemon again, or leave the swarm with force")
-            return
-        except PKIError as error:
-            self._cannot_use(state, str(error))
+            local_state.check(state, certificate.identity)
+        except (PKIError, local_state.LocalStateError) as error:
+            self._cannot_use(state, error)
             return
         await self._begin(Participation(self._host, state, certificate))
 
-    def _cannot_use(self, state: LocalState, error: str) -> None:
-        self._error, self._unusable = error, state
-        log.error("node.unusable", error=error)
+    def _cannot_use(self, state: LocalState, error: Exception) -> None:
+        if (self._host.state_dir / RAFT).exists():  # whatever the file says: a copy of the swarm's state is at stake
+            state.role = NodeRole.NODE_ROLE_MANAGER
+        self._unusable, self._error = state, _UNUSABLE.format(error=error)
+        log.error("node.unusable", error=self._error)
 
     async def _stop_manager(self) -> None:
         """Stop a manager that outlived the daemon and is nobody's."""

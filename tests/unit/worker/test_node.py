@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -332,6 +332,56 @@ async def test_a_certificate_file_that_was_lost_costs_no_more_than_itself(manage
     await manager.restart()
     await until(lambda: manager.node.info().control_available)
     assert await tokens(manager) == cluster
+
+
+def without_cluster(text: str) -> str:
+    return text.replace('"cluster_id"', '"former_cluster_id"')
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda _text: "", "node.json is damaged"),
+        (lambda text: text[: len(text) // 2], "node.json is damaged"),
+        (lambda _text: "{}", "node.json is of node '' in cluster ''"),
+        (lambda text: text.replace('"node_id": "', '"node_id": "x', 1), "node.json is of node 'x"),
+        (without_cluster, "in cluster ''"),
+        (lambda text: text.replace(":2377", ":nonsense"), "invalid port"),
+    ],
+    ids=["empty", "half", "of nobody", "of another node", "without a field", "another form of address"],
+)
+async def test_the_engine_of_a_node_whose_place_cannot_be_read_works_and_the_rest_waits(
+    manager: Place, damage: Callable[[str], str], said: str
+) -> None:
+    cluster = await tokens(manager)
+    await manager.node.close()
+    file = manager.host.state_dir / local_state.FILE_NAME
+    content, before = file.read_text(), manager.state
+    file.write_text(damage(content))
+    await manager.restart()  # the daemon comes up, whatever is in there
+    assert manager.node.info().local_node_state is LocalNodeState.ERROR
+    assert said in manager.node.info().error
+    assert manager.state == before
+    for other_swarm in (
+        manager.node.init(init_request(manager)),
+        manager.node.join(join_request(manager, "127.0.0.1")),
+    ):
+        with pytest.raises(AlreadyInSwarmError):
+            await other_swarm
+    with pytest.raises(LeaveRefusedError):
+        await manager.node.leave(force=False)
+    file.write_text(content)
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
+    assert await tokens(manager) == cluster
+
+
+async def test_going_back_to_an_earlier_version_keeps_the_node(manager: Place) -> None:
+    await manager.node.close()
+    file = manager.host.state_dir / local_state.FILE_NAME
+    file.write_text(file.read_text().replace("{", '{"of_a_later_version": {"a": [1]}, ', 1))
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
 
 
 async def test_leaving_with_files_that_cannot_be_used_ends_a_manager_that_runs_on(manager: Place) -> None:
