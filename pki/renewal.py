@@ -127,6 +127,11 @@ class Renewer:
                 failures = 0
                 due = renewal_time(self._source.identity, self._chance())
 
+    async def wait_valid(self) -> None:
+        """Return once the certificate counts again: a wall clock that was ahead has been set right."""
+        while not self._source.identity.not_before <= self._clock() < self._source.identity.not_after:
+            await asyncio.sleep(_CLOCK_CHECK_S)
+
     async def renew_once(self) -> None:
         """One attempt, with a new key.
 

@@ -22,10 +22,10 @@ import structlog
 
 from pki.addresses import join_host_port, split_host_port
 from pki.certificates import Role
-from pki.errors import NodeCertificateExpiredError, PKIError
+from pki.errors import CertificateExpiredError, NodeCertificateExpiredError, PKIError
 from pki.files import ensure_private_directory
 from pki.grpc_credentials import RotatingChannel
-from pki.node_certificate import NodeCertificate, forget_key
+from pki.node_certificate import NodeCertificate, forget_key, utc_now
 from pki.renewal import Renewer
 from proto.ca_pb2 import ManagerAddress, RenewCertificateRequest, RenewCertificateResponse
 from proto.ca_pb2_grpc import NodeCAStub
@@ -188,11 +188,15 @@ class Participation:
             self._agent = self._new_agent()
 
     async def _keep_certificate(self) -> None:
-        try:
-            await self._renewer.run()
-        except NodeCertificateExpiredError as error:
-            self.error = str(error)
-            log.error("certificate.expired", node_id=self.state.node_id)
+        while True:
+            try:
+                await self._renewer.run()
+            except NodeCertificateExpiredError as error:
+                self.error = str(error)
+                log.error("certificate.expired", node_id=self.state.node_id)
+            await self._renewer.wait_valid()
+            self.error = ""
+            log.info("certificate.valid_again", node_id=self.state.node_id)
 
     # ------------------------------------------------------------------ what the agent hears
 
@@ -215,6 +219,10 @@ class Participation:
     @property
     def session_error(self) -> str:
         """Why there is no session, "" when there is one or none was tried."""
+        try:
+            self._certificate.identity.check_time(utc_now())
+        except CertificateExpiredError as error:  # all that TLS says is that a handshake failed
+            return self._session_error and f"{self._session_error} ({error}; is the clock of this host right?)"
         return self._session_error
 
     @property

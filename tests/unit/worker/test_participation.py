@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from pki import renewal
 from pki.authority import RootCA
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, issue_credentials, utc_now
-from proto.ca_pb2 import ManagerAddress
+from pki.renewal import Renewer
+from proto.ca_pb2 import ManagerAddress, RenewCertificateResponse
 from proto.node_pb2 import LocalState
 from proto.objects_pb2 import Node, NodeDescription
 from proto.specs_pb2 import NodeRole
@@ -44,6 +47,13 @@ class Idle(Participation):
         return FakeAgent(self)  # type: ignore[return-value]  # as much of it as is called here
 
 
+class Lonely(Participation):
+    """Its agent finds no manager."""
+
+    def _new_agent(self) -> Agent:
+        return FakeAgent(self, pause_s=3600)  # type: ignore[return-value]  # as much of it as is called here
+
+
 class FakeAgent:
     """``pause_s`` is how long an error of before can be seen."""
 
@@ -61,10 +71,14 @@ class FakeAgent:
         pass
 
 
-async def reached(participation: Participation, state: LocalNodeState) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while participation.local_node_state is not state:
+        while not condition():
             await asyncio.sleep(0.001)
+
+
+async def reached(participation: Participation, state: LocalNodeState) -> None:
+    await until(lambda: participation.local_node_state is state)
 
 
 @pytest.fixture
@@ -144,6 +158,48 @@ async def test_roots_are_taken_that_cover_the_own_certificate_and_no_others(host
         assert NodeCertificate.load(host.state_dir / "certificates").current.root.pem == ours
     participation.on_root_ca(ours + others)
     assert NodeCertificate.load(host.state_dir / "certificates").current.root.pem == ours + others
+    await participation.stop()
+
+
+async def test_a_clock_that_was_ahead_does_not_end_renewals(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is set right hours later, and the certificate that had run out has not."""
+    ahead, asked = timedelta(hours=30), asyncio.Event()
+    monkeypatch.setattr(renewal, "_CLOCK_CHECK_S", 0.01)
+    participation = worker_on(host, Lonely)
+
+    async def renew(_csr_pem: bytes) -> RenewCertificateResponse:
+        asked.set()
+        raise ConnectionRefusedError("no manager")
+
+    certificate = NodeCertificate.load(host.state_dir / "certificates")
+    participation._renewer = Renewer(certificate, renew, clock=lambda: utc_now() + ahead)
+    await participation.start()
+    try:
+        await until(lambda: participation.error.startswith("Swarm certificates have expired"))
+        ahead = timedelta(0)
+        await until(lambda: participation.error == "")
+        ahead = timedelta(hours=23)  # time to renew
+        async with asyncio.timeout(10):
+            await asked.wait()
+    finally:
+        await participation.stop()
+
+
+@pytest.mark.parametrize(
+    ("jump", "said"), [(timedelta(hours=-2), "is not valid before"), (timedelta(hours=26), "expired at")]
+)
+async def test_a_clock_that_is_wrong_is_asked_after(
+    host: Host, monkeypatch: pytest.MonkeyPatch, jump: timedelta, said: str
+) -> None:
+    participation = worker_on(host, Idle)
+    failure = "UNAVAILABLE: failed to connect to all addresses"
+    participation.on_session(failure)
+    assert participation.session_error == failure
+    monkeypatch.setattr(module, "utc_now", lambda: utc_now() + jump)
+    assert participation.session_error.startswith(f"{failure} (certificate of node n1 {said}")
+    assert participation.session_error.endswith("is the clock of this host right?)")
+    participation.on_session("")
+    assert participation.session_error == ""
     await participation.stop()
 
 
