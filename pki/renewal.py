@@ -129,7 +129,10 @@ class Renewer:
 
     async def wait_valid(self) -> None:
         """Return once the certificate counts again: a wall clock that was ahead has been set right."""
-        while not self._source.identity.not_before <= self._clock() < self._source.identity.not_after:
+        while True:
+            identity = self._source.identity
+            if identity.not_before <= self._clock() < identity.not_after:
+                return
             await asyncio.sleep(_CLOCK_CHECK_S)
 
     async def renew_once(self) -> None:
