@@ -139,7 +139,7 @@ def _command(tools: Tools, paths: Paths, request: CreateRequest, bundle: Path) -
         command.append("--terminal")
     if request.open_stdin:
         command.append("--stdin")
-        if not request.stdin_once:
+        if not request.stdin_once or request.tty:  # a terminal has no end of input, and may be detached from
             command.append("--leave-stdin-open")
     return command
 

@@ -106,6 +106,16 @@ async def test_attach_to_a_running_terminal_and_resize(bench: Bench) -> None:
     assert (await bench.engine.wait(container_id)).StatusCode == 4
 
 
+async def test_a_terminal_takes_input_after_its_first_client_detached(bench: Bench) -> None:
+    container_id = await bench.run("sh", "-c", "read line; exit 7", Tty=True, OpenStdin=True, StdinOnce=True)
+    async with await bench.engine.attach(container_id, stdin=True):
+        pass  # what docker run -it leaves at Ctrl-P Ctrl-Q
+    async with await bench.engine.attach(container_id, stdin=True) as stream:
+        await stream.write(b"go\r")
+        result = await asyncio.wait_for(bench.engine.wait(container_id), 30)
+    assert result.StatusCode == 7
+
+
 async def test_exec_streams_exit_code_user_and_environment(bench: Bench) -> None:
     container_id = await bench.run("sleep", "1000", Env=["A=1"])
     config = ExecConfig(
