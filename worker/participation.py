@@ -63,6 +63,8 @@ _RESTART_DELAY_S_MAX = 30.0
 _HEALTHY_AFTER_S = 60.0
 _READY_RETRY_S = 0.1
 
+_ENDED_SILENTLY = "the manager process was killed: out of memory? (the kernel's log knows)"
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -94,6 +96,7 @@ class Participation:
         self._session_opened = asyncio.Event()
         self._node: Node | None = None
         self._node_changed = asyncio.Event()
+        self._managers_saved = True
         self._manager_ready = False
         self._manager_failure = ""
         self._manager = ManagerProcess(host.zygote, host.state_dir / MANAGER_LOCK, on_exit=self._on_manager_exit)
@@ -237,11 +240,17 @@ class Participation:
             self._session_opened.set()
 
     def on_managers(self, managers: Sequence[ManagerAddress]) -> None:
-        if list(managers) == list(self.state.managers):
+        if self._managers_saved and list(managers) == list(self.state.managers):
             return  # every session begins with the list; a write of the file is a wait for the disk
         del self.state.managers[:]
         self.state.managers.extend(managers)
-        self._save()
+        self._managers_saved = False
+        try:
+            self._save()
+        except OSError as error:  # no reason to lose the session: the next one brings the list again
+            log.warning("managers.not_saved", error=str(error))
+        else:
+            self._managers_saved = True
 
     def on_node(self, node: Node) -> None:
         self._node = node
@@ -286,7 +295,8 @@ class Participation:
 
     def _on_manager_exit(self, _config: ManagerConfig) -> ManagerConfig | None:
         self._manager_ready = False
-        self._manager_failure = self._manager_error()
+        self._manager_failure = self._manager_error() or _ENDED_SILENTLY
+        log.warning("manager.ended", node_id=self.state.node_id, reason=self._manager_failure)
         return self._manager_config()
 
     async def wait_manager(self, timeout_s: float) -> None:

@@ -436,7 +436,9 @@ async def test_a_manager_that_died_answers_again_once_it_is_started_again(manage
     assert first is not None
     os.kill(first, signal.SIGKILL)
     await until(lambda: not manager.node.info().control_available)
+    assert "was killed: out of memory?" in manager.node.info().error
     await until(lambda: manager.node.info().control_available)
+    await until(lambda: manager.node.info().error == "")
     assert manager.manager_pid not in (None, first)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -146,6 +147,28 @@ async def test_the_list_of_managers_is_written_when_it_is_another(host: Host) ->
     saved = local_state.load(host.state_dir)
     assert saved is not None
     assert [manager.node_id for manager in saved.managers] == ["m1", "m2"]
+    await participation.stop()
+
+
+async def test_a_list_of_managers_that_could_not_be_written_is_written_with_the_next_session(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the session goes on; a list that stays unwritten would be missed at the next start."""
+
+    def full(_state_dir: Path, _state: LocalState) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    participation = worker_on(host, Idle)
+    managers = [ManagerAddress(node_id="m1", grpc_addr="10.0.0.1:7946", raft_addr="10.0.0.1:2377")]
+    with monkeypatch.context() as patch:
+        patch.setattr(local_state, "save", full)
+        participation.on_managers(managers)
+    assert local_state.load(host.state_dir) is None
+    assert list(participation.state.managers) == managers
+    participation.on_managers(managers)
+    saved = local_state.load(host.state_dir)
+    assert saved is not None
+    assert list(saved.managers) == managers
     await participation.stop()
 
 
