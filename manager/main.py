@@ -79,6 +79,7 @@ BOOTSTRAP_TIMEOUT_S = 30.0
 JOIN_RETRY_S_MIN = 0.3
 JOIN_RETRY_S_MAX = 5.0
 FORWARD_TIMEOUT_S = 15.0
+SOCKET_CHECK_S = 1.0
 TRANSFER_TIMEOUT_S = 2.0
 _PR_SET_NAME = 15
 
@@ -101,6 +102,7 @@ def run(payload: bytes) -> int:
         foreseen = isinstance(cause, ConsensusError | PKIError | OSError)
         log.error("manager.failed", error=str(cause), exc_info=None if foreseen else error)
         with contextlib.suppress(OSError):
+            error_file.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             error_file.write_text(str(cause) or repr(cause))
         return 1
     return 0
@@ -206,7 +208,9 @@ class _Manager:
                 remote = await self._serve_remote()
                 servers.append(remote)
                 if await self._enter(group, work):
-                    servers.append(await self._serve_local())
+                    local = await self._serve_local()
+                    servers.append(local)
+                    work.append(group.create_task(self._keep_socket(local), name="socket"))
                     log.info("manager.ready", node_id=self._config.node_id)
                     await self._stop.wait()
                 for task in work:
@@ -296,12 +300,18 @@ class _Manager:
         await server.start()
         return server
 
-    async def _serve_local(self) -> grpc.aio.Server:
-        """The control socket, for what the node asks. The umask makes it root's alone from the moment it is bound."""
+    async def _serve_local(self) -> UnixServer:
+        """The control socket, for what the node asks."""
         server = UnixServer([LocalInterceptor(lambda: self._certificate.identity)])
         server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
         add_RaftMembershipServicer_to_server(self._membership, server)
+        await self._bind(server)
+        return server
+
+    async def _bind(self, server: UnixServer) -> None:
+        """The umask makes the socket root's alone from the moment it is bound. Raises: OSError."""
         path = self._run_dir / SOCKET_FILE
+        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
@@ -309,7 +319,23 @@ class _Manager:
         finally:
             os.umask(mask)
         await server.start()
-        return server
+
+    async def _keep_socket(self, server: UnixServer) -> None:
+        """Bind the socket anew when its file is gone: /run may be emptied under us, and a node would wait for ever."""
+        told = ""
+        while True:
+            await asyncio.sleep(SOCKET_CHECK_S)
+            if (self._run_dir / SOCKET_FILE).exists():
+                continue
+            try:
+                await self._bind(server)
+            except OSError as error:
+                if told != str(error):
+                    told = str(error)
+                    log.error("socket.not_restored", reason=told)
+            else:
+                told = ""
+                log.warning("socket.restored", path=str(self._run_dir / SOCKET_FILE))
 
     # ------------------------------------------------------------------ entering the cluster
 

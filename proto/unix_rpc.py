@@ -177,9 +177,17 @@ class UnixServer(grpc.aio.Server):
         """Generated code offers each service in both ways; the generic handler is enough."""
 
     def add_insecure_port(self, address: str) -> int:
-        """Bind ``unix:/path`` (``chmod`` it by the umask). Raises: OSError."""
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(_path(address))
+        """Bind ``unix:/path`` (``chmod`` it by the umask). Raises: OSError.
+
+        Also after ``start``, for a path whose file is gone: call ``start`` again. Connections stay.
+        """
+        bound = socket.socket(socket.AF_UNIX)
+        try:
+            bound.bind(_path(address))
+        except BaseException:
+            bound.close()
+            raise
+        self._socket = bound
         return 1
 
     def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
@@ -189,7 +197,10 @@ class UnixServer(grpc.aio.Server):
         if self._socket is None:
             raise grpc.aio.UsageError("no port was added")
         loop = asyncio.get_running_loop()
+        before = self._server
         self._server = await loop.create_unix_server(lambda: _ServerConnection(self), sock=self._socket)
+        if before is not None:
+            before.close()
 
     async def stop(self, grace: float | None) -> None:
         """Take no more connections; calls under way have ``grace`` seconds to end, then they are cancelled."""

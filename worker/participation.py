@@ -331,6 +331,7 @@ class Participation:
         socket, changed = self._host.run_dir / MANAGER_SOCKET, asyncio.Event()
         watcher = Watcher()
         try:
+            self._host.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)  # it may have been emptied under us
             watcher.watch(self._host.run_dir, lambda _name: changed.set())
             while not socket.exists():
                 await changed.wait()
@@ -341,15 +342,19 @@ class Participation:
 
     async def _watch_manager(self) -> None:
         """Know when the manager answers, also after it was restarted, or started by a promotion."""
+        told = ""
         while True:
             await self._manager.wait_running()
             if not self._manager_ready:
                 try:
                     await self.wait_manager(MANAGER_READY_TIMEOUT_S)
                 except MembershipError as error:
-                    log.info("manager.not_ready", node_id=self.state.node_id, reason=str(error))
+                    if told != str(error):
+                        told = str(error)
+                        log.info("manager.not_ready", node_id=self.state.node_id, reason=told)
                     await asyncio.sleep(_READY_RETRY_S)
                     continue
+                told = ""
                 log.info("manager.ready", node_id=self.state.node_id)
             await self._manager.wait_ended()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from worker.membership import (
     NotInSwarmError,
     NotManagerError,
 )
-from worker.participation import CERTIFICATES, RAFT
+from worker.participation import CERTIFICATES, MANAGER_SOCKET, RAFT
 
 ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
 NOT_MANAGER = (
@@ -440,6 +442,24 @@ async def test_a_manager_that_died_answers_again_once_it_is_started_again(manage
     await until(lambda: manager.node.info().control_available)
     await until(lambda: manager.node.info().error == "")
     assert manager.manager_pid not in (None, first)
+
+
+async def test_a_manager_is_reached_again_after_its_run_folder_was_emptied(manager: Place) -> None:
+    """/run is wiped while daemons run; then the daemon is killed, and its manager, which runs on, has no socket."""
+    first = manager.manager_pid
+    shutil.rmtree(manager.host.run_dir)
+    await manager.restart_after_kill()
+    await until(lambda: manager.node.info().control_available)
+    assert manager.manager_pid == first
+    assert stat.S_IMODE((manager.host.run_dir / MANAGER_SOCKET).stat().st_mode) == 0o600
+
+
+async def test_a_manager_is_started_again_without_its_run_folder(manager: Place) -> None:
+    assert manager.manager_pid is not None
+    shutil.rmtree(manager.host.run_dir)
+    os.kill(manager.manager_pid, signal.SIGKILL)
+    await until(lambda: not manager.node.info().control_available)
+    await until(lambda: manager.node.info().control_available)
 
 
 async def test_a_manager_that_outlived_its_node_is_found_and_still_watched(manager: Place) -> None:
