@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import socket
 import subprocess
 import sys
@@ -45,10 +44,9 @@ def test_a_host_that_is_none(run: Run, host: str) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff",
     ],
 )
-def test_a_peer_that_is_no_engine(run: Run, tmp_path: Path, answer: bytes) -> None:
-    path = str(tmp_path / "s")[-90:]
+def test_a_peer_that_is_no_engine(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(tmp_path)
         server.bind("s")
         server.listen()
 
@@ -62,7 +60,6 @@ def test_a_peer_that_is_no_engine(run: Run, tmp_path: Path, answer: bytes) -> No
         thread.start()
         ran = run("node", "ls", host=f"unix://{tmp_path}/s")
         thread.join()
-    assert path
     assert ran.code == 1
     assert len(ran.err.splitlines()) == 1
 
