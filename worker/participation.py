@@ -27,6 +27,7 @@ from pki.files import ensure_private_directory
 from pki.grpc_credentials import RotatingChannel
 from pki.node_certificate import NodeCertificate, forget_key, utc_now
 from pki.renewal import Renewer
+from pki.tls_info import node_tls_info
 from proto.ca_pb2 import ManagerAddress, RenewCertificateRequest, RenewCertificateResponse
 from proto.ca_pb2_grpc import NodeCAStub
 from proto.control_pb2 import GetManagerInfoRequest
@@ -114,11 +115,16 @@ class Participation:
             state_dir=self._host.state_dir / AGENT,
             channels=lambda target: RotatingChannel(target, self._certificate),
             managers=list(self.state.managers),
-            describe=self._host.describe,
+            describe=self._describe,
             listener=self,
             addr=split_host_port(self.state.advertise_addr)[0],
             availability=self.state.availability,
         )
+
+    def _describe(self) -> NodeDescription:
+        description = self._host.describe()
+        description.tls_info.CopyFrom(node_tls_info(self._certificate.current))
+        return description
 
     # ------------------------------------------------------------------ life
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import msgspec
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from api.errors import BadRequestError, ConflictError
 from api.json_codec import decode, encode, enum_from_api, parse_json
@@ -23,6 +20,7 @@ from api.swarm_routes.context import (
     read_message,
     read_version,
 )
+from pki.tls_info import cluster_tls_info
 from proto.control_pb2 import GetClusterRequest, UpdateClusterRequest
 from proto.objects_pb2 import Cluster, TLSInfo
 from proto.specs_pb2 import ClusterSpec, NodeAvailability
@@ -155,20 +153,8 @@ def swarm_json(cluster: Cluster) -> dict[str, object]:
 
 def cluster_info_json(cluster: Cluster) -> dict[str, object]:
     """`ClusterInfo`, as GET /info shows it as well: nothing secret in it."""
-    return encode(cluster) | {"TLSInfo": encode(_tls_info(cluster.root_ca.ca_cert_pem))}
-
-
-@functools.lru_cache(maxsize=8)
-def _tls_info(root_pem: bytes) -> TLSInfo:
-    """What the roots in force say of themselves; the first of them, where a rotation has left two."""
-    if not root_pem:
-        return TLSInfo()
-    root = x509.load_pem_x509_certificates(root_pem)[0]
-    return TLSInfo(
-        trust_root=root_pem.decode("ascii"),
-        cert_issuer_subject=root.subject.public_bytes(),
-        cert_issuer_public_key=root.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-    )
+    root_pem = cluster.root_ca.ca_cert_pem
+    return encode(cluster) | {"TLSInfo": encode(cluster_tls_info(root_pem) if root_pem else TLSInfo())}
 
 
 def _check_name(spec: ClusterSpec) -> None:

@@ -44,6 +44,11 @@ def test_node_ls_names_every_host_and_the_leader(three: Testbed) -> None:
     assert sum("Reachable" in line for line in lines) == 2
     assert sum(" * " in line for line in lines) == 1
     assert all("Ready" in line and "Active" in line for line in lines)
+    # Each node tells with its description whose certificate it has (A2.05).
+    until(
+        lambda: docker_cli(three, 1, "node", "ls", "--format", "{{.TLSStatus}}").split() == ["Ready"] * 3,
+        "every node trusts the cluster's root",
+    )
 
 
 def test_a_service_from_create_to_rm(three: Testbed) -> None:
