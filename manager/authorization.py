@@ -19,12 +19,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
 
+from manager.log_limit import LogLimit
 from pki.certificates import Identity, Role, TrustRoot
 from pki.errors import PKIError
 from pki.node_certificate import utc_now
@@ -151,14 +152,28 @@ def caller() -> Identity:
     return _caller.get()
 
 
-Check = Callable[[str, grpc.aio.ServicerContext[Any, Any]], Identity | Denial]
+Admit = Callable[[str, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]
 
 
 class _Interceptor(grpc.aio.ServerInterceptor):
     """Runs ``_check`` before every handler and sets ``caller()`` for it."""
 
+    def __init__(self) -> None:
+        self._lines = LogLimit()
+
     def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
         raise NotImplementedError
+
+    async def _admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        verdict = self._check(method, context)
+        if isinstance(verdict, Denial):
+            if (left_out := self._lines.due((method, verdict.message))) is not None:
+                code, peer = verdict.code.name, context.peer()
+                log.warning(
+                    "call.refused", method=method, peer=peer, code=code, reason=verdict.message, left_out=left_out
+                )
+            await context.abort(verdict.code, verdict.message)
+        _caller.set(verdict)
 
     async def intercept_service(
         self,
@@ -168,7 +183,7 @@ class _Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # grpc answers UNIMPLEMENTED
-        return _guarded(handler, handler_call_details.method, self._check)
+        return _guarded(handler, handler_call_details.method, self._admit)
 
 
 class AuthorizationInterceptor(_Interceptor):
@@ -190,6 +205,7 @@ class AuthorizationInterceptor(_Interceptor):
             is_removed, is_demoted: see ``IsRemoved`` and ``IsDemoted``; quick, they are asked on every call.
             clock: aware time.
         """
+        super().__init__()
         self._trust_root, self._cluster_id = trust_root, cluster_id
         self._is_removed, self._is_demoted, self._clock = is_removed, is_demoted, clock
 
@@ -218,6 +234,7 @@ class LocalInterceptor(_Interceptor):
         Args:
             identity: this node's own, as its certificate says at the moment.
         """
+        super().__init__()
         self._identity = identity
 
     def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
@@ -226,18 +243,12 @@ class LocalInterceptor(_Interceptor):
         return self._identity()
 
 
-def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, check: Check) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same handler behind ``check``. Any: a handler's messages are of whatever types its service has."""
-
-    async def admit(context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        verdict = check(method, context)
-        if isinstance(verdict, Denial):
-            await _refuse(context, method, verdict)
-        _caller.set(verdict)
+def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
+    """The same handler behind ``admit``. Any: a handler's messages are of whatever types its service has."""
 
     def unary(behaviour: Any) -> Callable[..., Any]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            await admit(context)
+            await admit(method, context)
             answer = behaviour(request, context)
             return await answer if inspect.isawaitable(answer) else answer
 
@@ -248,7 +259,7 @@ def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, check: Check
             return unary(behaviour)  # a coroutine that writes by context.write
 
         async def generate(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            await admit(context)
+            await admit(method, context)
             answers = behaviour(request, context)
             try:
                 async for answer in answers:
@@ -271,8 +282,3 @@ def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, check: Check
             return grpc.stream_unary_rpc_method_handler(unary(handler.stream_unary), **serializers)
         case _:
             return grpc.stream_stream_rpc_method_handler(stream(handler.stream_stream), **serializers)
-
-
-async def _refuse(context: grpc.aio.ServicerContext[Any, Any], method: str, denial: Denial) -> NoReturn:
-    log.warning("call.refused", method=method, peer=context.peer(), code=denial.code.name, reason=denial.message)
-    await context.abort(denial.code, denial.message)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import structlog
 
 from manager.ca.service import JoinService
+from manager.log_limit import LogLimit
 from pki.certificates import Identity
 from pki.errors import PKIError, UntrustedCertificateError
 from pki.node_certificate import NodeCertificate, utc_now
@@ -126,7 +127,7 @@ class Listener:
         self._connections: set[asyncio.Task[None]] = set()
         self._strangers: Counter[str] = Counter()
         self._rate = RateLimit(limits.burst_per_address, limits.rate_per_address_s)
-        self._refused: set[str] = set()
+        self._lines = LogLimit()
 
     async def start(self, host: str, port: int) -> None:
         """Listen on every address of ``host`` (empty: all).
@@ -164,7 +165,10 @@ class Listener:
                 connection, address = await loop.sock_accept(server)
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
-                    log.error("listener.accept_paused", reason=str(error), pause_s=_ACCEPT_PAUSE_S)
+                    if (left_out := self._lines.due("accept")) is not None:
+                        log.error(
+                            "listener.accept_paused", reason=str(error), pause_s=_ACCEPT_PAUSE_S, left_out=left_out
+                        )
                     await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue  # the rest is about a connection that is gone already
             peer = source_network(str(address[0]))
@@ -187,11 +191,10 @@ class Listener:
             or self._strangers.total() >= limits.strangers_max
             or not self._rate.take(peer, asyncio.get_running_loop().time())
         ):
-            if peer not in self._refused and len(self._refused) < _ADDRESSES_MAX:  # once, not once a connection
-                self._refused.add(peer)
-                log.warning("connection.refused", peer=peer, reason="too many connections without a certificate")
+            if (left_out := self._lines.due(("refused", peer))) is not None:
+                reason = "too many connections without a certificate"
+                log.warning("connection.refused", peer=peer, reason=reason, left_out=left_out)
             return False
-        self._refused.discard(peer)
         self._strangers[peer] += 1
         return True
 
@@ -202,7 +205,9 @@ class Listener:
             reader, writer = await self._handshake(connection)
             await self._route(reader, writer, stranger)
         except (OSError, TimeoutError, EOFError, PKIError) as error:
-            log.info("connection.failed", peer=peer, reason=str(error) or type(error).__name__)
+            if (left_out := self._lines.due(("failed", peer))) is not None:
+                reason = str(error) or type(error).__name__
+                log.info("connection.failed", peer=peer, reason=reason, left_out=left_out)
         finally:
             stranger()
             if writer:

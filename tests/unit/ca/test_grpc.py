@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 import proto.ca_pb2
 import proto.control_pb2
@@ -224,6 +225,14 @@ async def test_a_worker_is_kept_out_of_what_is_the_managers(manager: Manager) ->
         assert (code, message) == (grpc.StatusCode.PERMISSION_DENIED, f"no role may call {UNLISTED}")
         code, _ = await refusal(chan.unary_unary("/swarm.v1.Control/NotServed")(b""))
         assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_peer_that_is_refused_again_and_again_fills_no_log(manager: Manager) -> None:
+    with capture_logs() as lines:
+        async with channel(manager, manager.node()) as chan:
+            for _ in range(50):
+                await refusal(chan.unary_unary(MANAGERS_ONLY)(b""))
+    assert [line["event"] for line in lines].count("call.refused") == 1
 
 
 async def test_streams_are_refused_as_well(manager: Manager) -> None:

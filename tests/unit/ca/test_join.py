@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 import manager.ca.service
 import manager.listener
@@ -218,6 +219,20 @@ async def test_garbage_instead_of_a_handshake_harms_nobody(tmp_path: Path, state
             await read_to_end(reader)
             writer.close()
         await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+
+
+async def test_strangers_that_come_again_and_again_fill_no_log(tmp_path: Path, state: MemoryState) -> None:
+    limits = Limits(burst_per_address=20, rate_per_address_s=0.0)
+    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
+        with capture_logs() as lines:
+            for _ in range(40):
+                reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+                writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                await read_to_end(reader)
+                writer.close()
+            await until(lambda: not listener._strangers)
+    events = [line["event"] for line in lines]
+    assert (events.count("connection.failed"), events.count("connection.refused")) == (1, 1)
 
 
 async def test_older_tls_is_refused(tmp_path: Path, state: MemoryState) -> None:
