@@ -78,6 +78,7 @@ def server_options() -> list[tuple[str, str | int]]:
     """The options every server of ours has: the clients' pings are welcome, a second server on the port is not."""
     return [
         ("grpc.so_reuseport", 0),
+        ("grpc.server_handshake_timeout_ms", 10_000),  # a stranger keeps a descriptor that long; gRPC's own is 2 min
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_time_ms", 10_000),
