@@ -317,10 +317,15 @@ class Dispatcher(DispatcherServicer):
             message = f"{len(request.updates)} updates in one message, at most {STATUS_BATCH_MAX}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         self._beat(session)
-        for update in request.updates:
-            task = self._store.view.tasks.get(update.task_id)
-            if refused := status.refusal(task, update, session.node_id):
-                log.info("report.passed_over", node_id=session.node_id, task_id=update.task_id[:64], reason=refused)
+        tasks = self._store.view.tasks
+        refused = [
+            (update.task_id[:64], reason)
+            for update in request.updates
+            if (reason := status.refusal(tasks.get(update.task_id), update, session.node_id))
+        ]
+        if refused:  # one line, however many: a worker may send ten thousand at a time
+            task_id, reason = refused[0]
+            log.info("report.passed_over", node_id=session.node_id, count=len(refused), task_id=task_id, reason=reason)
         try:
             await self._intake.submit(
                 lambda working: self._report(working, session.node_id, request), weight=len(request.updates)

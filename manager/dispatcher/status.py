@@ -17,7 +17,9 @@ TEXT_LENGTH_MAX = 4096
 """Of message and error, in characters; the rest is cut off. A report enters the log of every manager."""
 
 PORTS_MAX = 1024
+PORTS_SIZE_BYTES_MAX = 16 * 1024
 ATTACHMENT_ADDRESSES_MAX = 16
+ADDRESS_LENGTH_MAX = 64
 
 REPORTABLE = frozenset(
     {
@@ -105,6 +107,7 @@ def _cleaned(status: TaskStatus, now: Timestamp) -> TaskStatus:
     """A copy in which nothing is longer than it has reason to be, and the time is one."""
     clean = TaskStatus()
     clean.CopyFrom(status)
+    clean.DiscardUnknownFields()
     if not status.HasField("timestamp") or not _is_time(status.timestamp):
         clean.timestamp.CopyFrom(now)
     clean.message = clean.message[:TEXT_LENGTH_MAX]
@@ -113,7 +116,7 @@ def _cleaned(status: TaskStatus, now: Timestamp) -> TaskStatus:
     clean.container_status.container_id = clean.container_status.container_id[:TEXT_LENGTH_MAX]
     if not status.HasField("container_status"):
         clean.ClearField("container_status")
-    if not clean.port_status.ports:
+    if not clean.port_status.ports or clean.port_status.ByteSize() > PORTS_SIZE_BYTES_MAX:
         clean.ClearField("port_status")
     return clean
 
@@ -135,5 +138,6 @@ def _merged(known: Sequence[NetworkAttachment], reported: Sequence[NetworkAttach
         return list(known)
     merged = [attachment for attachment in known if attachment.network_id != NODE_NETWORK_ID]
     attachment = NetworkAttachment(network_id=NODE_NETWORK_ID)
-    attachment.addresses.extend(own[0].addresses[:ATTACHMENT_ADDRESSES_MAX])
+    addresses = [address for address in own[0].addresses if len(address) <= ADDRESS_LENGTH_MAX]
+    attachment.addresses.extend(addresses[:ATTACHMENT_ADDRESSES_MAX])
     return [*merged, attachment]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.dispatcher import status
 from proto.dispatcher_pb2 import TaskStatusUpdate
-from proto.objects_pb2 import NetworkAttachment, TaskState, TaskStatus
+from proto.objects_pb2 import NetworkAttachment, PortStatus, TaskState, TaskStatus
+from proto.specs_pb2 import PortConfig
 from tests.unit.dispatcher.support import make_task
 
 RUNNING = TaskState.TASK_STATE_RUNNING
+UNKNOWN_FIELD = b"\xfa\x7f" + b"\xc0\x84\x3d" + b"x" * 1_000_000
+"""Number 2047, a million bytes."""
 NOW = Timestamp(seconds=1_800_000_000)
 
 
@@ -67,3 +71,29 @@ def test_hostile_fields_are_cut_to_size() -> None:
     assert task.status.timestamp == NOW
     assert [attachment.network_id for attachment in task.networks_attachments] == ["bridge"]
     assert len(task.networks_attachments[0].addresses) == status.ATTACHMENT_ADDRESSES_MAX
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        TaskStatusUpdate(
+            task_id="t1",
+            networks_attachments=[NetworkAttachment(network_id="bridge", addresses=["1" * 1_000_000] * 16)],
+        ),
+        TaskStatusUpdate(
+            task_id="t1", status=TaskStatus(port_status=PortStatus(ports=[PortConfig(name="p" * 10_000)] * 1024))
+        ),
+        TaskStatusUpdate(task_id="t1", status=TaskStatus.FromString(UNKNOWN_FIELD)),
+        TaskStatusUpdate(
+            task_id="t1", networks_attachments=[NetworkAttachment.FromString(b"\n\x06bridge" + UNKNOWN_FIELD)]
+        ),
+    ],
+    ids=["addresses", "ports", "a field that nobody knows", "one in an attachment"],
+)
+def test_no_report_makes_a_task_large(update: TaskStatusUpdate) -> None:
+    """It is kept by every manager, told with every list, and written anew with every report."""
+    update.status.state = RUNNING
+    task = status.apply(make_task("t1", "n1"), update, NOW)
+    assert task is not None
+    assert task.status.state == RUNNING
+    assert task.ByteSize() < 32 * 1024

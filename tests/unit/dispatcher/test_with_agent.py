@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from manager.dispatcher import heartbeat, liveness
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
@@ -340,6 +341,11 @@ async def test_reports_about_others_tasks_and_backward_steps_change_nothing(mana
         assert manager.task("t2").status.state == RUNNING
         await report("t2", TaskState.TASK_STATE_ORPHANED)
         assert manager.task("t2").status.state == RUNNING
+        others = [TaskStatusUpdate(task_id="t1", status=TaskStatus(state=RUNNING))] * 1000
+        with capture_logs() as lines:
+            await stub.UpdateTaskStatus(UpdateTaskStatusRequest(session_id=message.session_id, updates=others))
+        told = [line for line in lines if line["event"] == "report.passed_over"]
+        assert [(line["count"], line["task_id"]) for line in told] == [(1000, "t1")]
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.UpdateTaskStatus(UpdateTaskStatusRequest(session_id="another"))
         assert refused.value.code() == grpc.StatusCode.ABORTED
