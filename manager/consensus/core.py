@@ -18,6 +18,9 @@ from manager.consensus.rounds import PreVoteRound, ReadBarriers
 
 log = structlog.get_logger(__name__)
 
+TERM_JUMP_MAX = 2**32
+"""A term that is adopted is durable, and told on: one at the end of its 64 bits would be the last of the group."""
+
 
 class RaftCore(Adapter):
     """A member as a passive object: ``receive``, ``propose``, ``connected``, then ``pump``; outputs in ``outputs``.
@@ -123,6 +126,8 @@ class RaftCore(Adapter):
         Raises:
             ProtocolError: no correct member sends this; close the connection.
         """
+        if getattr(message, "term", 0) > self.term() + TERM_JUMP_MAX:
+            raise wire.ProtocolError(f"{peer} speaks of a term that no elections led to")
         self.heard[peer] = self.now()
         match message:
             case wire.Append():

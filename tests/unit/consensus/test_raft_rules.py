@@ -6,6 +6,8 @@ Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm (exte
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -643,6 +645,30 @@ def test_8_a_follower_refuses_proposals() -> None:
     rig.core.pump()
     assert "leader: b" in str(rig.core.outputs[-1])
     assert rig.log() == [(1, 0), (2, 0)]
+
+
+@pytest.mark.parametrize("term", [2**64 - 1, 2**63, 2**33])
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda term: wire.Append(term, 1, 1, 1, 0, []),
+        lambda term: wire.AppendReply(term, 1, 1, False, False),
+        lambda term: wire.PreVote(term, 1, 1, 0),
+        lambda term: wire.PreVoteReply(term, 1, False, False),
+        lambda term: wire.Vote(term, 9, 9, True),
+        lambda term: wire.VoteReply(term, False),
+        lambda term: wire.InstallSnapshot(term, 1, 9, 0, b"", b"", False, True),
+        lambda term: wire.TimeoutNow(term),
+    ],
+)
+def test_one_message_does_not_use_up_the_terms(message: Callable[[int], wire.Message], term: int) -> None:
+    rig = Rig(term=2)
+    rig.connect(B, C)
+    with pytest.raises(wire.ProtocolError):
+        rig.receive(B, message(term))
+    assert rig.core.term() == 2
+    rig.campaign()
+    assert rig.core.term() == 3
 
 
 def test_messages_of_unknown_kinds_of_entries_are_refused() -> None:
