@@ -313,7 +313,8 @@ class ReconcileLoop:
                 self._needs.pop((about.service_id, about.spec_version), None)
             elif isinstance(about, Cluster):
                 self._follow_cluster(old, new)
-        self._wake.set()
+        if self._has_work():
+            self._wake.set()
 
     def _follow_task(self, old: Task | None, new: Task | None) -> None:
         task = new if new is not None else old

@@ -289,6 +289,7 @@ class Dispatcher(DispatcherServicer):
         session.assignments_due.set()  # wakes an earlier call, which gives way
         known, packer = AssignmentSet(session.node_id), MessagePacker()
         session.take_marks()
+        session.uses = known.uses
         messages = packer.complete(known.complete(self._tables))
         while True:
             for message in messages:
@@ -352,7 +353,7 @@ class Dispatcher(DispatcherServicer):
                 self._mark_task(change.id, change.old, change.new)
             elif kind := _DEPENDENCY_TABLES.get(change.table):
                 for session in self._sessions.values():
-                    session.mark(key=(kind, change.id))
+                    session.mark_needed((kind, change.id))
             elif change.table == "nodes":
                 self._node_changed(change.id, change.old, change.new)
             elif change.table == "clusters":
@@ -361,7 +362,7 @@ class Dispatcher(DispatcherServicer):
     def _mark_task(self, task_id: str, old: object, new: object) -> None:
         for task in (old, new):
             if isinstance(task, Task) and (session := self._sessions.get(task.node_id)) is not None:
-                session.mark(task_id=task_id)
+                session.mark_task(task_id)
 
     def _node_changed(self, node_id: str, old: object, new: object) -> None:
         if new is None:

@@ -7,7 +7,7 @@ changes between two writes become one message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -48,6 +48,8 @@ class AgentSession:
         self.assignments_due = asyncio.Event()
         self.assignments_stream = 0
         """Number of the Assignments call that serves; an earlier one gives way."""
+        self.uses: Callable[[str, str], bool] = lambda _kind, _object_id: False
+        """Whether that spec version, secret or config is needed by what was sent; the serving call knows."""
         self.alive = asyncio.Event()
         """Set at each sign of life; who wants to know clears it first."""
         self._tasks: set[str] = set()
@@ -73,13 +75,16 @@ class AgentSession:
         self._probe = True
         self.message_due.set()
 
-    def mark(self, *, task_id: str | None = None, key: Key | None = None) -> None:
-        """Look at this task, or this needed object, again."""
-        if task_id is not None:
-            self._tasks.add(task_id)
-        if key is not None:
-            self._keys.add(key)
+    def mark_task(self, task_id: str) -> None:
+        """Look at this task again."""
+        self._tasks.add(task_id)
         self.assignments_due.set()
+
+    def mark_needed(self, key: Key) -> None:
+        """Look at this object again, if it is needed: a thousand sessions are not woken for what concerns one."""
+        if self.uses(*key):
+            self._keys.add(key)
+            self.assignments_due.set()
 
     def take_marks(self) -> tuple[set[str], set[Key]]:
         """The marks since the last call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from manager.dispatcher import heartbeat, liveness
+from manager.dispatcher.assignments import AssignmentSet
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import Config, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
@@ -107,6 +109,37 @@ async def test_secrets_reach_a_node_only_while_a_task_needs_them(manager: Manage
     await until(lambda: not contents().secrets and not contents().configs)
     await host.stop()
     assert b"hunter2" not in (host.state_dir / "assignments").read_bytes()
+
+
+async def test_a_session_is_woken_for_what_its_tasks_need_alone(
+    manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[list[str], list[tuple[str, str]]]] = []
+    update = AssignmentSet.update
+
+    def counted(self: AssignmentSet, task_ids: Any, keys: Any, tables: Any) -> Any:
+        looks.append((sorted(task_ids), sorted(keys)))
+        return update(self, task_ids, keys, tables)
+
+    monkeypatch.setattr(AssignmentSet, "update", counted)
+    secret, other = Secret(id="s1"), Secret(id="s2")
+    secret.spec.name, secret.spec.data = "password", b"hunter2"
+    other.spec.name = "of nobody here"
+    await manager.add(secret, other)
+    await manager.add(
+        make_spec_version("db", secrets=[SecretReference(secret_id="s1", secret_name="password")]),
+        make_task("t1", "n1", service_id="db"),
+    )
+    agent = host.start()
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    looks.clear()
+    await manager.edit("secrets", "s2", lambda changed: changed.spec.labels.update({"a": "b"}))
+    await manager.add(Config(id="c9"))
+    await manager.edit("secrets", "s1", lambda changed: changed.spec.labels.update({"a": "b"}))
+    await until(lambda: agent._assignments.contents.secrets["s1"].spec.labels)
+    assert ([], [("secret", "s1")]) in looks
+    assert ([], []) not in looks
+    await host.stop()
 
 
 async def test_a_restarted_daemon_takes_up_its_containers(manager: Manager, host: AgentHost) -> None:
