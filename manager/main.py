@@ -167,12 +167,14 @@ class _Manager:
         return [member.node_id for member in self._consensus.members if member.node_id not in heard]
 
     def _raft_config(self) -> RaftConfig:
-        keys = ensure_data_keys(self._state / CERTIFICATES)
+        raft = self._state / RAFT
+        in_use = any(next((raft / name).glob("*"), None) for name in ("journal", "snapshots"))
+        keys = ensure_data_keys(self._state / CERTIFICATES, in_use=in_use)
         contexts = TLSContexts(self._certificate)
         return RaftConfig(
             node_id=NodeID(self._config.node_id),
             address=self._config.advertise_addr,
-            folder=self._state / RAFT,
+            folder=raft,
             keys=KeyRing(keys.pending, [keys.current]) if keys.pending else KeyRing(keys.current),
             client_ssl=contexts.raft_client,
             peer_identity=self._raft_peer,

@@ -25,7 +25,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError
+from pki.errors import DataKeyMissingError, InvalidCertificateError, InvalidUnlockKeyError, LockedError
 from pki.files import SECRET_MODE, write_atomic
 
 KEY_SIZE_BYTES = 32
@@ -168,15 +168,21 @@ def load_data_keys(directory: Path, kek: bytes | None = None) -> DataKeys:
     return keys
 
 
-def ensure_data_keys(directory: Path, kek: bytes | None = None) -> DataKeys:
+def ensure_data_keys(directory: Path, kek: bytes | None = None, *, in_use: bool = False) -> DataKeys:
     """Read ``manager-dek``, or make it when this node has never been a manager.
 
+    Args:
+        in_use: something is encrypted with it already: no other is made.
+
     Raises:
+        DataKeyMissingError: in use, and not there.
         as ``load_data_keys`` and ``save_data_keys``.
     """
     try:
         return load_data_keys(directory, kek)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if in_use:
+            raise DataKeyMissingError(directory / DATA_KEY_FILE) from error
         keys = DataKeys.new()
         save_data_keys(directory, keys, kek)
         return keys

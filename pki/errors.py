@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class PKIError(Exception):
     """Base of everything this package raises; the text is one line and holds no secret."""
@@ -32,6 +34,13 @@ class NodeCertificateExpiredError(CertificateExpiredError):
 
 class NodeCertificateMissingError(PKIError):
     """The state folder holds no node certificate: this host is not part of a swarm (or not any longer)."""
+
+
+class DataKeyMissingError(PKIError):
+    """The key of journal and snapshots is not there, and they are."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is missing: journal and snapshots can be read with nothing else; restore it")
 
 
 class LockedError(PKIError):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pki.certificates import Role
+from pki.encryption import DATA_KEY_FILE
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate
 from proto.control_pb2 import GetClusterRequest
 from proto.node_pb2 import LocalState
@@ -333,6 +334,20 @@ async def test_a_certificate_file_that_was_lost_costs_no_more_than_itself(manage
     file.write_bytes(content)
     await manager.restart()
     await until(lambda: manager.node.info().control_available)
+    assert await tokens(manager) == cluster
+
+
+async def test_a_lost_key_of_the_log_is_asked_for_and_no_other_made(manager: Place) -> None:
+    cluster = await tokens(manager)
+    await manager.node.close()
+    file = manager.host.state_dir / CERTIFICATES / DATA_KEY_FILE
+    content = file.read_bytes()
+    file.unlink()
+    await manager.restart()
+    await until(lambda: str(file) in manager.node.info().error)
+    assert not file.exists()
+    file.write_bytes(content)
+    await until(lambda: manager.node.info().control_available)  # it is started again and again
     assert await tokens(manager) == cluster
 
 
