@@ -108,6 +108,8 @@ class MembershipChanges:
 
     def _promote(self, configuration: Configuration) -> bool:
         core = self._core
+        if not configuration.learners:
+            return False
         for node_id in sorted(configuration.learners & core.reachable()):
             # It must have stored the configuration it is in: a voter that restarts has to know its group.
             needed = max(2, core.configurations.current_index, core.journal.last_index - CAUGHT_UP_ENTRIES)

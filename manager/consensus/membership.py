@@ -7,6 +7,7 @@ before it is in force again: both follow from "the last configuration in the log
 
 from __future__ import annotations
 
+import functools
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Configuration:
     """The members of the group.
 
@@ -39,11 +40,11 @@ class Configuration:
     group_id: str
     members: tuple[Member, ...]
 
-    @property
+    @functools.cached_property
     def voters(self) -> frozenset[NodeID]:
         return frozenset(member.node_id for member in self.members if not member.learner)
 
-    @property
+    @functools.cached_property
     def learners(self) -> frozenset[NodeID]:
         return frozenset(member.node_id for member in self.members if member.learner)
 

@@ -15,6 +15,7 @@ from manager.consensus import wire
 from manager.consensus.adapter import Parts
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.core import RaftCore
+from manager.consensus.membership import Configuration
 from manager.consensus.outputs import Done, Output
 from manager.consensus.port import ConsensusError, LeaderState, Member, NodeID, NotLeaderError
 from manager.consensus.recovery import OpenedState, force_new_group, found_group, open_state
@@ -57,7 +58,8 @@ class RaftThread:
         self._pump_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._published: LeaderState | None = None
-        self._reachable_s = 0.0
+        self._told_configuration: Configuration | None = None
+        self._told_s = 0.0
         self._consumed = [0, 0]  # written by the owner's loop only
         self._consumed_seen = [0, 0]
         self._stalled = False
@@ -311,15 +313,15 @@ class RaftThread:
         state = LeaderState(core.term(), core.leader_id(), core.is_leading())
         configuration = core.configurations.current
         now = core.now()
-        if state != self._published or now - self._reachable_s >= self._config.timing.heartbeat_period_s:
+        old = now - self._told_s >= self._config.timing.heartbeat_period_s
+        if old or state != self._published or configuration is not self._told_configuration:
             self._owner.publish(configuration.group_id, configuration.members, core.reachable())
-            self._reachable_s = now
+            self._told_s, self._told_configuration = now, configuration
         if state != self._published:
             self._published = state
             outputs.append(state)
             log.info("leader.changed", node_id=core.node_id, term=state.term, leader_id=state.leader_id)
         if outputs:
-            self._owner.publish(configuration.group_id, configuration.members, core.reachable())
             self._owner.deliver(outputs)
 
     def _on_message(self, peer: NodeID, message: wire.Message) -> None:
