@@ -141,7 +141,7 @@ class ReconcileLoop:
         while not self._has_work():
             deadline = self._agenda.next_deadline()
             now = self._clock()
-            if deadline is not None and deadline <= now:
+            if self._agenda.is_due(now):
                 return
             timeout_s = IDLE_CHECK_S if deadline is None else min(deadline - now, IDLE_CHECK_S)
             self._wake.clear()

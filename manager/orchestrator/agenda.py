@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from manager import constants
+
 
 @dataclass(frozen=True, slots=True)
 class NodeKey:
@@ -48,6 +50,7 @@ class Agenda:
         self._deadlines: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._sequence = 0
+        self._marked_at = float("-inf")
 
     def __bool__(self) -> bool:
         """Whether anything is dirty."""
@@ -78,14 +81,27 @@ class Agenda:
         self._drop_stale()
         return self._heap[0][0] if self._heap else None
 
+    def is_due(self, now: float) -> bool:
+        """Whether ``mark_due`` would find anything."""
+        deadline = self.next_deadline()
+        return deadline is not None and (deadline <= now or self._was_set_back(now))
+
     def mark_due(self, now: float) -> None:
-        """Mark everything whose deadline has come."""
+        """Mark everything whose deadline has come; everything that has one, when the clock was set back since."""
+        if self._was_set_back(now):
+            for key in self._deadlines:
+                self.mark(key)
+            self._deadlines.clear()
+        self._marked_at = now
         self._drop_stale()
         while self._heap and self._heap[0][0] <= now:
             _, _, key = heapq.heappop(self._heap)
             del self._deadlines[key]
             self.mark(key)
             self._drop_stale()
+
+    def _was_set_back(self, now: float) -> bool:
+        return now < self._marked_at - constants.CLOCK_SKEW_S_MAX
 
     def _drop_stale(self) -> None:
         while self._heap and self._deadlines.get(self._heap[0][2]) != self._heap[0][0]:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from manager import constants
 from manager.orchestrator import defaults
 from manager.orchestrator.transitions import TRANSITIONS, Owner
 from proto.objects_pb2 import (
@@ -128,6 +129,14 @@ def to_timestamp(seconds: float) -> Timestamp:
 def from_timestamp(timestamp: Timestamp) -> float:
     """A message as seconds since the epoch."""
     return timestamp.seconds + timestamp.nanos / 1e9
+
+
+def is_ahead(at: float, now: float) -> bool:
+    """Whether ``at``, when something happened, is still to come: the clock that wrote it was set back since.
+
+    What is to happen some time after it would wait for as long as the clock was wrong.
+    """
+    return at > now + constants.CLOCK_SKEW_S_MAX
 
 
 # ---------------------------------------------------------------- tasks

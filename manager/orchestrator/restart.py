@@ -35,6 +35,7 @@ from manager.orchestrator.model import (
     ended_by_itself,
     from_timestamp,
     has_ended,
+    is_ahead,
     is_global,
     is_live,
     is_node_lost,
@@ -137,27 +138,33 @@ def reconcile_slot(rules: SlotRules, slot_tasks: Sequence[Task]) -> Outcome:
 
 
 def _is_held(task: Task, now: float) -> bool:
-    return (
-        task.desired_state == TASK_STATE_READY and task.HasField("not_before") and now < from_timestamp(task.not_before)
-    )
+    return task.desired_state == TASK_STATE_READY and _held_until(task, now) is not None
+
+
+def _held_until(task: Task, now: float) -> float | None:
+    """When its restart delay is over; None: it is, or there was none."""
+    if not task.HasField("not_before"):
+        return None
+    not_before = from_timestamp(task.not_before)
+    return None if not_before <= now or is_ahead(from_timestamp(task.created_at), now) else not_before
 
 
 def _start_when_due(rules: SlotRules, task: Task, replaced: Task | None, outcome: Outcome) -> None:
     if task.desired_state != TASK_STATE_READY:
         return
-    start_at = start_time(task, replaced, rules.nodes)
+    start_at = start_time(task, replaced, rules.nodes, rules.now)
     if start_at is not None and rules.now < start_at:
         outcome.wait_until(start_at)
         return
     outcome.add(UpdateTask(with_desired(task, TASK_STATE_RUNNING, rules.now)))
 
 
-def start_time(task: Task, replaced: Task | None, nodes: Nodes) -> float | None:
+def start_time(task: Task, replaced: Task | None, nodes: Nodes, now: float) -> float | None:
     """When a task held at READY may start at the latest, seconds since the epoch; None: at once.
 
     It may start earlier once the task it replaces has stopped.
     """
-    start_at = from_timestamp(task.not_before) if task.HasField("not_before") else None
+    start_at = _held_until(task, now)
     if replaced is not None and _must_be_awaited(replaced, nodes):
         timeout_at = from_timestamp(task.created_at) + constants.OLD_TASK_STOP_TIMEOUT_S
         start_at = timeout_at if start_at is None else max(start_at, timeout_at)
@@ -198,7 +205,7 @@ def _end_and_replace(rules: SlotRules, task: Task, *, lost: bool, superseded: bo
             replacement.not_before.CopyFrom(to_timestamp(rules.now + new_rules.delay_s))
         if task.spec_version == service.spec_version:
             replacement.restart_history.CopyFrom(_history_after(task, new_rules, rules.now))
-    start_at = start_time(replacement, stopped, rules.nodes)
+    start_at = start_time(replacement, stopped, rules.nodes, rules.now)
     if start_at is None or start_at <= rules.now:
         replacement.desired_state = TASK_STATE_RUNNING
     else:

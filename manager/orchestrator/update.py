@@ -29,6 +29,7 @@ from manager.orchestrator.model import (
     changed_at,
     copy_service,
     has_ended,
+    is_ahead,
     is_global,
     is_live,
     new_task,
@@ -171,10 +172,14 @@ def _is_busy(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: Upd
             # Also one that an earlier update made, whose version has the same content: its slot is not up either.
             if is_live(task) and rollout.replaces_another(task) and not _is_dirty(inputs, task):
                 return True
-        elif rollout.belongs(service, task) and inputs.now < settled_at + rules.delay_s:
+        elif rollout.belongs(service, task) and _goes_on(settled_at, rules.delay_s, inputs.now):
             outcome.wait_until(settled_at + rules.delay_s)
             return True
     return False
+
+
+def _goes_on(since: float, wait_s: float, now: float) -> bool:
+    return now < since + wait_s and not is_ahead(since, now)
 
 
 def _settled_at(task: Task) -> float | None:
@@ -226,7 +231,7 @@ def _replace(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome:
         stopped = [with_desired(old, TASK_STATE_SHUTDOWN, inputs.now) for old in live]
         if stopped:
             replaced = stopped[-1]
-        start_at = start_time(task, replaced, inputs.nodes)
+        start_at = start_time(task, replaced, inputs.nodes, inputs.now)
         if start_at is not None and start_at > inputs.now:
             task.desired_state = TASK_STATE_READY
     else:
@@ -251,9 +256,9 @@ def _complete_when_due(inputs: UpdateInputs) -> Outcome:
     if settled:
         # A window that ends with the delay would be over before the last slot is.
         tail_s = rules.monitor_s if rules.delay_s < rules.monitor_s else rules.delay_s + 1.0
-        due_at = max(settled) + rules.delay_s + tail_s
-        if inputs.now < due_at:
-            outcome.wait_until(due_at)
+        watch_s = rules.delay_s + tail_s
+        if _goes_on(max(settled), watch_s, inputs.now):
+            outcome.wait_until(max(settled) + watch_s)
             return outcome
     done = copy_service(service)
     if rollout.is_rollback(service):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from manager.orchestrator.defaults import nanoseconds
@@ -67,6 +69,43 @@ async def test_a_failed_task_is_replaced_after_the_delay(leader_changes: bool) -
     await cluster.wait(1)
     assert len(cluster.running(web)) == 2
     assert cluster.store.view.tasks.get(failed.id).desired_state == TASK_STATE_SHUTDOWN  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("leader_changes", [False, True])
+async def test_a_clock_that_was_ahead_holds_no_task_back(leader_changes: bool) -> None:
+    """A leader's clock is set back by two hours, or the next leader's never was ahead."""
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=policy(delay_s=30))
+    await cluster.work()
+    cluster.now += 7200
+    await cluster.fail(cluster.running(web)[0])
+    await cluster.work()
+    assert len(cluster.held(web)) == 1
+    cluster.now -= 7200
+    if leader_changes:
+        cluster.change_leader()
+    await asyncio.wait_for(cluster.loop._wait(), 10)  # it is time at once
+    await cluster.wait(1)
+    assert len(cluster.running(web)) == 1
+    await cluster.fail(cluster.running(web)[0])
+    await cluster.wait(29)
+    assert len(cluster.held(web)) == 1, "the next delay is the usual one"
+    await cluster.wait(1)
+    assert len(cluster.running(web)) == 1
+
+
+async def test_managers_whose_clocks_differ_a_little_keep_the_delay() -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=policy(delay_s=30))
+    await cluster.work()
+    await cluster.fail(cluster.running(web)[0])
+    await cluster.work()
+    cluster.now -= 5
+    cluster.change_leader()
+    await cluster.wait(34)
+    assert len(cluster.held(web)) == 1
+    await cluster.wait(1)
+    assert len(cluster.running(web)) == 1
 
 
 async def test_many_changes_of_leader_restart_once() -> None:

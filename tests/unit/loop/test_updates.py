@@ -104,6 +104,19 @@ async def test_rolling_update_one_at_a_time(leader_changes: bool, order: UpdateO
     assert cluster.service(web).update_status.HasField("completed_at")
 
 
+async def test_a_clock_that_was_ahead_holds_no_update_up() -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=3)
+    await cluster.work()
+    cluster.now += 7200
+    await cluster.update_service(web, to_image("two"))
+    await cluster.work()
+    cluster.now -= 7200
+    await cluster.wait(60)
+    assert images(cluster, web) == ["two"] * 3
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+
+
 async def test_parallelism() -> None:
     """Features A8.04: 6 replicas by 2 keep 4 running."""
     cluster = await Harness.started(nodes=3)
