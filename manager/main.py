@@ -50,7 +50,7 @@ from manager.listener import Listener
 from manager.loop import ReconcileLoop
 from manager.membership import MembershipService
 from manager.roles import RoleManager
-from manager.store import Store
+from manager.store import Store, StoreError, Working
 from pki.addresses import split_host_port
 from pki.encryption import ensure_data_keys
 from pki.errors import PKIError
@@ -64,6 +64,7 @@ from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
 from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from proto.health_pb2_grpc import add_HealthServicer_to_server
 from proto.node_pb2 import Bootstrap, ManagerConfig
+from proto.objects_pb2 import Node
 from proto.raft_pb2 import RaftJoinRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
 from proto.unix_rpc import UnixServer
@@ -413,6 +414,7 @@ class _Manager:
                         ("reconcile", ReconcileLoop(self._store, clock=time.time, ids=new_id).run()),
                         ("dispatcher", self._dispatcher.run()),
                         ("roles", RoleManager(self._store, self._consensus).run()),
+                        ("address", self._tell_address()),
                     )
                 ]
                 while self._consensus.leader.is_leader and self._consensus.leader.term == term:
@@ -420,6 +422,31 @@ class _Manager:
                     await self._leadership.wait()
                 for duty in duties:
                     duty.cancel()
+
+    async def _tell_address(self) -> None:
+        """A manager whose address has changed tells it to the leader by ``_join``; the leader has nobody to tell.
+
+        Its Raft address is in the configuration, by which ``roles`` sets the node's.
+        """
+
+        def change(working: Working) -> None:
+            old = working.nodes.get(self._config.node_id)
+            if old is None or old.grpc_addr == self._config.grpc_advertise_addr:
+                return
+            node = Node()
+            node.CopyFrom(old)
+            node.grpc_addr = self._config.grpc_advertise_addr
+            working.update(node)
+
+        while True:
+            try:
+                await self._store.update(change)
+                return
+            except NotLeaderError:
+                raise
+            except (ConsensusError, StoreError) as error:
+                log.info("address.deferred", reason=str(error))
+                await asyncio.sleep(JOIN_RETRY_S_MAX)
 
 
 async def _until_deposed(part: Coroutine[Any, Any, None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 from pki.certificates import Role
 from pki.encryption import DATA_KEY_FILE
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate
-from proto.control_pb2 import GetClusterRequest
+from proto.control_pb2 import GetClusterRequest, GetNodeRequest
 from proto.node_pb2 import LocalState
 from proto.objects_pb2 import JoinTokens
 from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
@@ -487,3 +488,24 @@ async def test_a_manager_that_outlived_its_node_is_found_and_still_watched(manag
     await until(lambda: not manager.node.info().control_available)
     await until(lambda: manager.node.info().control_available)
     assert manager.manager_pid not in (None, first)
+
+
+async def test_a_swarm_forced_anew_tells_its_new_address(manager: Place) -> None:
+    """X22: with the old one its workers, and its own agent, would look for a manager where there is none."""
+    first, second, rest = manager.address.split(".", 2)
+    moved = f"{first}.{int(second) ^ 128}.{rest}"
+    request = InitRequest(listen_addr=f"{moved}:2377", advertise_addr=f"{moved}:2377", force_new_cluster=True)
+    await manager.node.init(request)
+    node_id = manager.node.info().node_id
+
+    def told() -> list[tuple[str, str]]:
+        return [(one.raft_addr, one.grpc_addr) for one in manager.node.info().remote_managers]
+
+    await until(lambda: manager.node.info().local_node_state is LocalNodeState.ACTIVE)
+    async with asyncio.timeout(30):
+        while True:
+            node = (await manager.node.control().GetNode(GetNodeRequest(ref=node_id))).node
+            if (node.raft_addr, node.grpc_addr) == (f"{moved}:2377", f"{moved}:7946"):
+                break
+            await asyncio.sleep(0.05)
+    assert told() == [(f"{moved}:2377", f"{moved}:7946")]
