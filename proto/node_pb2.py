@@ -27,7 +27,7 @@ from proto import objects_pb2 as proto_dot_objects__pb2
 from proto import specs_pb2 as proto_dot_specs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10proto/node.proto\x12\x08swarm.v1\x1a\x0eproto/ca.proto\x1a\x13proto/objects.proto\x1a\x11proto/specs.proto\"\xf6\x01\n\nLocalState\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x13\n\x0blisten_addr\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x64vertise_addr\x18\x04 \x01(\t\x12\x16\n\x0e\x64\x61ta_path_addr\x18\x05 \x01(\t\x12\x30\n\x0c\x61vailability\x18\x06 \x01(\x0e\x32\x1a.swarm.v1.NodeAvailability\x12*\n\x08managers\x18\x07 \x03(\x0b\x32\x18.swarm.v1.ManagerAddress\x12 \n\x04role\x18\x08 \x01(\x0e\x32\x12.swarm.v1.NodeRole\"\xab\x02\n\rManagerConfig\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tstate_dir\x18\x03 \x01(\t\x12\x0f\n\x07run_dir\x18\x04 \x01(\t\x12\x13\n\x0blisten_addr\x18\x05 \x01(\t\x12\x18\n\x10grpc_listen_addr\x18\x06 \x01(\t\x12\x16\n\x0e\x61\x64vertise_addr\x18\x07 \x01(\t\x12\x1b\n\x13grpc_advertise_addr\x18\x08 \x01(\t\x12*\n\x08managers\x18\t \x03(\x0b\x32\x18.swarm.v1.ManagerAddress\x12&\n\tbootstrap\x18\n \x01(\x0b\x32\x13.swarm.v1.Bootstrap\x12\x19\n\x11\x66orce_new_cluster\x18\x0b \x01(\x08\"M\n\tBootstrap\x12\"\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x11.swarm.v1.Cluster\x12\x1c\n\x04node\x18\x02 \x01(\x0b\x32\x0e.swarm.v1.Nodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10proto/node.proto\x12\x08swarm.v1\x1a\x0eproto/ca.proto\x1a\x13proto/objects.proto\x1a\x11proto/specs.proto\"\xa8\x02\n\nLocalState\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x13\n\x0blisten_addr\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x64vertise_addr\x18\x04 \x01(\t\x12\x16\n\x0e\x64\x61ta_path_addr\x18\x05 \x01(\t\x12\x30\n\x0c\x61vailability\x18\x06 \x01(\x0e\x32\x1a.swarm.v1.NodeAvailability\x12*\n\x08managers\x18\x07 \x03(\x0b\x32\x18.swarm.v1.ManagerAddress\x12 \n\x04role\x18\x08 \x01(\x0e\x32\x12.swarm.v1.NodeRole\x12\x1c\n\x0f\x61\x64vertise_asked\x18\t \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_advertise_asked\"\xab\x02\n\rManagerConfig\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tstate_dir\x18\x03 \x01(\t\x12\x0f\n\x07run_dir\x18\x04 \x01(\t\x12\x13\n\x0blisten_addr\x18\x05 \x01(\t\x12\x18\n\x10grpc_listen_addr\x18\x06 \x01(\t\x12\x16\n\x0e\x61\x64vertise_addr\x18\x07 \x01(\t\x12\x1b\n\x13grpc_advertise_addr\x18\x08 \x01(\t\x12*\n\x08managers\x18\t \x03(\x0b\x32\x18.swarm.v1.ManagerAddress\x12&\n\tbootstrap\x18\n \x01(\x0b\x32\x13.swarm.v1.Bootstrap\x12\x19\n\x11\x66orce_new_cluster\x18\x0b \x01(\x08\"M\n\tBootstrap\x12\"\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x11.swarm.v1.Cluster\x12\x1c\n\x04node\x18\x02 \x01(\x0b\x32\x0e.swarm.v1.Nodeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOCALSTATE']._serialized_start=87
-  _globals['_LOCALSTATE']._serialized_end=333
-  _globals['_MANAGERCONFIG']._serialized_start=336
-  _globals['_MANAGERCONFIG']._serialized_end=635
-  _globals['_BOOTSTRAP']._serialized_start=637
-  _globals['_BOOTSTRAP']._serialized_end=714
+  _globals['_LOCALSTATE']._serialized_end=383
+  _globals['_MANAGERCONFIG']._serialized_start=386
+  _globals['_MANAGERCONFIG']._serialized_end=685
+  _globals['_BOOTSTRAP']._serialized_start=687
+  _globals['_BOOTSTRAP']._serialized_end=764
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,7 @@ class LocalState(_message.Message):
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     MANAGERS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    ADVERTISE_ASKED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     cluster_id: _builtins.str
     listen_addr: _builtins.str
@@ -47,6 +48,10 @@ class LocalState(_message.Message):
     availability: _specs_pb2.NodeAvailability.ValueType
     role: _specs_pb2.NodeRole.ValueType
     """Whether a manager process belongs to this host, and how it is to start."""
+    advertise_asked: _builtins.str
+    """What the user wrote for advertise_addr where that is no IP address: nothing, or an interface. It is resolved anew
+    when the address is gone at a start. Absent when the address is the user's own.
+    """
     @_builtins.property
     def managers(self) -> _containers.RepeatedCompositeFieldContainer[_ca_pb2.ManagerAddress]:
         """As last told; where to look for a manager after a restart."""
@@ -62,12 +67,15 @@ class LocalState(_message.Message):
         availability: _specs_pb2.NodeAvailability.ValueType = ...,
         managers: _abc.Iterable[_ca_pb2.ManagerAddress] | None = ...,
         role: _specs_pb2.NodeRole.ValueType = ...,
+        advertise_asked: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advertise_asked", b"_advertise_asked", "advertise_asked", b"advertise_asked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertise_addr", b"advertise_addr", "availability", b"availability", "cluster_id", b"cluster_id", "data_path_addr", b"data_path_addr", "listen_addr", b"listen_addr", "managers", b"managers", "node_id", b"node_id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advertise_asked", b"_advertise_asked", "advertise_addr", b"advertise_addr", "advertise_asked", b"advertise_asked", "availability", b"availability", "cluster_id", b"cluster_id", "data_path_addr", b"data_path_addr", "listen_addr", b"listen_addr", "managers", b"managers", "node_id", b"node_id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__advertise_asked: _TypeAlias = _typing.Literal["advertise_asked"]  # noqa: Y015
+    _WhichOneofArgType__advertise_asked: _TypeAlias = _typing.Literal["_advertise_asked", b"_advertise_asked"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__advertise_asked) -> _WhichOneofReturnType__advertise_asked | None: ...
 
 Global___LocalState: _TypeAlias = LocalState  # noqa: Y015
 

@@ -6,8 +6,10 @@ Rules and wording follow moby daemon/cluster/listen_addr.go. Pure but for ``syst
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +52,28 @@ def resolve_advertise(text: str, listen: str, system: Sequence[SystemAddress]) -
     if not ipaddress.ip_address(listen_host).is_unspecified:
         return join_host_port(listen_host, listen_port)
     return join_host_port(_only_address(system), listen_port)
+
+
+def follows_host(text: str, listen: str) -> bool:
+    """Whether an advertise address, as written, is whatever the host has: ``text`` and ``listen`` name no IP."""
+    if not text:
+        return ipaddress.ip_address(split_host_port(listen)[0]).is_unspecified
+    try:
+        ipaddress.ip_address(split_host_port(text)[0])
+    except ValueError:
+        return True
+    return False
+
+
+def is_here(ip: str) -> bool:
+    """Whether this host has the address; costs two system calls."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def resolve_data_path(text: str, advertise: str, system: Sequence[SystemAddress]) -> str:

@@ -35,6 +35,8 @@ from proto.specs_pb2 import NodeRole
 from worker import local_state
 from worker.addresses import (
     GRPC_PORT,
+    follows_host,
+    is_here,
     resolve_advertise,
     resolve_data_path,
     resolve_listen,
@@ -136,7 +138,33 @@ class Node:
         except (PKIError, local_state.LocalStateError) as error:
             self._cannot_use(state, error)
             return
+        await self._follow_address(state)
         await self._begin(Participation(self._host, state, certificate))
+
+    async def _follow_address(self, state: LocalState) -> None:
+        """Take the address that the host has now, where the user named none and the old one is gone (E07)."""
+        before = split_host_port(state.advertise_addr)[0]
+        if is_here(before):
+            return
+        if not state.HasField("advertise_asked"):
+            log.info("address.elsewhere", address=before, reason="this host does not have it: fine if it is translated")
+            return
+        try:
+            advertise = resolve_advertise(state.advertise_asked, state.listen_addr, await system_addresses())
+        except (AddressError, OSError) as error:
+            log.warning("address.lost", address=before, reason=str(error))
+            return
+        state.advertise_addr, after = advertise, split_host_port(advertise)[0]
+        if state.data_path_addr == before:
+            state.data_path_addr = after
+        for manager in state.managers:
+            if manager.node_id == state.node_id:
+                manager.raft_addr, manager.grpc_addr = advertise, join_host_port(after, GRPC_PORT)
+        log.warning("address.changed", before=before, after=after)
+        try:
+            local_state.save(self._host.state_dir, state)
+        except OSError as error:  # the next start finds it out again
+            log.warning("address.not_saved", error=str(error))
 
     def _cannot_use(self, state: LocalState, error: Exception) -> None:
         if (self._host.state_dir / RAFT).exists():  # whatever the file says: a copy of the swarm's state is at stake
@@ -234,6 +262,7 @@ class Node:
             availability=request.availability,
             managers=[ManagerAddress(node_id=node_id, grpc_addr=grpc_addr, raft_addr=advertise)],
             role=NodeRole.NODE_ROLE_MANAGER,
+            advertise_asked=_asked(request, listen),
         )
         tokens = JoinTokens.new(root_digest(root.certificate_pem))
         cluster = objects.Cluster(
@@ -269,6 +298,9 @@ class Node:
             state.listen_addr, state.advertise_addr, state.data_path_addr = await _addresses(
                 request.listen_addr, request.advertise_addr, request.data_path_addr
             )
+            state.ClearField("advertise_asked")
+            if (asked := _asked(request, state.listen_addr)) is not None:
+                state.advertise_asked = asked
         grpc_addr = join_host_port(split_host_port(state.advertise_addr)[0], GRPC_PORT)
         del state.managers[:]
         state.managers.add(node_id=state.node_id, grpc_addr=grpc_addr, raft_addr=state.advertise_addr)
@@ -346,6 +378,7 @@ class Node:
             availability=request.availability,
             managers=result.managers,
             role=NodeRole.NODE_ROLE_MANAGER if manager else NodeRole.NODE_ROLE_WORKER,
+            advertise_asked=_asked(request, listen),
         )
         await asyncio.to_thread(local_state.save, self._host.state_dir, state)
         participation = Participation(self._host, state, certificate)
@@ -446,6 +479,11 @@ async def _addresses(listen: str, advertise: str, data_path: str) -> tuple[str, 
         return listen, advertise, resolve_data_path(data_path, advertise, system)
     except AddressError as error:
         raise InvalidRequestError(str(error)) from error
+
+
+def _asked(request: InitRequest | JoinRequest, listen: str) -> str | None:
+    """``LocalState.advertise_asked``."""
+    return request.advertise_addr if follows_host(request.advertise_addr, listen) else None
 
 
 def _check_init(request: InitRequest) -> None:

@@ -7,6 +7,8 @@ import pytest
 from pki.addresses import AddressError
 from worker.addresses import (
     SystemAddress,
+    follows_host,
+    is_here,
     resolve_advertise,
     resolve_data_path,
     resolve_listen,
@@ -52,6 +54,28 @@ def test_unknown_interface_and_zero_address_are_refused() -> None:
         resolve_advertise("nope", "0.0.0.0:2377", ONE)
     with pytest.raises(AddressError, match="non-zero"):
         resolve_advertise("0.0.0.0", "0.0.0.0:2377", ONE)
+
+
+@pytest.mark.parametrize(
+    ("text", "listen", "follows"),
+    [
+        ("", "0.0.0.0:2377", True),
+        ("", "[::]:2377", True),
+        ("eth0", "0.0.0.0:2377", True),
+        ("eth0:2378", "10.0.0.1:2377", True),
+        ("", "10.0.0.1:2377", False),
+        ("10.0.0.1", "0.0.0.0:2377", False),
+        ("[fd00::1]:2377", "0.0.0.0:2377", False),
+    ],
+)
+def test_an_address_that_nobody_named_follows_the_host(text: str, listen: str, follows: bool) -> None:
+    assert follows_host(text, listen) is follows
+
+
+def test_what_the_host_has_is_here() -> None:
+    assert is_here("127.77.0.1")
+    assert not is_here("192.0.2.1")
+    assert not is_here("2001:db8::1")
 
 
 def test_data_path_defaults_to_the_advertise_address() -> None:

@@ -16,6 +16,7 @@ import pytest
 from pki.certificates import Role
 from pki.encryption import DATA_KEY_FILE
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate
+from proto.ca_pb2 import ManagerAddress
 from proto.control_pb2 import GetClusterRequest, GetNodeRequest
 from proto.node_pb2 import LocalState
 from proto.objects_pb2 import JoinTokens
@@ -24,6 +25,7 @@ from tests.unit.pki.support import Authority
 from tests.unit.worker.support import Place, place, until
 from worker import local_state
 from worker import node as module
+from worker.addresses import SystemAddress
 from worker.membership import (
     AlreadyInSwarmError,
     InitRequest,
@@ -488,6 +490,55 @@ async def test_a_manager_that_outlived_its_node_is_found_and_still_watched(manag
     await until(lambda: not manager.node.info().control_available)
     await until(lambda: manager.node.info().control_available)
     assert manager.manager_pid not in (None, first)
+
+
+GONE = "192.0.2.7"
+
+
+def as_if_moved(host: Place, *, asked: str | None) -> None:
+    """What lies on the disk of a host that had another address when it was made a manager."""
+    state = local_state.load(host.host.state_dir)
+    assert state is not None
+    state.advertise_addr, state.data_path_addr = f"{GONE}:2377", GONE
+    state.managers[0].raft_addr, state.managers[0].grpc_addr = f"{GONE}:2377", f"{GONE}:7946"
+    if asked is not None:
+        state.advertise_asked = asked
+    local_state.save(host.host.state_dir, state)
+
+
+async def test_a_host_whose_address_changed_over_night_tells_the_new_one(
+    manager: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def addresses() -> list[SystemAddress]:
+        return [SystemAddress("eth0", manager.address), SystemAddress("eth1", "198.51.100.1")]
+
+    monkeypatch.setattr(module, "system_addresses", addresses)
+    await manager.node.close()
+    as_if_moved(manager, asked="eth0")
+    await manager.restart()
+    await until(lambda: manager.node.info().local_node_state is LocalNodeState.ACTIVE)
+    assert manager.node.info().node_addr == manager.address
+    state = local_state.load(manager.host.state_dir)
+    assert state is not None
+    assert (state.advertise_addr, state.data_path_addr) == (manager.listen, manager.address)
+    told = ManagerAddress(node_id=state.node_id, raft_addr=manager.listen, grpc_addr=f"{manager.address}:7946")
+    assert list(state.managers) == [told]
+
+
+@pytest.mark.parametrize("asked", [None, "eth9"], ids=["the user's own", "an interface that is gone"])
+async def test_an_address_stays_that_the_user_named_or_for_which_there_is_no_other(
+    manager: Place, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    """Behind address translation no address that is told is the host's own (X23)."""
+
+    async def addresses() -> list[SystemAddress]:
+        return [SystemAddress("eth0", manager.address), SystemAddress("eth1", "198.51.100.1")]
+
+    monkeypatch.setattr(module, "system_addresses", addresses)
+    await manager.node.close()
+    as_if_moved(manager, asked=asked)
+    await manager.restart()
+    assert manager.node.info().node_addr == GONE
 
 
 async def test_a_swarm_forced_anew_tells_its_new_address(manager: Place) -> None:
