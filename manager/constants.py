@@ -38,10 +38,10 @@ TASK_HISTORY_RETENTION_LIMIT = 5
 """Tasks kept per slot (or node), the running one included (A1.08)."""
 
 OLD_TASK_STOP_TIMEOUT_S = 60.0
+"""A replacement starts after that though the task before it has not stopped (A3.12)."""
 
 CLOCK_SKEW_S_MAX = 10.0
 """Managers' clocks differ by less. A time that is further ahead was written by a clock that was wrong."""
-"""A replacement starts after that though the task before it has not stopped (A3.12)."""
 
 NODE_FAILURES_WINDOW_S = 300.0
 NODE_FAILURES_MAX = 5
