@@ -25,6 +25,7 @@ RESTART_DELAY_S_MIN = 0.5
 RESTART_DELAY_S_MAX = 15.0
 STOP_TIMEOUT_S = 20.0
 HEALTHY_AFTER_S = 30.0
+_WATCH_RETRY_S = 5.0
 
 
 def lock_holder(path: Path) -> int | None:
@@ -127,7 +128,7 @@ class ManagerProcess:
         loop = asyncio.get_running_loop()
         while self._pid is not None:
             started = loop.time()
-            await _wait_exit(self._pid)
+            await self._exited(self._pid)
             self._set_pid(None)
             if loop.time() - started > HEALTHY_AFTER_S:
                 delay_s = RESTART_DELAY_S_MIN
@@ -141,8 +142,16 @@ class ManagerProcess:
                 delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
                 try:
                     await self._launch(config)
-                except ZygoteError as error:
+                except (ZygoteError, OSError) as error:  # out of descriptors, of processes, of memory: not for ever
                     log.error("manager.not_restarted", error=str(error))
+
+    async def _exited(self, pid: int) -> None:
+        while True:
+            try:
+                return await _wait_exit(pid)
+            except OSError as error:
+                log.error("manager.not_watched", pid=pid, error=str(error))
+                await asyncio.sleep(_WATCH_RETRY_S)
 
 
 async def _wait_exit(pid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -15,6 +16,7 @@ from subprocess import PIPE, Popen
 import pytest
 
 from proto.node_pb2 import ManagerConfig
+from worker import manager_process as module
 from worker.manager_process import ManagerProcess, lock_holder
 from worker.zygote import FRAME_SIZE_BYTES_MAX, Zygote
 
@@ -75,6 +77,36 @@ async def test_a_manager_that_ends_by_itself_is_started_again(zygote: Zygote, tm
     os.kill(first, signal.SIGKILL)
     second = await holder(tmp_path / "manager.lock", other_than=first)
     assert second != first
+    await process.stop()
+    await gone(second)
+
+
+@pytest.mark.parametrize("failing", ["lock_holder", "pidfd_open"])
+async def test_a_node_without_descriptors_starts_its_manager_once_it_has_some(
+    zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    process, lock = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config), lock_holder
+    tried = asyncio.Event()
+
+    def exhausted(_argument: object) -> int:
+        tried.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module, "RESTART_DELAY_S_MIN", 0.01)
+    monkeypatch.setattr(module, "_WATCH_RETRY_S", 0.01)
+    with monkeypatch.context() as patch:
+        if failing == "pidfd_open":
+            patch.setattr(os, "pidfd_open", exhausted)
+        await process.start(ManagerConfig(state_dir=str(tmp_path)))
+        first = await holder(tmp_path / "manager.lock")
+        if failing == "lock_holder":
+            patch.setattr(module, "lock_holder", exhausted)
+        os.kill(first, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            await tried.wait()
+        await asyncio.sleep(0)
+    assert module.lock_holder is lock
+    second = await holder(tmp_path / "manager.lock", other_than=first)
     await process.stop()
     await gone(second)
 
