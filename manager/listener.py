@@ -55,12 +55,15 @@ class Limits:
         strangers_per_address_max: of these, from one address.
         burst_per_address: connections that an address may make at once ...
         rate_per_address_s: ... and how many more a second; a handshake costs milliseconds of this thread.
+        burst, rate_s: the same for all together: Raft's heartbeats wait on this thread, too.
     """
 
     strangers_max: int = 512
     strangers_per_address_max: int = 64
     burst_per_address: int = 128
     rate_per_address_s: float = 32.0
+    burst: int = 256
+    rate_s: float = 128.0
 
 
 class RateLimit:
@@ -127,6 +130,7 @@ class Listener:
         self._connections: set[asyncio.Task[None]] = set()
         self._strangers: Counter[str] = Counter()
         self._rate = RateLimit(limits.burst_per_address, limits.rate_per_address_s)
+        self._rate_of_all = RateLimit(limits.burst, limits.rate_s)
         self._lines = LogLimit()
 
     async def start(self, host: str, port: int) -> None:
@@ -185,11 +189,12 @@ class Listener:
             log.error("connection.crashed", task=task.get_name(), exc_info=error)
 
     def _admit(self, peer: str) -> bool:
-        limits = self._limits
+        limits, now_s = self._limits, asyncio.get_running_loop().time()
         if (
             self._strangers[peer] >= limits.strangers_per_address_max
             or self._strangers.total() >= limits.strangers_max
-            or not self._rate.take(peer, asyncio.get_running_loop().time())
+            or not self._rate.take(peer, now_s)
+            or not self._rate_of_all.take("", now_s)
         ):
             if (left_out := self._lines.due(("refused", peer))) is not None:
                 reason = "too many connections without a certificate"

@@ -24,6 +24,7 @@ LIMITS = Limits()
         f"| decisions under way | {service.JOINS_MAX} |",
         f"| {LIMITS.strangers_max} / {LIMITS.strangers_per_address_max} |",
         f"| {LIMITS.burst_per_address} at once, then {LIMITS.rate_per_address_s:.0f} a second |",
+        f"| {LIMITS.burst} at once, then {LIMITS.rate_s:.0f} a second |",
         f"UNAVAILABLE after {service.DECISION_TIMEOUT_S:.0f} s",
         f"requests up to {join.REQUEST_SIZE_BYTES_MAX} bytes, answers up to {join.RESPONSE_SIZE_BYTES_MAX}",
         f"more than {certificates.CSR_SIZE_BYTES_MAX} bytes is refused",

@@ -333,6 +333,18 @@ async def test_an_address_that_connects_too_often_waits(tmp_path: Path, state: M
             await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
 
 
+async def test_many_addresses_together_wait_as_well(tmp_path: Path, state: MemoryState) -> None:
+    """Whoever has an IPv6 /48 has 65536 addresses in this sense, and handshakes are made on Raft's thread."""
+    limits = Limits(burst=2, rate_s=0.0)
+    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
+        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+        with capture_logs() as lines:
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, local_addr=("127.0.0.2", 0))
+            assert await read_to_end(reader) == b""
+        writer.close()
+    assert [(line["event"], line["peer"]) for line in lines] == [("connection.refused", "127.0.0.2")]
+
+
 def test_an_ipv6_host_counts_as_its_network() -> None:
     assert source_network("10.0.0.1") == "10.0.0.1"
     assert source_network("2001:db8::1") == source_network("2001:db8::ffff:1") == "2001:db8::/64"
