@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -106,6 +106,7 @@ class Participation:
         self._renewer = Renewer(certificate, self._renew)
         ensure_private_directory(host.state_dir / AGENT)
         self._agent = self._new_agent()
+        self._agent_ran = False
         self._running: asyncio.Task[None] | None = None
 
     def _new_agent(self) -> Agent:
@@ -175,26 +176,40 @@ class Participation:
             await asyncio.gather(running, return_exceptions=True)
 
     async def _run(self) -> None:
-        """Keep the agent, the certificate and the role going; what failed is told in ``error`` and tried again."""
+        """Keep the agent, the certificate and the role going. None of them waits for another to be well."""
+        async with asyncio.TaskGroup() as group:
+            for name, part in (
+                ("agent", self._run_agent),
+                ("certificate.renewal", self._keep_certificate),
+                ("role", self._follow_role),
+                ("manager.ready", self._watch_manager),
+            ):
+                group.create_task(self._keep_going(name, part), name=name)
+
+    async def _keep_going(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+        """Run a part until it ends; what it failed with is told in ``error``, and it is tried again."""
         delay_s = _RESTART_DELAY_S_MIN
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._agent.run(), name="agent")
-                    group.create_task(self._keep_certificate(), name="certificate.renewal")
-                    group.create_task(self._follow_role(), name="role")
-                    group.create_task(self._watch_manager(), name="manager.ready")
-            except* Exception as errors:
-                for error in errors.exceptions:
-                    self.error = str(error) or type(error).__name__
-                    log.error("participation.failed", error=self.error, restart_delay_s=delay_s, exc_info=error)
+                await part()
+                return
+            except Exception as error:
+                self.error = told = str(error) or type(error).__name__
+                log.error("participation.failed", part=name, error=told, restart_delay_s=delay_s, exc_info=error)
             if loop.time() - began > _HEALTHY_AFTER_S:
                 delay_s = _RESTART_DELAY_S_MIN
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, _RESTART_DELAY_S_MAX)
+            if name != "agent" and self.error == told:  # the agent's goes with its next session
+                self.error = ""
+
+    async def _run_agent(self) -> None:
+        if self._agent_ran:
             self._agent = self._new_agent()
+        self._agent_ran = True
+        await self._agent.run()
 
     async def _keep_certificate(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -39,6 +40,16 @@ class BrokenOnce(Participation):
     def _new_agent(self) -> Agent:
         self.agents += 1
         return FakeAgent(self, fail=self.agents == 1, pause_s=0.05)  # type: ignore[return-value]  # as much of it as is called here
+
+
+class BrokenAlways(Participation):
+    """None of its agents comes up."""
+
+    agents = 0
+
+    def _new_agent(self) -> Agent:
+        self.agents += 1
+        return FakeAgent(self, fail=True)  # type: ignore[return-value]  # as much of it as is called here
 
 
 class Idle(Participation):
@@ -107,6 +118,48 @@ async def test_a_part_that_failed_is_told_of_and_started_again(host: Host, monke
         await reached(participation, LocalNodeState.ERROR)
         assert "No space left on device" in participation.error
         await reached(participation, LocalNodeState.ACTIVE)
+        assert participation.error == ""
+    finally:
+        await participation.stop()
+
+
+async def test_an_agent_that_cannot_start_leaves_the_other_parts_alone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damaged assignments on a manager: its certificate is renewed, and whoever asks it is answered."""
+    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.01)
+    participation, started = worker_on(host, BrokenAlways), list[str]()
+
+    async def part(name: str) -> None:
+        started.append(name)
+        await asyncio.Event().wait()
+
+    for name in ("_keep_certificate", "_follow_role", "_watch_manager"):
+        monkeypatch.setattr(participation, name, functools.partial(part, name))
+    await participation.start()
+    try:
+        await until(lambda: participation.agents >= 4)
+        assert "No space left on device" in participation.error
+        assert sorted(started) == ["_follow_role", "_keep_certificate", "_watch_manager"]
+    finally:
+        await participation.stop()
+
+
+async def test_the_error_of_a_part_that_is_well_again_goes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.05)
+    participation, runs = worker_on(host, Lonely), list[str]()
+
+    async def once_broken() -> None:
+        runs.append(participation.error)
+        if len(runs) == 1:
+            raise ValueError("broken")
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(participation, "_follow_role", once_broken)
+    await participation.start()
+    try:
+        await until(lambda: participation.error == "broken")
+        await until(lambda: len(runs) == 2)
         assert participation.error == ""
     finally:
         await participation.stop()
