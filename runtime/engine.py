@@ -27,6 +27,7 @@ from runtime.containers.bundle import BundleBuilder
 from runtime.containers.creator import Creator
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.lifecycle import Lifecycle, event_attributes, network_kind
+from runtime.containers.readoption import Readoption
 from runtime.containers.record import Container
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
@@ -145,7 +146,17 @@ class Engine:
             events=self.events,
             capabilities=self._facts.capabilities,
         )
-        await self._lifecycle.open(self._watcher)
+        self._lifecycle.open(self._watcher)
+        readoption = Readoption(
+            store=self._store,
+            lifecycle=self._lifecycle,
+            networks=self.networks,
+            volumes=self.volumes,
+            paths=self._paths,
+            layout=self._layout,
+            cgroup_parent=self._parent,
+        )
+        await readoption.run()
         self._log_turner = asyncio.get_running_loop().create_task(self._turn_logs(), name="engine.logs")
         log.info("engine.opened", containers=len(self._store), cgroup_version=self._layout.version)
 

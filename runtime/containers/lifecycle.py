@@ -1,4 +1,4 @@
-"""Start, exit, restart, stop and removal of containers, and their re-adoption after a restart of the daemon.
+"""Start, exit, restart, stop and removal of containers.
 
 Each transition holds the container's lock; waiting for a process to end does not. States and who moves them:
 
@@ -43,12 +43,10 @@ from runtime.images import ImagesError, ImageStore
 from runtime.linux import Watcher
 from runtime.networks.bridge import Attachment, Networks
 from runtime.networks.ports import requests as port_requests
-from runtime.networks.rules import PublishedPort
 from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)
 
-LOST_EXIT_CODE = 255
 _WORKERS = 4
 T = TypeVar("T")
 
@@ -82,7 +80,6 @@ class Lifecycle:
         # Few workers on purpose: more runc at once than cores only makes each slower.
         self._pool = ThreadPoolExecutor(max_workers=max(_WORKERS, (os.cpu_count() or 1) * 2), thread_name_prefix="runc")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watcher: Watcher | None = None
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self.on_started: Callable[[Container], None] = lambda _container: None
@@ -98,26 +95,9 @@ class Lifecycle:
         """Call something that runs a program, in the pool for that."""
         return await self._loop.run_in_executor(self._pool, functools.partial(function, *arguments))
 
-    async def open(self, watcher: Watcher) -> None:
-        """Watch for exits, then settle what happened while nobody watched."""
-        self._watcher = watcher
+    def open(self, watcher: Watcher) -> None:
+        """Watch for exits. What happened while nobody watched is ``Readoption``'s."""
         watcher.watch(self._paths.exits, self._exit_file_changed)
-        containers = list(self._store)
-        for container in containers:
-            await self._readopt(container)
-        await self.run(self._remove_orphans, {container.id for container in containers if container.running})
-        await self._networks.reconcile()
-        await self._volumes.unmount_unused()
-        for container in containers:
-            policy = container.record.HostConfig.RestartPolicy
-            if container.running:
-                continue
-            if container.record.HostConfig.AutoRemove and container.state.Status in ("exited", "dead"):
-                self.spawn(self.remove(container, force=True, volumes=True), f"autoremove {container.id[:12]}")
-            elif container.state.Status != "created" and restart.starts_with_daemon(
-                policy, stopped_by_user=container.state.StoppedByUser
-            ):
-                self.spawn(self._start_quietly(container), f"restart {container.id[:12]}")
 
     async def close(self) -> None:
         """Stop watching. What was under way is finished, for at most ten seconds; containers run on."""
@@ -192,7 +172,7 @@ class Lifecycle:
         except BaseException:
             await self.run(conmon.abandon, created)
             raise
-        self._watch_conmon(container)
+        self.watch_conmon(container)
 
     async def _let_go(self, container: Container, created: conmon.Created, attachment: Attachment | None) -> None:
         """From a waiting init to a running process."""
@@ -246,7 +226,9 @@ class Lifecycle:
             stream.connected(attach.connect(self._paths.bundle(container.id) / "attach"))
         container.pending_attaches.clear()
 
-    def _watch_conmon(self, container: Container) -> None:
+    def watch_conmon(self, container: Container) -> None:
+        """Notice the end of its monitor, and with it the container's."""
+
         def ended() -> None:
             container.reap("conmon")
             self.spawn(self._exited(container), f"exit {container.id[:12]}")
@@ -283,14 +265,14 @@ class Lifecycle:
                 await self._end_orphan(container)
                 status = (128 + signal.SIGKILL, time.time_ns())
                 container.state.Error = "its monitor (conmon) ended unexpectedly, so the container was killed"
-            await self._record_exit(container, *status)
+            await self.record_exit(container, *status)
 
     async def _end_orphan(self, container: Container) -> None:
         """Without conmon nobody reads its output or learns its exit status: end it."""
         log.warning("conmon.lost", container_id=container.id, pid=container.state.Pid)
         container.send_signal(signal.SIGKILL)
 
-    async def _record_exit(self, container: Container, exit_code: int, at_ns: int) -> None:
+    async def record_exit(self, container: Container, exit_code: int, at_ns: int) -> None:
         """Under the lock: set the state, tell everybody, clean up, and decide what comes next."""
         state = container.state
         state.OOMKilled = cgroups.oom_kills(self._layout, self._parent, container.id) > 0
@@ -354,7 +336,8 @@ class Lifecycle:
             except EngineError as error:
                 log.warning("container.not_restarted", container_id=container.id, reason=str(error))
 
-    async def _start_quietly(self, container: Container) -> None:
+    async def start_quietly(self, container: Container) -> None:
+        """Start it for nobody who waits; a refusal is logged."""
         try:
             await self.start(container)
         except EngineError as error:
@@ -465,62 +448,6 @@ class Lifecycle:
     def _refuse_if_removing(self, container: Container) -> None:
         if container.removing:
             raise ConflictError("container is marked for removal and cannot be started")
-
-    # ---- after a restart of the daemon -----------------------------------------------------------------------------
-
-    async def _readopt(self, container: Container) -> None:
-        """Find out what a container that ran did meanwhile."""
-        state = container.state
-        if state.Status == "restarting":
-            state.Status = "exited"
-            self._store.save_state(container)
-            return
-        if not container.running:
-            return
-        async with container.lock:
-            status = conmon.exit_status(self._paths, container.id)
-            alive = processes.is_alive(state.Pid, state.PidStart, state.BootID)
-            watched = processes.is_alive(state.ConmonPid, state.ConmonStart, state.BootID)
-            if status is None and alive and watched and conmon.is_started(self._paths, container.id):
-                self._adopt(container)
-                return
-            if status is None and alive:
-                container.hold("init", state.Pid)
-                container.send_signal(signal.SIGKILL)
-            if status is None:
-                state.Error = "" if not alive else "it could not be taken over by the daemon and was killed"
-                status = (LOST_EXIT_CODE, time.time_ns())
-            await self._record_exit(container, *status)
-
-    def _adopt(self, container: Container) -> None:
-        state = container.state
-        container.hold("init", state.Pid)
-        if state.Endpoint is not None:
-            ports = [
-                PublishedPort(port.Protocol, port.HostIP, port.HostPort, port.ContainerIP, port.ContainerPort)
-                for port in state.Ports
-            ]
-            self._networks.adopt(container.id, Attachment(state.Endpoint, ports, state.Link))
-        for point in container.record.Mounts:
-            if point.Type == "volume":
-                self._volumes.adopt(point.Name, container.id)
-        self._watch_conmon(container)
-        self.on_started(container)
-        log.info("container.adopted", container_id=container.id, pid=state.Pid)
-
-    def _remove_orphans(self, running: set[str]) -> None:
-        """What a crash in the middle of a start or removal left: runtime state and cgroups without a container."""
-        found = {path.name for path in self._paths.runc.iterdir() if len(path.name) == 64}
-        found |= {path.name for path in (self._paths.run / "bundles").iterdir()}
-        found |= {path.name for path in self._paths.exits.iterdir() if len(path.name) == 64}
-        for mount in set(self._layout.mounts.values()):
-            parent = mount / self._parent.lstrip("/")
-            if parent.is_dir():
-                found |= {path.name for path in parent.iterdir() if path.is_dir() and len(path.name) == 64}
-        for container_id in sorted(found - running):
-            groups = cgroups.container_paths(self._layout, self._parent, container_id)
-            conmon.clean(self._tools, self._paths, container_id, groups)
-            log.info("orphan.removed", container_id=container_id)
 
     # ---- events ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,117 @@
+"""What the daemon finds at its start: containers that ran on, that ended meanwhile, and what a crash left half done."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import structlog
+
+from runtime.containers import cgroups, conmon, processes, restart
+from runtime.containers.lifecycle import Lifecycle
+from runtime.containers.record import Container
+from runtime.containers.store import ContainerStore
+from runtime.networks.bridge import Attachment, Networks
+from runtime.networks.rules import PublishedPort
+from runtime.volumes import Volumes
+
+log = structlog.get_logger(__name__)
+
+LOST_EXIT_CODE = 255
+
+
+class Readoption:
+    """Settles, once, what happened while nobody watched. The ``lifecycle`` is open and owns the containers."""
+
+    def __init__(
+        self,
+        *,
+        store: ContainerStore,
+        lifecycle: Lifecycle,
+        networks: Networks,
+        volumes: Volumes,
+        paths: conmon.Paths,
+        layout: cgroups.Layout,
+        cgroup_parent: str,
+    ) -> None:
+        self._store, self._lifecycle, self._networks, self._volumes = store, lifecycle, networks, volumes
+        self._paths, self._layout, self._parent = paths, layout, cgroup_parent
+
+    async def run(self) -> None:
+        """Take over, note down, clean, and start what is to run. Raises HostError."""
+        containers = list(self._store)
+        for container in containers:
+            await self._readopt(container)
+        running = {container.id for container in containers if container.running}
+        await self._lifecycle.run(self._remove_orphans, running)
+        await self._networks.reconcile()
+        await self._volumes.unmount_unused()
+        for container in containers:
+            self._go_on(container)
+
+    def _go_on(self, container: Container) -> None:
+        """Start or remove what is down, as its policy says."""
+        if container.running:
+            return
+        host, state = container.record.HostConfig, container.state
+        if host.AutoRemove and state.Status in ("exited", "dead"):
+            removal = self._lifecycle.remove(container, force=True, volumes=True)
+            self._lifecycle.spawn(removal, f"autoremove {container.id[:12]}")
+        elif state.Status != "created" and restart.starts_with_daemon(
+            host.RestartPolicy, stopped_by_user=state.StoppedByUser
+        ):
+            self._lifecycle.spawn(self._lifecycle.start_quietly(container), f"restart {container.id[:12]}")
+
+    async def _readopt(self, container: Container) -> None:
+        """Find out what a container that ran did meanwhile."""
+        state = container.state
+        if state.Status == "restarting":
+            state.Status = "exited"
+            self._store.save_state(container)
+            return
+        if not container.running:
+            return
+        async with container.lock:
+            status = conmon.exit_status(self._paths, container.id)
+            alive = processes.is_alive(state.Pid, state.PidStart, state.BootID)
+            watched = processes.is_alive(state.ConmonPid, state.ConmonStart, state.BootID)
+            if status is None and alive and watched and conmon.is_started(self._paths, container.id):
+                self._adopt(container)
+                return
+            if status is None and alive:
+                container.hold("init", state.Pid)
+                container.send_signal(signal.SIGKILL)
+            if status is None:
+                state.Error = "" if not alive else "it could not be taken over by the daemon and was killed"
+                status = (LOST_EXIT_CODE, time.time_ns())
+            await self._lifecycle.record_exit(container, *status)
+
+    def _adopt(self, container: Container) -> None:
+        state = container.state
+        container.hold("init", state.Pid)
+        if state.Endpoint is not None:
+            ports = [
+                PublishedPort(port.Protocol, port.HostIP, port.HostPort, port.ContainerIP, port.ContainerPort)
+                for port in state.Ports
+            ]
+            self._networks.adopt(container.id, Attachment(state.Endpoint, ports, state.Link))
+        for point in container.record.Mounts:
+            if point.Type == "volume":
+                self._volumes.adopt(point.Name, container.id)
+        self._lifecycle.watch_conmon(container)
+        self._lifecycle.on_started(container)
+        log.info("container.adopted", container_id=container.id, pid=state.Pid)
+
+    def _remove_orphans(self, running: set[str]) -> None:
+        """What a crash in the middle of a start or removal left: runtime state and cgroups without a container."""
+        found = {path.name for path in self._paths.runc.iterdir() if len(path.name) == 64}
+        found |= {path.name for path in (self._paths.run / "bundles").iterdir()}
+        found |= {path.name for path in self._paths.exits.iterdir() if len(path.name) == 64}
+        for mount in set(self._layout.mounts.values()):
+            parent = mount / self._parent.lstrip("/")
+            if parent.is_dir():
+                found |= {path.name for path in parent.iterdir() if path.is_dir() and len(path.name) == 64}
+        for container_id in sorted(found - running):
+            groups = cgroups.container_paths(self._layout, self._parent, container_id)
+            conmon.clean(self._lifecycle.tools, self._paths, container_id, groups)
+            log.info("orphan.removed", container_id=container_id)
