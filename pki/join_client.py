@@ -15,6 +15,7 @@ import structlog
 from pki.addresses import split_host_port
 from pki.certificates import Role, TrustRoot, new_csr, root_digest
 from pki.errors import (
+    CertificateExpiredError,
     FingerprintMismatchError,
     FrameError,
     InvalidCertificateError,
@@ -42,6 +43,10 @@ CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 15.0
 _READ_SIZE_BYTES = 64 * 1024
 
+_OUT_OF_TIME = frozenset({9, 10})
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+
+_CLOCKS = "do the clocks of this host and of the manager agree?"
 _UNAVAILABLE = 14
 """gRPC's code for "not now": another manager, or the same one later, may say yes."""
 
@@ -139,7 +144,10 @@ async def _join_at(
 
 def _check_answer(credentials: NodeCredentials, answer: IssueNodeCertificateResponse, now: datetime) -> None:
     identity = credentials.identity
-    identity.check_time(now)
+    try:
+        identity.check_time(now)
+    except CertificateExpiredError as error:
+        raise CertificateExpiredError(f"{error}; {_CLOCKS}") from error
     if identity.node_id != answer.node_id or identity.cluster_id != answer.cluster_id:
         raise InvalidCertificateError("node certificate: not for the node that the manager says we are")
 
@@ -156,6 +164,8 @@ async def _ask(host: str, port: int, context: ssl.SSLContext, request: JoinReque
                 server_hostname=Role.MANAGER.value if context.check_hostname else None,
             )
     except ssl.SSLCertVerificationError as error:
+        if error.verify_code in _OUT_OF_TIME:
+            raise InvalidCertificateError(f"{where}: {error.verify_message}; {_CLOCKS}") from error
         raise InvalidCertificateError(
             f"{where} is no manager of the cluster of this token: {error.verify_message}"
         ) from error

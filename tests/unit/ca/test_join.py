@@ -7,6 +7,7 @@ import queue
 import ssl
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,21 @@ async def test_a_worker_cannot_pose_as_a_manager(tmp_path: Path, state: MemorySt
         with pytest.raises(InvalidCertificateError, match="is no manager of the cluster of this token"):
             await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
     assert state.joined == []
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [(timedelta(hours=2), "certificate is not yet valid"), (timedelta(hours=-2), "certificate has expired")],
+)
+async def test_clocks_that_differ_are_asked_after(
+    tmp_path: Path, state: MemoryState, ahead: timedelta, said: str
+) -> None:
+    state.authority.now += ahead
+    async with support.manager(tmp_path, state) as (listener, _, _):
+        with pytest.raises(InvalidCertificateError) as refused:
+            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+    assert said in str(refused.value)
+    assert str(refused.value).endswith("do the clocks of this host and of the manager agree?")
 
 
 async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path, state: MemoryState) -> None:
