@@ -98,7 +98,7 @@ IsRemoved = Callable[[str, int], bool]
 
 
 IsDemoted = Callable[[str], bool]
-"""Node ID -> whether the cluster's state says that the node neither is nor is to be a manager."""
+"""Node ID -> whether the cluster's state says that the node neither is nor is to be a manager, or is not there."""
 
 
 def authorize(

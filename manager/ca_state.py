@@ -126,9 +126,15 @@ class StoreCAState:
         return node_id in self._removed
 
     def is_demoted(self, node_id: str) -> bool:
-        """Whether a node that is known neither is a manager nor is to become one."""
+        """Whether a node neither is a manager nor is to become one.
+
+        Nor is one without an object, removed longer ago than ``removed_nodes`` goes back: its certificate may have been
+        given a longer life than certificates have now. A manager with an empty store knows nobody yet.
+        """
         node = self._store.view.nodes.get(node_id)
-        return node is not None and NodeRole.NODE_ROLE_MANAGER not in (node.spec.role, node.role)
+        if node is None:
+            return bool(len(self._store.view.clusters))
+        return NodeRole.NODE_ROLE_MANAGER not in (node.spec.role, node.role)
 
     async def register_node(self, node: NewNode) -> None:
         def create(working: Working) -> None:

@@ -12,6 +12,7 @@ from manager.consensus.inprocess import InProcessConsensus
 from manager.store import Store
 from pki.certificates import Identity, Role
 from proto.objects_pb2 import Cluster, Node
+from proto.specs_pb2 import NodeRole
 
 NOW = datetime(2026, 11, 24, 12, 0, 30, 500_000, tzinfo=UTC)
 
@@ -72,3 +73,22 @@ async def test_a_removed_nodes_streams_end(parts: tuple[Store, StoreCAState, lis
     await store.update(lambda working: working.update(cluster))
     assert state.refuses_manager(manager_certificate(NOW + timedelta(days=1)))
     assert refused == ["n1"]
+
+
+async def test_a_node_that_is_nobody_any_more_is_no_manager(parts: tuple[Store, StoreCAState, list[str]]) -> None:
+    """Its entry among the removed ones has run out; a certificate of a longer life than was given then has not."""
+    store, state, _ = parts
+    await store.update(lambda working: working.create(Node(id="m1", role=NodeRole.NODE_ROLE_MANAGER)))
+    assert not state.is_demoted("m1")
+    await store.update(lambda working: working.remove(store.view.nodes.find("m1")))
+    assert not state.is_removed("m1", serial=1)
+    assert state.is_demoted("m1")
+
+
+async def test_a_manager_that_knows_nobody_yet_shuts_nobody_out() -> None:
+    consensus = InProcessConsensus()
+    store = Store(consensus, clock=lambda: 0.0)
+    state = StoreCAState(store, consensus, "c", managers=list, trust_root_pem=bytes)
+    await consensus.start(store)
+    assert not state.is_demoted("m1")
+    await consensus.stop()
