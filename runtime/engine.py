@@ -150,6 +150,7 @@ class Engine:
         readoption = Readoption(
             store=self._store,
             lifecycle=self._lifecycle,
+            images=self.images,
             networks=self.networks,
             volumes=self.volumes,
             paths=self._paths,

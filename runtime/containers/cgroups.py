@@ -203,6 +203,29 @@ def processes(paths: Iterable[Path]) -> set[int]:
     return found
 
 
+def is_frozen(paths: Iterable[Path]) -> bool:
+    """Whether a container's groups are paused."""
+    for path in paths:
+        for name, frozen in (("freezer.state", ("FREEZING", "FROZEN")), ("cgroup.freeze", ("1",))):
+            try:
+                if (path / name).read_text().strip() in frozen:
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+def thaw(paths: Iterable[Path]) -> None:
+    """Let a SIGKILL through: in version 1 it waits in a frozen group; version 2 needs no help."""
+    for path in paths:
+        file = path / "freezer.state"
+        try:
+            if file.read_text().strip() != "THAWED":
+                file.write_text("THAWED")
+        except OSError:  # gone with its container, or no freezer here
+            continue
+
+
 def remove(paths: Iterable[Path], *, patience_s: float = 2.0) -> list[Path]:
     """Remove groups and those below them; returns what would not go.
 

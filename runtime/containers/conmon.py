@@ -22,7 +22,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 CREATE_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 10.0
+STRAY_TIMEOUT_S = 5.0
 _MESSAGE_SIZE_MAX = 1 << 16
 
 
@@ -283,6 +284,39 @@ def abandon(created: Created) -> None:
             os.close(fd)
 
 
+def end_strays(paths: Paths, keep: Set[str]) -> None:
+    """End the monitors and runc calls of a dead daemon whose container is not in ``keep``; let those of others finish.
+
+    A daemon that died in the middle of a start leaves conmon and runc at work: what they make after the cleaning would
+    stay. An exec's monitor is left alone as long as its container runs.
+    """
+    ours = os.fsencode(paths.run) + b"/"
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            fd = os.pidfd_open(int(entry.name))
+        except OSError:
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")[:-1]
+            if not any(word.startswith(ours) for word in words):
+                continue
+            is_conmon = Path(os.fsdecode(words[0])).name == "conmon"
+            owner = words[words.index(b"--cid") + 1] if is_conmon else words[-1]
+            if not is_conmon and Path(os.fsdecode(words[0])).name != "runc":
+                continue
+            if owner.decode() not in keep:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            elif is_conmon or b"exec" in words or b"create" in words:
+                continue
+            select.select([fd], [], [], STRAY_TIMEOUT_S)
+        except (OSError, ValueError):  # ended meanwhile
+            continue
+        finally:
+            os.close(fd)
+
+
 def run_runc(tools: Tools, paths: Paths, container_id: str, *arguments: str, timeout_s: float = 30.0) -> str:
     """Run one runc command to its end; returns what it prints. Raises HostError with runc's reason."""
     bundle = paths.bundle(container_id)
@@ -341,6 +375,7 @@ def clean(tools: Tools, paths: Paths, container_id: str, groups: Sequence[Path])
     for pid in cgroups.processes(found):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    cgroups.thaw(found)
     left = cgroups.remove(sorted(found))
     if left:
         try:

@@ -291,11 +291,8 @@ class Lifecycle:
         self.on_exited(container)
         container.notify("exit")
         await self._release(container)
-        if delay_s is not None and not self._closed:
-            container.restart_delay_s = delay_s
-            container.restart_timer = self._loop.call_later(
-                delay_s, lambda: self.spawn(self._restart(container), f"restart {container.id[:12]}")
-            )
+        if delay_s is not None:
+            self.restart_later(container, delay_s)
         elif container.record.HostConfig.AutoRemove and not container.removing and not self._closed:
             self.spawn(self.remove(container, force=True, volumes=True), f"autoremove {container.id[:12]}")
 
@@ -325,6 +322,14 @@ class Lifecycle:
 
     # ---- restart ---------------------------------------------------------------------------------------------------
 
+    def restart_later(self, container: Container, delay_s: float) -> None:
+        """Set the timer of a container that is "restarting"; the next daemon does when this one is closing."""
+        if not self._closed:
+            container.restart_delay_s = delay_s
+            container.restart_timer = self._loop.call_later(
+                delay_s, lambda: self.spawn(self._restart(container), f"restart {container.id[:12]}")
+            )
+
     async def _restart(self, container: Container) -> None:
         async with container.lock:
             container.restart_timer = None
@@ -335,6 +340,15 @@ class Lifecycle:
                 await self._start_locked(container)
             except EngineError as error:
                 log.warning("container.not_restarted", container_id=container.id, reason=str(error))
+                self._after_failed_restart(container)
+
+    def _after_failed_restart(self, container: Container) -> None:
+        """It counts as a run that ended at once; dockerd gives up here, though what was missing may come back."""
+        delay_s = self._next_delay(container, 0.0)
+        container.state.Status = "exited" if delay_s is None else "restarting"
+        self._store.save_state(container)
+        if delay_s is not None:
+            self.restart_later(container, delay_s)
 
     async def start_quietly(self, container: Container) -> None:
         """Start it for nobody who waits; a refusal is logged."""
@@ -380,13 +394,11 @@ class Lifecycle:
     async def signal(self, container: Container, number: int) -> None:
         """Send a signal and say so as an event.
 
-        A frozen container is thawed for SIGKILL in cgroup version 1; in version 2 the kernel ends it as it is, and it
-        may be gone before a thaw.
+        A frozen container is thawed for SIGKILL, whatever our record says of it.
         """
         delivered = container.send_signal(number)
-        frozen = container.state.Status == "paused" and self._layout.version == 1
-        if delivered and number == signal.SIGKILL and frozen:
-            await self.runc(container, "resume")
+        if delivered and number == signal.SIGKILL:
+            cgroups.thaw(cgroups.container_paths(self._layout, self._parent, container.id))
         if delivered:
             self._publish(container, "kill", signal=str(number))
 
@@ -433,8 +445,14 @@ class Lifecycle:
             if container.running:
                 return False
             self._cancel_restart(container)
-            await self._images.remove_rootfs(container.id)
+            # The record goes before the files: a crash in between leaves files of nobody, which the next start removes,
+            # and not a container that cannot start. Unmounting is what may fail, and comes first.
+            await self._images.unmount_rootfs(container.id)
             await self._store.delete(container)
+            try:
+                await self._images.remove_rootfs(container.id)
+            except (ImagesError, OSError) as error:
+                log.warning("rootfs.not_removed", container_id=container.id, reason=str(error), retry="next start")
             return True
 
     def _why_not_removed(self, container: Container) -> str:

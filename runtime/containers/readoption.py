@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import structlog
 
@@ -11,6 +12,7 @@ from runtime.containers import cgroups, conmon, processes, restart
 from runtime.containers.lifecycle import Lifecycle
 from runtime.containers.record import Container
 from runtime.containers.store import ContainerStore
+from runtime.images import ImageStore
 from runtime.networks.bridge import Attachment, Networks
 from runtime.networks.rules import PublishedPort
 from runtime.volumes import Volumes
@@ -28,22 +30,29 @@ class Readoption:
         *,
         store: ContainerStore,
         lifecycle: Lifecycle,
+        images: ImageStore,
         networks: Networks,
         volumes: Volumes,
         paths: conmon.Paths,
         layout: cgroups.Layout,
         cgroup_parent: str,
     ) -> None:
-        self._store, self._lifecycle, self._networks, self._volumes = store, lifecycle, networks, volumes
+        self._store, self._lifecycle = store, lifecycle
+        self._images, self._networks, self._volumes = images, networks, volumes
         self._paths, self._layout, self._parent = paths, layout, cgroup_parent
 
     async def run(self) -> None:
         """Take over, note down, clean, and start what is to run. Raises HostError."""
         containers = list(self._store)
+        said_to_run = {container.id for container in containers if container.running}
+        await self._lifecycle.run(conmon.end_strays, self._paths, said_to_run)
         for container in containers:
-            await self._readopt(container)
+            if container.running:
+                async with container.lock:
+                    await self._readopt(container)
         running = {container.id for container in containers if container.running}
         await self._lifecycle.run(self._remove_orphans, running)
+        await self._images.tidy_rootfs(self._store.kept_ids(), running)
         await self._networks.reconcile()
         await self._volumes.unmount_unused()
         for container in containers:
@@ -61,34 +70,55 @@ class Readoption:
             host.RestartPolicy, stopped_by_user=state.StoppedByUser
         ):
             self._lifecycle.spawn(self._lifecycle.start_quietly(container), f"restart {container.id[:12]}")
+        elif state.Status == "restarting" and container.restart_timer is None:  # the former daemon's timer
+            self._lifecycle.restart_later(container, restart.DELAY_S_MIN)
 
     async def _readopt(self, container: Container) -> None:
         """Find out what a container that ran did meanwhile."""
         state = container.state
-        if state.Status == "restarting":
-            state.Status = "exited"
-            self._store.save_state(container)
+        status = conmon.exit_status(self._paths, container.id)
+        watched = processes.is_alive(state.ConmonPid, state.ConmonStart, state.BootID)
+        alive = self._hold(container)
+        if status is None and alive and watched and conmon.is_started(self._paths, container.id):
+            self._adopt(container)
             return
-        if not container.running:
-            return
-        async with container.lock:
-            status = conmon.exit_status(self._paths, container.id)
-            alive = processes.is_alive(state.Pid, state.PidStart, state.BootID)
-            watched = processes.is_alive(state.ConmonPid, state.ConmonStart, state.BootID)
-            if status is None and alive and watched and conmon.is_started(self._paths, container.id):
-                self._adopt(container)
-                return
-            if status is None and alive:
-                container.hold("init", state.Pid)
-                container.send_signal(signal.SIGKILL)
-            if status is None:
-                state.Error = "" if not alive else "it could not be taken over by the daemon and was killed"
-                status = (LOST_EXIT_CODE, time.time_ns())
-            await self._lifecycle.record_exit(container, *status)
+        if status is None and alive:
+            await self._end(container, conmon_pid=state.ConmonPid if watched else 0)
+            state.Error = "it could not be taken over by the daemon and was killed"
+        elif status is None:
+            state.Error = ""
+        await self._lifecycle.record_exit(container, *(status or (LOST_EXIT_CODE, time.time_ns())))
+
+    def _hold(self, container: Container) -> bool:
+        """Whether its process lives and is the one noted down: looked at once we hold it, so that it stays so."""
+        state = container.state
+        if state.Pid <= 0:
+            return False
+        try:
+            container.hold("init", state.Pid)
+        except ProcessLookupError:
+            return False
+        if processes.is_alive(state.Pid, state.PidStart, state.BootID):
+            return True
+        container.let_go("init")
+        return False
+
+    async def _end(self, container: Container, *, conmon_pid: int) -> None:
+        """With its monitor, whose late word on this run would be taken for one on the next."""
+        container.send_signal(signal.SIGKILL)
+        cgroups.thaw(self._groups(container.id))
+        if conmon_pid:
+            await self._lifecycle.run(conmon.abandon, conmon.Created(container.state.Pid, conmon_pid))
+
+    def _groups(self, container_id: str) -> list[Path]:
+        return cgroups.container_paths(self._layout, self._parent, container_id)
 
     def _adopt(self, container: Container) -> None:
         state = container.state
-        container.hold("init", state.Pid)
+        frozen = cgroups.is_frozen(self._groups(container.id))
+        if frozen != (state.Status == "paused"):  # the daemon died between freezing and noting it down
+            state.Status = "paused" if frozen else "running"
+            self._store.save_state(container)
         if state.Endpoint is not None:
             ports = [
                 PublishedPort(port.Protocol, port.HostIP, port.HostPort, port.ContainerIP, port.ContainerPort)
@@ -112,6 +142,5 @@ class Readoption:
             if parent.is_dir():
                 found |= {path.name for path in parent.iterdir() if path.is_dir() and len(path.name) == 64}
         for container_id in sorted(found - running):
-            groups = cgroups.container_paths(self._layout, self._parent, container_id)
-            conmon.clean(self._lifecycle.tools, self._paths, container_id, groups)
+            conmon.clean(self._lifecycle.tools, self._paths, container_id, self._groups(container_id))
             log.info("orphan.removed", container_id=container_id)

@@ -91,6 +91,10 @@ class ContainerStore:
         if self._names.get(name) == container_id:
             del self._names[name]
 
+    def kept_ids(self) -> set[str]:
+        """IDs of all that is on disk, those whose record cannot be read included."""
+        return {folder.name for folder in self._root.iterdir() if _ID.fullmatch(folder.name)}
+
     def new_id(self) -> str:
         """An unused ID; twelve digits that are all decimal would look like a number to some tools."""
         while True:

@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import count
 from pathlib import Path
 
@@ -305,6 +305,17 @@ class Snapshots:
         home = self._containers / container_id
         if home.exists():
             await asyncio.to_thread(self._discard, home)
+
+    async def tidy(self, containers: Set[str], mounted: Set[str]) -> bool:
+        """Remove what belongs to none of ``containers``, unmount what is not in ``mounted``; true if one was removed."""
+        homes = await asyncio.to_thread(lambda: [home.name for home in self._containers.iterdir()])
+        strangers = [name for name in homes if name not in containers]
+        for name in strangers:
+            await self.remove(name)
+        for name in homes:
+            if name in containers and name not in mounted:
+                await self.unmount(name)
+        return bool(strangers)
 
     async def rw_size(self, container_id: str) -> int:
         """Bytes in the regular files that the container wrote."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
@@ -367,6 +367,15 @@ class ImageStore:
         image_id = self._state.snapshots.image_of(container_id)
         await self._state.snapshots.remove(container_id)
         if image_id and self._state.records.find(image_id) is None:
+            await self._state.collect()
+
+    async def tidy_rootfs(self, containers: Set[str], running: Set[str]) -> None:
+        """After a crash: remove the root file systems of all but ``containers``, unmount all but those of ``running``.
+
+        Raises:
+            SnapshotError
+        """
+        if await self._state.snapshots.tidy(containers, running):
             await self._state.collect()
 
     async def rootfs_size(self, container_id: str) -> int:

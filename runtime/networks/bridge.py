@@ -226,10 +226,10 @@ class Networks:
             return
         try:
             wanted = {attachment.link for attachment in self._attached.values()}
-            await asyncio.to_thread(_drop_strangers, self._bridge, wanted)
+            exists = await asyncio.to_thread(_drop_strangers, self._bridge, wanted)
         except OSError as error:
             raise HostError(f"cannot tidy bridge {self._bridge}: {error}") from error
-        if self._attached:
+        if exists or self._attached:  # rules of containers that ended meanwhile would lead their ports to nobody
             await self._ensure_bridge()
 
     async def _ensure_bridge(self) -> AddressPool:
@@ -323,11 +323,12 @@ def _delete_links(names: Sequence[str]) -> None:
         netlink.send(sock, [netlink.delete_link(name) for name in names])
 
 
-def _drop_strangers(bridge: str, wanted: set[str]) -> None:
+def _drop_strangers(bridge: str, wanted: set[str]) -> bool:
+    """Take away links of nobody; whether the bridge exists."""
     with netlink.connection() as sock:
         found = netlink.links(sock)
         if bridge not in found:
-            return
+            return False
         index = found[bridge][0]
         strangers = [
             name
@@ -337,6 +338,7 @@ def _drop_strangers(bridge: str, wanted: set[str]) -> None:
         if strangers:
             netlink.send(sock, [netlink.delete_link(name) for name in strangers])
             log.info("links.removed", count=len(strangers))
+        return True
 
 
 def _remove_devices(bridge: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import ContainerConfig, HostConfig, RestartPolicy
+from runtime.containers.types import ContainerConfig, HostConfig, Mount, RestartPolicy
 from runtime.errors import (
     ConflictError,
     ContainerNotFoundError,
@@ -154,6 +154,23 @@ async def test_restart_policy_restarts_and_stop_ends_it(bench: Bench) -> None:
     await until(lambda: bench.engine.inspect(container_id).State.Status == "restarting", what="waiting to restart")
     await bench.engine.stop(container_id)
     assert bench.engine.inspect(container_id).State.Status == "exited"
+
+
+async def test_a_restart_that_fails_is_tried_again(bench: Bench) -> None:
+    source = bench.folder / "bound"
+    source.mkdir()
+    host = HostConfig(
+        NetworkMode="none",
+        RestartPolicy=RestartPolicy(Name="always"),
+        Mounts=[Mount(Type="bind", Source=str(source), Target="/bound")],
+    )
+    container_id = await bench.run("sh", "-c", "while [ ! -e /bound/go ]; do sleep 0.02; done", host=host)
+    source.rename(bench.folder / "away")
+    (bench.folder / "away" / "go").touch()
+    await until(lambda: "does not exist" in bench.engine.inspect(container_id).State.Error, what="a failed restart")
+    source.mkdir()
+    await until(lambda: bench.engine.inspect(container_id).State.Status == "running", what="one that works")
+    await bench.engine.remove(container_id, force=True)
 
 
 async def test_auto_remove(bench: Bench) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import ExecConfig, HostConfig, RestartPolicy
+from runtime.containers.conmon import Paths, find_tools, run_runc
+from runtime.containers.types import ExecConfig, HostConfig, PortBinding, RestartPolicy
+from runtime.networks import nft
 from tests.unit.engine.support import Bench, until
 
 pytestmark = pytest.mark.root
@@ -108,12 +110,82 @@ async def test_remains_of_an_interrupted_start_are_cleaned(bench: Bench) -> None
     await reopen(bench)
     assert bench.engine.list(all=True) == []
     await until(lambda: not _alive(pid), what="the orphan's end")
-    await bench.engine.images.remove_rootfs(container_id)
+    assert not any((bench.folder / "state/images/snapshots/containers").iterdir())
+
+
+async def test_a_start_that_was_never_noted_down_leaves_nothing(bench: Bench) -> None:
+    """The daemon died between conmon's answer and the saved state."""
+    container_id = await bench.run("sleep", "1000")
+    conmon = _conmon_pid(bench, container_id)
+    await bench.engine.close()
+    (bench.folder / "state" / "containers" / container_id / "state.json").unlink()
+    await reopen(bench)
+    assert bench.engine.inspect(container_id).State.Status == "created"
+    assert not _alive(conmon)
+    assert str(bench.folder) not in Path("/proc/self/mountinfo").read_text()
+    await bench.engine.start(container_id)
+    assert bench.engine.inspect(container_id).State.Status == "running"
+
+
+async def test_the_late_word_of_an_old_monitor_does_not_end_the_next_run(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", RestartPolicy=RestartPolicy(Name="always"))
+    container_id = await bench.run("sleep", "1000", host=host)
+    before, conmon = bench.engine.inspect(container_id).State.Pid, _conmon_pid(bench, container_id)
+    await bench.engine.close()
+    (bench.folder / "run" / "runc" / container_id / "exec.fifo").touch()  # as if it had not been let go yet
+    os.kill(conmon, signal.SIGSTOP)
+    try:
+        opening = asyncio.ensure_future(reopen(bench))
+        await until(lambda: not _alive(before), what="the end of what cannot be taken over")
+    finally:
+        os.kill(conmon, signal.SIGCONT)
+    await opening
+    assert not _alive(conmon)
+    await until(lambda: bench.engine.inspect(container_id).State.Status == "running", what="the next run")
+
+
+@pytest.mark.parametrize("noted", ["running", "paused"])
+async def test_a_daemon_killed_while_pausing_is_followed_by_one_that_looks(bench: Bench, noted: str) -> None:
+    container_id = await bench.run("sleep", "1000")
+    if noted == "paused":
+        await bench.engine.pause(container_id)
+    await bench.engine.close()
+    change = "pause" if noted == "running" else "resume"
+    await asyncio.to_thread(run_runc, find_tools(), Paths(bench.folder / "run"), container_id, change, container_id)
+    await reopen(bench)
+    assert bench.engine.inspect(container_id).State.Status == ("paused" if noted == "running" else "running")
+    async with asyncio.timeout(20):
+        await bench.engine.remove(container_id, force=True)
+
+
+async def test_a_restart_that_was_due_is_the_next_daemons(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", RestartPolicy=RestartPolicy(Name="on-failure"))
+    container_id = await bench.run("sh", "-c", "exit 1", host=host)
+    await until(lambda: bench.engine.inspect(container_id).State.Status == "restarting", what="waiting to restart")
+    await bench.engine.close()
+    await reopen(bench)
+    before = bench.engine.inspect(container_id).RestartCount
+    await until(lambda: bench.engine.inspect(container_id).RestartCount > before, what="the restart")
+
+
+async def test_ports_of_a_container_that_ended_meanwhile_lead_nowhere(bench: Bench) -> None:
+    host = HostConfig(PortBindings={"80/tcp": [PortBinding(HostPort="8081")]})
+    container_id = await bench.run("sleep", "1000", host=host)
+    pid = bench.engine.inspect(container_id).State.Pid
+    await bench.engine.close()
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: any((bench.folder / "run" / "exits").iterdir()), what="conmon wrote the exit file")
+    await reopen(bench)
+    assert "8081" not in await asyncio.to_thread(nft.run, "list ruleset")
 
 
 def _start_daemon(arguments: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.unit.engine.daemon", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+
+
+def _conmon_pid(bench: Bench, container_id: str) -> int:
+    return int((bench.folder / "run" / "bundles" / container_id / "conmon.pid").read_text())
 
 
 def _alive(pid: int) -> bool:
