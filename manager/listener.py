@@ -112,6 +112,7 @@ class Listener:
         join: JoinService,
         raft_accept: RaftAccept,
         refuses_manager: Callable[[Identity], bool],
+        is_member: Callable[[str], bool] = lambda _network: False,
         limits: Limits = Limits(),
     ) -> None:
         """
@@ -120,11 +121,13 @@ class Listener:
             join: serves those who join.
             raft_accept: takes the streams of managers.
             refuses_manager: whether the certificate of a removed or demoted node is shown; quick, safe on this thread.
+            is_member: whether a manager of the group has an address in that ``source_network``. It waits for no stranger:
+                only the limits of one address count for it.
             limits: see ``Limits``.
         """
         self._contexts = TLSContexts(source)
         self._source, self._join, self._raft_accept = source, join, raft_accept
-        self._refuses_manager, self._limits = refuses_manager, limits
+        self._refuses_manager, self._is_member, self._limits = refuses_manager, is_member, limits
         self._sockets: list[socket.socket] = []
         self._acceptors: list[asyncio.Task[None]] = []
         self._connections: set[asyncio.Task[None]] = set()
@@ -190,12 +193,10 @@ class Listener:
 
     def _admit(self, peer: str) -> bool:
         limits, now_s = self._limits, asyncio.get_running_loop().time()
-        if (
-            self._strangers[peer] >= limits.strangers_per_address_max
-            or self._strangers.total() >= limits.strangers_max
-            or not self._rate.take(peer, now_s)
-            or not self._rate_of_all.take("", now_s)
-        ):
+        admitted = self._strangers[peer] < limits.strangers_per_address_max and self._rate.take(peer, now_s)
+        if admitted and not self._is_member(peer):
+            admitted = self._strangers.total() < limits.strangers_max and self._rate_of_all.take("", now_s)
+        if not admitted:
             if (left_out := self._lines.due(("refused", peer))) is not None:
                 reason = "too many connections without a certificate"
                 log.warning("connection.refused", peer=peer, reason=reason, left_out=left_out)

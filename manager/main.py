@@ -46,7 +46,7 @@ from manager.control.service import ControlService
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.health import HealthService
 from manager.leader_link import LeaderLink
-from manager.listener import Listener
+from manager.listener import Listener, source_network
 from manager.loop import ReconcileLoop
 from manager.membership import MembershipService
 from manager.roles import RoleManager
@@ -276,11 +276,20 @@ class _Manager:
                 join=JoinService(self._ca, main_loop),
                 raft_accept=lambda reader, writer, peer: self._consensus.accept(reader, writer, NodeID(peer)),
                 refuses_manager=self._ca_state.refuses_manager,
+                is_member=self._is_member_network,
             )
             await listener.start(host, port)
             return listener
 
         return await _on_loop(self._consensus.loop, start())
+
+    def _is_member_network(self, network: str) -> bool:
+        """Called on the raft thread."""
+        for member in self._consensus.members:
+            with contextlib.suppress(ValueError):  # a host name
+                if source_network(split_host_port(member.address)[0]) == network:
+                    return True
+        return False
 
     async def _serve_remote(self) -> grpc.aio.Server:
         interceptor = AuthorizationInterceptor(

@@ -91,6 +91,7 @@ async def manager(
     *,
     forward: Callable[[IssueNodeCertificateRequest], Awaitable[IssueNodeCertificateResponse]] = no_leader,
     raft_accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter, str], Awaitable[None]] = no_raft,
+    is_member: Callable[[str], bool] = lambda _network: False,
     limits: Limits = LIMITS,
     role: Role = Role.MANAGER,
     authority: Authority | None = None,
@@ -103,6 +104,7 @@ async def manager(
         join=JoinService(server, asyncio.get_running_loop()),
         raft_accept=raft_accept,
         refuses_manager=state.refuses_manager,
+        is_member=is_member,
         limits=limits,
     )
     await listener.start("127.0.0.1", 0)

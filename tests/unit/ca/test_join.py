@@ -361,6 +361,14 @@ async def test_many_addresses_together_wait_as_well(tmp_path: Path, state: Memor
     assert [(line["event"], line["peer"]) for line in lines] == [("connection.refused", "127.0.0.2")]
 
 
+async def test_a_manager_of_the_group_waits_for_no_stranger(tmp_path: Path, state: MemoryState) -> None:
+    """Else a flood of strangers keeps a manager whose connection broke out of the group."""
+    limits = Limits(burst=1, rate_s=0.0)
+    async with support.manager(tmp_path, state, limits=limits, is_member="127.0.0.1".__eq__) as (listener, _, _):
+        for _ in range(3):
+            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+
+
 def test_an_ipv6_host_counts_as_its_network() -> None:
     assert source_network("10.0.0.1") == "10.0.0.1"
     assert source_network("2001:db8::1") == source_network("2001:db8::ffff:1") == "2001:db8::/64"
