@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from manager.scheduler.constraints import Constraint, ConstraintError, parse_cached
-from proto.specs_pb2 import PORT_PROTOCOL_TCP, PUBLISH_MODE_HOST, PortConfig, ServiceSpec
+from proto.specs_pb2 import PORT_PROTOCOL_TCP, PUBLISH_MODE_HOST, PortConfig, Resources, ServiceSpec
 
 HostPort = tuple[int, int]
 """Protocol (``PortProtocol``) and published port."""
@@ -56,11 +56,7 @@ def needs_of(spec: ServiceSpec) -> Needs:
     return Needs(
         nano_cpus=reservations.nano_cpus,
         memory_bytes=reservations.memory_bytes,
-        generic=tuple(
-            (resource.discrete.kind, resource.discrete.value)
-            for resource in reservations.generic_resources
-            if resource.HasField("discrete")
-        ),
+        generic=_generic(reservations),
         host_ports=tuple(_host_port(port) for port in spec.endpoint_spec.ports if _takes_host_port(port)),
         constraints=constraints,
         platforms=tuple((normal_architecture(p.architecture), p.os) for p in placement.platforms),
@@ -69,6 +65,15 @@ def needs_of(spec: ServiceSpec) -> Needs:
         log_plugin=template.log_driver.name if template.log_driver.name != "none" else "",
         spread=tuple(p.spread.spread_descriptor for p in placement.preferences if p.HasField("spread")),
     )
+
+
+def _generic(reservations: Resources) -> tuple[tuple[str, int], ...]:
+    """So many of each kind; a kind that is named several times is wanted in sum."""
+    counts: dict[str, int] = {}
+    for resource in reservations.generic_resources:
+        if resource.HasField("discrete"):
+            counts[resource.discrete.kind] = counts.get(resource.discrete.kind, 0) + resource.discrete.value
+    return tuple(counts.items())
 
 
 def normal_architecture(architecture: str) -> str:

@@ -175,7 +175,8 @@ class NodeSet:
         times = self._failures.get((node_id, version))
         if times is None:
             return 0
-        while times and now - times[0] > constants.NODE_FAILURES_WINDOW_S:
+        # A time that is ahead was written before the clock was set back.
+        while times and not -constants.CLOCK_SKEW_S_MAX <= now - times[0] <= constants.NODE_FAILURES_WINDOW_S:
             times.popleft()
         if not times:
             del self._failures[node_id, version]

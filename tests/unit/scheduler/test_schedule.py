@@ -134,6 +134,23 @@ def test_recent_failures_put_a_node_last() -> None:
     assert on_nodes(field.place(2, now=NOW + 291)) == {"a": 1, "b": 1}
 
 
+def test_failures_seen_by_a_clock_that_was_ahead_are_forgotten() -> None:
+    field = Field(node("a"), node("b"))
+    failed = task(1, on="a", state=TASK_STATE_FAILED)
+    for _ in range(5):
+        field.nodes.note_failure(failed, NOW + 7200)
+    assert on_nodes(field.place(1)) == {"a": 1}
+
+
+def test_a_kind_that_is_asked_for_twice_is_asked_for_in_sum() -> None:
+    spec = ServiceSpec()
+    for count in (1, 2):
+        spec.task_template.resources.reservations.generic_resources.append(
+            GenericResource(discrete=DiscreteGenericResource(kind="gpu", value=count))
+        )
+    assert needs_of(spec).generic == (("gpu", 3),)
+
+
 def test_the_memory_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes_module, "FAILURE_MEMORY_MAX", 10)
     field = Field(node("a"))
