@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from manager.orchestrator.model import (
     CreateTask,
     Outcome,
+    RemoveTask,
     UpdateTask,
     has_ended,
     is_live,
@@ -47,11 +48,18 @@ def reconcile_node(rules: SlotRules, node_id: str, tasks: Sequence[Task]) -> Out
     """
     node = rules.nodes.get(node_id)
     outcome = Outcome()
+    if node is None:
+        # No slot is left that this would be the history of.
+        outcome.add(*map(RemoveTask, tasks))
+        return outcome
     if not may_run_on(rules.service, node):
         _stop(rules, (task for task in tasks if is_live(task)), outcome)
         return outcome
-    if node is not None and node.spec.availability == NODE_AVAILABILITY_PAUSE:
-        # What runs goes on; what ended is not started again, and nothing is added.
+    if node.spec.availability == NODE_AVAILABILITY_PAUSE:
+        # What runs or waits there for its start goes on; what ended is not started again, and nothing is added.
+        going_on = [task for task in tasks if not (is_live(task) and has_ended(task))]
+        if any(is_live(task) for task in going_on):
+            outcome = reconcile_slot(rules, going_on)
         _stop(rules, (task for task in tasks if is_live(task) and has_ended(task)), outcome)
         return outcome
     if any(is_live(task) for task in tasks):

@@ -108,7 +108,8 @@ class ReconcilePass:
             outcome.groups.extend(enforced.groups)
         self._apply(outcome)
         for task in tasks:
-            if is_live(task):
+            # Of one that is stopping, too: its replacement waits for it only while the node can tell.
+            if is_live(task) or not has_ended(task):
                 self.mark_slot_of(task)
         for service_id in self.global_service_ids:
             self.agenda.mark(SlotKey(service_id, key.node_id))

@@ -3,7 +3,7 @@
 Everything this goes by is in the store, so a new leader goes on where the old one stopped:
 
 - a replacement is held at desired READY (its image is pulled meanwhile) until ``not_before``, which is the restart
-  delay (A8.02), and until the task it replaces has stopped, or one minute has passed (A3.12);
+  delay (A8.02), and until every task of the slot that was told to stop has stopped, or had one minute to (A3.12);
 - how often the slot was restarted travels from task to replacement in ``restart_history`` (A8.03); a new version of
   the spec starts from nothing.
 
@@ -16,7 +16,7 @@ Source: swarmkit ``manager/orchestrator/restart/restart.go``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from manager import constants
@@ -116,12 +116,11 @@ def reconcile_slot(rules: SlotRules, slot_tasks: Sequence[Task]) -> Outcome:
     """
     outcome = Outcome()
     live = sorted((task for task in slot_tasks if is_live(task)), key=age_key)
-    by_id = {task.id: task for task in slot_tasks}
     service = rules.service
     for position, task in enumerate(live):
         lost = bool(task.node_id) and is_node_lost(rules.nodes.get(task.node_id))
         if not has_ended(task) and not lost:
-            _start_when_due(rules, task, by_id.get(task.replaces_task_id), outcome)
+            _start_when_due(rules, task, slot_tasks, outcome)
             continue
         if _is_held(task, rules.now) and not lost:
             # Failed before it was even to run: the delay it waited for is waited out, to not loop tightly (A8.02).
@@ -129,8 +128,10 @@ def reconcile_slot(rules: SlotRules, slot_tasks: Sequence[Task]) -> Outcome:
             continue
         if has_ended(task) and rollout.counts_as_failure(service, task, rules.now):
             service = rollout.with_failure(service, task)
-        superseded = position < len(live) - 1
-        _end_and_replace(rules, task, lost=lost, superseded=superseded, outcome=outcome)
+        if position < len(live) - 1 or not _is_replaced(rules, task, lost=lost):
+            outcome.add(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, rules.now)))
+        else:
+            _replace(rules, task, slot_tasks, lost=lost, outcome=outcome)
     if service is not rules.service:
         outcome.add(UpdateService(service))
     outcome.look_at_service = service is not rules.service or not any(is_live(task) for task in slot_tasks)
@@ -149,40 +150,50 @@ def _held_until(task: Task, now: float) -> float | None:
     return None if not_before <= now or is_ahead(from_timestamp(task.created_at), now) else not_before
 
 
-def _start_when_due(rules: SlotRules, task: Task, replaced: Task | None, outcome: Outcome) -> None:
+def _start_when_due(rules: SlotRules, task: Task, slot_tasks: Sequence[Task], outcome: Outcome) -> None:
     if task.desired_state != TASK_STATE_READY:
         return
-    start_at = start_time(task, replaced, rules.nodes, rules.now)
+    start_at = start_time(task, slot_tasks, rules.nodes, rules.now)
     if start_at is not None and rules.now < start_at:
         outcome.wait_until(start_at)
         return
     outcome.add(UpdateTask(with_desired(task, TASK_STATE_RUNNING, rules.now)))
 
 
-def start_time(task: Task, replaced: Task | None, nodes: Nodes, now: float) -> float | None:
+def start_time(
+    task: Task, slot_tasks: Iterable[Task], nodes: Nodes, now: float, *, stopped: Collection[Task] = ()
+) -> float | None:
     """When a task held at READY may start at the latest, seconds since the epoch; None: at once.
 
-    It may start earlier once the task it replaces has stopped.
+    It may start earlier once every task of its slot that was told to stop has stopped: also one that a task before
+    this one was waiting for, and that this one does not replace itself.
+
+    Args:
+        slot_tasks: every task of its slot.
+        stopped: of these, changed copies of those that are told to stop as ``task`` is made.
     """
-    start_at = _held_until(task, now)
-    if replaced is not None and _must_be_awaited(replaced, nodes):
-        timeout_at = from_timestamp(task.created_at) + constants.OLD_TASK_STOP_TIMEOUT_S
+    start_at, created_at = _held_until(task, now), from_timestamp(task.created_at)
+    told = {other.id: created_at for other in stopped if _must_be_awaited(other, nodes)}
+    just_told = {other.id for other in stopped}
+    for other in slot_tasks:
+        awaited = other.id == task.replaces_task_id or not is_live(other)
+        if awaited and other.id not in just_told and _must_be_awaited(other, nodes):
+            told[other.id] = created_at if is_live(other) else min(created_at, changed_at(other))
+    if told and not is_ahead(created_at, now):
+        timeout_at = max(told.values()) + constants.OLD_TASK_STOP_TIMEOUT_S
         start_at = timeout_at if start_at is None else max(start_at, timeout_at)
     return start_at
 
 
-def _must_be_awaited(replaced: Task, nodes: Nodes) -> bool:
-    if not TASK_STATE_ASSIGNED <= replaced.status.state <= TASK_STATE_RUNNING:
+def _must_be_awaited(stopping: Task, nodes: Nodes) -> bool:
+    if not TASK_STATE_ASSIGNED <= stopping.status.state <= TASK_STATE_RUNNING:
         return False
-    return not is_node_unreachable(nodes.get(replaced.node_id))
+    return not is_node_unreachable(nodes.get(stopping.node_id))
 
 
-def _end_and_replace(rules: SlotRules, task: Task, *, lost: bool, superseded: bool, outcome: Outcome) -> None:
-    """Tell a task to stop, and create the one that takes its place if one should."""
+def _replace(rules: SlotRules, task: Task, slot_tasks: Sequence[Task], *, lost: bool, outcome: Outcome) -> None:
+    """Tell a task to stop, and create the one that takes its place."""
     stopped = with_desired(task, TASK_STATE_SHUTDOWN, rules.now)
-    if superseded or not _is_replaced(rules, task, lost=lost):
-        outcome.add(UpdateTask(stopped))
-        return
     service = rules.service
     replacement = new_task(
         service,
@@ -205,7 +216,7 @@ def _end_and_replace(rules: SlotRules, task: Task, *, lost: bool, superseded: bo
             replacement.not_before.CopyFrom(to_timestamp(rules.now + new_rules.delay_s))
         if task.spec_version == service.spec_version:
             replacement.restart_history.CopyFrom(_history_after(task, new_rules, rules.now))
-    start_at = start_time(replacement, stopped, rules.nodes, rules.now)
+    start_at = start_time(replacement, slot_tasks, rules.nodes, rules.now, stopped=[stopped])
     if start_at is None or start_at <= rules.now:
         replacement.desired_state = TASK_STATE_RUNNING
     else:

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from manager.orchestrator.defaults import update_rules
 from manager.orchestrator.model import copy_service, running_since
-from proto.objects_pb2 import UPDATE_STATE_ROLLBACK_STARTED, UPDATE_STATE_UPDATING, Service, Task
+from proto.objects_pb2 import (
+    TASK_STATE_ORPHANED,
+    UPDATE_STATE_ROLLBACK_STARTED,
+    UPDATE_STATE_UPDATING,
+    Service,
+    Task,
+)
+from proto.specs_pb2 import FAILURE_ACTION_CONTINUE
 
 ACTIVE = (UPDATE_STATE_UPDATING, UPDATE_STATE_ROLLBACK_STARTED)
 
@@ -35,14 +42,16 @@ def replaces_another(task: Task) -> bool:
 def counts_as_failure(service: Service, task: Task, now: float) -> bool:
     """Whether a live task that was seen to have ended counts against the rollout.
 
-    It does when it ended before it ran, or within the monitor window after (A8.07); each task once.
+    It does when it ended before it ran, or within the monitor window after (A8.07); each task once. One that was given
+    up with its node says nothing about the new spec, and nobody counts where failures change nothing.
     """
     if not is_active(service) or not belongs(service, task) or task.id in service.rollout.failed_task_ids:
         return False
+    rules = update_rules(service.spec, rollback=is_rollback(service))
+    if task.status.state == TASK_STATE_ORPHANED or rules.failure_action == FAILURE_ACTION_CONTINUE:
+        return False
     started_at = running_since(task)
-    if started_at is None:
-        return True
-    return now - started_at <= update_rules(service.spec, rollback=is_rollback(service)).monitor_s
+    return started_at is None or now - started_at <= rules.monitor_s
 
 
 def with_failure(service: Service, task: Task) -> Service:

@@ -40,6 +40,7 @@ from manager.orchestrator.model import (
 )
 from manager.orchestrator.restart import is_finished, start_time
 from proto.objects_pb2 import (
+    TASK_STATE_ASSIGNED,
     TASK_STATE_READY,
     TASK_STATE_RUNNING,
     TASK_STATE_SHUTDOWN,
@@ -114,6 +115,8 @@ def advance(inputs: UpdateInputs) -> Outcome:
         _finish_mixed(inputs, slot, rules, outcome)
     busy = sum(_is_busy(inputs, begun, slot, rules, outcome) for slot in inputs.slots)
     room = len(stale) if rules.parallelism == 0 else max(rules.parallelism - busy, 0)
+    if room:
+        stale.sort(key=_update_order)
     for slot in stale[: min(room, inputs.limit)]:
         _replace(inputs, slot, rules, outcome)
     outcome.look_at_service = min(room, len(stale)) > inputs.limit or len(mixed) > inputs.limit
@@ -125,6 +128,14 @@ def advance(inputs: UpdateInputs) -> Outcome:
 
 def _live(slot: SlotTasks) -> list[Task]:
     return sorted((task for task in slot.tasks if is_live(task)), key=age_key)
+
+
+def _update_order(slot: SlotTasks) -> int:
+    """Slots that do not run first: to replace them takes nothing down. Those that find no node last: they may never."""
+    states = [task.status.state for task in slot.tasks if is_live(task)]
+    if TASK_STATE_RUNNING in states:
+        return 1
+    return 2 if states and max(states) < TASK_STATE_ASSIGNED else 0
 
 
 def _is_dirty(inputs: UpdateInputs, task: Task) -> bool:
@@ -229,9 +240,7 @@ def _replace(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome:
     task.replaces_task_id = replaced.id
     if rules.order == UPDATE_ORDER_STOP_FIRST:
         stopped = [with_desired(old, TASK_STATE_SHUTDOWN, inputs.now) for old in live]
-        if stopped:
-            replaced = stopped[-1]
-        start_at = start_time(task, replaced, inputs.nodes, inputs.now)
+        start_at = start_time(task, slot.tasks, inputs.nodes, inputs.now, stopped=stopped)
         if start_at is not None and start_at > inputs.now:
             task.desired_state = TASK_STATE_READY
     else:

@@ -283,6 +283,21 @@ async def test_a_task_that_does_not_stop_is_waited_for_one_minute() -> None:
     assert len(cluster.running(web)) == 2
 
 
+async def test_a_drained_node_that_goes_down_is_waited_for_no_longer() -> None:
+    """A host that is switched off right after the drain: nobody will tell that its task has stopped."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web")
+    await cluster.work()
+    (task,) = cluster.running(web)
+    cluster.refuses_to_stop.add(task.id)
+    await cluster.set_node(task.node_id, availability=NODE_AVAILABILITY_DRAIN)
+    await cluster.work()
+    assert len(cluster.held(web)) == 1
+    await cluster.set_node(task.node_id, state=NODE_STATE_DOWN)
+    await cluster.work()
+    assert len(cluster.running(web)) == 1
+
+
 async def test_unknown_nodes_keep_their_tasks() -> None:
     """Features A3.02: after a change of leader nodes are UNKNOWN until they are heard of."""
     cluster = await Harness.started(nodes=2)

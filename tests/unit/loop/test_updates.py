@@ -7,6 +7,7 @@ import pytest
 from manager.orchestrator.defaults import nanoseconds
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
+    NODE_STATE_READY,
     TASK_STATE_RUNNING,
     TASK_STATE_SHUTDOWN,
     UPDATE_STATE_COMPLETED,
@@ -415,3 +416,116 @@ async def test_scaling_in_the_middle_does_not_take_down_a_second_slot() -> None:
     assert len(cluster.held(web)) == 1, "the slot that is being replaced still counts"
     await cluster.wait(20)
     assert images(cluster, web) == ["v2"] * 5
+
+
+async def test_a_second_update_still_waits_for_the_first_task_to_stop() -> None:
+    """Stop-first: what the first update told to stop runs on, what it made never ran."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+    (old,) = cluster.running(web)
+    cluster.refuses_to_stop.add(old.id)
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v3"))
+    await cluster.wait(20)
+    assert cluster.running(web) == []
+    cluster.change_leader()
+    await cluster.wait(1)
+    assert cluster.running(web) == []
+    cluster.refuses_to_stop.clear()
+    await cluster.work()
+    assert images(cluster, web) == ["v3"]
+
+
+async def test_a_restart_in_an_update_still_waits_for_the_old_task_to_stop() -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+    (old,) = cluster.running(web)
+    cluster.refuses_to_stop.add(old.id)
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.work()
+    await cluster.fail(cluster.held(web)[0])
+    await cluster.wait(30)
+    assert cluster.running(web) == []
+    await cluster.wait(31)
+    assert images(cluster, web) == ["v2"], "a minute after the old one was told to stop"
+
+
+async def test_an_update_begins_with_the_slot_that_does_not_run() -> None:
+    """Else it takes a slot down while another one is."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+    (third,) = [task for task in cluster.running(web) if task.slot == 3]
+    await cluster.fail(third)
+    await cluster.settle()
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.settle()
+    assert {task.slot for task in cluster.running(web)} == {1, 2, 4}
+    await cluster.wait(20)
+    assert images(cluster, web) == ["v2"] * 4
+
+
+async def test_a_slot_that_finds_no_node_does_not_keep_the_others_from_the_update() -> None:
+    cluster = await Harness.started(nodes=2)
+
+    def one_a_node(spec: ServiceSpec) -> None:
+        to_image("v1")(spec)
+        spec.task_template.placement.max_replicas = 1
+
+    web = await cluster.create_service("web", replicas=3, change=one_a_node)
+    await cluster.work()
+    await cluster.set_node("n2", state=NODE_STATE_DOWN)
+    await cluster.work()
+    await cluster.add_node("n3")
+    await cluster.work()
+    assert len(cluster.running(web)) == 2
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.wait(30)
+    assert images(cluster, web) == ["v2", "v2"]
+    await cluster.set_node("n2", state=NODE_STATE_READY)
+    await cluster.wait(30)
+    assert images(cluster, web) == ["v2"] * 3
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+
+
+async def test_a_node_removed_in_the_middle_is_no_failure() -> None:
+    """Its tasks are ORPHANED, which says nothing about the new version."""
+    cluster = await Harness.started(nodes=3)
+    web = await cluster.create_service("web", replicas=3, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", delay_s=3))
+    await cluster.work()
+    (new,) = [task for task in cluster.running(web) if image_of(cluster, task) == "v2"]
+    await cluster.remove_node(new.node_id)
+    await cluster.wait(60)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+    assert images(cluster, web) == ["v2"] * 3
+
+
+async def test_an_update_that_goes_on_past_failures_keeps_no_list_of_them() -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", replicas=3, change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_CONTINUE, parallelism=0))
+    await cluster.work()
+    assert await fail_new(cluster, web, "v2")
+    await cluster.work()
+    assert list(cluster.service(web).rollout.failed_task_ids) == []
+
+
+async def test_a_node_paused_in_the_middle_keeps_the_task_it_was_given() -> None:
+    """The update of its slot had begun: the old task is stopping already."""
+    cluster = await Harness.started(nodes=1)
+    agent = await cluster.create_service("agent", replicas=None, change=to_image("v1"))
+    await cluster.work()
+    (old,) = cluster.running(agent)
+    cluster.refuses_to_stop.add(old.id)
+    await cluster.update_service(agent, to_image("v2"))
+    await cluster.work()
+    await cluster.set_node("n1", availability=NODE_AVAILABILITY_PAUSE)
+    cluster.refuses_to_stop.clear()
+    await cluster.work()
+    assert images(cluster, agent) == ["v2"]
