@@ -25,7 +25,7 @@ from manager.control.lookup import check_version
 from manager.store import View, Working
 from manager.store.kinds import spec_version_id
 from proto.control_pb2 import ServiceStatus
-from proto.objects_pb2 import Service, SpecVersion, Task, TaskState, UpdateState, UpdateStatus
+from proto.objects_pb2 import Node, NodeState, Service, SpecVersion, Task, TaskState, UpdateState, UpdateStatus
 from proto.specs_pb2 import PublishMode, ServiceSpec
 
 
@@ -82,10 +82,14 @@ def roll_back_service(working: Working, service: Service, *, version: int, now: 
     Raises:
         OutOfSequenceError: the service has another version now.
         FailedPreconditionError: there is no previous spec.
+        InvalidArgumentError: a secret, config or port it wants is not to be had any more.
     """
     check_version(service, version)
     if not service.HasField("previous_spec"):
         raise FailedPreconditionError(f"service {service.id} does not have a previous spec")
+    _check_references(working, service.previous_spec)
+    if service.previous_spec.endpoint_spec != service.spec.endpoint_spec:
+        check_port_conflicts(working, service.previous_spec, service_id=service.id)
     changed = _with_next_spec(service, service.previous_spec, now)
     changed.update_status.CopyFrom(
         UpdateStatus(
@@ -131,15 +135,22 @@ def registry_auth_of(service: Service, given: str, *, from_previous: bool) -> st
 
 
 def service_status(view: View, service: Service) -> ServiceStatus:
-    """How many tasks run, and how many should: the REPLICAS column (features W11)."""
+    """How many tasks run, and how many should: the REPLICAS column (features W11).
+
+    What a node that is down ran last is not known to run, and has been replaced (SwarmKit counts it).
+    """
     replicated = service.spec.mode.HasField("replicated")
     status = ServiceStatus(desired_tasks=service.spec.mode.replicated.replicas if replicated else 0)
     for task in view.tasks.by_service(service.id):
-        if task.status.state == TaskState.TASK_STATE_RUNNING:
+        if task.status.state == TaskState.TASK_STATE_RUNNING and not _is_down(view.nodes.get(task.node_id)):
             status.running_tasks += 1
         if not replicated and task.desired_state == TaskState.TASK_STATE_RUNNING:
             status.desired_tasks += 1
     return status
+
+
+def _is_down(node: Node | None) -> bool:
+    return node is not None and node.status.state == NodeState.NODE_STATE_DOWN
 
 
 def warnings_of(spec: ServiceSpec, previous: ServiceSpec | None) -> list[str]:

@@ -16,7 +16,7 @@ from manager.control.errors import (
     to_wire,
 )
 from proto import control_pb2 as pb
-from proto.objects_pb2 import Service, TaskState, UpdateState
+from proto.objects_pb2 import NodeState, Service, TaskState, UpdateState
 from proto.specs_pb2 import PublishMode, ServiceSpec
 from tests.unit.control.builders import config_spec, global_spec, secret_spec, service_spec
 from tests.unit.control.managed import Managed
@@ -125,6 +125,17 @@ async def test_rollback_swaps_specs_and_version_numbers_only_rise(manager: Manag
     assert kept == {1, 2, 3, 4, 5}
 
 
+async def test_rollback_to_a_secret_that_is_gone_is_refused(manager: Managed) -> None:
+    secret = (await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))).secret
+    spec = service_spec()
+    spec.task_template.container_spec.secrets.add(secret_id=secret.id, secret_name="password").file.name = "password"
+    service = await create(manager, spec)
+    second = await update(manager, service, service_spec(image="busybox:2"))
+    await manager.control.remove_secret(pb.RemoveSecretRequest(ref=secret.id))
+    with pytest.raises(InvalidArgumentError, match="secret not found: password"):
+        await update(manager, second, ServiceSpec(), rollback=True)
+
+
 async def test_registry_credentials_are_kept_over_an_update(manager: Managed) -> None:
     service = await create(manager, registry_auth="first")
     second = await update(manager, service, service_spec(image="busybox:2"))
@@ -214,6 +225,17 @@ async def test_status_counts_running_and_desired_tasks(manager: Managed) -> None
     response = await manager.control.list_services(pb.ListServicesRequest(status=True))
     assert response.statuses[service.id] == pb.ServiceStatus(running_tasks=1, desired_tasks=3)
     assert response.statuses[everywhere.id] == pb.ServiceStatus(running_tasks=1, desired_tasks=1)
+
+
+async def test_tasks_of_a_node_that_is_down_are_not_counted_as_running(manager: Managed) -> None:
+    """They were replaced elsewhere: 4/3 would be shown until the node is back."""
+    service = await create(manager, service_spec(replicas=1))
+    await manager.add_node("n1", state=NodeState.NODE_STATE_DOWN)
+    await manager.add_node("n2", state=NodeState.NODE_STATE_UNKNOWN)
+    await manager.add_task("t1", service.id, node_id="n1", desired=TaskState.TASK_STATE_SHUTDOWN)
+    await manager.add_task("t2", service.id, node_id="n2")
+    response = await manager.control.list_services(pb.ListServicesRequest(status=True))
+    assert response.statuses[service.id] == pb.ServiceStatus(running_tasks=1, desired_tasks=1)
 
 
 async def test_defaults_are_shown_on_request_and_not_stored(manager: Managed) -> None:
