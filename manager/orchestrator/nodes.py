@@ -65,7 +65,7 @@ def enforce(
     node: Node,
     tasks: Iterable[Task],
     needs_of: Callable[[Task], Needs],
-    placement_of: Callable[[Task], Needs],
+    placements_of: Callable[[Task], Sequence[Needs]],
     now: float,
 ) -> Outcome:
     """Reject tasks that the node may not or cannot bear any more (A7.05).
@@ -76,20 +76,25 @@ def enforce(
     Args:
         tasks: every task on the node; when resources do not suffice the younger ones go.
         needs_of: what a task reserved when it was placed.
-        placement_of: what its service asks for now; its constraints may be newer than the task.
+        placements_of: what its service asks for now, whose constraints may be newer than the task; and while an update
+            brings these, what the task was made for. The constraints of one of them have to hold.
     """
     outcome = Outcome()
     if node.spec.availability in (NODE_AVAILABILITY_PAUSE, NODE_AVAILABILITY_DRAIN):
         return outcome
     bearing = _Bearing(node)
     for task in _placed(tasks):
-        constraints = placement_of(task).constraints
-        if constraints is not None and node_matches(constraints, node) and bearing.take(task, needs_of(task)):
+        allowed = any(_holds(placement, node) for placement in placements_of(task))
+        if allowed and bearing.take(task, needs_of(task)):
             continue
         changed = copy_task(task)
         set_status(changed, Owner.CONSTRAINT_ENFORCER, TASK_STATE_REJECTED, REJECTED_MESSAGE, now, err=REJECTED_ERR)
         outcome.add(UpdateTask(changed))
     return outcome
+
+
+def _holds(placement: Needs, node: Node) -> bool:
+    return placement.constraints is not None and node_matches(placement.constraints, node)
 
 
 class _Bearing:

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from manager import constants
 from manager.allocator.allocate import allocate_service, allocate_task
-from manager.orchestrator import global_services, nodes, reaper, replicated
+from manager.orchestrator import global_services, nodes, reaper, replicated, rollout
 from manager.orchestrator.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
 from manager.orchestrator.dirty import DirtyCheck
 from manager.orchestrator.model import (
@@ -103,7 +103,7 @@ class ReconcilePass:
         outcome = nodes.orphan(node, tasks, self.now)
         if node is not None:
             enforced = nodes.enforce(
-                node, tasks, lambda task: self.needs_of(task, self.working), self._placement_of, self.now
+                node, tasks, lambda task: self.needs_of(task, self.working), self._placements_of, self.now
             )
             outcome.groups.extend(enforced.groups)
         self._apply(outcome)
@@ -115,12 +115,15 @@ class ReconcilePass:
             self.agenda.mark(SlotKey(service_id, key.node_id))
         return outcome
 
-    def _placement_of(self, task: Task) -> Needs:
-        """What the task's service asks of its nodes now."""
+    def _placements_of(self, task: Task) -> list[Needs]:
+        """What the task's service asks of its nodes now; and what it asked when the task was made, while an update is
+        to bring the task up to date: it waits for its turn, and an update that is paused leaves it alone."""
         service = self.working.services.get(task.service_id)
-        if service is None or service.pending_delete:
-            return self.needs_of(task, self.working)
-        return self.needs_of(Task(service_id=service.id, spec_version=service.spec_version), self.working)
+        own = self.needs_of(task, self.working)
+        if service is None or service.pending_delete or task.spec_version == service.spec_version:
+            return [own]
+        now = self.needs_of(Task(service_id=service.id, spec_version=service.spec_version), self.working)
+        return [now, own] if rollout.is_unfinished(service) else [now]
 
     # ------------------------------------------------------------------ slots
 

@@ -10,6 +10,8 @@ from manager.orchestrator.defaults import update_rules
 from manager.orchestrator.model import copy_service, running_since
 from proto.objects_pb2 import (
     TASK_STATE_ORPHANED,
+    UPDATE_STATE_PAUSED,
+    UPDATE_STATE_ROLLBACK_PAUSED,
     UPDATE_STATE_ROLLBACK_STARTED,
     UPDATE_STATE_UPDATING,
     Service,
@@ -18,11 +20,17 @@ from proto.objects_pb2 import (
 from proto.specs_pb2 import FAILURE_ACTION_CONTINUE
 
 ACTIVE = (UPDATE_STATE_UPDATING, UPDATE_STATE_ROLLBACK_STARTED)
+PAUSED = (UPDATE_STATE_PAUSED, UPDATE_STATE_ROLLBACK_PAUSED)
 
 
 def is_active(service: Service) -> bool:
     """Whether an update or rollback of the service is under way."""
     return service.update_status.state in ACTIVE
+
+
+def is_unfinished(service: Service) -> bool:
+    """Whether tasks may be of an older spec because the update has not come to them: it is under way, or paused."""
+    return is_active(service) or service.update_status.state in PAUSED
 
 
 def is_rollback(service: Service) -> bool:

@@ -96,7 +96,7 @@ class UpdateInputs:
 def advance(inputs: UpdateInputs) -> Outcome:
     """The next step of the service's update, if one is under way or due."""
     service = inputs.service
-    if service.update_status.state in (UPDATE_STATE_PAUSED, UPDATE_STATE_ROLLBACK_PAUSED):
+    if service.update_status.state in rollout.PAUSED:
         return Outcome()
     failed = _after_failures(service, inputs.now)
     if failed is not None:

@@ -529,3 +529,34 @@ async def test_a_node_paused_in_the_middle_keeps_the_task_it_was_given() -> None
     cluster.refuses_to_stop.clear()
     await cluster.work()
     assert images(cluster, agent) == ["v2"]
+
+
+@pytest.mark.parametrize("what", ["leader", "node"])
+async def test_an_update_of_constraints_rolls_whatever_happens_meanwhile(what: str) -> None:
+    """Tasks that wait for their turn are not rejected all at once for constraints that are newer than they."""
+    cluster = await Harness.started()
+    await cluster.add_node("n1", labels={"zone": "a"})
+    await cluster.add_node("n2", labels={"zone": "b"})
+
+    def in_zone(zone: str) -> Change:
+        def change(spec: ServiceSpec) -> None:
+            to_image("v1", delay_s=10)(spec)
+            spec.task_template.placement.constraints[:] = [f"node.labels.zone=={zone}"]
+
+        return change
+
+    web = await cluster.create_service("web", replicas=4, change=in_zone("a"))
+    await cluster.work()
+    await cluster.update_service(web, in_zone("b"))
+    await cluster.work()
+    assert cluster.per_node(web) == {"n1": 3, "n2": 1}
+    if what == "leader":
+        cluster.change_leader()
+    else:
+        await cluster.set_node("n1", labels={"zone": "a", "rack": "1"})
+    await cluster.work()
+    assert cluster.per_node(web) == {"n1": 3, "n2": 1}
+    assert len(cluster.running(web)) == 4
+    await cluster.set_node("n1", labels={"zone": "c"})
+    await cluster.wait(20)
+    assert cluster.per_node(web) == {"n2": 4}, "neither old nor new constraints hold there"

@@ -314,7 +314,7 @@ def test_enforcer_rejects_the_youngest_when_resources_shrink() -> None:
     node = make_node()
     node.description.resources.memory_bytes = 5
     tasks = [make_task(slot, created_at=NOW + slot, state=TASK_STATE_ASSIGNED) for slot in (3, 1, 2)]
-    outcome = enforce(node, tasks, lambda task: Needs(memory_bytes=2), lambda task: Needs(), NOW)
+    outcome = enforce(node, tasks, lambda task: Needs(memory_bytes=2), lambda task: [Needs()], NOW)
     (action,) = outcome.actions
     assert isinstance(action, UpdateTask)
     assert (action.task.id, action.task.status.state) == ("t3", TASK_STATE_REJECTED)
@@ -323,8 +323,8 @@ def test_enforcer_rejects_the_youngest_when_resources_shrink() -> None:
 def test_enforcer_goes_by_the_present_constraints_of_the_service() -> None:
     node, tasks = make_node(), [make_task()]
     wanted = Needs(constraints=parse(["node.labels.a==b"]))
-    assert enforce(node, tasks, lambda task: Needs(), lambda task: wanted, NOW).actions
-    assert not enforce(node, tasks, lambda task: wanted, lambda task: Needs(), NOW).actions
+    assert enforce(node, tasks, lambda task: Needs(), lambda task: [wanted], NOW).actions
+    assert not enforce(node, tasks, lambda task: wanted, lambda task: [Needs()], NOW).actions
 
 
 # ---------------------------------------------------------------- dirty tasks (features A5.06)
