@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -78,6 +79,10 @@ class ExecManager:
         return stream
 
     async def _run(self, item: Exec, container: Container, *, detach: bool) -> AttachStream:
+        """Start it. When the caller is cancelled the start goes on to its end, and the process is killed then.
+
+        Cut short in between, conmon would wait for a byte for ever and our ends of its pipes stay open.
+        """
         item.started = True
         config = item.config
         stream = AttachStream(
@@ -86,6 +91,16 @@ class ExecManager:
             stderr=config.AttachStderr,
             ended=item.ended,
         )
+        starting = self._own(self._begin(item, container, stream), f"exec start {item.id[:12]}")
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda _: execs.kill(item))
+            stream.close()
+            raise
+        return stream
+
+    async def _begin(self, item: Exec, container: Container, stream: AttachStream) -> None:
         try:
             pipes = await self._lifecycle.run(execs.spawn, self._lifecycle.tools, self._paths, item, self._capabilities)
             await execs.run(pipes, item, stream)
@@ -95,12 +110,13 @@ class ExecManager:
             stream.close()
             await asyncio.to_thread(shutil.rmtree, item.folder, True)
             raise
-        watcher = asyncio.get_running_loop().create_task(
-            self._watch(pipes, item, container), name=f"exec {item.id[:12]}"
-        )
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
-        return stream
+        self._own(self._watch(pipes, item, container), f"exec {item.id[:12]}")
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
+        return task
 
     async def _watch(self, pipes: execs.Pipes, item: Exec, container: Container) -> None:
         code = await execs.watch(pipes, item)

@@ -115,6 +115,14 @@ class Pipes:
 
 def spawn(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> Pipes:
     """Start conmon up to the point where it wants to be attached to. Blocks. Raises HostError, InvalidParameterError."""
+    try:
+        return _spawn(_prepare(tools, paths, item, every), item.folder)
+    except (OSError, ValueError) as error:  # the container ended just now, or the run folder is full
+        raise HostError(f"cannot prepare exec in container {item.container_id[:12]}: {error}") from error
+
+
+def _prepare(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> list[str]:
+    """Write what conmon reads; its command line."""
     bundle = paths.bundle(item.container_id)
     document = json.loads((bundle / "config.json").read_text())
     rootfs = Path(document["root"]["path"])
@@ -139,7 +147,7 @@ def spawn(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> Pipes:
         command.append("--terminal")
     if item.config.AttachStdin:
         command.append("--stdin")
-    return _spawn(command, item.folder)
+    return command
 
 
 def _spawn(command: list[str], folder: Path) -> Pipes:
@@ -191,9 +199,11 @@ async def run(pipes: Pipes, item: Exec, stream: AttachStream) -> None:
         if not isinstance(pid, int) or pid <= 0:
             raise _exec_error(item.folder, str(answer.get("message") or ""))
         item.pid, item.running, item.started = pid, True, True
-    except BaseException:
+    except BaseException as error:
         os.close(pipes.sync)
         stream.close()
+        if isinstance(error, (OSError, ValueError)):
+            raise HostError(f"exec failed: {error}") from error
         raise
     finally:
         os.close(pipes.attach)
@@ -202,9 +212,15 @@ async def run(pipes: Pipes, item: Exec, stream: AttachStream) -> None:
 
 def kill(item: Exec) -> None:
     """End its process, if it still runs."""
-    if item.pid:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(item.pid, signal.SIGKILL)
+    if not item.pid:
+        return
+    with contextlib.suppress(OSError):
+        fd = os.pidfd_open(item.pid)
+        try:  # once held, it is either still ours or was somebody else's already
+            if item.container_id in Path(f"/proc/{item.pid}/cgroup").read_text():
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        finally:
+            os.close(fd)
 
 
 async def watch(pipes: Pipes, item: Exec) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +197,47 @@ async def test_a_health_probe_that_hangs_is_ended(bench: Bench) -> None:
     health = bench.engine.inspect(container_id).State.Health
     assert health is not None
     assert health.Log[0].Output == "Health check exceeded timeout (0.2s)"
+
+
+async def test_probes_go_on_after_one_that_the_host_would_not_let_run(bench: Bench) -> None:
+    check = HealthConfig(Test=["CMD", "true"], Interval=20_000_000, Retries=100)
+    container_id = await bench.run("sleep", "1000", Healthcheck=check)
+
+    def last() -> tuple[int, str]:
+        found = bench.engine.inspect(container_id).State.Health
+        return (found.Log[-1].ExitCode, found.Log[-1].Output) if found and found.Log else (0, "")
+
+    folder = bench.folder / "run" / "execs"
+    await until(folder.exists, what="the first probe")
+    folder.rename(bench.folder / "away")
+    folder.touch()  # no folder: no probe can be prepared
+    await until(lambda: last()[0] == -1, what="a probe that failed")
+    folder.unlink()
+    await until(lambda: last() == (0, ""), what="one that works again")
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.003, 0.01, 0.03])
+async def test_an_exec_whose_caller_goes_away_leaves_no_monitor_and_no_pipe(bench: Bench, delay_s: float) -> None:
+    container_id = await bench.run("sleep", "1000")
+    exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["sleep", "1000"]))
+    before = _open_files()
+    starting = asyncio.ensure_future(bench.engine.exec_start(exec_id))
+    await asyncio.sleep(delay_s)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await until(lambda: not _exec_monitors(bench), what="the end of conmon")
+    await until(lambda: _open_files() == before, what="closed pipes")
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _exec_monitors(bench: Bench) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes()
+            if b"--exec-attach" in command and str(bench.folder).encode() in command:
+                found.append(path.parent.name)
+    return found
