@@ -12,6 +12,7 @@ import calendar
 import contextlib
 import os
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ import structlog
 
 from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
+from runtime.images.work import run_abortable
 from runtime.linux import Watcher
 
 log = structlog.get_logger(__name__)
 
 _BLOCK = 1 << 16
+LINE_SIZE_MAX = 1 << 20
 _REOPEN = b"2 0 0\n"
 _SIZE = re.compile(r"(\d+)([kKmMgG]?)[bB]?")
 
@@ -143,20 +146,22 @@ async def read(
     """
     changed = asyncio.Event()
     stop = watcher.watch(path.parent, lambda _name: changed.set()) if follow else lambda: None
-    older, reader = await asyncio.to_thread(_open_all, path)
+    opened: list[_Reader] = []
     try:
+        # In threads that have ended when this ends, cancelled or not: a closed number would soon be another's.
+        older, reader = await run_abortable(lambda _: _open_all(path, opened))
         if selection.tail >= 0:
-            for line in await asyncio.to_thread(_last_lines, older, reader, selection):
+            for line in await run_abortable(lambda abort: _last_lines(older, reader, selection, abort)):
                 yield line
         else:
             for file in older:
-                while lines := await asyncio.to_thread(file.next_lines):
+                while lines := await run_abortable(lambda _, file=file: file.next_lines()):  # type: ignore[misc]  # bound argument
                     for line in filter(selection.takes, lines):
                         yield line
         while True:
             changed.clear()
             last = not follow or ended()
-            while lines := await asyncio.to_thread(reader.next_lines):
+            while lines := await run_abortable(lambda _: reader.next_lines()):
                 for line in lines:
                     if selection.until_ns and line.timestamp_ns > selection.until_ns:
                         return
@@ -172,21 +177,23 @@ async def read(
                 return
     finally:
         stop()
-        for file in (*older, reader):
+        for file in opened:
             file.close()
 
 
-def _open_all(path: Path) -> tuple[list[_Reader], _Reader]:
-    """Readers of the rotated files, oldest first, and of the current one.
+def _open_all(path: Path, opened: list[_Reader]) -> tuple[list[_Reader], _Reader]:
+    """Readers of the rotated files, oldest first, and of the current one; all of them are added to ``opened``.
 
     Opened before anything is read, newest first: a rotation meanwhile changes names, not what is open; a file met
     twice under two names is read once.
     """
     current = _Reader(path)
+    opened.append(current)
     current.open()
     seen, older = {current.identity()}, []
     for name in reversed(files(path)[:-1]):
         rotated = _Reader(name, turns=False)
+        opened.append(rotated)
         rotated.open()
         if rotated.identity() in seen:
             rotated.close()
@@ -196,13 +203,13 @@ def _open_all(path: Path) -> tuple[list[_Reader], _Reader]:
     return older[::-1], current
 
 
-def _last_lines(older: list[_Reader], current: _Reader, selection: Selection) -> list[LogLine]:
+def _last_lines(older: list[_Reader], current: _Reader, selection: Selection, abort: threading.Event) -> list[LogLine]:
     """The last ``tail`` lines that are wanted, in order; leaves ``current`` behind its last complete line."""
     found: list[LogLine] = []
     sources = [current, *reversed(older)]
     for reader in sources:
         for raw in reader.backwards():
-            if len(found) >= selection.tail:
+            if len(found) >= selection.tail or abort.is_set():
                 break
             line = parse_line(raw)
             if line is None:
@@ -243,6 +250,8 @@ class _Reader:
             if not data and not (self._turns and self._turn()):
                 return []
             *lines, self._rest = (self._rest + data).split(b"\n")
+            if len(self._rest) > LINE_SIZE_MAX:  # zeros that a power loss left; conmon's lines are 8 KiB at most
+                self._rest = b""
             parsed = [line for raw in lines if (line := parse_line(raw)) is not None]
             if parsed:
                 return parsed
@@ -282,8 +291,12 @@ class _Reader:
             return False
         if os.lseek(self._fd, 0, os.SEEK_CUR) < mine.st_size:
             return True
+        try:
+            opened = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed with its container just now
+            return False
         os.close(self._fd)
-        self._fd, self._rest = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), b""
+        self._fd, self._rest = opened, b""
         return True
 
     def close(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
+import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -72,9 +75,9 @@ def test_tail_finds_the_same_lines_as_reading_it_all(lengths: list[int], tail: i
         path = Path(folder) / "c.log"
         whole = [f"{number}-" + "x" * length for number, length in enumerate(lengths)]
         path.write_bytes(b"".join(map(entry, whole)) + (entry("torn")[:-5] if torn else b""))
-        older, reader = logs._open_all(path)
+        older, reader = logs._open_all(path, [])
         assert older == []
-        found = logs._last_lines(older, reader, logs.Selection(tail=tail))
+        found = logs._last_lines(older, reader, logs.Selection(tail=tail), threading.Event())
         assert [line.data.decode() for line in found] == [
             text + "\n" for text in whole[len(whole) - min(tail, len(whole)) :]
         ]
@@ -107,3 +110,34 @@ def test_log_options() -> None:
             logs.rotation(LogConfig(Config=bad))
     with pytest.raises(InvalidParameterError, match="no log driver named 'syslog' is registered"):
         logs.validate(HostConfig(LogConfig=LogConfig(Type="syslog")))
+
+
+def test_a_reader_that_cannot_turn_over_does_not_close_a_number_twice(tmp_path: Path) -> None:
+    path = tmp_path / "c.log"
+    path.write_bytes(entry("1"))
+    reader = logs._Reader(path)
+    assert [line.data for line in reader.next_lines()] == [b"1\n"]
+    path.rename(tmp_path / "c.log.1")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))  # is there, and cannot be opened
+        with pytest.raises(OSError, match="No such device"):
+            reader.next_lines()
+    bystander = os.open(tmp_path, os.O_RDONLY)
+    reader.close()
+    os.close(bystander)
+
+
+def test_zeros_that_a_power_loss_left_are_not_gathered_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "c.log"
+    with path.open("wb") as file:
+        file.truncate(32 << 20)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + entry("after"))
+    reader = logs._Reader(path)
+    tracemalloc.start()
+    try:
+        assert [line.data for line in reader.next_lines()] == [b"after\n"]
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+        reader.close()
