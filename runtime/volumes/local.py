@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import fcntl
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ import structlog
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
 from runtime.events import EventBus
 from runtime.files import read_text, write_atomic
+from runtime.images.trees import remove_tree
 from runtime.volumes import mounting
 
 log = structlog.get_logger(__name__)
@@ -230,11 +232,35 @@ def copy_up(source: Path, target: Path) -> None:
 
     Blocks; call it in a thread. Does nothing when the volume has content (moby container.copyExistingContents).
     """
+    volume = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(volume, fcntl.LOCK_EX)  # two containers may start with it at once
+        _copy_up(source, target, target.parent / "copying")
+    finally:
+        os.close(volume)
+
+
+def _copy_up(source: Path, target: Path, marker: Path) -> None:
+    if marker.exists():  # cut short by a crash: half of it must not pass for the volume's content
+        _empty(target)
     if not source.is_dir() or source.is_symlink() or any(target.iterdir()):
+        marker.unlink(missing_ok=True)
         return
-    for entry in os.scandir(source):
-        _copy(Path(entry.path), target / entry.name)
-    _copy_status(source, target)
+    marker.touch()
+    try:
+        for entry in os.scandir(source):
+            _copy(Path(entry.path), target / entry.name)
+        _copy_status(source, target)
+    except BaseException:
+        _empty(target)
+        raise
+    finally:
+        marker.unlink()
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        remove_tree(entry)
 
 
 def _copy(source: Path, target: Path) -> None:

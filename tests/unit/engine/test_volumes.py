@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from runtime.containers.types import HostConfig, Mount, VolumeDriverConfig, VolumeOptions
 from runtime.errors import HostError, InvalidParameterError
 from runtime.volumes import mounting
+from runtime.volumes.local import copy_up
 from tests.unit.engine.support import Bench
 
 pytestmark = pytest.mark.root
@@ -112,3 +115,32 @@ async def test_what_cannot_be_mounted_is_the_start_s_error(bench: Bench) -> None
     with pytest.raises(HostError, match=r"error while mounting volume '.*': failed to mount local volume: .*not exist"):
         await bench.engine.start(container_id)
     assert not mounting.is_mounted(Path(volume.Mountpoint))
+
+
+async def test_a_volume_filled_by_half_is_filled_anew(tmp_path: Path) -> None:
+    source, disk = tmp_path / "source", tmp_path / "disk"
+    (source / "d").mkdir(parents=True)
+    (source / "d" / "first").write_bytes(bytes(1000))
+    (source / "large").write_bytes(bytes(200_000))
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    await asyncio.to_thread(subprocess.run, mount, check=True)
+    try:
+        data = disk / "volume" / "_data"
+        data.mkdir(parents=True)
+        with pytest.raises(OSError, match="No space left"):
+            await asyncio.to_thread(copy_up, source, data)
+        assert list(data.iterdir()) == []
+        await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=1m", str(disk)], check=True)
+        await asyncio.to_thread(copy_up, source, data)
+        assert (data / "large").stat().st_size == 200_000
+
+        (data / "large").write_bytes(b"half")
+        (data.parent / "copying").touch()  # as a daemon that was killed in the middle leaves it
+        await asyncio.to_thread(copy_up, source, data)
+        assert (data / "large").stat().st_size == 200_000
+        (data / "large").write_bytes(b"the container's own")
+        await asyncio.to_thread(copy_up, source, data)
+        assert (data / "large").read_bytes() == b"the container's own"
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", str(disk)], check=True)
