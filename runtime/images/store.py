@@ -16,7 +16,7 @@ from runtime.images.archive import Loader, layer_descriptor, read_archive
 from runtime.images.changes import apply_changes
 from runtime.images.compression import decompressed
 from runtime.images.content import ContentStore
-from runtime.images.errors import ImageConflictError, ImagesError, InvalidArgumentError
+from runtime.images.errors import ImageConflictError, ImagesError, InvalidArgumentError, NoSpaceError
 from runtime.images.manifests import ConfigFile, HistoryEntry, RootFSConfig, parse_config
 from runtime.images.platforms import host_platform, parse_platform
 from runtime.images.pull import Puller
@@ -161,7 +161,11 @@ class ImageStore:
             ManifestError, LayerError, DigestMismatchError, NoSpaceError: the images here are as they were.
         """
         reference = parse_reference(ref).with_default_tag()
-        entry = await self._puller.pull(reference, platform=platform, auth=auth, progress=progress or _ignore)
+        try:
+            entry = await self._puller.pull(reference, platform=platform, auth=auth, progress=progress or _ignore)
+        except NoSpaceError:
+            await self._state.collect()  # what was fetched so far would speed up the next attempt, and prevent it
+            raise
         return entry.image
 
     async def tag(self, name: str, target: str) -> None:
@@ -229,6 +233,7 @@ class ImageStore:
                 with contextlib.suppress(ImageConflictError):
                     names = (*entry.record.Tags, *entry.record.Digests)
                     items += await self._apply(entry, Removal(names, delete=True))
+            await self._state.collect()  # pulls that failed left layers no image has
         return PruneReport(items, max(0, before - self._layer_bytes()))
 
     def _layer_bytes(self) -> int:

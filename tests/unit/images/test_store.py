@@ -399,6 +399,12 @@ async def test_full_disk_gives_one_clear_error_and_no_partial_file(tmp_path: Pat
         with pytest.raises(NoSpaceError, match="no space left on device"):
             await store.pull(f"{registry.address}/app/big:v")
         assert leftovers(disk / "engine") == []
+        layers = [make_tar([("fits", os.urandom(300_000))]), make_tar([("big", os.urandom(4 << 20))])]
+        registry.push_image("app/half", "v", layers)
+        with pytest.raises(NoSpaceError):
+            await store.pull(f"{registry.address}/app/half:v")
+        for folder, kept in (("snapshots/layers", ["empty"]), ("content/blobs/sha256", [])):
+            assert [path.name for path in (disk / "engine" / folder).iterdir()] == kept, "the disk stays full"
         registry.push_image("app/bomb", "v", [make_tar([("zeros", bytes(8 << 20))])])
         with pytest.raises(NoSpaceError):
             await store.pull(f"{registry.address}/app/bomb:v")
