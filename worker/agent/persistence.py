@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 from pki.files import sync_folder, write_atomic
 from proto.dispatcher_pb2 import AssignmentChange, Removal, TaskStatusUpdate
 from proto.objects_pb2 import TaskStatus
+from runtime.images.work import run_abortable
 from worker.agent.assignments import Contents
 
 log = structlog.get_logger(__name__)
@@ -137,7 +138,7 @@ class AssignmentFile:
                 self._wake.set()
 
     async def flush(self) -> bool:
-        """Write now what is pending; false when it could not be written."""
+        """Write now what is pending; false when it could not be written. When cancelled it is not written to any more."""
         self._wake.clear()
         pending, self._pending = self._pending, []
         if not pending and not self._rewrite:
@@ -150,10 +151,13 @@ class AssignmentFile:
                 image = HEADER + b"".join(_framed(record) for record in self._live.values())
                 self._rewrite = False
                 self._file_bytes = len(image)
-                await asyncio.to_thread(write_atomic, self._path, image, mode=FILE_MODE)
+                await run_abortable(lambda _: write_atomic(self._path, image, mode=FILE_MODE))
             else:
                 self._file_bytes += size_bytes
-                await asyncio.to_thread(_append, self._path, b"".join(pending))
+                await run_abortable(lambda _: _append(self._path, b"".join(pending)))
+        except asyncio.CancelledError:  # the write has ended, but how is not known
+            self._rewrite = True
+            raise
         except OSError as error:
             self._rewrite = True
             log.error("assignments.write_failed", path=str(self._path), reason=str(error))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,28 @@ async def test_a_disk_that_does_not_take_it_is_tried_again(tmp_path: Path) -> No
     moved.rename(tmp_path)
     assert await file.flush()
     assert set(AssignmentFile(tmp_path, "n1").load()[0].tasks) == {"t1", "t2"}
+
+
+async def test_no_write_that_was_cut_short_comes_after_the_file_was_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow_fsync(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        begun.set()
+        go_on.wait(10)
+        fsync(descriptor)
+
+    file = make_file(tmp_path)
+    file.put_changes([task_change("t1")])
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    writing = asyncio.ensure_future(file.run())
+    await asyncio.to_thread(begun.wait, 10)
+    writing.cancel()
+    asyncio.get_running_loop().call_later(0.05, go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    file.clear()
+    go_on.set()
+    await asyncio.get_running_loop().shutdown_default_executor()  # whatever still writes
+    assert list(tmp_path.iterdir()) == []
