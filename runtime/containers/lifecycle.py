@@ -125,10 +125,20 @@ class Lifecycle:
         if not task.cancelled() and (error := task.exception()):
             log.error("task.failed", task=task.get_name(), reason=str(error), exc_info=error)
 
+    async def _to_its_end(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Await work that goes on when the caller is cancelled: half a start or removal would be nobody's."""
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
     # ---- start -----------------------------------------------------------------------------------------------------
 
     async def start(self, container: Container) -> None:
         """Raises NotModifiedError, ConflictError, StartError, HostError, UnavailableError."""
+        await self._to_its_end(self._start(container), f"start {container.id[:12]}")
+
+    async def _start(self, container: Container) -> None:
         async with container.lock:
             if container.running:
                 raise NotModifiedError(f"container {container.id[:12]} is already started")
@@ -304,21 +314,27 @@ class Lifecycle:
         return restart.delay_after(container.record.HostConfig.RestartPolicy, ended)
 
     async def _release(self, container: Container) -> None:
-        """Give back what a run held: address, cgroups, bundle, mount. Idempotent; what fails is logged."""
+        """Give back what a run held: address, cgroups, bundle, mount. Idempotent; what fails is logged, the rest done."""
         container.let_go("init")
+        groups = cgroups.container_paths(self._layout, self._parent, container.id)
+        for step in (
+            self._disconnect(container),
+            self.run(conmon.clean, self._tools, self._paths, container.id, groups),
+            self._images.unmount_rootfs(container.id),
+            self._volumes.release(container.id),
+        ):
+            try:
+                await step
+            except (EngineError, ImagesError, OSError) as error:
+                log.error("container.not_released", container_id=container.id, reason=str(error))
+
+    async def _disconnect(self, container: Container) -> None:
         shared = any(
             other.running and other.record.HostConfig.NetworkMode == f"container:{container.id}"
             for other in self._store
         )
-        try:
-            if await self._networks.release(container.id, delete_link=shared):
-                self._publish_network(container, "disconnect")
-            groups = cgroups.container_paths(self._layout, self._parent, container.id)
-            await self.run(conmon.clean, self._tools, self._paths, container.id, groups)
-            await self._images.unmount_rootfs(container.id)
-            await self._volumes.release(container.id)
-        except (EngineError, ImagesError, OSError) as error:
-            log.error("container.not_released", container_id=container.id, reason=str(error))
+        if await self._networks.release(container.id, delete_link=shared):
+            self._publish_network(container, "disconnect")
 
     # ---- restart ---------------------------------------------------------------------------------------------------
 
@@ -417,6 +433,9 @@ class Lifecycle:
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Raises ConflictError. ``volumes`` is carried out by ``on_removed``."""
+        await self._to_its_end(self._remove(container, force=force, volumes=volumes), f"remove {container.id[:12]}")
+
+    async def _remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         if container.removing:
             raise ConflictError(f"removal of container {container.record.Name} is already in progress")
         if (container.running or container.state.Status == "restarting") and not force:

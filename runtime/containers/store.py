@@ -17,6 +17,7 @@ from runtime.containers.record import Container, Record, RunState
 from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidParameterError, NameConflictError
 from runtime.files import read_text, write_atomic
+from runtime.images.work import run_abortable
 
 log = structlog.get_logger(__name__)
 
@@ -110,10 +111,12 @@ class ContainerStore:
         """Write a new container durably. Raises HostError (disk full)."""
         container = Container(record, RunState(), self.folder(record.ID))
         try:
-            await asyncio.to_thread(_write_record, container.folder, record)
-        except OSError as error:
+            await run_abortable(lambda _: _write_record(container.folder, record))
+        except BaseException as error:
             await asyncio.to_thread(shutil.rmtree, container.folder, ignore_errors=True)
-            raise HostError(f"cannot save container {record.ID[:12]}: {error}") from error
+            if isinstance(error, OSError):
+                raise HostError(f"cannot save container {record.ID[:12]}: {error}") from error
+            raise
         self._containers[record.ID] = container
         return container
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,54 @@ async def test_removal_by_force_in_the_middle_of_a_start(bench: Bench) -> None:
     await bench.engine.remove(container_id, force=True)
     await asyncio.gather(starting, return_exceptions=True)
     assert bench.engine.list(all=True) == []
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03])
+async def test_a_start_whose_caller_goes_away_is_whole(bench: Bench, delay_s: float) -> None:
+    container_id = await bench.create("sleep", "1000")
+    starting = asyncio.ensure_future(bench.engine.start(container_id))
+    await asyncio.sleep(delay_s)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await until(lambda: bench.engine.inspect(container_id).State.Status in ("created", "running"), what="rest")
+    await bench.engine.remove(container_id, force=True)
+    assert not any((bench.folder / "run" / "bundles").iterdir())
+
+
+async def test_a_create_whose_caller_goes_away_leaves_no_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, renamed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_fsync(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        if begun.is_set():
+            renamed.set()  # the second is the folder's
+        begun.set()
+        go_on.wait(10)
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", slow_fsync)
+        creating = asyncio.ensure_future(bench.create("true"))
+        await asyncio.to_thread(begun.wait, 10)
+        creating.cancel()
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        await asyncio.gather(creating, return_exceptions=True)
+        assert await asyncio.to_thread(renamed.wait, 10)
+    for folder in ("containers", "images/snapshots/containers"):
+        assert not any((bench.folder / "state" / folder).iterdir())
+
+
+async def test_what_cannot_be_given_back_does_not_keep_the_rest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(container_id: str, *, delete_link: bool = False) -> bool:
+        raise HostError("nftables: busy")
+
+    container_id = await bench.create("true", host=HostConfig())
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.engine.networks, "release", refuses)
+        await bench.engine.start(container_id)
+        await bench.engine.wait(container_id)
+        bundle = bench.folder / "run" / "bundles" / container_id
+        await until(lambda: not bundle.exists(), what="the bundle's end")
+        await until(lambda: str(bench.folder) not in Path("/proc/self/mounts").read_text(), what="the mount's end")
 
 
 async def test_twenty_at_once(bench: Bench) -> None:
