@@ -92,6 +92,7 @@ def reconcile(inputs: ServiceInputs, nodes: Iterable[Node]) -> Outcome:
             check=inputs.check,
             nodes=inputs.nodes,
             spec_of=inputs.spec_of,
+            missing_of=inputs.missing_of,
             now=inputs.now,
             new_id=inputs.new_id,
             limit=inputs.limit,

@@ -51,6 +51,12 @@ class SpecOf(Protocol):
     def __call__(self, task: Task, /) -> ServiceSpec | None: ...
 
 
+class MissingOf(Protocol):
+    """What a spec names and is not there any more ("the secret x"); "" when it is all there."""
+
+    def __call__(self, spec: ServiceSpec, /) -> str: ...
+
+
 # ---------------------------------------------------------------- decisions
 
 

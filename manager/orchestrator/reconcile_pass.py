@@ -214,6 +214,7 @@ class ReconcilePass:
             check=self._check(service),
             nodes=self.working.nodes,
             spec_of=self._spec_of,
+            missing_of=self._missing_of,
             now=self.now,
             new_id=self.new_id,
             limit=room,
@@ -241,6 +242,16 @@ class ReconcilePass:
             return version.spec
         service = self.working.services.get(task.service_id)
         return service.spec if service is not None and service.spec_version == task.spec_version else None
+
+    def _missing_of(self, spec: ServiceSpec) -> str:
+        container = spec.task_template.container_spec
+        for secret in container.secrets:
+            if secret.secret_id not in self.working.secrets:
+                return f"the secret {secret.secret_name}"
+        for config in container.configs:
+            if config.config_id not in self.working.configs:
+                return f"the config {config.config_name}"
+        return ""
 
     def _keep_version(self, service: Service) -> None:
         if self.working.spec_versions.of(service.id, service.spec_version) is None:

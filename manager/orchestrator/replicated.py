@@ -13,6 +13,7 @@ from manager.orchestrator.dirty import DirtyCheck
 from manager.orchestrator.model import (
     CreateTask,
     InvariantError,
+    MissingOf,
     NewID,
     Nodes,
     Outcome,
@@ -42,6 +43,7 @@ class ServiceInputs:
     check: DirtyCheck
     nodes: Nodes
     spec_of: SpecOf
+    missing_of: MissingOf
     now: float
     new_id: NewID
     limit: int
@@ -77,6 +79,7 @@ def reconcile(inputs: ServiceInputs) -> Outcome:
             check=inputs.check,
             nodes=inputs.nodes,
             spec_of=inputs.spec_of,
+            missing_of=inputs.missing_of,
             now=inputs.now,
             new_id=inputs.new_id,
             limit=inputs.limit,

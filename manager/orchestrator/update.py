@@ -19,6 +19,7 @@ from manager.orchestrator.defaults import UpdateRules, update_rules
 from manager.orchestrator.dirty import DirtyCheck
 from manager.orchestrator.model import (
     CreateTask,
+    MissingOf,
     NewID,
     Nodes,
     Outcome,
@@ -88,6 +89,7 @@ class UpdateInputs:
     check: DirtyCheck
     nodes: Nodes
     spec_of: SpecOf
+    missing_of: MissingOf
     now: float
     new_id: NewID
     limit: int
@@ -98,7 +100,7 @@ def advance(inputs: UpdateInputs) -> Outcome:
     service = inputs.service
     if service.update_status.state in rollout.PAUSED:
         return Outcome()
-    failed = _after_failures(service, inputs.now)
+    failed = _after_failures(service, inputs.missing_of, inputs.now)
     if failed is not None:
         return Outcome([[UpdateService(failed)]])
     kinds = [(slot, _classify(inputs, slot)) for slot in inputs.slots]
@@ -281,7 +283,7 @@ def _complete_when_due(inputs: UpdateInputs) -> Outcome:
     return outcome
 
 
-def _after_failures(service: Service, now: float) -> Service | None:
+def _after_failures(service: Service, missing_of: MissingOf, now: float) -> Service | None:
     """What failed tasks make of the service: paused or rolled back; None when they are not too many."""
     record = service.rollout
     if not rollout.is_active(service) or record.spec_version != service.spec_version or not record.failed_task_ids:
@@ -296,14 +298,22 @@ def _after_failures(service: Service, now: float) -> Service | None:
         # A rollback is never rolled back.
         changed.update_status.state = UPDATE_STATE_ROLLBACK_PAUSED
         changed.update_status.message = f"rollback paused due to failure or early termination of task {task_id}"
-    elif rules.failure_action == FAILURE_ACTION_ROLLBACK and service.HasField("previous_spec"):
+        return changed
+    obstacle = _obstacle(service, missing_of) if rules.failure_action == FAILURE_ACTION_ROLLBACK else ""
+    if rules.failure_action == FAILURE_ACTION_ROLLBACK and not obstacle:
         _roll_back(changed, task_id, now)
     else:
         changed.update_status.state = UPDATE_STATE_PAUSED
-        changed.update_status.message = f"update paused due to failure or early termination of task {task_id}"
-        if rules.failure_action == FAILURE_ACTION_ROLLBACK:
-            changed.update_status.message += "; there is no previous spec to roll back to"
+        changed.update_status.message = f"update paused due to failure or early termination of task {task_id}{obstacle}"
     return changed
+
+
+def _obstacle(service: Service, missing_of: MissingOf) -> str:
+    """Why the service cannot be rolled back, to go on with in a message; "" when it can."""
+    if not service.HasField("previous_spec"):
+        return "; there is no previous spec to roll back to"
+    missing = missing_of(service.previous_spec)
+    return f"; the previous spec wants {missing}, which is gone" if missing else ""
 
 
 def _roll_back(service: Service, task_id: str, now: float) -> None:

@@ -16,6 +16,8 @@ from proto.objects_pb2 import (
     UPDATE_STATE_ROLLBACK_PAUSED,
     UPDATE_STATE_ROLLBACK_STARTED,
     UPDATE_STATE_UPDATING,
+    Config,
+    Secret,
     Task,
 )
 from proto.specs_pb2 import (
@@ -560,3 +562,35 @@ async def test_an_update_of_constraints_rolls_whatever_happens_meanwhile(what: s
     await cluster.set_node("n1", labels={"zone": "c"})
     await cluster.wait(20)
     assert cluster.per_node(web) == {"n2": 4}, "neither old nor new constraints hold there"
+
+
+@pytest.mark.parametrize("kind", ["secret", "config"])
+async def test_a_rollback_to_what_is_gone_pauses_and_says_why(kind: str) -> None:
+    cluster = await Harness.started(nodes=1)
+    payload = Secret(id="gone") if kind == "secret" else Config(id="gone")
+    payload.spec.name = "password"
+    await cluster.store.update(lambda working: working.create(payload))
+
+    def with_payload(spec: ServiceSpec) -> None:
+        container = spec.task_template.container_spec
+        if kind == "secret":
+            container.secrets.add(secret_id="gone", secret_name="password")
+        else:
+            container.configs.add(config_id="gone", config_name="password")
+
+    def without(spec: ServiceSpec) -> None:
+        to_image("v2", action=FAILURE_ACTION_ROLLBACK)(spec)
+        spec.task_template.container_spec.ClearField("secrets")
+        spec.task_template.container_spec.ClearField("configs")
+
+    web = await cluster.create_service("web", change=with_payload)
+    await cluster.work()
+    await cluster.update_service(web, without)
+    await cluster.store.update(lambda working: working.remove(payload))
+    await cluster.work()
+    assert await fail_new(cluster, web, "v2")
+    await cluster.wait(10)
+    status = cluster.service(web).update_status
+    assert status.state == UPDATE_STATE_PAUSED
+    assert status.message.endswith(f"; the previous spec wants the {kind} password, which is gone")
+    assert images(cluster, web) == ["v2"]

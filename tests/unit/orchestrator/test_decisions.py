@@ -120,6 +120,7 @@ def reconcile(service: Service, tasks: list[Task]) -> Outcome:
             check=DirtyCheck(service, Kept(service.spec)),
             nodes={},
             spec_of=lambda task: service.spec,
+            missing_of=lambda spec: "",
             now=NOW,
             new_id=lambda: f"new{next(ids)}",
             limit=1000,
