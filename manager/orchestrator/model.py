@@ -21,6 +21,7 @@ from proto.objects_pb2 import (
     TASK_STATE_COMPLETE,
     TASK_STATE_FAILED,
     TASK_STATE_NEW,
+    TASK_STATE_REJECTED,
     TASK_STATE_REMOVE,
     TASK_STATE_RUNNING,
     TASK_STATE_SHUTDOWN,
@@ -33,6 +34,9 @@ from proto.objects_pb2 import (
 from proto.specs_pb2 import NODE_AVAILABILITY_DRAIN, ServiceSpec
 
 NewID = Callable[[], str]
+
+EVICTED_MESSAGE = "task rejected by constraint enforcer"
+"""In the status of tasks that ``nodes.enforce`` rejects."""
 
 
 class InvariantError(Exception):
@@ -187,9 +191,14 @@ def has_ended(task: Task) -> bool:
     return task.status.state > TASK_STATE_RUNNING
 
 
+def was_evicted(task: Task) -> bool:
+    """Whether its node may not, or cannot, bear it any more (``nodes.enforce``): it did not fail."""
+    return task.status.state == TASK_STATE_REJECTED and task.status.message == EVICTED_MESSAGE
+
+
 def ended_by_itself(task: Task) -> bool:
-    """Whether it ended on its own account, not because it was told to or its node was lost."""
-    return has_ended(task) and (
+    """Whether it ended on its own account, not because it was told to, was evicted or its node was lost."""
+    return not was_evicted(task) and (
         task.status.state == TASK_STATE_COMPLETE or TASK_STATE_FAILED <= task.status.state < TASK_STATE_REMOVE
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from manager import constants
 from manager.orchestrator.model import (
+    EVICTED_MESSAGE,
     Outcome,
     UpdateTask,
     age_key,
@@ -32,7 +33,6 @@ from proto.objects_pb2 import (
 )
 from proto.specs_pb2 import NODE_AVAILABILITY_DRAIN, NODE_AVAILABILITY_PAUSE
 
-REJECTED_MESSAGE = "task rejected by constraint enforcer"
 REJECTED_ERR = "assigned node no longer meets constraints"
 
 
@@ -88,7 +88,7 @@ def enforce(
         if allowed and bearing.take(task, needs_of(task)):
             continue
         changed = copy_task(task)
-        set_status(changed, Owner.CONSTRAINT_ENFORCER, TASK_STATE_REJECTED, REJECTED_MESSAGE, now, err=REJECTED_ERR)
+        set_status(changed, Owner.CONSTRAINT_ENFORCER, TASK_STATE_REJECTED, EVICTED_MESSAGE, now, err=REJECTED_ERR)
         outcome.add(UpdateTask(changed))
     return outcome
 

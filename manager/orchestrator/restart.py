@@ -43,6 +43,7 @@ from manager.orchestrator.model import (
     new_task,
     newest,
     to_timestamp,
+    was_evicted,
     with_desired,
 )
 from proto.objects_pb2 import (
@@ -209,13 +210,12 @@ def _replace(rules: SlotRules, task: Task, slot_tasks: Sequence[Task], *, lost: 
         # Not a failure: no delay, no attempt; but a delay it was itself waiting for goes on.
         if _is_held(task, rules.now):
             replacement.not_before.CopyFrom(task.not_before)
-        if task.spec_version == service.spec_version:
-            replacement.restart_history.CopyFrom(task.restart_history)
-    else:
-        if new_rules.delay_s > 0:
-            replacement.not_before.CopyFrom(to_timestamp(rules.now + new_rules.delay_s))
-        if task.spec_version == service.spec_version:
-            replacement.restart_history.CopyFrom(_history_after(task, new_rules, rules.now))
+    elif new_rules.delay_s > 0:
+        replacement.not_before.CopyFrom(to_timestamp(rules.now + new_rules.delay_s))
+    if task.spec_version == service.spec_version:
+        no_attempt = lost or was_evicted(task)
+        history = task.restart_history if no_attempt else _history_after(task, new_rules, rules.now)
+        replacement.restart_history.CopyFrom(history)
     start_at = start_time(replacement, slot_tasks, rules.nodes, rules.now, stopped=[stopped])
     if start_at is None or start_at <= rules.now:
         replacement.desired_state = TASK_STATE_RUNNING
@@ -227,6 +227,8 @@ def _replace(rules: SlotRules, task: Task, slot_tasks: Sequence[Task], *, lost: 
 def _is_replaced(rules: SlotRules, task: Task, *, lost: bool) -> bool:
     spec = rules.spec_of(task) or rules.service.spec
     policy = restart_rules(spec.task_template)
+    if was_evicted(task):
+        return policy.condition != RESTART_CONDITION_NONE
     if lost and not ended_by_itself(task):
         if is_global(rules.service):
             return False

@@ -7,7 +7,7 @@ failure ratio is taken of) and the tasks that failed; ``Service.update_status`` 
 from __future__ import annotations
 
 from manager.orchestrator.defaults import update_rules
-from manager.orchestrator.model import copy_service, running_since
+from manager.orchestrator.model import copy_service, running_since, was_evicted
 from proto.objects_pb2 import (
     TASK_STATE_ORPHANED,
     UPDATE_STATE_PAUSED,
@@ -51,12 +51,13 @@ def counts_as_failure(service: Service, task: Task, now: float) -> bool:
     """Whether a live task that was seen to have ended counts against the rollout.
 
     It does when it ended before it ran, or within the monitor window after (A8.07); each task once. One that was given
-    up with its node says nothing about the new spec, and nobody counts where failures change nothing.
+    up with its node, or evicted, says nothing about the new spec; nobody counts where failures change nothing.
     """
     if not is_active(service) or not belongs(service, task) or task.id in service.rollout.failed_task_ids:
         return False
     rules = update_rules(service.spec, rollback=is_rollback(service))
-    if task.status.state == TASK_STATE_ORPHANED or rules.failure_action == FAILURE_ACTION_CONTINUE:
+    given_up = task.status.state == TASK_STATE_ORPHANED or was_evicted(task)
+    if given_up or rules.failure_action == FAILURE_ACTION_CONTINUE:
         return False
     started_at = running_since(task)
     return started_at is None or now - started_at <= rules.monitor_s

@@ -327,3 +327,24 @@ async def test_a_node_where_a_service_keeps_failing_comes_last() -> None:
     await cluster.scale(web, 4)
     await cluster.work()
     assert cluster.per_node(web)["n1"] == 1
+
+
+@pytest.mark.parametrize("replicas", [1, None])
+async def test_a_task_that_constraints_reject_uses_up_no_attempt(replicas: int | None) -> None:
+    """It did not fail: a label that comes and goes must not end the service."""
+    cluster = await Harness.started()
+    await cluster.add_node("n1", labels={"zone": "a"})
+
+    def change(spec: ServiceSpec) -> None:
+        policy(delay_s=1, max_attempts=1)(spec)
+        spec.task_template.placement.constraints.append("node.labels.zone==a")
+
+    web = await cluster.create_service("web", replicas=replicas, change=change)
+    await cluster.work()
+    for _ in range(3):
+        await cluster.set_node("n1", labels={})
+        await cluster.wait(5)
+        assert cluster.running(web) == []
+        await cluster.set_node("n1", labels={"zone": "a"})
+        await cluster.wait(5)
+        assert len(cluster.running(web)) == 1

@@ -594,3 +594,22 @@ async def test_a_rollback_to_what_is_gone_pauses_and_says_why(kind: str) -> None
     assert status.state == UPDATE_STATE_PAUSED
     assert status.message.endswith(f"; the previous spec wants the {kind} password, which is gone")
     assert images(cluster, web) == ["v2"]
+
+
+async def test_a_task_that_constraints_reject_is_no_failure_of_the_update() -> None:
+    cluster = await Harness.started()
+    await cluster.add_node("n1", labels={"zone": "a"})
+    await cluster.add_node("n2", labels={"zone": "a"})
+
+    def there(spec: ServiceSpec) -> None:
+        to_image("v1")(spec)
+        spec.task_template.placement.constraints.append("node.labels.zone==a")
+
+    web = await cluster.create_service("web", replicas=4, change=there)
+    await cluster.work()
+    await cluster.update_service(web, to_image("v2"))
+    await cluster.work()
+    await cluster.set_node("n1", labels={})
+    await cluster.wait(30)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+    assert images(cluster, web) == ["v2"] * 4
