@@ -183,12 +183,25 @@ def _is_busy(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: Upd
         settled_at = _settled_at(task)
         if settled_at is None:
             # Also one that an earlier update made, whose version has the same content: its slot is not up either.
-            if is_live(task) and rollout.replaces_another(task) and not _is_dirty(inputs, task):
+            if (
+                is_live(task)
+                and rollout.replaces_another(task)
+                and not _is_dirty(inputs, task)
+                and not _is_stranded(slot, task)
+            ):
                 return True
         elif rollout.belongs(service, task) and _goes_on(settled_at, rules.delay_s, inputs.now):
             outcome.wait_until(settled_at + rules.delay_s)
             return True
     return False
+
+
+def _is_stranded(slot: SlotTasks, task: Task) -> bool:
+    """Whether it takes the place of one of its own version, which lost its node, and finds no other: not the update's
+    doing, nor does it wait for it."""
+    if task.status.state >= TASK_STATE_ASSIGNED:
+        return False
+    return any(old.id == task.replaces_task_id and old.spec_version == task.spec_version for old in slot.tasks)
 
 
 def _goes_on(since: float, wait_s: float, now: float) -> bool:
@@ -256,7 +269,12 @@ def _complete_when_due(inputs: UpdateInputs) -> Outcome:
     """Every slot is as it should be: watch the new tasks for a while longer, then the update is complete."""
     service, outcome = inputs.service, Outcome()
     rules = update_rules(service.spec, rollback=rollout.is_rollback(service))
-    own = [task for slot in inputs.slots for task in slot.tasks if rollout.belongs(service, task)]
+    own = [
+        task
+        for slot in inputs.slots
+        for task in slot.tasks
+        if rollout.belongs(service, task) and not _is_stranded(slot, task)
+    ]
     settled: list[float] = []
     for task in own:
         settled_at = _settled_at(task)

@@ -613,3 +613,26 @@ async def test_a_task_that_constraints_reject_is_no_failure_of_the_update() -> N
     await cluster.wait(30)
     assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
     assert images(cluster, web) == ["v2"] * 4
+
+
+async def test_a_task_that_lost_its_node_and_finds_no_other_does_not_stop_the_update() -> None:
+    cluster = await Harness.started(nodes=3)
+
+    def one_a_node(spec: ServiceSpec) -> None:
+        to_image("v1")(spec)
+        spec.task_template.placement.max_replicas = 1
+
+    web = await cluster.create_service("web", replicas=3, change=one_a_node)
+    await cluster.work()
+
+    def to_v2(spec: ServiceSpec) -> None:
+        one_a_node(spec)
+        to_image("v2", delay_s=5)(spec)
+
+    await cluster.update_service(web, to_v2)
+    await cluster.work()
+    (new,) = [task for task in cluster.running(web) if image_of(cluster, task) == "v2"]
+    await cluster.set_node(new.node_id, state=NODE_STATE_DOWN)
+    await cluster.wait(60)
+    assert images(cluster, web) == ["v2", "v2"]
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
