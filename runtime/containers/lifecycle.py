@@ -205,7 +205,7 @@ class Lifecycle:
         # Saved before the process runs: a daemon that dies in between finds a container that runs, or one that runc
         # says was never started.
         state.Status = "running"
-        self._store.save_state(container)
+        self._store.save_state(container, required=True)
         await self.run(conmon.start, self._tools, self._paths, container.id, created.pid)
 
     async def _reserve(self, container: Container) -> Attachment | None:

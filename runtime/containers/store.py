@@ -144,11 +144,17 @@ class ContainerStore:
             container.record.HostConfig = old
             raise HostError(f"cannot update container {container.id[:12]}: {error}") from error
 
-    def save_state(self, container: Container) -> None:
-        """Write what changed. A full disk is logged: the host's own facts prevail after a restart."""
+    def save_state(self, container: Container, *, required: bool = False) -> None:
+        """Write what changed.
+
+        A full disk is logged: the host's own facts prevail after a restart. When it is ``required``, as before a
+        process is let go that the next daemon would not know for a container's, HostError is raised.
+        """
         try:
             write_atomic(container.folder / "state.json", msgspec.json.encode(container.state), durable=False)
         except OSError as error:
+            if required:
+                raise HostError(f"cannot save the state of container {container.id[:12]}: {error}") from error
             log.error("container.unsaved", container_id=container.id, reason=str(error))
 
     async def delete(self, container: Container) -> None:

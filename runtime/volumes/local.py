@@ -146,6 +146,7 @@ class Volumes:
             await asyncio.to_thread(_make, folder, volume)
         except OSError as error:
             del self._volumes[name]
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise HostError(f"create {name}: {error}") from error
         self._events.publish("volume", "create", name, {"driver": "local"})
         return volume

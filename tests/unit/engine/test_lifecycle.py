@@ -281,6 +281,22 @@ async def test_what_cannot_be_given_back_does_not_keep_the_rest(bench: Bench, mo
         await until(lambda: str(bench.folder) not in Path("/proc/self/mounts").read_text(), what="the mount's end")
 
 
+async def test_what_cannot_be_noted_down_is_not_started(bench: Bench) -> None:
+    container_id = await bench.create("sleep", "1000")
+    in_the_way = bench.folder / "state" / "containers" / container_id / "state.json"
+    in_the_way.mkdir()
+    with pytest.raises(HostError, match="cannot save the state of container"):
+        await bench.engine.start(container_id)
+    assert not any((bench.folder / "run" / "bundles").iterdir())
+    in_the_way.rmdir()
+    await bench.engine.start(container_id)
+    pid = bench.engine.inspect(container_id).State.Pid
+    await bench.engine.close()
+    bench.engine = bench.make()
+    await bench.engine.open()
+    assert bench.engine.inspect(container_id).State.Pid == pid
+
+
 async def test_twenty_at_once(bench: Bench) -> None:
     ids = await asyncio.gather(*(bench.run("true") for _ in range(20)))
     results = await asyncio.gather(*(bench.engine.wait(container_id) for container_id in ids))

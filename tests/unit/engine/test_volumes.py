@@ -10,7 +10,8 @@ import pytest
 
 from runtime.containers.types import HostConfig, Mount, VolumeDriverConfig, VolumeOptions
 from runtime.errors import HostError, InvalidParameterError
-from runtime.volumes import mounting
+from runtime.events import EventBus
+from runtime.volumes import Volumes, mounting
 from runtime.volumes.local import copy_up
 from tests.unit.engine.support import Bench
 
@@ -144,3 +145,17 @@ async def test_a_volume_filled_by_half_is_filled_anew(tmp_path: Path) -> None:
         assert (data / "large").read_bytes() == b"the container's own"
     finally:
         await asyncio.to_thread(subprocess.run, ["umount", str(disk)], check=True)
+
+
+async def test_a_volume_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=2", "tmpfs", str(tmp_path)]  # room for one folder
+    await asyncio.to_thread(subprocess.run, mount, check=True)
+    try:
+        volumes = Volumes(tmp_path, EventBus())
+        await volumes.open()
+        with pytest.raises(HostError, match="No space left on device"):
+            await volumes.create("full")
+        assert volumes.list() == []
+        assert not any(tmp_path.iterdir())
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", str(tmp_path)], check=True)
