@@ -18,9 +18,10 @@ from tests.unit.engine.support import Bench, until
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[3]
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "0"))
 
 
+@pytest.mark.skipif(not ROUNDS, reason="set KILL_ROUNDS to kill so many engines at random moments")
 async def test_a_killed_engine_leaves_what_its_successor_says_and_nothing_else(bench: Bench) -> None:
     seed = int(os.environ.get("KILL_SEED", random.randrange(1 << 32)))
     print("seed", seed)
