@@ -120,13 +120,12 @@ def _check_unserved(host: HostConfig) -> None:
         raise InvalidParameterError(f"unknown or invalid runtime name: {host.Runtime}")
     if host.DeviceRequests:
         raise InvalidParameterError('could not select device driver "" with capabilities: [[gpu]]')
-    if host.VolumeDriver not in ("", "local"):
+    if host.VolumeDriver not in ("", "local") and any(not bind.startswith("/") for bind in host.Binds or ()):
         raise InvalidParameterError(
             f'error looking up volume plugin {host.VolumeDriver}: plugin "{host.VolumeDriver}" not found'
         )
     for option, value in (
         ("--cgroup-parent", host.CgroupParent),
-        ("--device-cgroup-rule", host.DeviceCgroupRules),
         ("--cpu-rt-period", host.CpuRealtimePeriod),
         ("--cpu-rt-runtime", host.CpuRealtimeRuntime),
         ("--blkio-weight-device", host.BlkioWeightDevice),
@@ -137,6 +136,8 @@ def _check_unserved(host: HostConfig) -> None:
     ):
         if value:
             raise InvalidParameterError(f"{option} is not served: run without it")
+    for rule in host.DeviceCgroupRules or ():
+        spec.device_rule(rule)
     if host.Links:
         raise InvalidParameterError("links are not supported; put the containers on one network")
     if host.UsernsMode not in ("", "host"):

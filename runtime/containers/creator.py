@@ -53,6 +53,7 @@ class Creator:
         creation.check_networking(config, host, networking)
         if not host.LogConfig.Type:  # docker-py reads output only through a driver that it knows by name
             host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))
+        host = msgspec.structs.replace(host, Runtime=host.Runtime or "runc")
         host, endpoints = self._networks(host, networking)
         sources = [self._store.get(entry.partition(":")[0]) for entry in host.VolumesFrom or ()]
         planned = creation.plan_mounts(config, host, creation.inherited_mounts(host, sources))

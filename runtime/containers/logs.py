@@ -61,9 +61,7 @@ def validate(host: HostConfig) -> None:
     """Raises InvalidParameterError for a log driver or option that does not exist."""
     kind = host.LogConfig.Type
     if kind not in ("", "json-file", "local", "none"):
-        raise InvalidParameterError(
-            f"logger: no log driver named '{kind}' is registered (this engine has json-file, local and none)"
-        )
+        raise InvalidParameterError(f"logger: no log driver named '{kind}' is registered")
     if kind != "none":
         rotation(host.LogConfig)
 

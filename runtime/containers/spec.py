@@ -6,6 +6,7 @@ said.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ MASKED_PATHS = (
     "/sys/firmware",
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_DEVICE_RULE = re.compile(
+    r"(?P<type>[acb]) (?P<major>[0-9]{1,9}|\*):(?P<minor>[0-9]{1,9}|\*) (?P<access>[rwm]{1,3})", re.ASCII
+)
+
 _RLIMITS = {
     "as",
     "core",
@@ -251,12 +256,22 @@ def _linux(given: SpecInput, granted: list[str], security: Security) -> dict[str
         for device in given.devices
         if not host.Privileged
     ]
+    rules += [device_rule(rule) for rule in host.DeviceCgroupRules or ()]
     if not host.Privileged and security.profile != "unconfined":
         if security.profile:
             linux["seccomp"] = seccomp.own_filter(security.profile, granted)
         else:
             linux["seccomp"] = seccomp.default_filter(frozenset(granted))
     return linux
+
+
+def device_rule(text: str) -> dict[str, Any]:
+    """The OCI rule of ``TYPE MAJOR:MINOR ACCESS`` (``c 7:* rw``). Raises InvalidParameterError."""
+    match = _DEVICE_RULE.fullmatch(text)
+    if match is None:
+        raise InvalidParameterError(f"invalid device cgroup rule format: '{text}'")
+    numbers = {name: int(match[name]) for name in ("major", "minor") if match[name] != "*"}
+    return {"allow": True, "type": match["type"], **numbers, "access": match["access"]}
 
 
 def _namespaces(given: SpecInput) -> list[dict[str, str]]:

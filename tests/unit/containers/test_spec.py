@@ -110,6 +110,16 @@ def test_contradictions_are_refused(host: HostConfig, words: str) -> None:
         build(host=host)
 
 
+def test_device_rules() -> None:
+    built = build(host=HostConfig(DeviceCgroupRules=["c 7:* rw", "a *:* r"]))
+    rules = built["linux"]["resources"]["devices"]
+    assert {"allow": True, "type": "c", "major": 7, "access": "rw"} in rules
+    assert rules[-1] == {"allow": True, "type": "a", "access": "r"}
+    for bad in ("c 7 rw", "d 7:1 rw", "c 7:1", "c 7:1 x", "c 7:1 rwmr"):
+        with pytest.raises(InvalidParameterError, match="invalid device cgroup rule format"):
+            spec.device_rule(bad)
+
+
 def test_init_wraps_the_command() -> None:
     document = build(host=HostConfig(Init=True))
     assert document["process"]["args"] == ["/sbin/docker-init", "--", "true"]

@@ -97,7 +97,7 @@ async def test_bad_requests_leave_nothing(bench: Bench) -> None:
         HostConfig(RestartPolicy=RestartPolicy(Name="sometimes")),
         HostConfig(VolumeDriver="remote", Binds=["data:/x"]),
         HostConfig(CgroupParent="/elsewhere"),
-        HostConfig(DeviceCgroupRules=["c 1:3 rwm"]),
+        HostConfig(DeviceCgroupRules=["c 1:3 rwmx"]),
         HostConfig(BlkioDeviceReadBps=[{"Path": "/dev/null", "Rate": 1}]),
     ):
         with pytest.raises(InvalidParameterError):
@@ -327,3 +327,16 @@ async def test_limits_and_policy_change_while_it_runs(bench: Bench) -> None:
     kept = bench.engine.inspect(container_id).HostConfig
     assert (kept.Memory, kept.PidsLimit, kept.NanoCpus, kept.RestartPolicy) == (32 << 20, 20, 10**9, policy)
     assert kept.CpusetCpus == ""
+
+
+async def test_a_device_rule_opens_what_is_closed(bench: Bench) -> None:
+    """10:229 is /dev/fuse, which any process may open that is let."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("this kernel has no FUSE")
+    opened = []
+    for rules in ([], ["c 10:229 rw"], ["c 10:* rw"]):
+        host = HostConfig(NetworkMode="none", DeviceCgroupRules=rules)
+        container_id = await bench.run("sh", "-c", "mknod /node c 10 229 && exec 3<>/node", host=host)
+        await bench.engine.wait(container_id)
+        opened.append(bench.engine.inspect(container_id).State.ExitCode == 0)
+    assert opened == [False, True, True]
