@@ -211,6 +211,12 @@ class ContentStore:
         finally:
             partial.unlink(missing_ok=True)
 
+    def drop_partials(self) -> None:
+        """Give back what interrupted downloads have left and none that runs goes on with."""
+        for partial in list(self._ingest.iterdir()):
+            if len(partial.name) == 64 and not self._shared.is_running(f"sha256:{partial.name}"):
+                partial.unlink(missing_ok=True)
+
     def put(self, data: bytes) -> str:
         """Store a small blob and return its digest. Blocks. Raises NoSpaceError."""
         digest = digest_of(data)

@@ -164,7 +164,9 @@ class ImageStore:
         try:
             entry = await self._puller.pull(reference, platform=platform, auth=auth, progress=progress or _ignore)
         except NoSpaceError:
-            await self._state.collect()  # what was fetched so far would speed up the next attempt, and prevent it
+            # What was fetched so far would speed up the next attempt, and prevent it.
+            self._state.content.drop_partials()
+            await self._state.collect()
             raise
         return entry.image
 

@@ -60,6 +60,10 @@ class SharedWork(Generic[T]):
                 entry.dying = True
                 await _cancelled(entry.task)
 
+    def is_running(self, key: str) -> bool:
+        """Whether the key's work is under way, or has yet to end after it was cancelled."""
+        return key in self._running
+
     def _start(self, key: str, work: Callable[[Listener], Awaitable[T]]) -> _Running[T]:
         async def body() -> T:
             try:

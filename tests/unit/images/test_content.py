@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from runtime.images.content import ContentStore
+from runtime.images.content import CHUNK_BYTES, ContentStore, digest_of
 
 
 @pytest.fixture
@@ -41,3 +43,27 @@ def test_what_a_crash_left_of_a_blob_is_gone_after_the_next_start(content: Conte
     leftover.write_bytes(b"half")
     content.open()
     assert not leftover.exists()
+
+
+async def test_partials_are_given_back_but_what_is_being_fetched(content: ContentStore, tmp_path: Path) -> None:
+    going_on = asyncio.Event()
+
+    async def fetch(offset: int) -> AsyncGenerator[bytes, None]:
+        yield b"x" * CHUNK_BYTES
+        await going_on.wait()
+        yield b"y"
+
+    data = b"x" * CHUNK_BYTES + b"y"
+    interrupted = asyncio.ensure_future(content.ingest(digest_of(b"never"), CHUNK_BYTES + 1, fetch))
+    running = asyncio.ensure_future(content.ingest(digest_of(data), len(data), fetch))
+    async with asyncio.timeout(30):
+        while sum(path.stat().st_size for path in (tmp_path / "ingest").iterdir()) < 2 * CHUNK_BYTES:
+            await asyncio.sleep(0.01)
+    interrupted.cancel()
+    await asyncio.wait([interrupted])
+    assert len(list((tmp_path / "ingest").iterdir())) == 2
+    content.drop_partials()
+    assert [path.name for path in (tmp_path / "ingest").iterdir()] == [digest_of(data)[7:]]
+    going_on.set()
+    await running
+    assert content.has(digest_of(data))
