@@ -26,7 +26,7 @@ from pathlib import Path
 from runtime.containers import cgroups
 from runtime.errors import EngineError
 from runtime.images.errors import ImagesError
-from runtime.images.mounts import unmount
+from runtime.images.mounts import unescaped, unmount
 from runtime.networks import netlink, nft, rules
 
 LOCK_FILE = "swarmd.lock"
@@ -35,7 +35,6 @@ CONMON_TIMEOUT_S = 5.0
 _POLL_PERIOD_S = 0.02
 _DEPTH_MIN = 2
 _BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class TeardownRefusedError(EngineError):
@@ -101,7 +100,7 @@ def mounts_below(mountinfo: str, folders: Sequence[Path]) -> list[Path]:
 
     Pure. ``mountinfo`` is the text of /proc/self/mountinfo, whose later lines lie above earlier ones (proc(5)).
     """
-    points = [Path(_unescaped(line.split()[4])) for line in mountinfo.splitlines() if len(line.split()) > 4]
+    points = [Path(unescaped(line.split()[4])) for line in mountinfo.splitlines() if len(line.split()) > 4]
     below = [point for point in points if any(folder in point.parents for folder in folders)]
     order = sorted(enumerate(below), key=lambda item: (len(item[1].parts), item[0]), reverse=True)
     return [point for _, point in order]
@@ -113,7 +112,7 @@ def hierarchies(mountinfo: str) -> list[Path]:
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         if right.split()[:1] in (["cgroup"], ["cgroup2"]):
-            found[Path(_unescaped(left.split()[4]))] = None
+            found[Path(unescaped(left.split()[4]))] = None
     return list(found)
 
 
@@ -121,10 +120,6 @@ def in_group(membership: str, parent: str) -> bool:
     """Whether /proc/PID/cgroup's text has the process in ``parent`` or below it, in any hierarchy. Pure."""
     paths = [line.split(":", 2)[-1] for line in membership.splitlines()]
     return any(path == parent or path.startswith(parent.rstrip("/") + "/") for path in paths)
-
-
-def _unescaped(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ CLONE_FS = 0x200
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 OPTIONS_BYTES_MAX = 4095
 THREADS = 4
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -121,6 +123,11 @@ def _advice(directory: Path, error: OSError) -> str:
     if error.errno == errno.ENODEV:
         return f"{what} This kernel has no overlayfs: load it with `modprobe overlay`."
     return f"{what} Put the state directory on ext4, xfs (ftype=1), btrfs or tmpfs, not on another overlay or a network share."
+
+
+def unescaped(text: str) -> str:
+    """A path as /proc/self/mountinfo writes it, with its blanks and backslashes again (proc(5))."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def filesystem_of(path: Path) -> str:

@@ -20,12 +20,11 @@ from pathlib import Path
 
 from runtime.errors import HostError, InvalidParameterError
 from runtime.images import ImagesError
-from runtime.images.mounts import unmount
+from runtime.images.mounts import unescaped, unmount
 
 MOUNT_TIMEOUT_S = 60.0
 _NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
 _PASSWORD = re.compile(r"password=[^,\s]*")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def validate(options: Mapping[str, str]) -> None:
@@ -55,7 +54,7 @@ def command(options: Mapping[str, str], target: str, resolve: Callable[[str], st
 def is_mounted(target: Path) -> bool:
     """Whether ``target`` is a mount point, also of a folder of the same file system."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = (_OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split()[4]) for line in lines)
+    points = (unescaped(line.split()[4]) for line in lines)
     return os.path.realpath(target) in points
 
 

@@ -63,6 +63,11 @@ def to_image(
     return change
 
 
+def one_a_node(spec: ServiceSpec) -> None:
+    to_image("v1")(spec)
+    spec.task_template.placement.max_replicas = 1
+
+
 def image_of(cluster: Harness, task: Task) -> str:
     version = cluster.store.view.spec_versions.of(task.service_id, task.spec_version)
     assert version is not None
@@ -473,10 +478,6 @@ async def test_an_update_begins_with_the_slot_that_does_not_run() -> None:
 async def test_a_slot_that_finds_no_node_does_not_keep_the_others_from_the_update() -> None:
     cluster = await Harness.started(nodes=2)
 
-    def one_a_node(spec: ServiceSpec) -> None:
-        to_image("v1")(spec)
-        spec.task_template.placement.max_replicas = 1
-
     web = await cluster.create_service("web", replicas=3, change=one_a_node)
     await cluster.work()
     await cluster.set_node("n2", state=NODE_STATE_DOWN)
@@ -617,10 +618,6 @@ async def test_a_task_that_constraints_reject_is_no_failure_of_the_update() -> N
 
 async def test_a_task_that_lost_its_node_and_finds_no_other_does_not_stop_the_update() -> None:
     cluster = await Harness.started(nodes=3)
-
-    def one_a_node(spec: ServiceSpec) -> None:
-        to_image("v1")(spec)
-        spec.task_template.placement.max_replicas = 1
 
     web = await cluster.create_service("web", replicas=3, change=one_a_node)
     await cluster.work()
