@@ -9,7 +9,6 @@ process costs milliseconds on the path of every container start.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import errno
 import os
@@ -117,7 +116,8 @@ def probe_overlay(directory: Path) -> None:
 
 
 def _advice(directory: Path, error: OSError) -> str:
-    what = f"overlayfs cannot be used below {directory} ({filesystem_of(directory)}): {error.strerror}."
+    kind = filesystem_of(directory, Path("/proc/self/mountinfo").read_text())
+    what = f"overlayfs cannot be used below {directory} ({kind}): {error.strerror}."
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"{what} Mounting needs root (CAP_SYS_ADMIN): run swarmd as root."
     if error.errno == errno.ENODEV:
@@ -130,13 +130,15 @@ def unescaped(text: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def filesystem_of(path: Path) -> str:
-    """Type of the file system ``path`` is on, such as ``ext4``; "unknown" if it cannot be told."""
-    best, kind = "", "unknown"
-    with contextlib.suppress(OSError, IndexError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            fields, _, rest = line.partition(" - ")
-            point = fields.split()[4]
-            if len(point) >= len(best) and (Path(point) == path or Path(point) in path.parents):
-                best, kind = point, rest.split()[0]
+def filesystem_of(path: Path, mountinfo: str) -> str:
+    """Type of the file system ``path`` is on, such as ``ext4``; "unknown" if it cannot be told.
+
+    Pure. ``mountinfo`` is the text of /proc/self/mountinfo, whose later lines lie above earlier ones (proc(5)).
+    """
+    best, kind = Path(), "unknown"
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = Path(unescaped(fields.split()[4]))
+        if len(point.parts) >= len(best.parts) and path.is_relative_to(point):
+            best, kind = point, rest.split()[0]
     return kind

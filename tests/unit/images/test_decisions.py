@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from runtime.images import (
 from runtime.images.changes import apply_changes
 from runtime.images.listing import moment
 from runtime.images.manifests import epoch_of, media_type_of, parse_config, parse_index, parse_manifest
+from runtime.images.mounts import filesystem_of
 from runtime.images.platforms import choose, normalize, parse_platform, satisfies
 from runtime.images.records import ImageRecord
 from runtime.images.removal import Removal, decide_removal
@@ -159,3 +161,20 @@ def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
     for parse in (media_type_of, parse_manifest, parse_index, parse_config):
         with contextlib.suppress(ImagesError):
             parse(data)
+
+
+MOUNTS = """\
+20 1 8:1 / / rw - ext4 /dev/sda1 rw
+21 20 0:20 / /my\\040disk rw shared:1 - xfs /dev/sdb rw
+22 20 0:21 / /my rw - tmpfs tmpfs rw
+23 21 0:22 / /my\\040disk rw - btrfs /dev/sdc rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/my disk/state", "btrfs"), ("/my/state", "tmpfs"), ("/mydisk", "ext4"), ("/", "ext4")],
+)
+def test_the_file_system_of_a_path_with_blanks_is_found(path: str, kind: str) -> None:
+    assert filesystem_of(Path(path), MOUNTS) == kind
+    assert filesystem_of(Path(path), "") == "unknown"
