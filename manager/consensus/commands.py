@@ -79,7 +79,13 @@ class Applier:
         ids = tuple((index, command_id) for command_id, (index, _) in self._window.items())
         return ids, self._machine.snapshot()
 
-    def restore(self, head: SnapshotHead, chunks: Iterable[bytes]) -> None:
-        self._machine.restore(chunks, head.index)
-        self._window = OrderedDict((command_id, (index, None)) for index, command_id in head.command_ids)
-        self.applied_index = head.index
+    def load(self, head: SnapshotHead, chunks: Iterable[bytes]) -> Callable[[], None]:
+        """Read a snapshot, on any thread; the function returned puts it in the place of the state."""
+        install = self._machine.load(chunks, head.index)
+
+        def restore() -> None:
+            install()
+            self._window = OrderedDict((command_id, (index, None)) for index, command_id in head.command_ids)
+            self.applied_index = head.index
+
+        return restore

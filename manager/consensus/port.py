@@ -74,7 +74,7 @@ class Entry:
 
 
 class StateMachine(Protocol):
-    """What the log drives. Every method is called on the owner's loop and must be deterministic and quick."""
+    """What the log drives. All but ``load`` are called on the owner's loop and must be deterministic and quick."""
 
     def apply(self, entries: Sequence[Entry]) -> Sequence[object]:
         """Apply a batch in order; one result an entry, handed to the proposer if it is on this member.
@@ -90,8 +90,14 @@ class StateMachine(Protocol):
             A function that serialises the view in chunks; it runs on another thread, later.
         """
 
-    def restore(self, chunks: Iterable[bytes], index: int) -> None:
-        """Replace the whole state by a snapshot that was taken after the entry at ``index`` was applied."""
+    def load(self, chunks: Iterable[bytes], index: int) -> Callable[[], None]:
+        """Read a snapshot that was taken after the entry at ``index`` was applied.
+
+        Called on another thread, so it leaves the state alone; nothing is applied meanwhile.
+
+        Returns:
+            A function that replaces the whole state; it is called on the owner's loop.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -348,10 +348,13 @@ class RaftConsensus:
 
     async def _restore(self, index: int) -> None:
         """Read the snapshot on the worker, then replace the state here in one step."""
+        applier = self._applier
         assert self._owner is not None
-        assert self._applier is not None
-        head, chunks = await self._owner.run_in_executor(self._worker, self._thread.read_snapshot, index)
-        self._applier.restore(head, chunks)
+        assert applier is not None
+        restore = await self._owner.run_in_executor(
+            self._worker, lambda: applier.load(*self._thread.read_snapshot(index))
+        )
+        restore()
 
     async def _restore_and_go_on(self, index: int) -> None:
         try:

@@ -13,9 +13,9 @@ from manager.store import snapshot
 from manager.store.errors import SnapshotError, StoreError
 from manager.store.kinds import KIND_BY_NAME, Kind, StoredObject
 from manager.store.mutation import MutationDetector
-from manager.store.views import View, Working, empty_state
+from manager.store.views import Committed, View, Working, empty_state
 from manager.store.watch import Change
-from proto.store_pb2 import StoreAction, StoreObject, Transaction
+from proto.store_pb2 import SnapshotHeader, StoreAction, StoreObject, Transaction
 
 TRANSACTION_IDS_KEPT = 4096
 """Transactions remembered so that an entry proposed twice (its outcome was unknown) changes the state once."""
@@ -72,11 +72,11 @@ class Machine:
         objects, index, recent = self.objects(), self.index, list(self._recent)
         return lambda: snapshot.write(objects, index=index, recent_transaction_ids=recent)
 
-    def restore(self, chunks: Iterable[bytes], index: int) -> list[Change]:
-        """Replace the state by a snapshot, or leave it as it was.
+    def load(self, chunks: Iterable[bytes], index: int) -> Callable[[], list[Change]]:
+        """Read a snapshot, on whatever thread; the state stays as it is.
 
         Returns:
-            How the new state differs from the old one.
+            A function that replaces the state by the snapshot and says how it differs from the old one.
 
         Raises:
             SnapshotError.
@@ -88,7 +88,17 @@ class Machine:
         for name, obj in objects:
             if state[name].put(obj) is not None:
                 raise SnapshotError(f"snapshot holds {name} {obj.id} twice")
-        changes = self._difference(dict(objects_by_key(objects)), index)
+        return lambda: self._install(state, header, index)
+
+    def _install(self, state: Committed, header: SnapshotHeader, index: int) -> list[Change]:
+        changes: list[Change] = []
+        for name, rows in state.items():
+            table, old, new = rows.kind.table, self._state[name].objects, rows.objects
+            for object_id, before in old.items():
+                after = new.get(object_id)
+                if after is None or before.version.index != after.version.index:
+                    changes.append(Change(table, object_id, before, after, index))
+            changes += (Change(table, key, None, after, index) for key, after in new.items() if key not in old)
         # In place: views and transactions of others hold on to these very rows.
         for name, rows in state.items():
             self._state[name].replace_by(rows)
@@ -139,20 +149,6 @@ class Machine:
             self._detector.check_all()
             self._detector.note(changes)
         return changes
-
-    def _difference(self, new: dict[tuple[str, str], StoredObject], index: int) -> list[Change]:
-        old = {(name, obj.id): obj for name, rows in self._state.items() for obj in rows.objects.values()}
-        changes = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            before, after = old.get(key), new.get(key)
-            if before is None or after is None or before.version.index != after.version.index:
-                changes.append(Change(KIND_BY_NAME[key[0]].table, key[1], before, after, index))
-        return changes
-
-
-def objects_by_key(objects: Iterable[tuple[str, StoredObject]]) -> Iterator[tuple[tuple[str, str], StoredObject]]:
-    for name, obj in objects:
-        yield (name, obj.id), obj
 
 
 def _content(wrapped: StoreObject) -> StoredObject:

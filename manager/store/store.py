@@ -157,8 +157,9 @@ class Store:
     def snapshot(self) -> Callable[[], Iterator[bytes]]:
         return self._machine.snapshot()
 
-    def restore(self, chunks: Iterable[bytes], index: int) -> None:
-        self._tell(self._machine.restore(chunks, index))
+    def load(self, chunks: Iterable[bytes], index: int) -> Callable[[], None]:
+        install = self._machine.load(chunks, index)
+        return lambda: self._tell(install())
 
     # ------------------------------------------------------------------ internals
 

@@ -101,5 +101,5 @@ def test_tables_and_indexes_show_what_was_written(transactions: list[list[tuple[
         check(machine.view, expected)
         assert len({(change.table, change.id) for change in changes}) == len(changes)
         other = Machine()
-        other.restore(machine.snapshot()(), index)
+        other.load(machine.snapshot()(), index)()
         check(other.view, expected)

@@ -65,9 +65,13 @@ class Store:
         view = msgspec.msgpack.encode((sorted(self.values.items()), sorted(self.seen)))
         return lambda: iter([view[start : start + 200] for start in range(0, len(view), 200)])
 
-    def restore(self, chunks: Iterable[bytes], index: int) -> None:
+    def load(self, chunks: Iterable[bytes], index: int) -> Callable[[], None]:
         values, seen = msgspec.msgpack.decode(b"".join(chunks))
-        self.values, self.seen = dict(values), set(seen)
+
+        def install() -> None:
+            self.values, self.seen = dict(values), set(seen)
+
+        return install
 
 
 class World:
@@ -302,7 +306,7 @@ class SimNode:
         self.applier = Applier(self.machine)
         if state.head is not None:
             head, chunks = state.store.open(state.head.index)
-            self.applier.restore(head, chunks)
+            self.applier.load(head, chunks)()
         core = RaftCore(
             Parts(
                 node_id=self.node_id,
@@ -469,7 +473,7 @@ class SimNode:
                 assert self.state is not None
                 newest = self.state.store.indexes()[-1]
                 head, chunks = self.state.store.open(index if index in self.state.store.indexes() else newest)
-                self.applier.restore(head, chunks)
+                self.applier.load(head, chunks)()
             case TakeSnapshot(index, term, configuration):
                 if self.applier.applied_index < index:
                     raise Violation(f"snapshot marker {index} behind entry {self.applier.applied_index}")

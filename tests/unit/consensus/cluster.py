@@ -7,6 +7,7 @@ import datetime as dt
 import ipaddress
 import socket
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Register:
     def __init__(self, keep: int | None = None) -> None:
         self.entries: deque[tuple[int, bytes]] = deque(maxlen=keep)
         self.restored: list[int] = []
+        self.loaded_by: set[int] = set()  # threads
+        self.restored_by: set[int] = set()
 
     def apply(self, entries: Sequence[Entry]) -> Sequence[object]:
         results: list[object] = []
@@ -56,11 +59,19 @@ class Register:
         view = list(self.entries)
         return lambda: iter([msgspec.msgpack.encode(view[start : start + 1000]) for start in range(0, len(view), 1000)])
 
-    def restore(self, chunks: Iterable[bytes], index: int) -> None:
-        self.entries.clear()
+    def load(self, chunks: Iterable[bytes], index: int) -> Callable[[], None]:
+        loaded: list[tuple[int, bytes]] = []
         for chunk in chunks:
-            self.entries += msgspec.msgpack.decode(chunk, type=list[tuple[int, bytes]])
-        self.restored.append(index)
+            loaded += msgspec.msgpack.decode(chunk, type=list[tuple[int, bytes]])
+        self.loaded_by.add(threading.get_ident())
+
+        def install() -> None:
+            self.entries.clear()
+            self.entries += loaded
+            self.restored.append(index)
+            self.restored_by.add(threading.get_ident())
+
+        return install
 
     @property
     def data(self) -> list[bytes]:
@@ -218,7 +229,7 @@ class Cluster:
             await first.consensus.add_member(Member(node.node_id, f"127.0.0.1:{self.ports[name]}"))
         return [self.nodes[name] for name in "abcdefg"[:count]]
 
-    async def leader(self, *, deadline_s: float = 15.0) -> Node:
+    async def leader(self, *, deadline_s: float = 30.0) -> Node:
         await until(lambda: self._leaders() != [], deadline_s=deadline_s)
         return self._leaders()[-1]
 
@@ -263,7 +274,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def until(condition: Callable[[], bool], *, deadline_s: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], *, deadline_s: float = 30.0) -> None:
     """Wait for a condition; fails the test when it does not come true in time."""
     async with asyncio.timeout(deadline_s):
         while not condition():  # what tests wait for has no event of its own

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import pickle
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -296,3 +297,18 @@ async def test_the_dialler_refuses_a_server_that_is_another_node(cluster: Cluste
 
 def test_errors_have_one_base() -> None:
     assert issubclass(MemberRemovedError, ConsensusError)
+
+
+async def test_a_snapshot_is_read_on_another_thread_and_put_in_place_on_the_owners(cluster: Cluster) -> None:
+    cluster.policy = {name: SnapshotPolicy(interval_entries=50, trailing_entries=5) for name in "abc"}
+    nodes = await cluster.form(3)
+    await cluster.stop("c", transfer=False)
+    for number in range(100):
+        await nodes[0].consensus.propose(b"%d" % number + bytes(3000))
+    folder = cluster.folder / "state-a" / "snapshots"
+    await until(lambda: len(list(folder.iterdir())) == 1)
+    back = await cluster.start("c")
+    await until(lambda: back.machine.data == nodes[0].machine.data)
+    assert back.machine.restored_by == {threading.get_ident()}
+    assert back.machine.loaded_by
+    assert not back.machine.loaded_by & back.machine.restored_by

@@ -75,7 +75,7 @@ class Harness:
         """Another cluster in the same state, under a leader that has just begun."""
         other = Harness(looks_max=looks_max)
         await other.log.start(other.store)
-        other.store.restore(self.store.snapshot()(), self.store.index)
+        other.store.load(self.store.snapshot()(), self.store.index)()
         other.log._index = self.store.index
         other.now, other._numbers = self.now, count(10_000)
         other.loop.start()

@@ -75,7 +75,7 @@ def test_a_snapshot_and_the_rest_of_the_log_give_the_same_bytes() -> None:
     whole = replayed(log)
     half = replayed(log[:150])
     other = replayed([])
-    other.restore([snapshot_of(half)], 150)
+    other.load([snapshot_of(half)], 150)()
     assert snapshot_of(replayed(log[150:], other, start=151)) == snapshot_of(whole)
 
 
@@ -84,7 +84,7 @@ def test_a_snapshot_may_arrive_in_other_pieces(size_bytes: int) -> None:
     machine = replayed(recorded_log(entries=60))
     data = snapshot_of(machine)
     other = Machine()
-    other.restore((data[at : at + size_bytes] for at in range(0, len(data), size_bytes)), machine.index)
+    other.load((data[at : at + size_bytes] for at in range(0, len(data), size_bytes)), machine.index)()
     assert snapshot_of(other) == data
 
 
@@ -122,14 +122,14 @@ def test_a_damaged_snapshot_is_refused_and_changes_nothing(cut: str) -> None:
     other = replayed(recorded_log(seed=3, entries=20))
     before = snapshot_of(other)
     with pytest.raises(SnapshotError):
-        other.restore(pieces, index)
+        other.load(pieces, index)()
     assert snapshot_of(other) == before
 
 
 def test_restore_tells_what_became_different() -> None:
     log = recorded_log(entries=100)
     machine, other = replayed(log[:60]), replayed(log)
-    changes = machine.restore([snapshot_of(other)], other.index)
+    changes = machine.load([snapshot_of(other)], other.index)()
     known = {task.id: task for task in replayed(log[:60]).view.tasks}
     for change in changes:
         if change.table == "tasks":
@@ -147,7 +147,7 @@ def test_views_and_indexes_follow_a_restore() -> None:
     log = recorded_log(entries=100)
     machine = Machine()
     view = machine.view
-    machine.restore([snapshot_of(replayed(log))], 200)
+    machine.load([snapshot_of(replayed(log))], 200)()
     assert len(view.tasks) > 10
     for task in view.tasks:
         assert task in list(view.tasks.by_slot(task.service_id, task.slot))
@@ -164,7 +164,7 @@ def test_a_transaction_is_applied_once_also_after_a_snapshot() -> None:
     assert machine.apply(1, data)[0] == 1
     assert machine.apply(2, data) == (1, [])
     other = Machine()
-    other.restore([snapshot_of(machine)], 2)
+    other.load([snapshot_of(machine)], 2)()
     result, changes = other.apply(3, data)
     assert isinstance(result, int)
     assert changes == []
@@ -198,3 +198,13 @@ def test_stored_messages_do_not_share_memory_with_their_entry() -> None:
     machine.apply(1, transaction.SerializeToString())
     stored: Iterator[StoredObject] = iter(machine.objects()["task"])
     assert next(stored).version.index == 1
+
+
+def test_a_snapshot_that_was_read_changes_nothing_until_it_is_put_in_place() -> None:
+    log = recorded_log(entries=100)
+    machine, other = replayed(log[:60]), replayed(log)
+    before = snapshot_of(machine)
+    install = machine.load(other.snapshot()(), other.index)
+    assert snapshot_of(machine) == before
+    install()
+    assert snapshot_of(machine) == snapshot_of(other)
