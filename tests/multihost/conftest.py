@@ -23,16 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="multi-host tests need root"))
 
 
-def make_testbed(count: int, managers: int, *, name: str, network: str) -> Iterator[Testbed]:
-    """A cluster with the image ``busybox:latest`` on every host and a heartbeat of two seconds."""
+def make_testbed(count: int, managers: int, *, name: str, network: str, heartbeat_s: float = 5.0) -> Iterator[Testbed]:
+    """A cluster with the image ``busybox:latest`` on every host."""
     testbed = Testbed(count, name=name, network=network)
     try:
         testbed.up()
         rootfs = busybox_rootfs()
         for host in testbed.hosts():
             testbed.import_image(host, rootfs)
-        testbed.form_cluster(managers)
-        testbed.set_heartbeat(2.0)
+        testbed.form_cluster(managers, heartbeat_s=heartbeat_s)
         yield testbed
     finally:
         testbed.down()
@@ -48,6 +47,12 @@ def three() -> Iterator[Testbed]:
 def five() -> Iterator[Testbed]:
     """Five hosts, three of them managers."""
     yield from make_testbed(5, 3, name="mf", network="192.168.92")
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Testbed]:
+    """Four hosts, three of them managers; none is given up while its daemon starts again, however slow that is."""
+    yield from make_testbed(4, 3, name="mp", network="192.168.97", heartbeat_s=60.0)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -40,11 +40,11 @@ def the_cluster_is_whole_again(five: Testbed) -> Iterator[None]:
             five.heal(host)
         if not five.daemon_pids(host):
             five.start(host)
-    until(lambda: all_ready(five, 1), "every node is ready again", deadline_s=90)
+    until(lambda: all_ready(five, 1), "every node is ready again")
     client = five.client(1)
     for service in client.services.list():
         service.remove()
-    until(lambda: not client.api.tasks(), "every task is gone", deadline_s=90)
+    until(lambda: not client.api.tasks(), "every task is gone")
 
 
 class Writer:
@@ -124,7 +124,13 @@ def test_a_cut_off_manager_refuses_and_catches_up(five: Testbed, victim: str) ->
     others = [host for host in MANAGERS if host != cut]
     five.cut(cut)
     name = f"while-cut-{victim}"
-    until(lambda: five.client(others[0], timeout_s=25).configs.create(name=name, data=b"x"), "the majority goes on")
+
+    def created() -> bool:  # whose answer was lost with the leader it was asked of is there nevertheless
+        with contextlib.suppress(docker.errors.APIError):
+            five.client(others[0], timeout_s=25).configs.create(name=name, data=b"x")
+        return name in config_names(five, others[0])
+
+    until(created, "the majority goes on")
     with pytest.raises(docker.errors.APIError) as refused:
         five.client(cut, timeout_s=25).configs.create(name=f"minority-{victim}", data=b"x")
     assert refused.value.response.status_code in (500, 503)
@@ -148,22 +154,3 @@ def test_a_whole_cluster_killed_at_once_comes_back_with_its_state(five: Testbed)
     until(lambda: all_ready(five, 1), "every node is ready")
     assert "kept" in config_names(five, 1)
     until(lambda: len(five.tasks("all")) == 5, "five tasks run again")
-
-
-@pytest.mark.parametrize("host", [WORKER, 1])
-def test_a_killed_daemon_finds_its_containers_again(five: Testbed, host: int) -> None:
-    services_on(five, "untouched", 5)
-    until(lambda: len(five.tasks("untouched")) == 5, "five tasks run")
-
-    def pids() -> dict[str, int]:
-        containers = five.client(host).containers.list()
-        return {c.id: five.client(host).api.inspect_container(c.id)["State"]["Pid"] for c in containers}
-
-    before = pids()
-    assert before
-    tasks = {task["ID"] for task in five.tasks("untouched")}
-    five.kill_daemon(host)
-    five.start(host)
-    until(lambda: all_ready(five, 1), "every node is ready")
-    assert pids() == before
-    until(lambda: {task["ID"] for task in five.tasks("untouched")} == tasks, "the same tasks run")

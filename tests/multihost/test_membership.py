@@ -24,8 +24,7 @@ def four() -> Iterator[Testbed]:
     testbed = Testbed(4, name="mm", network="192.168.94")
     try:
         testbed.up()
-        testbed.form_cluster(3)
-        testbed.set_heartbeat(2.0)
+        testbed.form_cluster(3, heartbeat_s=2.0)
         yield testbed
     finally:
         testbed.down()
@@ -154,7 +153,7 @@ def test_a_second_daemon_on_the_same_state_is_refused(four: Testbed) -> None:
     command = four.daemon_command(WORKER)
     second = [*command[: command.index("--host")], "--host", "unix:///run/second.sock"]
     done = subprocess.run(
-        four.inside(WORKER, second), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30
+        four.inside(WORKER, second), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 1
     assert done.stderr.startswith("swarmd: another swarmd (PID ")

@@ -13,6 +13,7 @@ ATTEMPTS = 3
 """Without KVM both processors of the guest may come to a stand for good inside its kernel: a fault of the emulation."""
 
 
+@pytest.mark.timeout(ATTEMPTS * 600)
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no qemu: scripts/setup --dev")
 def test_three_hosts_run_a_service_on_a_stock_kernel_with_cgroup_v2() -> None:
     for _ in range(ATTEMPTS):

@@ -29,7 +29,7 @@ import docker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = REPOSITORY / ".venv" / "bin"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 T = TypeVar("T")
 
@@ -197,9 +197,9 @@ class Testbed:
                 start_new_session=True,
             )
         until(ready.exists, f"host {host} boots", deadline_s=self.deadline_s, step_s=0.01)
-        children = until(lambda: run(["pgrep", "-P", str(holder.pid)]).split(), f"init of host {host}", deadline_s=30)
+        children = until(lambda: run(["pgrep", "-P", str(holder.pid)]).split(), f"init of host {host}")
         (directory / "init.pid").write_text(children[0])
-        until(lambda: self.init_pid(host), f"init of host {host} runs", deadline_s=30, step_s=0.01)
+        until(lambda: self.init_pid(host), f"init of host {host} runs", step_s=0.01)
 
     def inside(self, host: int, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` inside the host's namespaces. Raises: TestbedError when it is off."""
@@ -267,14 +267,14 @@ class Testbed:
         for pid in self.daemon_pids(host):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        until(lambda: not self.daemon_pids(host), f"daemon of host {host} stops", deadline_s=30)
+        until(lambda: not self.daemon_pids(host), f"daemon of host {host} stops")
 
     def kill_daemon(self, host: int) -> None:
         """Kill every process of the daemon (node and manager) at once; containers stay."""
         for pid in self.daemon_pids(host):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.daemon_pids(host), f"daemon of host {host} ends", deadline_s=30)
+        until(lambda: not self.daemon_pids(host), f"daemon of host {host} ends")
 
     def kill(self, host: int) -> None:
         """Power loss: every process of the host ends in the same instant."""
@@ -289,7 +289,7 @@ class Testbed:
         def empty() -> bool:
             return not run(["ip", "netns", "pids", namespace], check=False).split()
 
-        until(empty, f"processes of {namespace} end", deadline_s=30, step_s=0.01)
+        until(empty, f"processes of {namespace} end", step_s=0.01)
 
     def cut(self, host: int) -> None:
         """Take the host's network cable out."""
@@ -319,11 +319,12 @@ class Testbed:
 
     # ------------------------------------------------------------------ cluster
 
-    def form_cluster(self, managers: int | None = None) -> None:
+    def form_cluster(self, managers: int | None = None, *, heartbeat_s: float = 5.0) -> None:
         """The first ``managers`` hosts become managers (3, or all when fewer), the others workers."""
         managers = min(3, self.count) if managers is None else managers
         first = self.client(1)
-        first.swarm.init(advertise_addr=self.ip(1), listen_addr="0.0.0.0:2377")
+        period_ns = int(heartbeat_s * 1e9)
+        first.swarm.init(advertise_addr=self.ip(1), listen_addr="0.0.0.0:2377", dispatcher_heartbeat_period=period_ns)
         first.swarm.reload()
         tokens = first.swarm.attrs["JoinTokens"]
         for host in self.hosts()[1:]:
@@ -338,14 +339,6 @@ class Testbed:
     def import_image(self, host: int, rootfs: bytes, name: str = "busybox:latest") -> None:
         repository, tag = name.split(":")
         self.client(host).api.import_image_from_data(rootfs, repository=repository, tag=tag)
-
-    def set_heartbeat(self, period_s: float) -> None:
-        """Change the cluster's heartbeat period, as `docker swarm update --dispatcher-heartbeat`."""
-        api = self.client(1).api
-        swarm = api.inspect_swarm()
-        swarm["Spec"]["Dispatcher"]["HeartbeatPeriod"] = int(period_s * 1e9)
-        url = api._url("/swarm/update")
-        api._raise_for_status(api._post_json(url, data=swarm["Spec"], params={"version": swarm["Version"]["Index"]}))
 
     def tasks(self, service: str, *, via: int = 1, state: str = "running") -> list[dict[str, Any]]:
         """The service's tasks that should run and are observed in ``state``."""
@@ -443,4 +436,4 @@ def _remove_cgroup(path: Path) -> None:
         return not path.exists()
 
     with contextlib.suppress(TestbedError):
-        until(gone, f"cgroup {path} is empty", deadline_s=30)
+        until(gone, f"cgroup {path} is empty")
