@@ -50,7 +50,7 @@ async def load_image(engine: Engine) -> None:
     await engine.images.import_tar(chunks(), repo="busybox", tag="latest")
 
 
-async def until(condition: Callable[[], bool], *, within_s: float = 10.0, what: str = "condition") -> None:
+async def until(condition: Callable[[], bool], *, within_s: float = 30.0, what: str = "condition") -> None:
     """Wait for a condition with a deadline."""
     deadline = time.monotonic() + within_s
     while not condition():

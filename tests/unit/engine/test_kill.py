@@ -40,7 +40,7 @@ async def test_a_killed_engine_leaves_what_its_successor_says_and_nothing_else(b
             raise AssertionError(f"seed {seed}, round {number}: {_wrong(bench)}") from None
         for summary in bench.engine.list(all=True):
             if summary.Id != steady and choice.random() < 0.5:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(30):
                     await bench.engine.remove(summary.Id, force=True)
 
 

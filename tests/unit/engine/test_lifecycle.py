@@ -108,7 +108,7 @@ async def test_bad_requests_leave_nothing(bench: Bench) -> None:
 async def test_stop_signals_then_kills(bench: Bench) -> None:
     polite = await bench.run("sh", "-c", "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done")
     await _printed(bench, polite, "up")
-    await bench.engine.stop(polite, timeout_s=10)
+    await bench.engine.stop(polite, timeout_s=60)
     assert bench.engine.inspect(polite).State.ExitCode == 5
     deaf = await bench.run("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
     await _printed(bench, deaf, "up")
@@ -252,17 +252,17 @@ async def test_a_create_whose_caller_goes_away_leaves_no_record(bench: Bench, mo
         if begun.is_set():
             renamed.set()  # the second is the folder's
         begun.set()
-        go_on.wait(10)
+        go_on.wait(30)
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", slow_fsync)
         creating = asyncio.ensure_future(bench.create("true"))
-        await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 30)
         creating.cancel()
         asyncio.get_running_loop().call_later(0.05, go_on.set)
         await asyncio.gather(creating, return_exceptions=True)
-        assert await asyncio.to_thread(renamed.wait, 10)
+        assert await asyncio.to_thread(renamed.wait, 30)
     for folder in ("containers", "images/snapshots/containers"):
         assert not any((bench.folder / "state" / folder).iterdir())
 

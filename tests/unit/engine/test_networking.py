@@ -44,7 +44,7 @@ async def outside(bench: Bench) -> AsyncIterator[Callable[..., str]]:
         subprocess.run(command.split(), check=True)  # noqa: ASYNC221 - a moment
 
     def run(*command: str) -> str:
-        done = subprocess.run(["nsenter", f"--net={namespace}", *command], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["nsenter", f"--net={namespace}", *command], capture_output=True, text=True, timeout=60)
         return done.stdout
 
     yield run
@@ -54,7 +54,7 @@ async def outside(bench: Bench) -> AsyncIterator[Callable[..., str]]:
 
 async def fetch(address: str, port: int) -> str:
     """Body of GET / once the server answers."""
-    deadline = asyncio.get_running_loop().time() + 5
+    deadline = asyncio.get_running_loop().time() + 30
     while True:
         try:
             return await asyncio.to_thread(_fetch, address, port)
@@ -64,7 +64,7 @@ async def fetch(address: str, port: int) -> str:
 
 
 def _fetch(address: str, port: int) -> str:
-    with socket.create_connection((address, port), timeout=2) as made:
+    with socket.create_connection((address, port), timeout=10) as made:
         made.sendall(b"GET / HTTP/1.0\r\n\r\n")
         data = b""
         while piece := made.recv(4096):
@@ -80,7 +80,7 @@ async def test_containers_reach_each_other_and_the_world_behind_our_address(
     assert (endpoint.IPAddress, endpoint.IPPrefixLen, endpoint.Gateway) == ("172.17.0.2", 16, "172.17.0.1")
     assert endpoint.MacAddress == "02:42:ac:11:00:02"
     assert await fetch("172.17.0.2", 80) == first[:12]
-    second = await bench.run("sh", "-c", "wget -qO- 172.17.0.2 && ping -c1 -W2 203.0.113.2", host=HostConfig())
+    second = await bench.run("sh", "-c", "wget -qO- 172.17.0.2 && ping -c1 -W30 203.0.113.2", host=HostConfig())
     assert (await bench.engine.wait(second)).StatusCode == 0, await bench.output(second)
     network = bench.engine.networks.inspect("bridge")
     assert network.Containers[first].IPv4Address == "172.17.0.2/16"
@@ -98,7 +98,7 @@ async def test_published_ports_from_outside_from_the_host_and_from_a_container(
     assert await fetch("127.0.0.1", 8080) == web[:12]
     assert await fetch("203.0.113.1", 8080) == web[:12]
     assert await fetch("127.0.0.1", int(bindings[1].HostPort)) == web[:12]
-    assert outside("wget", "-qO-", "-T2", "http://203.0.113.1:8080").strip() == web[:12]
+    assert outside("wget", "-qO-", "-T30", "http://203.0.113.1:8080").strip() == web[:12]
     assert outside("wget", "-qO-", "-T1", "-t1", f"http://203.0.113.1:{bindings[1].HostPort}") == ""
     itself = await bench.run("wget", "-qO-", "http://203.0.113.1:8080/", host=HostConfig())
     assert (await bench.engine.wait(itself)).StatusCode == 0

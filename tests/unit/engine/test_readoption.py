@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -41,8 +40,7 @@ async def test_a_killed_daemon_leaves_containers_alone_and_its_successor_takes_t
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()
     (shared / "go").touch()
-    runs = bench.folder / "run" / "exits"
-    await until(lambda: any(runs.iterdir()), what="conmon wrote the exit file")
+    await until(lambda: _exits(bench) != [], what="conmon wrote the exit file")
 
     await reopen(bench)
     steady, ending = bench.engine.inspect("steady"), bench.engine.inspect("ending")
@@ -69,9 +67,8 @@ async def test_closing_and_opening_keeps_running_containers(bench: Bench) -> Non
     before = bench.engine.inspect(container_id).State
     exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["sleep", "1000"]))
     await bench.engine.exec_start(exec_id, detach=True)
-    began = time.monotonic()
-    await bench.engine.close()
-    assert time.monotonic() - began < 60, "an exec under way does not hold up the end"
+    async with asyncio.timeout(60):  # an exec under way does not hold up the end
+        await bench.engine.close()
     await reopen(bench)
     after = bench.engine.inspect(container_id).State
     assert (after.Pid, after.StartedAt, after.Status) == (before.Pid, before.StartedAt, "running")
@@ -154,7 +151,7 @@ async def test_a_daemon_killed_while_pausing_is_followed_by_one_that_looks(bench
     await asyncio.to_thread(run_runc, find_tools(), Paths(bench.folder / "run"), container_id, change, container_id)
     await reopen(bench)
     assert bench.engine.inspect(container_id).State.Status == ("paused" if noted == "running" else "running")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await bench.engine.remove(container_id, force=True)
 
 
@@ -174,7 +171,7 @@ async def test_ports_of_a_container_that_ended_meanwhile_lead_nowhere(bench: Ben
     pid = bench.engine.inspect(container_id).State.Pid
     await bench.engine.close()
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: any((bench.folder / "run" / "exits").iterdir()), what="conmon wrote the exit file")
+    await until(lambda: _exits(bench) != [], what="conmon wrote the exit file")
     await reopen(bench)
     assert "8081" not in await asyncio.to_thread(nft.run, "list ruleset")
 
@@ -182,6 +179,11 @@ async def test_ports_of_a_container_that_ended_meanwhile_lead_nowhere(bench: Ben
 def _start_daemon(arguments: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.unit.engine.daemon", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+
+
+def _exits(bench: Bench) -> list[str]:
+    """Containers with a whole exit file; conmon writes it under another name first."""
+    return [path.name for path in (bench.folder / "run" / "exits").iterdir() if len(path.name) == 64]
 
 
 def _conmon_pid(bench: Bench, container_id: str) -> int:
