@@ -9,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tarfile
 import tempfile
@@ -20,9 +19,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from tests.support_addresses import free_port, loopback
+
 BUSYBOX_TAG = "busybox:latest"
 REGISTRY_BINARY = "docker-registry"
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 _DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var", "www")
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 _GROUP = b"root:x:0:\nnogroup:x:65534:\n"
@@ -121,8 +122,8 @@ async def in_chunks(data: bytes, size: int = 65536) -> AsyncIterator[bytes]:
 class Registry:
     """A running ``docker-registry`` on loopback. ``address`` is ``host:port``."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes], root: Path) -> None:
-        self.address, self.pid = f"127.0.0.1:{port}", process.pid
+    def __init__(self, address: str, process: subprocess.Popen[bytes], root: Path) -> None:
+        self.address, self.pid = address, process.pid
         self.process, self.root = process, root
 
     def _request(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -184,35 +185,34 @@ def running_registry(*, htpasswd: str = "") -> Iterator[Registry]:
         htpasswd: lines ``user:bcrypt-hash``; the registry is private then.
     """
     root = Path(tempfile.mkdtemp(prefix="registry-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    host = loopback()
+    port = free_port(host)
     auth = ""
     if htpasswd:
         (root / "htpasswd").write_text(htpasswd)
         auth = f"auth:\n  htpasswd:\n    realm: tests\n    path: {root}/htpasswd\n"
     (root / "config.yml").write_text(
         f"version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\n"
-        f"http:\n  addr: 127.0.0.1:{port}\n  secret: tests\n{auth}"
+        f"http:\n  addr: {host}:{port}\n  secret: tests\n{auth}"
     )
     with (root / "log").open("wb") as output:
         process = subprocess.Popen(
             [REGISTRY_BINARY, "serve", str(root / "config.yml")], stdout=output, stderr=output, env={**os.environ}
         )
     try:
-        _wait_for_registry(port, process, root)
-        yield Registry(port, process, root)
+        _wait_for_registry(f"{host}:{port}", process, root)
+        yield Registry(f"{host}:{port}", process, root)
     finally:
         process.kill()
         process.wait()
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _wait_for_registry(port: int, process: subprocess.Popen[bytes], root: Path) -> None:
+def _wait_for_registry(address: str, process: subprocess.Popen[bytes], root: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+            urllib.request.urlopen(f"http://{address}/v2/", timeout=30).close()
             return
         except urllib.error.HTTPError:
             return  # 401: it is up and private

@@ -20,6 +20,7 @@ from manager.consensus.port import (
     NotLeaderError,
     ProposalUnknownError,
 )
+from tests.support_addresses import loopback
 from tests.unit.consensus.cluster import Cluster, Register, until
 
 Started = Callable[[], Awaitable[tuple[Consensus, Register]]]
@@ -28,7 +29,7 @@ Started = Callable[[], Awaitable[tuple[Consensus, Register]]]
 @pytest.fixture(params=["raft", "inprocess"])
 async def started(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Started]:
     """A function that starts the only member of a new group and waits until it leads."""
-    cluster = Cluster(tmp_path)
+    cluster = Cluster(tmp_path, host=loopback())
 
     async def start() -> tuple[Consensus, Register]:
         if request.param == "raft":

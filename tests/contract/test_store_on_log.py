@@ -19,7 +19,8 @@ from manager.store import NameConflictError, SequenceConflictError, Store, Worki
 from pki.identifiers import new_id
 from proto.objects_pb2 import NODE_STATE_READY, TASK_STATE_ASSIGNED, Node, Secret, Service, Task
 from proto.specs_pb2 import NODE_AVAILABILITY_ACTIVE
-from tests.unit.consensus.cluster import FAST, KEY, Authority, free_port, peer_identity, until
+from tests.support_addresses import free_port, loopback
+from tests.unit.consensus.cluster import FOUNDER, KEY, Authority, peer_identity, until
 
 
 class Member:
@@ -27,7 +28,7 @@ class Member:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
-        self._port = free_port()
+        self._address = f"{loopback()}:{free_port(loopback())}"
         self._authority = Authority(folder)
         self._pem = self._authority.issue("a")
         self.consensus: Consensus
@@ -38,12 +39,12 @@ class Member:
             self.consensus = RaftConsensus(
                 RaftConfig(
                     node_id=NodeID("a"),
-                    address=f"127.0.0.1:{self._port}",
+                    address=self._address,
                     folder=self.folder / "state",
                     keys=KeyRing(KEY),
                     client_ssl=lambda: self._authority.client(self._pem),
                     peer_identity=peer_identity,
-                    timing=FAST,
+                    timing=FOUNDER,
                     policy=SnapshotPolicy(interval_entries=40, trailing_entries=5),
                 )
             )

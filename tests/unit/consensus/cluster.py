@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
-import socket
 import ssl
 import threading
 from collections import deque
@@ -26,6 +25,7 @@ from manager.consensus.raft import RaftConsensus
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig, SnapshotPolicy, Timing
 from manager.consensus.transport import RAFT_ALPN
+from tests.support_addresses import free_port as free_port
 
 T = TypeVar("T")
 KEY = b"k" * 32
@@ -35,6 +35,10 @@ FAST = Timing(
     election_timeout_s_max=0.6,
     check_quorum_s=0.5,
 )
+FOUNDER = Timing(heartbeat_period_s=0.05, election_timeout_s_min=0.3, election_timeout_s_max=0.6, check_quorum_s=4.0)
+"""Alone it leads soon. As a leader it is in no hurry to give up: a busy machine stands still for a second or two."""
+OTHERS = Timing(heartbeat_period_s=0.05, election_timeout_s_min=3.0, election_timeout_s_max=5.0, check_quorum_s=4.0)
+"""Nor are these to take a leader for dead; the end of its connection tells them sooner when it is."""
 
 
 class Register:
@@ -180,10 +184,17 @@ class Node:
 
 
 class Cluster:
-    """Members on loopback ports; ``close`` stops them all."""
+    """Members on ports of ``host``; ``close`` stops them all. ``timing`` is that of "a" and of the others, if not given."""
 
-    def __init__(self, folder: Path, timing: Timing = FAST, *, authority: Authority | None = None) -> None:
-        self.folder, self.timing = folder, timing
+    def __init__(
+        self,
+        folder: Path,
+        timing: Timing | None = None,
+        *,
+        authority: Authority | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.folder, self.timing, self.host = folder, timing, host
         self.authority = authority or Authority(folder)
         self.keep: int | None = None
         self.nodes: dict[str, Node] = {}
@@ -198,18 +209,18 @@ class Cluster:
         pem = self.folder / f"{name}.pem"
         if not pem.exists():
             self.authority.issue(name)
-        port = self.ports.get(name) or free_port()
+        port = self.ports.get(name) or free_port(self.host)
         self.ports[name] = port
         config = RaftConfig(
             node_id=node_id,
-            address=f"127.0.0.1:{port}",
+            address=f"{self.host}:{port}",
             folder=self.folder / f"state-{name}",
             keys=KeyRing(KEY),
             client_ssl=lambda: self.authority.client(pem),
             peer_identity=peer_identity,
             join=join,
             force_new_cluster=force_new_cluster,
-            timing=self.timing,
+            timing=self.timing or (FOUNDER if name == "a" else OTHERS),
             policy=self.policy.setdefault(name, SnapshotPolicy()),
             files=files or OSFiles(),
         )
@@ -226,7 +237,7 @@ class Cluster:
         await until(lambda: first.consensus.leader.is_leader)
         for name in "bcdefg"[: count - 1]:
             node = await self.start(name, join=True)
-            await first.consensus.add_member(Member(node.node_id, f"127.0.0.1:{self.ports[name]}"))
+            await first.consensus.add_member(Member(node.node_id, f"{self.host}:{self.ports[name]}"))
         return [self.nodes[name] for name in "abcdefg"[:count]]
 
     async def leader(self, *, deadline_s: float = 30.0) -> Node:
@@ -256,7 +267,7 @@ class Cluster:
                 return
             await node.consensus.accept(reader, writer, peer)
 
-        node.server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=context)
+        node.server = await asyncio.start_server(serve, self.host, port, ssl=context)
 
     @staticmethod
     async def _unlisten(node: Node) -> None:
@@ -266,12 +277,6 @@ class Cluster:
     @staticmethod
     async def _on_raft_loop(node: Node, work: Coroutine[object, object, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, node.consensus.loop))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], bool], *, deadline_s: float = 30.0) -> None:

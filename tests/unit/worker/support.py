@@ -13,6 +13,7 @@ from pathlib import Path
 
 from manager.main import run
 from proto.objects_pb2 import NodeDescription
+from tests.support_addresses import loopback
 from tests.unit.agent.fakes import FakeExecutor
 from worker.manager_process import lock_holder
 from worker.node import Node
@@ -78,9 +79,7 @@ async def place(folder: Path) -> AsyncIterator[Place]:
     run_dir.mkdir()
     # Not forked here: it would have gRPC's locks and memory without the threads that go with them.
     zygote = Zygote("tests.unit.worker.support:be_manager")
-    process = os.getpid()
-    address = f"127.{1 + process // 256 % 250}.{process % 256}.{next(_numbers)}"
-    made = Place(folder, address, Host(state, run_dir, zygote, FakeExecutor(), NodeDescription))
+    made = Place(folder, loopback(next(_numbers)), Host(state, run_dir, zygote, FakeExecutor(), NodeDescription))
     await made.node.open()
     try:
         yield made
