@@ -116,7 +116,7 @@ class EngineHost:
 
     # ------------------------------------------------------------ clients
 
-    def cli(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
         """Run the docker command; never raises for its exit code."""
         done = subprocess.run(
             ["docker", *arguments],
@@ -128,7 +128,7 @@ class EngineHost:
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def ok(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 30) -> str:
+    def ok(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 100) -> str:
         """What the docker command printed. Raises: AssertionError when it fails."""
         done = self.cli(*arguments, stdin=stdin, timeout_s=timeout_s)
         assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.returncode}: {done.stderr or done.stdout}"
@@ -136,7 +136,7 @@ class EngineHost:
 
     def client(self, **options: Any) -> docker.DockerClient:
         """docker-py; the caller closes it."""
-        return docker.DockerClient(base_url=f"unix://{self.socket}", timeout=30, **options)
+        return docker.DockerClient(base_url=f"unix://{self.socket}", timeout=100, **options)
 
 
 class Terminal:

@@ -143,14 +143,14 @@ async def test_no_write_that_was_cut_short_comes_after_the_file_was_cleared(
 
     def slow_fsync(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(30)
         fsync(descriptor)
 
     file = make_file(tmp_path)
     file.put_changes([task_change("t1")])
     monkeypatch.setattr(os, "fsync", slow_fsync)
     writing = asyncio.ensure_future(file.run())
-    await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, 30)
     writing.cancel()
     asyncio.get_running_loop().call_later(0.05, go_on.set)
     with pytest.raises(asyncio.CancelledError):

@@ -196,7 +196,7 @@ def gone_or_done(found: Any) -> Any:
 def docker(engine: FakeEngine, *words: str) -> tuple[str, str, int]:
     assert DOCKER is not None
     done = subprocess.run(
-        [DOCKER, "-H", engine.host, *words], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+        [DOCKER, "-H", engine.host, *words], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
     )
     return done.stdout, done.stderr, done.returncode
 

@@ -70,12 +70,12 @@ async def test_cancelled_thread_is_told_and_awaited() -> None:
 
     def work(abort: threading.Event) -> None:
         started.set()
-        abort.wait(10)
+        abort.wait(30)
         ended.set()
         raise AbortedError
 
     running = asyncio.ensure_future(run_abortable(work))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, 30)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -28,7 +28,7 @@ from proto.specs_pb2 import ServiceSpec
 from tests.unit.loop.harness import Harness
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.001)

@@ -139,7 +139,7 @@ async def test_a_call_given_up_is_cancelled_at_the_server(tmp_path: Path, how: s
             cancelled.set()
             raise
 
-    async with Served(tmp_path / "s", hang) as served, asyncio.timeout(10):
+    async with Served(tmp_path / "s", hang) as served, asyncio.timeout(30):
         timeout = 0.05 if how == "timeout" else None
         call = asyncio.ensure_future(served.control.GetService(pb.GetServiceRequest(), timeout=timeout))
         await begun.wait()
@@ -164,7 +164,7 @@ async def test_the_handlers_of_a_client_that_is_gone_are_cancelled(tmp_path: Pat
         finally:
             cancelled.set()
 
-    async with Served(tmp_path / "s", hang) as served, asyncio.timeout(10):
+    async with Served(tmp_path / "s", hang) as served, asyncio.timeout(30):
         call = asyncio.ensure_future(served.control.GetService(pb.GetServiceRequest()))
         await begun.wait()
         await served.channel.close()
@@ -214,7 +214,7 @@ async def test_a_message_that_is_too_large_is_refused_and_nothing_else_is_distur
     "sent", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{}", b"\x00\x00\x00\x00", b"GET / HTTP/1.1\r\n"]
 )
 async def test_a_peer_that_breaks_the_form_loses_its_connection(tmp_path: Path, sent: bytes) -> None:
-    async with Served(tmp_path / "s", echo) as served, asyncio.timeout(10):
+    async with Served(tmp_path / "s", echo) as served, asyncio.timeout(30):
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
         writer.write(sent)
         assert await _end_of(reader)

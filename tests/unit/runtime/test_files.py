@@ -24,7 +24,7 @@ def test_it_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
 
 def test_two_threads_that_write_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have written before either renames: with one temporary name they would mix, or one rename would fail."""
-    path, both_written = tmp_path / "x.json", Barrier(2, timeout=10)
+    path, both_written = tmp_path / "x.json", Barrier(2, timeout=60)
     close = os.close
 
     def close_together(descriptor: int) -> None:
