@@ -17,7 +17,7 @@ from runtime.containers.record import Container, Record
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
-from runtime.errors import EngineError, InvalidParameterError, NetworkNotFoundError
+from runtime.errors import ConflictError, EngineError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
 from runtime.volumes import Volumes
@@ -61,22 +61,23 @@ class Creator:
         name = self._store.claim_name(name, container_id)
         anonymous: list[str] = []
         try:
-            points, requests = await self._settle(planned, anonymous)
-            await self._images.prepare_rootfs(image.id, container_id)
-            now = time.time_ns()
-            record = Record(
-                ID=container_id,
-                Name=name,
-                CreatedNs=now,
-                Created=rfc3339(now),
-                ImageID=image.id,
-                Config=self._with_hostname(config, host, container_id),
-                HostConfig=host,
-                Endpoints=endpoints,
-                Mounts=points,
-                Requests=requests,
-            )
-            container = await self._store.add(record)
+            with self._volumes.claiming(container_id):
+                points, requests = await self._settle(planned, container_id, anonymous)
+                await self._images.prepare_rootfs(image.id, container_id)
+                now = time.time_ns()
+                record = Record(
+                    ID=container_id,
+                    Name=name,
+                    CreatedNs=now,
+                    Created=rfc3339(now),
+                    ImageID=image.id,
+                    Config=self._with_hostname(config, host, container_id),
+                    HostConfig=host,
+                    Endpoints=endpoints,
+                    Mounts=points,
+                    Requests=requests,
+                )
+                container = await self._store.add(record)
         except BaseException:
             self._store.release_name(name, container_id)
             await self._undo(container_id, anonymous)
@@ -106,7 +107,7 @@ class Creator:
         return msgspec.structs.replace(host, NetworkMode=mode), {name: wanted or EndpointSettings()}
 
     async def _settle(
-        self, planned: Sequence[MountRequest], anonymous: list[str]
+        self, planned: Sequence[MountRequest], container_id: str, anonymous: list[str]
     ) -> tuple[list[MountPoint], list[MountRequest]]:
         """Make the volumes that do not exist yet; names of anonymous ones are added to ``anonymous``."""
         points, settled = [], []
@@ -117,6 +118,7 @@ class Creator:
                     driver=request.driver or "local",
                     options=dict(request.driver_options),
                     labels=dict(request.labels),
+                    claimed_by=container_id,
                 )
                 if not request.source:
                     anonymous.append(volume.Name)
@@ -151,8 +153,10 @@ class Creator:
             if point.Type != "volume":
                 continue
             try:
-                if self._volumes.get(point.Name).is_anonymous and not self._volumes.users(point.Name):
+                if self._volumes.get(point.Name).is_anonymous:
                     await self._volumes.remove(point.Name)
+            except ConflictError:
+                continue
             except EngineError as error:
                 log.warning("volume.not_removed", volume=point.Name, reason=str(error))
 

@@ -7,14 +7,16 @@ volume.json does; it is written last, so a crash while making one leaves a folde
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import fcntl
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -23,6 +25,7 @@ from runtime.errors import ConflictError, HostError, InvalidParameterError, Volu
 from runtime.events import EventBus
 from runtime.files import read_text, write_atomic
 from runtime.images.trees import remove_tree
+from runtime.images.work import run_abortable
 from runtime.volumes import mounting
 
 log = structlog.get_logger(__name__)
@@ -59,6 +62,7 @@ class Volumes:
     """The volumes below one folder.
 
     ``users`` tells which containers use a volume name; the engine sets it, so that one in use is not removed.
+    Making and removing a volume exclude each other by its name.
     """
 
     users: Callable[[str], Sequence[str]]
@@ -68,6 +72,8 @@ class Volumes:
         self._events = events
         self._volumes: dict[str, Volume] = {}
         self._mounts = mounting.VolumeMounts()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._claims: dict[str, set[str]] = {}
         self.users = lambda _name: ()
 
     async def open(self) -> None:
@@ -102,6 +108,15 @@ class Volumes:
             raise InvalidParameterError(f"invalid filter '{min(unknown)}'")
         return [self._volumes[name] for name in sorted(self._volumes) if self._matches(self._volumes[name], filters)]
 
+    @contextlib.contextmanager
+    def claiming(self, container_id: str) -> Iterator[None]:
+        """While a container is made: what ``create`` gives it is in use, though no record says so yet."""
+        self._claims[container_id] = set()
+        try:
+            yield
+        finally:
+            del self._claims[container_id]
+
     async def create(
         self,
         name: str = "",
@@ -109,11 +124,15 @@ class Volumes:
         driver: str = "local",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        claimed_by: str = "",
     ) -> Volume:
         """Make a volume, or return the one of that name. No name makes an anonymous one.
 
+        ``claimed_by`` is the container it is for; see ``claiming``.
+
         Raises:
             InvalidParameterError: bad name, or options the local driver does not have.
+            HostError: it could not be written.
         """
         if driver not in ("", "local"):
             raise InvalidParameterError(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
@@ -130,42 +149,56 @@ class Volumes:
                 f'create {name}: "{name}" includes invalid characters for a local volume name, only '
                 '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
             )
-        if name in self._volumes:
-            return self._volumes[name]
+        async with self._lock(name):
+            volume = self._volumes.get(name) or await self._make(name, tags, options or {})
+            if claimed_by:
+                self._claims[claimed_by].add(name)
+            return volume
+
+    async def _make(self, name: str, labels: dict[str, str], options: Mapping[str, str]) -> Volume:
         folder = self._root / name
-        created = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         volume = Volume(
             Name=name,
             Mountpoint=str(folder / "_data"),
-            CreatedAt=created,
-            Labels=tags or None,
-            Options=dict(options) if options else None,
+            CreatedAt=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            Labels=labels or None,
+            Options=dict(options) or None,
         )
-        self._volumes[name] = volume
         try:
-            await asyncio.to_thread(_make, folder, volume)
-        except OSError as error:
-            del self._volumes[name]
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            raise HostError(f"create {name}: {error}") from error
+            await run_abortable(lambda _: _make(folder, volume))
+        except BaseException as error:
+            await run_abortable(lambda _: shutil.rmtree(folder, ignore_errors=True))
+            if isinstance(error, OSError):
+                raise HostError(f"create {name}: {error}") from error
+            raise
+        self._volumes[name] = volume
         self._events.publish("volume", "create", name, {"driver": "local"})
         return volume
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """Delete the volume and its content. Raises VolumeNotFoundError (not with ``force``), ConflictError."""
-        if name not in self._volumes and force:
-            return
-        volume = self.get(name)
-        if users := self.users(name):
-            raise ConflictError(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        try:
-            if volume.Options:
-                await asyncio.to_thread(self._mounts.unmount_unused, Path(volume.Mountpoint))
-            await asyncio.to_thread(_delete, self._root / name)
-        except OSError as error:
-            raise HostError(f"remove {name}: {error}") from error
-        self._volumes.pop(name, None)
-        self._events.publish("volume", "destroy", name, {"driver": "local"})
+        """Delete the volume and its content. Raises VolumeNotFoundError (not with ``force``), ConflictError, HostError."""
+        async with self._lock(name):
+            if name not in self._volumes and force:
+                return
+            volume = self.get(name)
+            claimed = [container_id for container_id, names in self._claims.items() if name in names]
+            if users := list(dict.fromkeys([*self.users(name), *claimed])):
+                raise ConflictError(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            folder = self._root / name
+            try:
+                if volume.Options:
+                    await run_abortable(lambda _: self._mounts.unmount_unused(Path(volume.Mountpoint)))
+                await run_abortable(lambda _: _delete(folder))
+            except OSError as error:
+                raise HostError(f"remove {name}: {error}") from error
+            finally:
+                if not folder.exists():  # so too when the caller went away meanwhile
+                    del self._volumes[name]
+                    self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Lives as long as somebody holds it or waits for it."""
+        return self._locks.setdefault(name, asyncio.Lock())
 
     async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> VolumePruneReport:
         """Delete volumes no container uses: anonymous ones, and with ``all=true`` the named ones too."""
@@ -175,8 +208,12 @@ class Volumes:
         for volume in self.list(wanted):
             if self.users(volume.Name) or not (volume.is_anonymous or everything):
                 continue
-            size += await asyncio.to_thread(_size, Path(volume.Mountpoint))
-            await self.remove(volume.Name)
+            freed = await asyncio.to_thread(_size, Path(volume.Mountpoint))
+            try:
+                await self.remove(volume.Name)
+            except (ConflictError, VolumeNotFoundError):  # used or removed meanwhile
+                continue
+            size += freed
             deleted.append(volume.Name)
         return VolumePruneReport(VolumesDeleted=deleted, SpaceReclaimed=size)
 

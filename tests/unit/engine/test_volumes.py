@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.containers.types import HostConfig, Mount, VolumeDriverConfig, VolumeOptions
-from runtime.errors import HostError, InvalidParameterError
+from runtime.errors import ConflictError, HostError, InvalidParameterError
 from runtime.events import EventBus
 from runtime.volumes import Volumes, mounting
 from runtime.volumes.local import copy_up
@@ -159,3 +159,59 @@ async def test_a_volume_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> 
         assert not any(tmp_path.iterdir())
     finally:
         await asyncio.to_thread(subprocess.run, ["umount", str(tmp_path)], check=True)
+
+
+async def test_a_volume_is_not_removed_from_under_a_create(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go = asyncio.Event(), asyncio.Event()
+    prepare = bench.engine.images.prepare_rootfs
+
+    async def slow(image: str, container_id: str) -> None:
+        entered.set()
+        await go.wait()
+        await prepare(image, container_id)
+
+    monkeypatch.setattr(bench.engine.images, "prepare_rootfs", slow)
+    volume = await bench.engine.volumes.create("shared")
+    async with asyncio.TaskGroup() as group:
+        host = HostConfig(NetworkMode="none", Binds=["shared:/x"])
+        creating = group.create_task(bench.create("true", host=host))
+        await entered.wait()
+        with pytest.raises(ConflictError, match=r"remove shared: volume is in use - \[[0-9a-f]{64}\]"):
+            await bench.engine.volumes.remove("shared")
+        assert (await bench.engine.volumes.prune({"all": ["true"]})).VolumesDeleted == []
+        go.set()
+    assert Path(volume.Mountpoint).is_dir()
+    await bench.engine.remove(creating.result())
+    await bench.engine.volumes.remove("shared")
+
+
+async def test_a_create_that_fails_or_is_cancelled_uses_no_volume_any_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = asyncio.Event()
+
+    async def endless(_image: str, _container_id: str) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bench.engine.images, "prepare_rootfs", endless)
+    host = HostConfig(NetworkMode="none", Binds=["shared:/x", "/anonymous"])
+    creating = asyncio.ensure_future(bench.create("true", host=host))
+    await entered.wait()
+    creating.cancel()
+    await asyncio.wait([creating])
+    assert [volume.Name for volume in bench.engine.volumes.list()] == ["shared"], "the anonymous one went"
+    await bench.engine.volumes.remove("shared")
+
+
+async def test_a_volume_that_is_wanted_while_it_is_removed_is_made_anew(tmp_path: Path) -> None:
+    volumes = Volumes(tmp_path, EventBus())
+    await volumes.open()
+    old = await volumes.create("data")
+    (Path(old.Mountpoint) / "file").touch()
+    _, new = await asyncio.gather(volumes.remove("data"), volumes.create("data"))
+    assert volumes.list() == [new]
+    assert list(Path(new.Mountpoint).iterdir()) == []
+    again = Volumes(tmp_path, EventBus())
+    await again.open()
+    assert again.list() == [new]
