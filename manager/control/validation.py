@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from manager.control.errors import InvalidArgumentError, InvalidRequestError, UnimplementedError
 from manager.control.references import is_image_reference
+from manager.orchestrator.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
 from manager.scheduler.constraints import ConstraintError
 from manager.scheduler.constraints import parse as parse_constraints
 from proto.objects_pb2 import Cluster
@@ -70,6 +71,10 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     _mode(spec)
     _update_config(spec.update_config)
     _update_config(spec.rollback_config)
+    if PROGRESS_DEADLINE_LABEL in spec.labels and progress_deadline_s(spec) is None:
+        raise InvalidArgumentError(
+            f'invalid value of the label {PROGRESS_DEADLINE_LABEL}: want a time like "5m" or "90s"'
+        )
     _task_spec(spec.task_template)
     _endpoint_spec(spec.endpoint_spec)
 

@@ -14,6 +14,7 @@ Source: swarmkit ``api/defaults/service.go``, moby ``daemon/cluster/convert``; f
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from manager import constants
@@ -34,6 +35,11 @@ from proto.specs_pb2 import (
 
 NANOSECONDS = 1_000_000_000
 
+PROGRESS_DEADLINE_LABEL = "swarm.update.progress-deadline"
+"""Of a service: within how long a task of an update has to run ("5m"), else it counts as failed (A8.14)."""
+
+_DURATION = re.compile(r"(?:(?P<h>\d{1,5})h)?(?:(?P<m>\d{1,6})m)?(?:(?P<s>\d{1,8})s)?", re.ASCII)
+
 
 def nanoseconds(seconds: float) -> int:
     return round(seconds * NANOSECONDS)
@@ -51,7 +57,8 @@ class RestartRules:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRules:
-    """An update or rollback configuration with nothing left open. ``parallelism`` 0: all slots at once."""
+    """An update or rollback configuration with nothing left open. ``parallelism`` 0: all slots at once;
+    ``progress_deadline_s`` None: a task may take for ever."""
 
     parallelism: int
     delay_s: float
@@ -59,6 +66,7 @@ class UpdateRules:
     monitor_s: float
     max_failure_ratio: float
     order: UpdateOrder.ValueType
+    progress_deadline_s: float | None
 
 
 def restart_rules(spec: TaskSpec) -> RestartRules:
@@ -85,7 +93,20 @@ def update_rules(spec: ServiceSpec, *, rollback: bool) -> UpdateRules:
         monitor_s=config.monitor_ns / NANOSECONDS if config.monitor_ns else constants.UPDATE_MONITOR_S,
         max_failure_ratio=config.max_failure_ratio,
         order=config.order or UPDATE_ORDER_STOP_FIRST,
+        progress_deadline_s=progress_deadline_s(spec),
     )
+
+
+def progress_deadline_s(spec: ServiceSpec) -> float | None:
+    """What ``PROGRESS_DEADLINE_LABEL`` says: hours, minutes and seconds in Go's syntax ("1h30m", "90s").
+
+    None without it, as Swarm knows no such deadline, and where it says something else (control lets no such spec in).
+    """
+    match = _DURATION.fullmatch(spec.labels.get(PROGRESS_DEADLINE_LABEL, ""))
+    if match is None:
+        return None
+    hours, minutes, seconds = (int(part or 0) for part in match.group("h", "m", "s"))
+    return float(hours * 3600 + minutes * 60 + seconds) or None
 
 
 def replicas(spec: ServiceSpec) -> int:

@@ -135,7 +135,8 @@ def reconcile_slot(rules: SlotRules, slot_tasks: Sequence[Task]) -> Outcome:
             _replace(rules, task, slot_tasks, lost=lost, outcome=outcome)
     if service is not rules.service:
         outcome.add(UpdateService(service))
-    outcome.look_at_service = service is not rules.service or not any(is_live(task) for task in slot_tasks)
+    # Of two, one goes: at once, or when the other runs, which may be after the update is over.
+    outcome.look_at_service = service is not rules.service or len(live) != 1
     return outcome
 
 

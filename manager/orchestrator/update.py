@@ -6,6 +6,9 @@ failed) for less than the delay; the parallelism says how many there may be. Aft
 for one monitor window more, and then complete (A8.04 to A8.12). A new leader that looks at the same tasks comes to
 the same step.
 
+A service may set its tasks a deadline to run (A8.14): one that is *late* has failed as far as the update is concerned,
+which does not wait for it any longer. The task itself goes on, and may yet run.
+
 Source: swarmkit ``manager/orchestrator/update/updater.go``, whose workers and counters these rules replace.
 """
 
@@ -29,6 +32,7 @@ from manager.orchestrator.model import (
     age_key,
     changed_at,
     copy_service,
+    from_timestamp,
     has_ended,
     is_ahead,
     is_global,
@@ -55,6 +59,7 @@ from proto.objects_pb2 import (
     Rollout,
     Service,
     Task,
+    TaskState,
     UpdateStatus,
 )
 from proto.specs_pb2 import (
@@ -100,19 +105,22 @@ def advance(inputs: UpdateInputs) -> Outcome:
     service = inputs.service
     if service.update_status.state in rollout.PAUSED:
         return Outcome()
-    failed = _after_failures(service, inputs.missing_of, inputs.now)
+    rules = update_rules(service.spec, rollback=rollout.is_rollback(service))
+    late = _with_late(inputs, rules)
+    if late is not None:
+        return Outcome([[UpdateService(late)]], look_at_service=True)
+    failed = _after_failures(inputs, rules)
     if failed is not None:
         return Outcome([[UpdateService(failed)]])
-    kinds = [(slot, _classify(inputs, slot)) for slot in inputs.slots]
+    kinds = [(slot, _classify(inputs, slot, rules)) for slot in inputs.slots]
     mixed = [slot for slot, kind in kinds if kind == "mixed"]
     stale = [slot for slot, kind in kinds if kind == "stale"]
     if not mixed and not stale:
-        return _complete_when_due(inputs) if rollout.is_active(service) else Outcome()
+        return _complete_when_due(inputs, rules) if rollout.is_active(service) else Outcome()
     outcome = Outcome()
     begun = _begun(service, len(mixed) + len(stale), inputs.now)
     if begun is not service:
         outcome.add(UpdateService(begun))
-    rules = update_rules(begun.spec, rollback=rollout.is_rollback(begun))
     for slot in mixed[: inputs.limit]:
         _finish_mixed(inputs, slot, rules, outcome)
     busy = sum(_is_busy(inputs, begun, slot, rules, outcome) for slot in inputs.slots)
@@ -144,7 +152,7 @@ def _is_dirty(inputs: UpdateInputs, task: Task) -> bool:
     return inputs.check.is_dirty(task, inputs.nodes.get(task.node_id) if task.node_id else None)
 
 
-def _classify(inputs: UpdateInputs, slot: SlotTasks) -> str:
+def _classify(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules) -> str:
     if len(slot.tasks) == 1 and slot.tasks[0].spec_version == inputs.service.spec_version:
         return "settled"  # nearly every slot, nearly always
     live = _live(slot)
@@ -157,7 +165,10 @@ def _classify(inputs: UpdateInputs, slot: SlotTasks) -> str:
         return "stale" if finished else "settled"
     clean = [task for task in live if not _is_dirty(inputs, task)]
     if clean:
-        return "settled" if len(live) == 1 else "mixed"
+        start_first = rules.order == UPDATE_ORDER_START_FIRST
+        if len(live) == 1 or (start_first and all(_is_late(inputs, slot, task, rules) for task in clean)):
+            return "settled"  # the late one: nothing is left to do for the slot unless it runs after all
+        return "mixed"
     current = [task for task in slot.tasks if task.spec_version == inputs.service.spec_version]
     if current and is_finished(current, inputs.spec_of, global_service=is_global(inputs.service)):
         # Start-first, and the new task failed for good: the old one goes on; trying again would never end.
@@ -180,7 +191,7 @@ def _finish_mixed(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, out
 def _is_busy(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: UpdateRules, outcome: Outcome) -> bool:
     """Whether a worker, in swarmkit's terms, is still at this slot."""
     for task in slot.tasks:
-        settled_at = _settled_at(task)
+        settled_at = _settled_at(inputs, slot, task, rules)
         if settled_at is None:
             # Also one that an earlier update made, whose version has the same content: its slot is not up either.
             if (
@@ -189,6 +200,7 @@ def _is_busy(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: Upd
                 and not _is_dirty(inputs, task)
                 and not _is_stranded(slot, task)
             ):
+                outcome.wait_until(_late_at(inputs, slot, task, rules))
                 return True
         elif rollout.belongs(service, task) and _goes_on(settled_at, rules.delay_s, inputs.now):
             outcome.wait_until(settled_at + rules.delay_s)
@@ -208,12 +220,46 @@ def _goes_on(since: float, wait_s: float, now: float) -> bool:
     return now < since + wait_s and not is_ahead(since, now)
 
 
-def _settled_at(task: Task) -> float | None:
-    """When it was decided how a task of the rollout fares: it ran, or it ended. None while it is under way."""
+def _settled_at(inputs: UpdateInputs, slot: SlotTasks, task: Task, rules: UpdateRules) -> float | None:
+    """When it was decided how a task of the rollout fares: it ran, it ended, or it was late. None while it is under way."""
     started_at = running_since(task)
     if started_at is not None:
         return started_at
-    return changed_at(task) if has_ended(task) else None
+    if has_ended(task):
+        return changed_at(task)
+    late_at = _late_at(inputs, slot, task, rules)
+    return late_at if late_at is not None and late_at <= inputs.now else None
+
+
+def _late_at(inputs: UpdateInputs, slot: SlotTasks, task: Task, rules: UpdateRules) -> float | None:
+    """When a task of the rollout that does not run is late; None: never, or it is not to run yet.
+
+    The time counts from its creation, or from the end of the task before it where it had to wait for that.
+    """
+    if rules.progress_deadline_s is None or not rollout.belongs(inputs.service, task):
+        return None
+    done = has_ended(task) or running_since(task) is not None
+    if done or task.desired_state != TASK_STATE_RUNNING or _is_stranded(slot, task):
+        return None
+    ends = [changed_at(old) for old in slot.tasks if old.id == task.replaces_task_id and has_ended(old)]
+    return max([from_timestamp(task.created_at), *ends]) + rules.progress_deadline_s
+
+
+def _is_late(inputs: UpdateInputs, slot: SlotTasks, task: Task, rules: UpdateRules) -> bool:
+    late_at = _late_at(inputs, slot, task, rules)
+    return late_at is not None and late_at <= inputs.now
+
+
+def _with_late(inputs: UpdateInputs, rules: UpdateRules) -> Service | None:
+    """The service with tasks that are late counted as failures of the update; None when there are none to count."""
+    service = inputs.service
+    if not rollout.is_active(service) or rules.failure_action == FAILURE_ACTION_CONTINUE:
+        return None
+    for slot in inputs.slots:
+        for task in slot.tasks:
+            if _is_late(inputs, slot, task, rules) and task.id not in service.rollout.failed_task_ids:
+                service = rollout.with_failure(service, task)
+    return None if service is inputs.service else service
 
 
 # ---------------------------------------------------------------- steps
@@ -265,23 +311,26 @@ def _replace(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome:
     outcome.add(*map(UpdateTask, stopped), CreateTask(task))
 
 
-def _complete_when_due(inputs: UpdateInputs) -> Outcome:
+def _complete_when_due(inputs: UpdateInputs, rules: UpdateRules) -> Outcome:
     """Every slot is as it should be: watch the new tasks for a while longer, then the update is complete."""
     service, outcome = inputs.service, Outcome()
-    rules = update_rules(service.spec, rollback=rollout.is_rollback(service))
     own = [
-        task
+        (slot, task)
         for slot in inputs.slots
         for task in slot.tasks
         if rollout.belongs(service, task) and not _is_stranded(slot, task)
     ]
     settled: list[float] = []
-    for task in own:
-        settled_at = _settled_at(task)
+    under_way = False
+    for slot, task in own:
+        settled_at = _settled_at(inputs, slot, task, rules)
         if settled_at is not None:
             settled.append(settled_at)
         elif is_live(task):
-            return outcome
+            under_way = True
+            outcome.wait_until(_late_at(inputs, slot, task, rules))
+    if under_way:
+        return outcome
     if settled:
         # A window that ends with the delay would be over before the last slot is.
         tail_s = rules.monitor_s if rules.delay_s < rules.monitor_s else rules.delay_s + 1.0
@@ -301,29 +350,38 @@ def _complete_when_due(inputs: UpdateInputs) -> Outcome:
     return outcome
 
 
-def _after_failures(service: Service, missing_of: MissingOf, now: float) -> Service | None:
+def _after_failures(inputs: UpdateInputs, rules: UpdateRules) -> Service | None:
     """What failed tasks make of the service: paused or rolled back; None when they are not too many."""
-    record = service.rollout
+    service, record = inputs.service, inputs.service.rollout
     if not rollout.is_active(service) or record.spec_version != service.spec_version or not record.failed_task_ids:
         return None
-    rules = update_rules(service.spec, rollback=rollout.is_rollback(service))
     ratio = len(record.failed_task_ids) / max(record.slots_total, 1)
     if ratio <= rules.max_failure_ratio or rules.failure_action == FAILURE_ACTION_CONTINUE:
         return None
-    task_id = record.failed_task_ids[-1]
+    reason = _reason(inputs, record.failed_task_ids[-1], rules)
     changed = copy_service(service)
     if rollout.is_rollback(service):
         # A rollback is never rolled back.
         changed.update_status.state = UPDATE_STATE_ROLLBACK_PAUSED
-        changed.update_status.message = f"rollback paused due to failure or early termination of task {task_id}"
+        changed.update_status.message = f"rollback paused due to {reason}"
         return changed
-    obstacle = _obstacle(service, missing_of) if rules.failure_action == FAILURE_ACTION_ROLLBACK else ""
+    obstacle = _obstacle(service, inputs.missing_of) if rules.failure_action == FAILURE_ACTION_ROLLBACK else ""
     if rules.failure_action == FAILURE_ACTION_ROLLBACK and not obstacle:
-        _roll_back(changed, task_id, now)
+        _roll_back(changed, reason, inputs.now)
     else:
         changed.update_status.state = UPDATE_STATE_PAUSED
-        changed.update_status.message = f"update paused due to failure or early termination of task {task_id}{obstacle}"
+        changed.update_status.message = f"update paused due to {reason}{obstacle}"
     return changed
+
+
+def _reason(inputs: UpdateInputs, task_id: str, rules: UpdateRules) -> str:
+    """What a task did to the update, in SwarmKit's words where it knows them."""
+    for slot in inputs.slots:
+        for task in slot.tasks:
+            if task.id == task_id and _is_late(inputs, slot, task, rules):
+                state = TaskState.Name(task.status.state).removeprefix("TASK_STATE_").lower()
+                return f"task {task_id}, which did not run within {rules.progress_deadline_s:g} s (it is {state})"
+    return f"failure or early termination of task {task_id}"
 
 
 def _obstacle(service: Service, missing_of: MissingOf) -> str:
@@ -334,7 +392,7 @@ def _obstacle(service: Service, missing_of: MissingOf) -> str:
     return f"; the previous spec wants {missing}, which is gone" if missing else ""
 
 
-def _roll_back(service: Service, task_id: str, now: float) -> None:
+def _roll_back(service: Service, reason: str, now: float) -> None:
     """Make the previous spec the present one, as a version of its own: version numbers only rise, tasks made from
     the same spec under its old number are found to be as they should be."""
     service.spec.CopyFrom(service.previous_spec)
@@ -342,6 +400,6 @@ def _roll_back(service: Service, task_id: str, now: float) -> None:
     service.ClearField("previous_spec")
     service.previous_spec_version = 0
     service.update_status.state = UPDATE_STATE_ROLLBACK_STARTED
-    service.update_status.message = f"update rolled back due to failure or early termination of task {task_id}"
+    service.update_status.message = f"update rolled back due to {reason}"
     if not service.update_status.HasField("started_at"):
         service.update_status.started_at.CopyFrom(to_timestamp(now))

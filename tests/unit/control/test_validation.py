@@ -17,7 +17,7 @@ from manager.control.validation import (
     validate_secret_spec,
     validate_service_spec,
 )
-from manager.orchestrator.defaults import normalize_service_spec
+from manager.orchestrator.defaults import normalize_service_spec, update_rules
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,
@@ -217,3 +217,20 @@ def test_a_bad_cluster_spec_is_refused(change: Callable[[ClusterSpec], object], 
 )
 def test_image_references(text: str, valid: bool) -> None:
     assert is_image_reference(text) is valid
+
+
+@pytest.mark.parametrize("text", ["", "0s", "5", "-5m", "5 m", "m5", "1d", "\u0665m"])
+def test_a_progress_deadline_that_is_no_time_is_refused(text: str) -> None:
+    spec = service_spec()
+    spec.labels["swarm.update.progress-deadline"] = text
+    with pytest.raises(InvalidArgumentError, match=r"label swarm\.update\.progress-deadline: want a time like"):
+        check(spec)
+    assert update_rules(spec, rollback=False).progress_deadline_s is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5m", 300), ("1h30m", 5400), ("1h1m1s", 3661)])
+def test_a_progress_deadline_is_hours_minutes_seconds(text: str, seconds: float) -> None:
+    spec = service_spec()
+    spec.labels["swarm.update.progress-deadline"] = text
+    check(spec)
+    assert update_rules(spec, rollback=True).progress_deadline_s == seconds

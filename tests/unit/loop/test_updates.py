@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from manager.orchestrator.defaults import nanoseconds
+from manager.orchestrator.defaults import PROGRESS_DEADLINE_LABEL, nanoseconds
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     NODE_STATE_READY,
+    TASK_STATE_PREPARING,
     TASK_STATE_RUNNING,
     TASK_STATE_SHUTDOWN,
+    TASK_STATE_STARTING,
     UPDATE_STATE_COMPLETED,
     UPDATE_STATE_PAUSED,
     UPDATE_STATE_ROLLBACK_COMPLETED,
@@ -19,6 +21,7 @@ from proto.objects_pb2 import (
     Config,
     Secret,
     Task,
+    TaskState,
 )
 from proto.specs_pb2 import (
     FAILURE_ACTION_CONTINUE,
@@ -633,3 +636,122 @@ async def test_a_task_that_lost_its_node_and_finds_no_other_does_not_stop_the_up
     await cluster.wait(60)
     assert images(cluster, web) == ["v2", "v2"]
     assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+
+
+def with_deadline(change: Change, deadline: str = "30s") -> Change:
+    def changed(spec: ServiceSpec) -> None:
+        change(spec)
+        spec.labels[PROGRESS_DEADLINE_LABEL] = deadline
+
+    return changed
+
+
+def nowhere(spec: ServiceSpec) -> None:
+    spec.task_template.placement.constraints.append("node.labels.there == no")
+
+
+@pytest.mark.parametrize("leader_changes", [False, True])
+@pytest.mark.parametrize("action", [FAILURE_ACTION_PAUSE, FAILURE_ACTION_ROLLBACK])
+async def test_a_task_that_finds_no_node_in_time_fails_the_update(
+    action: FailureAction.ValueType, leader_changes: bool
+) -> None:
+    """Features A8.14."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
+    await cluster.work()
+
+    def change(spec: ServiceSpec) -> None:
+        with_deadline(to_image("v2", action=action))(spec)
+        nowhere(spec)
+
+    await cluster.update_service(web, change)
+    await cluster.wait(28)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_UPDATING
+    (late,) = [task for task in cluster.live(web) if image_of(cluster, task) == "v2"]
+    if leader_changes:
+        cluster.change_leader()
+    await cluster.wait(3)
+    status = cluster.service(web).update_status
+    reason = f"task {late.id}, which did not run within 30 s (it is pending)"
+    if action == FAILURE_ACTION_PAUSE:
+        assert status.state == UPDATE_STATE_PAUSED
+        assert status.message == f"update paused due to {reason}"
+        return
+    assert status.message == f"update rolled back due to {reason}"
+    await cluster.wait(20)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_ROLLBACK_COMPLETED
+    assert images(cluster, web) == ["v1", "v1"]
+
+
+@pytest.mark.parametrize("stuck_at", [TASK_STATE_PREPARING, TASK_STATE_STARTING])
+async def test_a_task_that_is_never_ready_fails_the_update(stuck_at: TaskState.ValueType) -> None:
+    """A pull that never ends; a health check that never passes."""
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+    await cluster.update_service(web, with_deadline(to_image("v2")))
+    await cluster.settle()
+    (old,) = cluster.running(web) or [task for task in cluster.tasks(web) if task.desired_state == TASK_STATE_SHUTDOWN]
+    (new,) = cluster.live(web)
+    await cluster.report(new.id, TASK_STATE_PREPARING)
+    cluster.now += 20
+    await cluster.report(old.id, TASK_STATE_SHUTDOWN)
+    await cluster.settle()
+    await cluster.report(new.id, stuck_at)
+    cluster.now += 29
+    await cluster.settle()
+    assert cluster.service(web).update_status.state == UPDATE_STATE_UPDATING, "it had to wait for the old one"
+    cluster.now += 2
+    await cluster.settle()
+    assert cluster.service(web).update_status.state == UPDATE_STATE_PAUSED
+    assert [task.id for task in cluster.live(web)] == [new.id], "it may yet run"
+
+
+async def test_without_the_label_an_update_waits_for_ever() -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=to_image("v1"))
+    await cluster.work()
+
+    def change(spec: ServiceSpec) -> None:
+        to_image("v2")(spec)
+        nowhere(spec)
+
+    await cluster.update_service(web, change)
+    await cluster.wait(24 * 3600, every=3600)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_UPDATING
+
+
+@pytest.mark.parametrize("order", [UPDATE_ORDER_STOP_FIRST, UPDATE_ORDER_START_FIRST])
+async def test_an_update_that_goes_on_past_failures_goes_on_past_late_tasks(order: UpdateOrder.ValueType) -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
+    await cluster.work()
+
+    def change(spec: ServiceSpec) -> None:
+        with_deadline(to_image("v2", action=FAILURE_ACTION_CONTINUE, order=order))(spec)
+        nowhere(spec)
+
+    await cluster.update_service(web, change)
+    await cluster.wait(80)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+    assert len([task for task in cluster.live(web) if image_of(cluster, task) == "v2"]) == 2
+    assert images(cluster, web) == (["v1", "v1"] if order == UPDATE_ORDER_START_FIRST else [])
+    await cluster.set_node("n1", labels={"there": "no"})
+    await cluster.wait(20)
+    assert images(cluster, web) == ["v2", "v2"], "late is not never"
+    assert [image_of(cluster, task) for task in cluster.live(web)] == ["v2", "v2"]
+
+
+async def test_late_tasks_within_the_failure_ratio_do_not_hold_the_update_up() -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
+    await cluster.work()
+
+    def change(spec: ServiceSpec) -> None:
+        with_deadline(to_image("v2", ratio=0.5))(spec)
+        spec.task_template.placement.max_replicas = 1
+
+    await cluster.update_service(web, change)
+    await cluster.wait(120)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
+    assert images(cluster, web) == ["v2", "v2"]
