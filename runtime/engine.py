@@ -121,6 +121,9 @@ class Engine:
         await self.volumes.open()
         await self.networks.open()
         await self._store.open()
+        for record in self._store.half_removed():
+            await self._creator.remove_anonymous_volumes(record)
+            await self._store.discard(record.ID)
         self._watcher = Watcher()
         bundles = BundleBuilder(
             volumes=self.volumes, facts=self._facts, cgroup_parent=self._parent, lookup=self._store.get
@@ -416,7 +419,7 @@ class Engine:
     async def _removed(self, container: Container, volumes: bool) -> None:
         self._exec.container_ended(container)
         if volumes:
-            await self._creator.remove_anonymous_volumes(container)
+            await self._creator.remove_anonymous_volumes(container.record)
 
     async def _turn_logs(self) -> None:
         """Rotate what grew beyond its max-size; between two looks a log may grow past it."""

@@ -13,7 +13,7 @@ import structlog
 from runtime.containers import creation
 from runtime.containers.lifecycle import event_attributes, rfc3339
 from runtime.containers.mounts import MountRequest, mount_point
-from runtime.containers.record import Container, Record
+from runtime.containers.record import Record
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
@@ -147,9 +147,9 @@ class Creator:
         except (EngineError, ImagesError, OSError) as error:
             log.error("create.not_undone", container_id=container_id, reason=str(error))
 
-    async def remove_anonymous_volumes(self, container: Container) -> None:
+    async def remove_anonymous_volumes(self, record: Record) -> None:
         """After a removal that takes them along; those another container uses stay."""
-        for point in container.record.Mounts:
+        for point in record.Mounts:
             if point.Type != "volume":
                 continue
             try:

@@ -442,7 +442,7 @@ class Lifecycle:
             raise ConflictError(self._why_not_removed(container))
         container.removing = True
         try:
-            while not await self._remove_if_ended(container, force=force):
+            while not await self._remove_if_ended(container, force=force, volumes=volumes):
                 ended = container.wait("exit")
                 container.state.StoppedByUser = True
                 await self.signal(container, signal.SIGKILL)
@@ -452,11 +452,12 @@ class Lifecycle:
             raise
         for stream in container.pending_attaches[:]:
             stream.close()
+        await self.on_removed(container, volumes)
+        await self._store.discard(container.id)
         self._publish(container, "destroy")
         container.notify("removed")
-        await self.on_removed(container, volumes)
 
-    async def _remove_if_ended(self, container: Container, *, force: bool) -> bool:
+    async def _remove_if_ended(self, container: Container, *, force: bool, volumes: bool) -> bool:
         """False when it runs, perhaps because a start was under way; raises ConflictError for that without force."""
         async with container.lock:
             if container.running and not force:
@@ -467,7 +468,7 @@ class Lifecycle:
             # The record goes before the files: a crash in between leaves files of nobody, which the next start removes,
             # and not a container that cannot start. Unmounting is what may fail, and comes first.
             await self._images.unmount_rootfs(container.id)
-            await self._store.delete(container)
+            await self._store.forget(container, volumes=volumes)
             try:
                 await self._images.remove_rootfs(container.id)
             except (ImagesError, OSError) as error:

@@ -22,6 +22,7 @@ from runtime.images.work import run_abortable
 log = structlog.get_logger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{64}")
+_REMOVED = "removed.json"
 _NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
@@ -32,6 +33,7 @@ class ContainerStore:
         self._root = root
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
+        self._half_removed: list[Record] = []
 
     async def open(self) -> None:
         """Read every record. One that cannot be read is left alone on disk and said so."""
@@ -39,14 +41,17 @@ class ContainerStore:
         for folder in self._root.iterdir():
             if not _ID.fullmatch(folder.name):
                 continue
-            text = read_text(folder / "container.json")
-            if text is None:  # a create that never ended
+            text, removed = read_text(folder / "container.json"), read_text(folder / _REMOVED)
+            if text is None and removed is None:  # a create that never ended
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 continue
             try:
-                record = msgspec.json.decode(text, type=Record)
+                record = msgspec.json.decode(text or removed or "", type=Record)
             except msgspec.DecodeError as error:
                 log.error("container.unreadable", container_id=folder.name, reason=str(error))
+                continue
+            if text is None:
+                self._half_removed.append(record)
                 continue
             container = Container(record, _read_state(folder), folder)
             self._containers[record.ID] = container
@@ -157,16 +162,32 @@ class ContainerStore:
                 raise HostError(f"cannot save the state of container {container.id[:12]}: {error}") from error
             log.error("container.unsaved", container_id=container.id, reason=str(error))
 
-    async def delete(self, container: Container) -> None:
-        """Forget it. The record goes first: a folder without one is cleaned at the next start."""
+    async def forget(self, container: Container, *, volumes: bool) -> None:
+        """First half of a removal: from now on no container; ``discard`` follows. Raises OSError.
 
-        def _delete() -> None:
-            (container.folder / "container.json").unlink(missing_ok=True)
-            shutil.rmtree(container.folder, ignore_errors=True)
+        With ``volumes`` the record is kept under another name, in the same instant, and its volumes go in between: the
+        next start of a daemon that dies there knows from it which (``half_removed``).
+        """
 
-        await asyncio.to_thread(_delete)
+        def _forget() -> None:
+            record = container.folder / "container.json"
+            if volumes:
+                record.rename(container.folder / _REMOVED)
+            else:
+                record.unlink(missing_ok=True)
+
+        await asyncio.to_thread(_forget)
         self._containers.pop(container.id, None)
         self.release_name(container.record.Name, container.id)
+
+    async def discard(self, container_id: str) -> None:
+        """Second half: the files, log included. A folder without a record is cleaned at the next start."""
+        await asyncio.to_thread(shutil.rmtree, self.folder(container_id), ignore_errors=True)
+
+    def half_removed(self) -> list[Record]:
+        """Containers that ``open`` found forgotten, but for their volumes; handed out once."""
+        found, self._half_removed = self._half_removed, []
+        return found
 
 
 def _write_record(folder: Path, record: Record) -> None:

@@ -215,3 +215,37 @@ async def test_a_volume_that_is_wanted_while_it_is_removed_is_made_anew(tmp_path
     again = Volumes(tmp_path, EventBus())
     await again.open()
     assert again.list() == [new]
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: what comes after it does not happen."""
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_removal_with_volumes_that_a_kill_cut_short_is_finished_by_the_next_daemon(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    host = HostConfig(NetworkMode="none", Binds=["named:/n"])
+    first = await bench.create("true", host=host, Volumes={"/alone": {}, "/shared": {}})
+    names = {point.Destination: point.Name for point in bench.engine.inspect(first).Mounts}
+    second = await bench.create("true", host=HostConfig(NetworkMode="none", Binds=[f"{names['/shared']}:/x"]))
+
+    async def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(
+        bench.engine.volumes if wanted else bench.engine.images, "remove" if wanted else "remove_rootfs", killed
+    )
+    with pytest.raises(KilledError):
+        await bench.engine.remove(first, volumes=wanted)
+    await bench.engine.close()
+    for _ in range(2):
+        bench.engine = bench.make()
+        await bench.engine.open()
+        kept = {names["/shared"], "named"} | (set() if wanted else {names["/alone"]})
+        assert {volume.Name for volume in bench.engine.volumes.list()} == kept
+        assert [summary.Id for summary in bench.engine.list(all=True)] == [second]
+        assert {path.name for path in (bench.folder / "state" / "containers").iterdir()} == {second}
+        await bench.engine.close()
+    bench.engine = bench.make()
+    await bench.engine.open()
