@@ -26,6 +26,7 @@ import structlog
 
 from manager.ca.service import JoinService
 from manager.log_limit import LogLimit
+from manager.rate_limit import RateLimit as RateLimit
 from pki.certificates import Identity
 from pki.errors import PKIError, UntrustedCertificateError
 from pki.node_certificate import NodeCertificate, utc_now
@@ -37,7 +38,6 @@ HANDSHAKE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 _BACKLOG = 128
 _ACCEPT_PAUSE_S = 0.1
-_ADDRESSES_MAX = 4096
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 _STREAM_LIMIT_BYTES = 256 * 1024
@@ -64,34 +64,6 @@ class Limits:
     rate_per_address_s: float = 32.0
     burst: int = 256
     rate_s: float = 128.0
-
-
-class RateLimit:
-    """A bucket of connections for each address: full at first, refilled at a steady rate. The caller has the clock."""
-
-    def __init__(self, burst: int, rate_s: float) -> None:
-        self._burst, self._rate_s = burst, rate_s
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, address: str, now_s: float) -> bool:
-        """Whether ``address`` may connect at ``now_s`` (seconds, monotonic); if so, it has."""
-        level, since_s = self._buckets.get(address, (float(self._burst), now_s))
-        level = min(self._burst, level + (now_s - since_s) * self._rate_s)
-        if level < 1:
-            return False
-        if len(self._buckets) >= _ADDRESSES_MAX:
-            self._forget_full(now_s)
-        if len(self._buckets) >= _ADDRESSES_MAX:
-            self._buckets.clear()  # more attackers than we care to tell apart; the limit on all of them stands
-        self._buckets[address] = (level - 1, now_s)
-        return True
-
-    def _forget_full(self, now_s: float) -> None:
-        self._buckets = {
-            address: (level, since_s)
-            for address, (level, since_s) in self._buckets.items()
-            if level + (now_s - since_s) * self._rate_s < self._burst
-        }
 
 
 def source_network(address: str) -> str:

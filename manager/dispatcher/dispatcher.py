@@ -19,13 +19,15 @@ import structlog
 
 from manager.consensus.port import ConsensusError, NotLeaderError
 from manager.constants import STATUS_BATCH_MAX
-from manager.dispatcher import nodes, status
+from manager.dispatcher import budget, nodes, status
 from manager.dispatcher.assignments import CONFIG, SECRET, SPEC_VERSION, AssignmentSet, MessagePacker
+from manager.dispatcher.budget import Budgets
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
 from manager.dispatcher.session import AgentSession, End
 from manager.dispatcher.tables import ViewTables
+from manager.log_limit import LogLimit
 from manager.store import Change, Store, StoreError, Working
 from pki.certificates import Identity
 from proto.ca_pb2 import ManagerAddress
@@ -80,6 +82,8 @@ class Dispatcher(DispatcherServicer):
         self._managers, self._leader_addr, self._unheard_managers = managers, leader_addr, unheard_managers
         self._tables = ViewTables(store)
         self._intake = Intake(store)
+        self._budgets = Budgets(monotonic)
+        self._lines = LogLimit()
         self._leading = False
         self._sessions: dict[str, AgentSession] = {}
         self._liveness = Liveness(
@@ -132,6 +136,7 @@ class Dispatcher(DispatcherServicer):
         """See proto/dispatcher.proto."""
         node_id = self._caller(context).node_id
         await self._require_leading(context)
+        await self._require(self._budgets.take_call(node_id), node_id, context)
         first = await self._first_request(request_iterator, context)
         session = await self._open(node_id, first, context)
         try:
@@ -226,11 +231,15 @@ class Dispatcher(DispatcherServicer):
 
     async def _read(self, session: AgentSession, requests: AsyncIterator[SessionRequest]) -> None:
         async for request in requests:
+            described = request.HasField("description") or bool(request.addr)
+            while not self._budgets.take_message(session.node_id, described=described):
+                self._note_excess(session.node_id)
+                await asyncio.sleep(budget.MESSAGE_PAUSE_S)
             if problem := nodes.invalid_request(request, first=False):
                 session.finish(End(grpc.StatusCode.INVALID_ARGUMENT, problem))
                 return
             self._beat(session)
-            if request.HasField("description") or request.addr:
+            if described:
                 await self._describe(session, request)
         # A broken connection reads as the end of the stream, too; then grpc.aio cancels this call in the next moment.
         await asyncio.sleep(BROKEN_NOTICE_S)
@@ -284,6 +293,7 @@ class Dispatcher(DispatcherServicer):
     ) -> None:
         """See proto/dispatcher.proto."""
         session = await self._session(request.session_id, context)
+        await self._require(self._budgets.take_assignments(session.node_id), session.node_id, context)
         session.assignments_stream += 1
         stream = session.assignments_stream
         session.assignments_due.set()  # wakes an earlier call, which gives way
@@ -318,6 +328,8 @@ class Dispatcher(DispatcherServicer):
             message = f"{len(request.updates)} updates in one message, at most {STATUS_BATCH_MAX}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         self._beat(session)
+        affordable = self._budgets.take_statuses(session.node_id, len(request.updates))
+        await self._require(affordable, session.node_id, context)
         tasks = self._store.view.tasks
         refused = [
             (update.task_id[:64], reason)
@@ -392,6 +404,7 @@ class Dispatcher(DispatcherServicer):
         """The caller's session of that ID; the call is aborted when there is none."""
         node_id = self._caller(context).node_id
         await self._require_leading(context)
+        await self._require(self._budgets.take_call(node_id), node_id, context)
         session = self._sessions.get(node_id)
         if session is None or session.id != session_id or session.end is not None:
             await context.abort(grpc.StatusCode.ABORTED, "invalid session: register again")
@@ -400,6 +413,18 @@ class Dispatcher(DispatcherServicer):
     async def _require_leading(self, context: Context) -> None:
         if not self._leading:
             await self._abort(context, _NOT_LEADER)
+
+    async def _require(self, affordable: bool, node_id: str, context: Context) -> None:
+        if affordable:
+            return
+        self._note_excess(node_id)
+        await asyncio.sleep(budget.REFUSAL_DELAY_S)
+        message = f"node {node_id} asks more of the managers than they have time for: slow down"
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+
+    def _note_excess(self, node_id: str) -> None:
+        if (left_out := self._lines.due(node_id)) is not None:
+            log.warning("budget.exceeded", node_id=node_id, left_out=left_out)
 
     async def _refuse_write(self, context: Context, error: Exception) -> NoReturn:
         if isinstance(error, NotLeaderError | WriterStoppedError):

@@ -45,6 +45,9 @@ REPORT_TIMEOUT_S = 20.0
 
 DESCRIPTION_PERIOD_S = 20.0
 GOODBYE_TIMEOUT_S = 1.0
+SLOW_DOWN_S = 1.0
+"""After the manager said that we ask too much of it: the session stays, what was asked is asked again."""
+
 HEARTBEAT_PERIOD_S_MIN = 0.05
 
 
@@ -214,7 +217,10 @@ class Session:
                 await asyncio.sleep(0.1)  # a manager that never makes sense shall not keep us busy
                 continue
             except grpc.aio.AioRpcError as error:
-                raise await _session_error(call, error) from error
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise await _session_error(call, error) from error
+                await _slow_down(error)
+                continue
             finally:
                 call.cancel()
             raise SessionError("the manager ended the assignments")
@@ -231,12 +237,19 @@ class Session:
                 await call
                 acknowledged = True
             except grpc.aio.AioRpcError as error:
-                raise await _session_error(call, error) from error
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise await _session_error(call, error) from error
+                await _slow_down(error)
             finally:
                 if acknowledged:
                     reporter.acknowledge()
                 else:
                     reporter.put_back()
+
+
+async def _slow_down(error: grpc.aio.AioRpcError) -> None:
+    log.warning("manager.overloaded", reason=error.details(), pause_s=SLOW_DOWN_S)
+    await asyncio.sleep(SLOW_DOWN_S)
 
 
 def _first(group: BaseExceptionGroup[SessionError]) -> SessionError:

@@ -1,0 +1,52 @@
+"""What one node may ask of the leader, so that a broken or hostile one does not take the loop from the others.
+
+By node ID, which the certificate proves. An agent that does as it should stays far below: one report is under way at
+a time, with up to 1000 statuses, and what gathers meanwhile makes the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from manager.constants import STATUS_BATCH_MAX
+from manager.rate_limit import RateLimit
+
+REFUSAL_DELAY_S = 2.0
+"""A call over the budget is answered after that: who asks in a tight loop asks no more often."""
+
+MESSAGE_PAUSE_S = 0.1
+"""A session over the budget is not read for that; the sender's window fills up, and it has to wait."""
+
+DESCRIPTION_WEIGHT = 25
+
+
+class Budgets:
+    """Each method takes from a node's budget, and says whether there was enough."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        """
+        Args:
+            monotonic: seconds.
+        """
+        self._monotonic = monotonic
+        self._calls = RateLimit(500, 100.0)
+        self._assignments = RateLimit(20, 1.0)
+        self._statuses = RateLimit(2 * STATUS_BATCH_MAX, 2_000.0)
+        self._messages = RateLimit(100, 50.0)
+
+    def take_call(self, node_id: str) -> bool:
+        """One call of any method."""
+        return self._calls.take(node_id, self._monotonic())
+
+    def take_assignments(self, node_id: str) -> bool:
+        """One complete set of assignments, which costs as much as the node has tasks."""
+        return self._assignments.take(node_id, self._monotonic())
+
+    def take_statuses(self, node_id: str, count: int) -> bool:
+        """So many statuses, each of which may end up in the log."""
+        return self._statuses.take(node_id, self._monotonic(), weight=count)
+
+    def take_message(self, node_id: str, *, described: bool) -> bool:
+        """One message of a session; one with a description goes into the log."""
+        weight = DESCRIPTION_WEIGHT if described else 1
+        return self._messages.take(node_id, self._monotonic(), weight=weight)

@@ -1,0 +1,135 @@
+"""What a node may ask of the leader in a given time, and what becomes of who asks for more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from structlog.testing import capture_logs
+
+from manager.dispatcher import budget
+from manager.dispatcher.budget import Budgets
+from proto.dispatcher_pb2 import SessionMessage, SessionRequest, UpdateTaskStatusRequest
+from proto.dispatcher_pb2_grpc import DispatcherStub
+from proto.objects_pb2 import NodeDescription, TaskState
+from tests.unit.dispatcher.support import (
+    AgentHost,
+    Manager,
+    channel_of,
+    leading_manager,
+    make_node,
+    make_spec_version,
+    make_task,
+    until,
+)
+from worker.agent import session as agent_session
+
+RUNNING = TaskState.TASK_STATE_RUNNING
+
+
+@pytest.fixture
+async def manager() -> AsyncIterator[Manager]:
+    async with leading_manager() as manager:
+        await manager.add(make_node("n1"), make_spec_version("web"))
+        yield manager
+
+
+@pytest.fixture
+async def host(manager: Manager, tmp_path: Path) -> AsyncIterator[AgentHost]:
+    host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+    yield host
+    await host.stop()
+
+
+async def test_a_node_that_reports_in_a_tight_loop_is_refused_and_the_others_are_not(
+    manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "REFUSAL_DELAY_S", 0.0)
+    manager.dispatcher._budgets = Budgets(lambda: 0.0)  # nothing comes back
+    await manager.add(make_node("n2"))
+    async with channel_of("n2", manager.addr) as channel:
+        stub = DispatcherStub(channel)
+        call = stub.Session()
+        await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
+        message = await call.read()
+        assert isinstance(message, SessionMessage)
+        request = UpdateTaskStatusRequest(session_id=message.session_id)
+        while manager.dispatcher._budgets.take_call("n2"):
+            pass
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.UpdateTaskStatus(request)
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        host.start()
+        await manager.add(make_task("t1", "n1"))
+        await until(lambda: manager.task("t1").status.state == RUNNING)
+        call.cancel()
+
+
+async def test_an_agent_that_is_to_slow_down_keeps_its_session_and_its_statuses(
+    manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "REFUSAL_DELAY_S", 0.0)
+    monkeypatch.setattr(agent_session, "SLOW_DOWN_S", 0.0)
+    budgets = manager.dispatcher._budgets
+    refused: list[str] = []
+
+    def stingy(what: str, take: Callable[..., bool]) -> Callable[..., bool]:
+        def taken(*arguments: Any) -> bool:
+            if refused.count(what) >= 3:
+                return take(*arguments)
+            refused.append(what)
+            return False
+
+        return taken
+
+    monkeypatch.setattr(budgets, "take_statuses", stingy("statuses", budgets.take_statuses))
+    monkeypatch.setattr(budgets, "take_assignments", stingy("assignments", budgets.take_assignments))
+    host.start()
+    await manager.add(make_task("t1", "n1"))
+    await until(lambda: manager.task("t1").status.state == RUNNING)
+    assert sorted(refused) == ["assignments"] * 3 + ["statuses"] * 3
+    assert host.heard.sessions == [""], "one session all along"
+
+
+async def test_a_session_that_describes_its_node_all_the_time_has_to_wait(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "MESSAGE_PAUSE_S", 0.001)
+    now_s = 0.0
+    manager.dispatcher._budgets = Budgets(lambda: now_s)
+    async with channel_of("n1", manager.addr) as channel:
+        call = DispatcherStub(channel).Session()
+        await call.write(SessionRequest(description=NodeDescription(hostname="first"), boot_nonce="a"))
+        await call.read()
+        with capture_logs() as lines:
+            for number in range(8):
+                await call.write(SessionRequest(description=NodeDescription(hostname=f"h{number}")))
+            await until(lambda: any(line["event"] == "budget.exceeded" for line in lines))
+        assert manager.node("n1").description.hostname == "h3"
+        now_s = 60.0
+        await until(lambda: manager.node("n1").description.hostname == "h7")
+        call.cancel()
+
+
+def test_an_agent_with_a_thousand_tasks_stays_within_its_budget() -> None:
+    budgets = Budgets(lambda: 0.0)
+    for _ in range(10):  # every state there is, at one instant
+        assert budgets.take_call("n1")
+        assert budgets.take_statuses("n1", 1000)
+    for _ in range(100):
+        assert budgets.take_message("n1", described=False)
+    assert budgets.take_assignments("n1")
+
+
+def test_a_report_that_is_larger_than_the_budget_is_paid_for_afterwards() -> None:
+    now_s = 0.0
+    budgets = Budgets(lambda: now_s)
+    assert budgets.take_statuses("n1", 1_000_000)
+    assert not budgets.take_statuses("n1", 1)
+    assert budgets.take_statuses("n2", 1)
+    now_s = 600.0
+    assert budgets.take_statuses("n1", 1)
