@@ -102,6 +102,7 @@ class Manager:
         self.leader_addr = ""
         self.unheard: list[str] = []
         self.proposals = 0
+        self._ahead_s = 0.0
         self._period_s = heartbeat_period_s
         self._socket = socket
         self._server = grpc.aio.server()
@@ -127,6 +128,7 @@ class Manager:
             managers=self.managers,
             leader_addr=lambda: self.leader_addr,
             unheard_managers=lambda: self.unheard,
+            monotonic=lambda: time.monotonic() + self._ahead_s,
         )
         add_DispatcherServicer_to_server(self.dispatcher, self._server)
         port = self._server.add_insecure_port(f"unix:{self._socket}" if self._socket else "127.0.0.1:0")
@@ -139,6 +141,15 @@ class Manager:
     def lead(self) -> None:
         """Become the leader."""
         self._leading = asyncio.get_running_loop().create_task(self.dispatcher.run(), name="dispatcher")
+
+    def later(self, seconds: float) -> None:
+        """Move the clock that heartbeats are measured with on."""
+        self._ahead_s += seconds
+        self.dispatcher._liveness._changed.set()  # its timer goes by the loop's clock
+
+    async def forgotten(self, node_id: str) -> None:
+        """Return once the node's session is over here."""
+        await until(lambda: node_id not in self.dispatcher._sessions, what=f"the end of {node_id}'s session")
 
     async def follow(self) -> None:
         """Be the leader no more."""
