@@ -209,17 +209,18 @@ async def test_a_huge_frame_is_answered_and_cut_off(tmp_path: Path, state: Memor
 async def test_slow_peers_are_cut_off_and_leave_room(
     tmp_path: Path, state: MemoryState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager.listener, "HANDSHAKE_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(manager.ca.service, "REQUEST_TIMEOUT_S", 0.2)
     limits = Limits(strangers_per_address_max=2)
     async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
-        silent, silent_writer = await asyncio.open_connection("127.0.0.1", listener.port)  # no handshake
-        dripping, dripping_writer = await connect(listener.port, root_fetch_context())
-        dripping_writer.write(b"\x00")  # a handshake, then a quarter of a length
-        third, third_writer = await asyncio.open_connection("127.0.0.1", listener.port)
-        assert await read_to_end(third) == b""  # one too many from this address
-        assert await read_to_end(silent) == b""
-        assert await read_to_end(dripping) == b""
+        with monkeypatch.context() as patch:
+            patch.setattr(manager.ca.service, "REQUEST_TIMEOUT_S", 0.2)
+            dripping, dripping_writer = await connect(listener.port, root_fetch_context())
+            patch.setattr(manager.listener, "HANDSHAKE_TIMEOUT_S", 0.2)
+            dripping_writer.write(b"\x00")  # a handshake, then a quarter of a length
+            silent, silent_writer = await asyncio.open_connection("127.0.0.1", listener.port)  # no handshake
+            third, third_writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            assert await read_to_end(third) == b""  # one too many from this address
+            assert await read_to_end(silent) == b""
+            assert await read_to_end(dripping) == b""
         for writer in (silent_writer, dripping_writer, third_writer):
             writer.close()
         await until(lambda: not listener._strangers)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pki import renewal
 from pki.authority import RootCA
 from pki.certificates import Identity, Role
 from pki.errors import InvalidCertificateError, NodeCertificateExpiredError
@@ -63,10 +64,11 @@ def test_the_first_retries_come_soon() -> None:
 
 
 class Server:
-    """Signs for one node, or fails."""
+    """Signs for one node, or fails. ``now`` is the time for both."""
 
     def __init__(self, authority: Authority, node_id: str, lifetime: timedelta) -> None:
         self.authority, self.node_id, self.lifetime = authority, node_id, lifetime
+        self.now = authority.now
         self.role, self.failing, self.attempts = Role.WORKER, False, 0
 
     async def renew(self, csr_pem: bytes) -> RenewCertificateResponse:
@@ -79,7 +81,7 @@ class Server:
             role=self.role,
             cluster_id=self.authority.cluster_id,
             lifetime=self.lifetime,
-            now=datetime.now(UTC),
+            now=self.now,
         )
         return RenewCertificateResponse(
             certificate_chain_pem=issued.chain_pem, root_ca_pem=self.authority.root.certificate_pem
@@ -92,17 +94,26 @@ def node(directory: Path, lifetime: timedelta) -> tuple[NodeCertificate, Server]
     return source, Server(authority, "n", lifetime)
 
 
-async def test_a_certificate_of_seconds_is_renewed_again_and_again(tmp_path: Path) -> None:
-    source, server = node(tmp_path, timedelta(seconds=3))
+@pytest.fixture
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the clock, which the test moves."""
+    monkeypatch.setattr(renewal, "_CLOCK_CHECK_S", 0.005)
+
+
+@pytest.mark.usefixtures("look_often")
+async def test_a_certificate_is_renewed_again_and_again(tmp_path: Path) -> None:
+    source, server = node(tmp_path, timedelta(hours=3))
     other_process = NodeCertificate.load(tmp_path)
     serials = {source.identity.serial}
     source.on_change(lambda credentials: serials.add(credentials.identity.serial))
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(Renewer(source, server.renew, chance=lambda: 0.0).run()),
+            group.create_task(Renewer(source, server.renew, clock=lambda: server.now, chance=lambda: 0.0).run()),
             group.create_task(follow(other_process, period_s=0.01)),
         ]
-        await until(lambda: len(serials) >= 3)
+        for number in (2, 3):
+            server.now += timedelta(hours=2)
+            await until(lambda number=number: len(serials) == number)  # type: ignore[misc]  # bound argument
         await until(lambda: other_process.identity == source.identity)
         for task in tasks:
             task.cancel()
@@ -120,18 +131,24 @@ async def test_a_change_of_role_comes_at_once(tmp_path: Path) -> None:
     assert server.attempts == 1
 
 
+@pytest.mark.usefixtures("look_often")
 async def test_failures_are_retried_and_forgotten_after_success(tmp_path: Path) -> None:
-    source, server = node(tmp_path, timedelta(seconds=4))
+    source, server = node(tmp_path, timedelta(days=90))
     server.failing = True
     first = source.identity
-    renewer = Renewer(source, server.renew, chance=lambda: 0.0)
+    renewer = Renewer(source, server.renew, clock=lambda: server.now, chance=lambda: 0.0)
+
+    def later(condition: bool) -> bool:
+        server.now += timedelta(seconds=1)
+        return condition
+
     async with asyncio.TaskGroup() as group:
         running = group.create_task(renewer.run())
         renewer.renew_now()
-        await until(lambda: server.attempts >= 2)
+        await until(lambda: later(server.attempts >= 2))
         assert source.identity == first
         server.failing = False
-        await until(lambda: source.identity != first)
+        await until(lambda: later(source.identity != first))
         running.cancel()
 
 
