@@ -61,7 +61,8 @@ class FakeRegistry:
         return IMAGE
 
     def puller(self) -> ImagePuller:
-        return ImagePuller(cast(ImageStore, self), stall_s=0.2, stall_s_with_local=0.05)
+        stall_s = 0.05 if self.hang else 60.0
+        return ImagePuller(cast(ImageStore, self), stall_s=stall_s, stall_s_with_local=stall_s)
 
 
 async def test_an_image_by_digest_that_is_here_is_not_asked_for() -> None:

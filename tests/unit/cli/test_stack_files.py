@@ -150,10 +150,10 @@ def bomb(levels: int, item: str) -> str:
     ],
 )
 def test_a_hostile_file_is_refused_before_it_costs(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ManifestError):
         parse(text, "f.yml", Path(), {})
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 60  # it takes a second, or for ever
 
 
 def test_a_merge_key_gives_way_to_the_mappings_own_keys() -> None:

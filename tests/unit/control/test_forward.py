@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -55,7 +55,7 @@ class Follower:
             self.control,
             self.consensus,
             lambda: self.channel,
-            timeout_s=5.0,
+            timeout_s=60.0,
             no_leader_timeout_s=no_leader_timeout_s,
         )
 
@@ -98,7 +98,7 @@ async def test_without_a_leader_the_call_is_refused_in_time(follower: Follower) 
 
 
 async def test_a_leader_that_appears_meanwhile_answers(follower: Follower) -> None:
-    follower.patience(5)
+    follower.patience(60)
     call = asyncio.ensure_future(follower.forwarder.call("ListNodes", pb.ListNodesRequest()))
     await asyncio.sleep(0)
     follower.consensus.regain_leadership()
@@ -115,15 +115,15 @@ async def test_a_leader_that_was_deposed_is_not_the_last_word(manager: Managed, 
             refused.set()
             raise
 
-    follower.patience(5)
+    follower.patience(60)
     async with serving(noticed) as leader_port:
         follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{leader_port}")
         manager.consensus.lose_leadership()
         request = pb.CreateServiceRequest(spec=service_spec())
         call = asyncio.ensure_future(follower.forwarder.call("CreateService", request))
-        await asyncio.wait_for(refused.wait(), 5)
+        await asyncio.wait_for(refused.wait(), 30)
         manager.consensus.regain_leadership()
-        await asyncio.wait_for(call, 5)
+        await asyncio.wait_for(call, 30)
     assert len(manager.store.view.services) == 1
 
 
@@ -133,33 +133,40 @@ async def test_a_leader_that_cannot_be_reached_counts_as_none(follower: Follower
         await follower.forwarder.call("CreateService", pb.CreateServiceRequest(spec=service_spec()))
 
 
-async def test_a_broken_connection_repeats_reads_and_never_writes(follower: Follower) -> None:
-    breaking = _Breaking()
+async def test_a_broken_connection_repeats_reads_and_never_writes(manager: Managed, follower: Follower) -> None:
+    breaking = _Breaking(4)
     server = grpc.aio.server(interceptors=[breaking])
-    server.add_generic_rpc_handlers((control_handler(follower.control.call),))
+    server.add_generic_rpc_handlers((control_handler(manager.control.call),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    follower.patience(60)
     try:
         follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         with pytest.raises(ForwardedError, match="connection reset"):
             await follower.forwarder.call("CreateService", pb.CreateServiceRequest(spec=service_spec()))
         assert breaking.calls == 1
-        with pytest.raises(NoLeaderError):
-            await follower.forwarder.call("ListNodes", pb.ListNodesRequest())
-        assert breaking.calls > 2
+        assert await follower.forwarder.call("ListNodes", pb.ListNodesRequest()) == pb.ListNodesResponse()
+        assert breaking.calls == 5
     finally:
         await server.stop(None)
 
 
 class _Breaking(grpc.aio.ServerInterceptor):
-    """As if the connection broke after the request went out."""
+    """As if the connection of each of the first ``broken_calls`` broke after the request went out."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, broken_calls: int) -> None:
+        self.broken_calls, self.calls = broken_calls, 0
 
-    async def intercept_service(self, continuation: object, handler_call_details: object) -> Handler:
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        self.calls += 1
+        if self.calls > self.broken_calls:
+            return await continuation(handler_call_details)
+
         async def broken(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            self.calls += 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset by peer")
 
         return grpc.unary_unary_rpc_method_handler(broken)
@@ -175,7 +182,7 @@ async def test_a_channel_closed_under_a_call_repeats_reads_and_never_writes(
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    follower.patience(5)
+    follower.patience(60)
     async with serving(never) as old_port, serving(manager.control.call) as new_port:
         for method, request in (
             ("ListNodes", pb.ListNodesRequest()),
@@ -183,15 +190,15 @@ async def test_a_channel_closed_under_a_call_repeats_reads_and_never_writes(
         ):
             old = follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{old_port}")
             call = asyncio.ensure_future(follower.forwarder.call(method, request))
-            assert await asyncio.wait_for(arrived.get(), 5) == method
+            assert await asyncio.wait_for(arrived.get(), 30) == method
             follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{new_port}")
             await old.close()
             if method == "ListNodes":
-                assert await asyncio.wait_for(call, 5) == pb.ListNodesResponse()
+                assert await asyncio.wait_for(call, 30) == pb.ListNodesResponse()
                 await follower.channel.close()
             else:
                 with pytest.raises(ForwardedError, match="it may have been carried out"):
-                    await asyncio.wait_for(call, 5)
+                    await asyncio.wait_for(call, 30)
     assert not len(manager.store.view.services)
 
 
@@ -206,7 +213,7 @@ async def test_two_managers_that_take_each_other_for_the_leader_give_up(follower
         follower.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         with pytest.raises(NoLeaderError):
             await follower.forwarder.call("ListNodes", pb.ListNodesRequest())
-    assert 1 < len(calls) < 20
+    assert 0 < len(calls) < 20
 
 
 async def test_every_method_of_the_api_has_a_handler(manager: Managed) -> None:

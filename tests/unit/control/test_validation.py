@@ -131,13 +131,13 @@ def test_two_references_of_one_target_conflict() -> None:
 
 
 def test_a_hostile_name_costs_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for name in ("a" * 100_000 + "!", "a-" * 50_000):
         with pytest.raises(ControlError):
             check(service_spec(name))
         with pytest.raises(ControlError):
             check(service_spec(image=name))
-    assert time.perf_counter() - began < 30
+    assert time.process_time() - began < 60  # it takes a second, or for ever
 
 
 @pytest.mark.parametrize("size", [0, 500 * 1024])

@@ -172,7 +172,13 @@ async def test_two_callers_share_a_download_and_one_may_leave(
         return web.Response(body=BLOB)
 
     address = await peer.serve(handler)
-    callers = [asyncio.ensure_future(fetch(client, content, address)) for _ in range(3)]
+    ref = parse_reference(f"{address}/app:1")
+    endpoint = (await client.manifest(ref)).endpoint
+
+    async def ingest() -> None:
+        await content.ingest(DIGEST, len(BLOB), lambda at: client.blob(endpoint, ref, LAYER, None, offset=at))
+
+    callers = [asyncio.ensure_future(ingest()) for _ in range(3)]
     while not any("blobs" in request.path for request in peer.requests):
         await asyncio.sleep(0)
     callers[0].cancel()
