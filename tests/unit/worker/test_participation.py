@@ -37,9 +37,13 @@ class BrokenOnce(Participation):
 
     agents = 0
 
+    def __init__(self, *arguments: Any) -> None:
+        self.go_on = asyncio.Event()
+        super().__init__(*arguments)
+
     def _new_agent(self) -> Agent:
         self.agents += 1
-        return FakeAgent(self, fail=self.agents == 1, pause_s=0.05)  # type: ignore[return-value]  # as much of it as is called here
+        return FakeAgent(self, fail=self.agents == 1, begin=self.go_on)  # type: ignore[return-value]  # as much of it as is called here
 
 
 class BrokenAlways(Participation):
@@ -63,19 +67,20 @@ class Lonely(Participation):
     """Its agent finds no manager."""
 
     def _new_agent(self) -> Agent:
-        return FakeAgent(self, pause_s=3600)  # type: ignore[return-value]  # as much of it as is called here
+        return FakeAgent(self, begin=asyncio.Event())  # type: ignore[return-value]  # as much of it as is called here
 
 
 class FakeAgent:
-    """``pause_s`` is how long an error of before can be seen."""
+    """An error of before can be seen until ``begin``, if there is one."""
 
-    def __init__(self, owner: Participation, *, fail: bool = False, pause_s: float = 0) -> None:
-        self._owner, self._fail, self._pause_s = owner, fail, pause_s
+    def __init__(self, owner: Participation, *, fail: bool = False, begin: asyncio.Event | None = None) -> None:
+        self._owner, self._fail, self._begin = owner, fail, begin
 
     async def run(self) -> None:
         if self._fail:
             raise OSError("assignments: No space left on device")
-        await asyncio.sleep(self._pause_s)
+        if self._begin is not None:
+            await self._begin.wait()
         self._owner.on_session("")
         await asyncio.Event().wait()
 
@@ -117,6 +122,7 @@ async def test_a_part_that_failed_is_told_of_and_started_again(host: Host, monke
     try:
         await reached(participation, LocalNodeState.ERROR)
         assert "No space left on device" in participation.error
+        participation.go_on.set()
         await reached(participation, LocalNodeState.ACTIVE)
         assert participation.error == ""
     finally:
@@ -146,20 +152,22 @@ async def test_an_agent_that_cannot_start_leaves_the_other_parts_alone(
 
 
 async def test_the_error_of_a_part_that_is_well_again_goes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.05)
+    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.01)
     participation, runs = worker_on(host, Lonely), list[str]()
+    seen: list[str] = []
 
     async def once_broken() -> None:
         runs.append(participation.error)
         if len(runs) == 1:
+            asyncio.get_running_loop().call_soon(lambda: seen.append(participation.error))
             raise ValueError("broken")
         await asyncio.Event().wait()
 
     monkeypatch.setattr(participation, "_follow_role", once_broken)
     await participation.start()
     try:
-        await until(lambda: participation.error == "broken")
         await until(lambda: len(runs) == 2)
+        assert seen == ["broken"]
         assert participation.error == ""
     finally:
         await participation.stop()
@@ -178,10 +186,10 @@ async def test_a_worker_with_nothing_to_do_sleeps(host: Host, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(loop, "call_at", recorded)
         await participation.start()
+        await reached(participation, LocalNodeState.ACTIVE)
         for _ in range(100):
             await asyncio.sleep(0)
     try:
-        assert participation.local_node_state is LocalNodeState.ACTIVE
         parts = {"agent", "certificate.renewal", "role", "manager.ready"}
         assert parts <= {task.get_name() for task in asyncio.all_tasks()}
         assert {name for name in parts & timers.keys() if timers[name] < 10} == set()
