@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -30,6 +31,9 @@ from proto.specs_pb2 import NodeRole
 log = structlog.get_logger(__name__)
 
 CHANGE_TIMEOUT_S = 20.0
+LEADER_WAIT_S = 3.0
+"""How long a leaving manager looks for a leader: a handover takes milliseconds, and a group that is lost has none."""
+RETRY_S = 0.1
 _FORWARDED = ("swarm-forwarded", "1")
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -79,33 +83,46 @@ class MembershipService(RaftMembershipServicer):
         )
 
     async def Leave(self, request: RaftLeaveRequest, context: Context) -> RaftLeaveResponse:  # noqa: N802 - the RPC's name
-        """A manager is taken out. Only the node itself may ask; anybody else changes the node's role."""
-        if not self._consensus.leader.is_leader:
-            return await self._pass_on(request, context)
-        if not _is_forwarded(context) and request.node_id != caller().node_id:
+        """A manager is taken out. Only the node itself may ask; anybody else changes the node's role.
+
+        A leader hands over before it goes, and for a moment nobody leads, or only others know who does: the manager
+        that was asked first tries until somebody has done it.
+        """
+        forwarded = _is_forwarded(context)
+        if not forwarded and request.node_id != caller().node_id:
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED, "a manager may only take out itself: demote the node"
             )
-        try:
-            await self._consensus.remove_member(NodeID(request.node_id), timeout_s=CHANGE_TIMEOUT_S)
-        except NotLeaderError:
-            return await self._pass_on(request, context)
-        except ConsensusError as error:
-            await _abort(context, error)
-        log.info("member.left", node_id=request.node_id)
+        end = asyncio.get_running_loop().time() + LEADER_WAIT_S
+        while not await self._take_out(request, context, forwarded=forwarded):
+            if forwarded or asyncio.get_running_loop().time() > end:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the leader is not known")
+            await asyncio.sleep(RETRY_S)
         return RaftLeaveResponse()
 
-    async def _pass_on(self, request: RaftLeaveRequest, context: Context) -> RaftLeaveResponse:
+    async def _take_out(self, request: RaftLeaveRequest, context: Context, *, forwarded: bool) -> bool:
+        """Here where we lead, else at the leader's. False: nobody there leads, another try may help."""
+        if self._consensus.leader.is_leader:
+            try:
+                await self._consensus.remove_member(NodeID(request.node_id), timeout_s=CHANGE_TIMEOUT_S)
+            except NotLeaderError:
+                return False
+            except ConsensusError as error:
+                await _abort(context, error)
+            log.info("member.left", node_id=request.node_id)
+            return True
         channel = self._link.channel()
-        if channel is None or _is_forwarded(context):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the leader is not known")
+        if channel is None or forwarded:
+            return False
         try:
-            answer: RaftLeaveResponse = await RaftMembershipStub(channel).Leave(
-                request, timeout=CHANGE_TIMEOUT_S, metadata=(_FORWARDED,)
-            )
+            await RaftMembershipStub(channel).Leave(request, timeout=CHANGE_TIMEOUT_S, metadata=(_FORWARDED,))
+        except grpc.aio.UsageError:
+            return False  # the channel was closed before the call began: there is a new leader
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                return False
             await context.abort(error.code(), error.details() or "")
-        return answer
+        return True
 
 
 def _is_forwarded(context: Context) -> bool:
