@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +178,7 @@ try:
 except SystemExit:
     pass
 heavy = {"grpc", "aiohttp", "pyroute2", "structlog", "asyncio", "jsonschema", "yaml", "rich"} & set(sys.modules)
-sys.stderr.write(f"HEAVY {sorted(heavy)}")
+sys.stderr.write(f"HEAVY {sorted(heavy)} of {len(sys.modules)}")
 """
 
 
@@ -195,16 +194,6 @@ def test_a_command_imports_nothing_heavy(engine: FakeEngine, words: list[str]) -
         [sys.executable, "-c", CHECK, "-H", engine.host, *words], capture_output=True, text=True, timeout=60
     )
     assert done.stdout
-    assert done.stderr == "HEAVY []"
-
-
-def test_a_command_starts_fast(engine: FakeEngine) -> None:
-    engine.routes = routes()
-    best = 9.9
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", CHECK, "-H", engine.host, "node", "ls"], capture_output=True, timeout=60)
-        best = min(best, time.perf_counter() - start)
-    # Measured at 90 ms; the bound only catches an import that slipped in, also on a busy machine.
-    assert best < 0.5
-    print(f"node ls: {best * 1000:.0f} ms")
+    heavy, _, count = done.stderr.partition(" of ")
+    assert heavy == "HEAVY []"
+    assert int(count) < 300  # about 160: a command starts in a tenth of a second
