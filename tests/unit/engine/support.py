@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from runtime.containers.types import ContainerConfig, HostConfig
 from runtime.engine import Engine
@@ -56,6 +59,43 @@ async def until(condition: Callable[[], bool], *, within_s: float = 30.0, what: 
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.01)
+
+
+class Held:
+    """A blocking step that stands still: ``reached`` tells that it has come, ``go_on`` lets it end."""
+
+    def __init__(self) -> None:
+        self._reached, self._go_on = threading.Event(), threading.Event()
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 30)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+    def stop(self) -> None:
+        """Called by the step."""
+        self._reached.set()
+        self._go_on.wait(30)
+
+
+@contextlib.contextmanager
+def hold(module: object, name: str, *, before: bool = True) -> Iterator[Held]:
+    """Hold a function of a module, which threads call, before or after it does its work."""
+    step, original = Held(), getattr(module, name)
+
+    def held(*args: object) -> object:
+        if before:
+            step.stop()
+        made = original(*args)
+        if not before:
+            step.stop()
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, held)
+        yield step
+        step.go_on()
 
 
 async def clean_up(bench: Bench) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import operator
 import os
-import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from runtime.containers import execs, logs
+from runtime.containers import attach, execs, logs
 from runtime.containers.attach import AttachStream
 from runtime.containers.types import ExecConfig, HealthConfig, HostConfig, LogConfig
 from runtime.errors import ConflictError, ExecNotFoundError, StartError
-from tests.unit.engine.support import Bench, until
+from tests.unit.engine.support import Bench, hold, until
 
 pytestmark = pytest.mark.root
 
@@ -242,30 +241,20 @@ async def test_probes_go_on_after_one_that_the_host_would_not_let_run(bench: Ben
     await until(lambda: last() == (0, ""), what="one that works again")
 
 
-@pytest.mark.parametrize("step", ["spawn", "attach.connect"])
+@pytest.mark.parametrize(("module", "step"), [(execs, "spawn"), (attach, "connect")])
 @pytest.mark.parametrize("before", [True, False])
 async def test_an_exec_whose_caller_goes_away_leaves_no_monitor_and_no_pipe(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
+    bench: Bench, module: ModuleType, step: str, before: bool
 ) -> None:
-    reached, go_on = threading.Event(), threading.Event()
-    original = operator.attrgetter(step)(execs)
-
-    def held(*args: object) -> object:
-        made = None if before else original(*args)
-        reached.set()
-        go_on.wait(30)
-        return original(*args) if before else made
-
     container_id = await bench.run("sleep", "1000")
     exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["sleep", "1000"]))
     open_before = _open_files()
-    with monkeypatch.context() as patch:
-        patch.setattr(f"runtime.containers.execs.{step}", held)
+    with hold(module, step, before=before) as held:
         starting = asyncio.ensure_future(bench.engine.exec_start(exec_id))
-        assert await asyncio.to_thread(reached.wait, 30)
+        await held.reached()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
-        go_on.set()
+        held.go_on()
         await until(lambda: bench.engine.exec_inspect(exec_id).ExitCode is not None, what="the end of the process")
     await until(lambda: not _exec_monitors(bench), what="the end of conmon")
     await until(lambda: _open_files() <= open_before, what="closed pipes")  # some other file may be closed since

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.containers import conmon
 from runtime.containers.types import ContainerConfig, HostConfig, Mount, RestartPolicy
 from runtime.errors import (
     ConflictError,
@@ -23,7 +24,7 @@ from runtime.errors import (
 )
 from runtime.images import ImageNotFoundError
 from tests.support_images import BUSYBOX_TAG
-from tests.unit.engine.support import Bench, until
+from tests.unit.engine.support import Bench, hold, until
 
 pytestmark = pytest.mark.root
 
@@ -205,8 +206,8 @@ async def test_limits_reach_the_cgroup(bench: Bench) -> None:
 
 async def test_conmon_killed_ends_the_container(bench: Bench) -> None:
     container_id = await bench.run("sleep", "1000")
-    conmon = int((bench.folder / "run" / "bundles" / container_id / "conmon.pid").read_text())
-    os.kill(conmon, signal.SIGKILL)
+    monitor = int((bench.folder / "run" / "bundles" / container_id / "conmon.pid").read_text())
+    os.kill(monitor, signal.SIGKILL)
     result = await bench.engine.wait(container_id)
     assert result.StatusCode == 137
     assert "conmon" in result.Error
@@ -224,22 +225,32 @@ async def test_security_defaults(bench: Bench) -> None:
     assert "ro\n" in output
 
 
-async def test_removal_by_force_in_the_middle_of_a_start(bench: Bench) -> None:
+@pytest.mark.parametrize("step", ["create", "start"])
+@pytest.mark.parametrize("before", [True, False])
+async def test_removal_by_force_in_the_middle_of_a_start(bench: Bench, step: str, before: bool) -> None:
     container_id = await bench.create("sleep", "1000")
-    starting = asyncio.ensure_future(bench.engine.start(container_id))
-    await asyncio.sleep(0.01)
-    await bench.engine.remove(container_id, force=True)
-    await asyncio.gather(starting, return_exceptions=True)
+    with hold(conmon, step, before=before) as held:
+        starting = asyncio.ensure_future(bench.engine.start(container_id))
+        await held.reached()
+        removing = asyncio.ensure_future(bench.engine.remove(container_id, force=True))
+        await asyncio.sleep(0)
+        held.go_on()
+        await removing
+        await asyncio.gather(starting, return_exceptions=True)
     assert bench.engine.list(all=True) == []
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03])
-async def test_a_start_whose_caller_goes_away_is_whole(bench: Bench, delay_s: float) -> None:
+@pytest.mark.parametrize("step", ["create", "start"])
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_start_whose_caller_goes_away_is_whole(bench: Bench, step: str, before: bool) -> None:
     container_id = await bench.create("sleep", "1000")
-    starting = asyncio.ensure_future(bench.engine.start(container_id))
-    await asyncio.sleep(delay_s)
-    starting.cancel()
-    await asyncio.gather(starting, return_exceptions=True)
+    with hold(conmon, step, before=before) as held:
+        starting = asyncio.ensure_future(bench.engine.start(container_id))
+        await held.reached()
+        starting.cancel()
+        await asyncio.sleep(0)
+        held.go_on()
+        await asyncio.gather(starting, return_exceptions=True)
     await until(lambda: bench.engine.inspect(container_id).State.Status in ("created", "running"), what="rest")
     await bench.engine.remove(container_id, force=True)
     assert not any((bench.folder / "run" / "bundles").iterdir())
