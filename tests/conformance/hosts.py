@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -75,11 +76,15 @@ class EngineHost:
                 cwd=REPOSITORY,
             )
         try:
-            until(lambda: self.socket.exists() or self._ended(), "the daemon listens")
+            until(lambda: self._listens() or self._ended(), "the daemon listens")
             if self._ended():
                 raise TimeoutError("the daemon ended")
         except TimeoutError as error:
             raise RuntimeError(f"{error}:\n{self.log.read_text(errors='replace')[-4000:]}") from None
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def _ended(self) -> bool:
         return self._process is not None and self._process.poll() is not None

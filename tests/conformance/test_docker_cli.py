@@ -144,7 +144,8 @@ def test_exec_passes_streams_and_exit_code(host: EngineHost) -> None:
 
 def test_terminal_passes_keys_and_size_and_detaches(host: EngineHost) -> None:
     with Terminal(host, "run", "-it", "--name", "tty", IMAGE, "sh") as terminal:
-        terminal.type(b"stty size; tty\n")
+        # The command sets the size once the container runs; the echo of this has no "33 77".
+        terminal.type(b'until [ "$(stty size)" = "33 7"7 ]; do sleep 0.1; done; stty size; tty\n')
         terminal.wait_for(b"33 77")
         terminal.type(b"exit 6\n")
         assert terminal.exit_code() == 6
