@@ -9,7 +9,9 @@ import grpc
 
 from manager.ca.server import NODE_ROLES, CertificateRefusedError, NewNode, NodeRecord
 from manager.consensus.port import Consensus, ConsensusError
+from manager.constants import NEVER_CAME_NODES_MAX
 from manager.control.defaults import NODE_CERT_EXPIRY_NS
+from manager.dispatcher.nodes import has_come
 from manager.store import Change, Store, StoreError, Working
 from pki.authority import RootCA
 from pki.certificates import Identity, Role
@@ -138,6 +140,13 @@ class StoreCAState:
 
     async def register_node(self, node: NewNode) -> None:
         def create(working: Working) -> None:
+            absent = sum(1 for known in working.nodes if not has_come(known))
+            if absent >= NEVER_CAME_NODES_MAX:
+                raise CertificateRefusedError(
+                    grpc.StatusCode.UNAVAILABLE,
+                    f"{absent} nodes have joined the swarm and have not shown up since: "
+                    "try again later, or remove them (node ls, node rm)",
+                )
             made = Node(id=node.node_id, role=NodeRole.NODE_ROLE_WORKER, certificate_serial=f"{node.serial:x}")
             made.spec.role = NODE_ROLES[node.role]
             made.spec.availability = node.availability

@@ -21,6 +21,12 @@ NODE_UNKNOWN_MESSAGE = "Node moved to unknown state due to leadership change"
 NODE_DOWN_ORPHAN_DELAY_S = 24 * 3600.0
 """Tasks of a node that is DOWN for as long are ORPHANED: what they hold is given to others."""
 
+NEVER_CAME_NODES_MAX = 500
+"""Nodes that have joined and had no session yet; while there are as many, no other joins."""
+
+NEVER_CAME_FORGET_S = 3600.0
+"""A worker that joined, had no session in time, and has been DOWN for as long since, is removed."""
+
 REGISTRATIONS_WINDOW_S = 8.0
 REGISTRATIONS_IN_WINDOW_MAX = 3
 

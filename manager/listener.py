@@ -26,7 +26,7 @@ import structlog
 
 from manager.ca.service import JoinService
 from manager.log_limit import LogLimit
-from manager.rate_limit import RateLimit as RateLimit
+from manager.rate_limit import RateLimit
 from pki.certificates import Identity
 from pki.errors import PKIError, UntrustedCertificateError
 from pki.node_certificate import NodeCertificate, utc_now
@@ -181,7 +181,7 @@ class Listener:
         writer: asyncio.StreamWriter | None = None
         try:
             reader, writer = await self._handshake(connection)
-            await self._route(reader, writer, stranger)
+            await self._route(reader, writer, peer, stranger)
         except (OSError, TimeoutError, EOFError, PKIError) as error:
             if (left_out := self._lines.due(("failed", peer))) is not None:
                 reason = str(error) or type(error).__name__
@@ -218,12 +218,12 @@ class Listener:
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _route(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stranger: Callable[[], None]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str, stranger: Callable[[], None]
     ) -> None:
         tls = writer.get_extra_info("ssl_object")
         spoken = tls.selected_alpn_protocol()
         if spoken == JOIN_ALPN:
-            await self._join.serve(reader, writer)
+            await self._join.serve(reader, writer, peer)
         elif spoken == RAFT_ALPN:
             identity = self._require_member(peer_identity(tls))
             stranger()

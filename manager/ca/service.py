@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import structlog
 
 from manager.authorization import caller
 from manager.ca.server import CertificateRefusedError, CertificateServer
+from manager.rate_limit import RateLimit
 from pki.errors import FrameError
 from pki.join import JoinServerProtocol, encode_frame
 from proto.ca_pb2 import (
@@ -39,6 +41,12 @@ DECISION_TIMEOUT_S = 15.0
 JOINS_MAX = 64
 """Decisions under way at once; more wait their turn within their time."""
 
+JOINS_BURST, JOINS_RATE_S = 200, 2.0
+"""Requests of one address to join: so many at once, then so many a second. A hundred hosts behind one NAT fit twice."""
+
+RENEWALS_BURST, RENEWALS_RATE_S = 60, 1.0
+"""The same for a node's renewals; a node that waits for its promotion asks more often than others."""
+
 _READ_SIZE_BYTES = 16 * 1024
 
 _Answer = TypeVar("_Answer")
@@ -53,8 +61,14 @@ def status_number(code: grpc.StatusCode) -> int:
 class NodeCAService(NodeCAServicer):
     """gRPC service NodeCA; who may call what is the interceptor's affair, who the caller is as well."""
 
-    def __init__(self, server: CertificateServer) -> None:
-        self._server = server
+    def __init__(self, server: CertificateServer, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            server: the certificate server.
+            monotonic: seconds.
+        """
+        self._server, self._monotonic = server, monotonic
+        self._renewals = RateLimit(RENEWALS_BURST, RENEWALS_RATE_S)
 
     async def IssueNodeCertificate(  # noqa: N802 - the name is the RPC's
         self, request: IssueNodeCertificateRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -64,7 +78,11 @@ class NodeCAService(NodeCAServicer):
     async def RenewCertificate(  # noqa: N802 - the name is the RPC's
         self, request: RenewCertificateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> RenewCertificateResponse:
-        return await _answer(context, self._server.renew(caller(), request))
+        node = caller()
+        if not self._renewals.take(node.node_id, self._monotonic()):
+            message = f"node {node.node_id} renews its certificate too often: try again later"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        return await _answer(context, self._server.renew(node, request))
 
 
 async def _answer(context: grpc.aio.ServicerContext[Any, Any], answer: Awaitable[_Answer]) -> _Answer:
@@ -78,7 +96,7 @@ class JoinService:
     """Serves connections with ALPN ``swarm-join/1``; the certificate server itself runs on another loop.
 
     A peer here is anybody. What it can cost is bounded: bytes by the frames' size, time by the three time-outs above,
-    decisions at once by ``JOINS_MAX``, connections by the listener.
+    decisions at once by ``JOINS_MAX``, by address and time by ``JOINS_RATE_S``, connections by the listener.
     """
 
     def __init__(self, server: CertificateServer, server_loop: asyncio.AbstractEventLoop) -> None:
@@ -89,9 +107,13 @@ class JoinService:
         """
         self._server, self._server_loop = server, server_loop
         self._free = asyncio.Semaphore(JOINS_MAX)
+        self._joins = RateLimit(JOINS_BURST, JOINS_RATE_S)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: str) -> None:
         """Answer what one connection asks, until it is done. The listener closes the connection.
+
+        Args:
+            source: what counts as one address (``manager.listener.source_network``).
 
         Raises:
             FrameError: the peer broke the protocol; it was told so.
@@ -110,9 +132,13 @@ class JoinService:
                 if not requests:
                     return
                 for request in requests:
-                    await _send(writer, await self._answer(request))
+                    await _send(writer, await self._answer(request, source))
 
-    async def _answer(self, request: JoinRequest) -> JoinResponse:
+    async def _answer(self, request: JoinRequest, source: str) -> JoinResponse:
+        now_s = asyncio.get_running_loop().time()
+        if request.HasField("issue_node_certificate") and not self._joins.take(source, now_s):
+            message = f"too many nodes join from {source}: try again in a minute"
+            return _error(grpc.StatusCode.UNAVAILABLE, message)
         try:
             async with asyncio.timeout(DECISION_TIMEOUT_S), self._free:
                 return await self._on_server_loop(lambda: self._decide(request))

@@ -112,6 +112,7 @@ class Dispatcher(DispatcherServicer):
                 group.create_task(self._liveness.watch_heartbeats(), name="dispatcher heartbeats")
                 hint = self._liveness.notice_lost_managers(self._unheard_managers)
                 group.create_task(hint, name="dispatcher lost managers")
+                group.create_task(self._liveness.give_up_nodes(), name="dispatcher absent nodes")
         finally:
             self._leading = False
             self._intake.stop()

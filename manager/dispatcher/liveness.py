@@ -26,6 +26,9 @@ RETRY_S = 1.0
 RAFT_HEARING_S = 1.5
 """After an election: by then every manager that lives was heard, and what the old leader said last is forgotten."""
 
+GIVE_UP_PERIOD_S = 60.0
+"""Between two looks for nodes that never came."""
+
 STALL_S = 1.0
 """Waking so much later than planned means that this process stood still: paused, swapped out, or short of CPU."""
 
@@ -139,6 +142,33 @@ class Liveness:
                     await self._changed.wait()
             except TimeoutError:
                 self._forgive_own_delay(deadline_s)
+
+    async def give_up_nodes(self) -> None:
+        """Remove nodes that joined and never came, now and then; until cancelled."""
+        while True:
+            await self.give_up_once()
+            await asyncio.sleep(GIVE_UP_PERIOD_S)
+
+    async def give_up_once(self) -> None:
+        """Remove nodes that joined and never came (``nodes.is_given_up``)."""
+        now = self.now()
+        found = [node.id for node in self._store.view.nodes if nodes.is_given_up(node, now)]
+
+        def change(working: Working) -> None:
+            for node_id in found:
+                node = working.nodes.get(node_id)
+                if node is not None and nodes.is_given_up(node, now) and node_id not in self._sessions:
+                    working.remove(node)
+                    working.boundary()
+
+        if not found:
+            return
+        try:
+            await self._intake.submit(change, weight=len(found))
+        except (ConsensusError, StoreError) as error:
+            log.warning("node.give_up_deferred", node_ids=found, reason=str(error))
+            return
+        log.info("node.given_up", node_ids=found, reason="joined and never showed up")
 
     def _forgive_own_delay(self, deadline_s: float | None) -> None:
         """A manager that was paused must not hold the silence against its agents."""

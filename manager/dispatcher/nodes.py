@@ -1,16 +1,17 @@
 """What sessions and their absence do to node objects. Pure: object in, object out.
 
-Owner: ``status``, ``status_since`` and ``description`` of a node are written here and nowhere else.
+Owner: ``status``, ``status_since`` and ``description`` of a node are written here and nowhere else. Who has a
+description has had a session.
 """
 
 from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from manager.constants import NODE_UNKNOWN_MESSAGE
+from manager.constants import NEVER_CAME_FORGET_S, NODE_UNKNOWN_MESSAGE
 from proto.dispatcher_pb2 import SessionRequest
 from proto.objects_pb2 import Node, NodeState, NodeStatus
-from proto.specs_pb2 import NodeAvailability
+from proto.specs_pb2 import NodeAvailability, NodeRole
 
 DESCRIPTION_SIZE_BYTES_MAX = 256 * 1024
 ADDRESS_LENGTH_MAX = 255
@@ -79,6 +80,23 @@ def down(node: Node, now: Timestamp) -> Node | None:
         return None
     status = NodeStatus(state=NodeState.NODE_STATE_DOWN, message=HEARTBEAT_FAILURE, addr=node.status.addr)
     return _with_status(node, _copy(node), status, now)
+
+
+def has_come(node: Node) -> bool:
+    """Whether the node has ever had a session: it described itself then."""
+    return node.HasField("description")
+
+
+def is_given_up(node: Node, now: Timestamp) -> bool:
+    """Whether the node joined as a worker, has not shown up since, and may be forgotten.
+
+    Without an object its certificate opens nothing to a worker. One that says manager does, so such a node stays until
+    somebody removes it, which bans the certificate.
+    """
+    if has_come(node) or NodeRole.NODE_ROLE_MANAGER in (node.spec.role, node.role):
+        return False
+    down_s = (now.ToNanoseconds() - node.status_since.ToNanoseconds()) / 1e9
+    return node.status.state == NodeState.NODE_STATE_DOWN and down_s >= NEVER_CAME_FORGET_S
 
 
 def _copy(node: Node) -> Node:

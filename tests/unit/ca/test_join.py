@@ -19,7 +19,8 @@ import manager.ca.service
 import manager.listener
 from manager.ca.server import CertificateServer, NewNode
 from manager.ca.service import JoinService
-from manager.listener import Limits, Listener, RateLimit, source_network
+from manager.listener import Limits, Listener, source_network
+from manager.rate_limit import RateLimit
 from pki.certificates import Role
 from pki.errors import (
     FingerprintMismatchError,
