@@ -351,7 +351,7 @@ class UnixChannel(grpc.aio.Channel):
                         connection = await self._connect(wait_for_ready=bool(wait_for_ready))
                     return response_deserializer(await connection.call(method, request_serializer(request)))
             except TimeoutError:
-                raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+                raise rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
 
         return call
 
@@ -400,7 +400,7 @@ class UnixChannel(grpc.aio.Channel):
                     if not wait_for_ready:
                         reason = os.strerror(error.errno) if error.errno else str(error)
                         text = f"failed to connect to {self._path}: {reason}"
-                        raise _error(grpc.StatusCode.UNAVAILABLE, text) from error
+                        raise rpc_error(grpc.StatusCode.UNAVAILABLE, text) from error
                     await asyncio.sleep(CONNECT_RETRY_S)
             return self._connection
 
@@ -420,7 +420,7 @@ class _ClientConnection(_Connection):
         try:
             self.send(_Request(call_id, method, message))
         except _FrameTooLargeError as error:
-            raise _error(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
+            raise rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._waiting[call_id] = answer
         try:
@@ -438,14 +438,14 @@ class _ClientConnection(_Connection):
                     waiting.set_result(message)
             case _Failure(call_id, code, details):
                 if (waiting := self._waiting.get(call_id)) and not waiting.done():
-                    waiting.set_exception(_error(_CODES.get(code, grpc.StatusCode.UNKNOWN), details))
+                    waiting.set_exception(rpc_error(_CODES.get(code, grpc.StatusCode.UNKNOWN), details))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         for waiting in self._waiting.values():
             if not waiting.done():
                 text = "the connection broke under the call, it may have been carried out"
-                waiting.set_exception(_error(grpc.StatusCode.UNAVAILABLE, text))
+                waiting.set_exception(rpc_error(grpc.StatusCode.UNAVAILABLE, text))
 
 
 def _no_streams(method: str) -> Callable[..., NoReturn]:
@@ -457,7 +457,8 @@ def _no_streams(method: str) -> Callable[..., NoReturn]:
     return call
 
 
-def _error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    """The error that a call of grpc.aio raises, for calls that gRPC does not end itself."""
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
 
 

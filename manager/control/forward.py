@@ -21,6 +21,7 @@ from manager.constants import REQUEST_TIMEOUT_S
 from manager.control.errors import NO_LEADER_TEXT, NOT_LEADER_TEXT, ControlError
 from manager.control.rpc import FORWARDED, SERVICE, passed_on
 from manager.control.service import ControlService
+from proto.unix_rpc import rpc_error
 
 log = structlog.get_logger(__name__)
 
@@ -157,9 +158,7 @@ async def _invoke(channel: grpc.aio.Channel, method: str, request: Message, time
         if task is None or task.cancelling():
             raise
         # Nobody cancelled us: gRPC reports so that the channel was closed under the call.
-        raise grpc.aio.AioRpcError(
-            grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details=LEADER_CHANGED_TEXT
-        ) from None
+        raise rpc_error(grpc.StatusCode.UNAVAILABLE, LEADER_CHANGED_TEXT) from None
     return answer
 
 
