@@ -29,7 +29,7 @@ class Budgets:
             monotonic: seconds.
         """
         self._monotonic = monotonic
-        self._calls = RateLimit(500, 100.0)
+        self._calls = RateLimit(1000, 200.0)
         self._assignments = RateLimit(20, 1.0)
         self._statuses = RateLimit(2 * STATUS_BATCH_MAX, 2_000.0)
         self._messages = RateLimit(100, 50.0)

@@ -253,7 +253,8 @@ def _is_late(inputs: UpdateInputs, slot: SlotTasks, task: Task, rules: UpdateRul
 def _with_late(inputs: UpdateInputs, rules: UpdateRules) -> Service | None:
     """The service with tasks that are late counted as failures of the update; None when there are none to count."""
     service = inputs.service
-    if not rollout.is_active(service) or rules.failure_action == FAILURE_ACTION_CONTINUE:
+    counts = rules.progress_deadline_s is not None and rules.failure_action != FAILURE_ACTION_CONTINUE
+    if not counts or not rollout.is_active(service):
         return None
     for slot in inputs.slots:
         for task in slot.tasks:

@@ -755,3 +755,18 @@ async def test_late_tasks_within_the_failure_ratio_do_not_hold_the_update_up() -
     await cluster.wait(120)
     assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
     assert images(cluster, web) == ["v2", "v2"]
+
+
+async def test_start_first_beside_a_task_that_leaves_no_room_says_why_and_may_have_a_deadline() -> None:
+    """Features A8.09: the old one stops only when the new one runs."""
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", change=one_a_node)
+    await cluster.work()
+    await cluster.update_service(web, with_deadline(to_image("v2", order=UPDATE_ORDER_START_FIRST)))
+    await cluster.wait(20)
+    (new,) = [task for task in cluster.live(web) if image_of(cluster, task) == "v2"]
+    assert new.status.err == "no suitable node (max replicas per node limit exceed)"
+    assert cluster.service(web).update_status.state == UPDATE_STATE_UPDATING
+    await cluster.wait(20)
+    assert cluster.service(web).update_status.state == UPDATE_STATE_PAUSED
+    assert images(cluster, web) == ["v1"]
