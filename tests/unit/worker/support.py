@@ -11,7 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manager.main import run
+import pytest
+
+import manager.listener
+import manager.main
+import worker.node
 from proto.objects_pb2 import NodeDescription
 from tests.support_addresses import loopback
 from tests.unit.agent.fakes import FakeExecutor
@@ -20,12 +24,17 @@ from worker.node import Node
 from worker.participation import MANAGER_LOCK, Host
 from worker.zygote import Zygote
 
+PATIENCE_S = 100.0
+"""What a cluster waits for its managers here, however slow the machine is."""
+
 _numbers = itertools.count(1)
 
 
 def be_manager(payload: bytes) -> int:
     """What the zygote runs."""
-    return run(payload)
+    manager.main.BOOTSTRAP_TIMEOUT_S = PATIENCE_S
+    manager.listener.HANDSHAKE_TIMEOUT_S = PATIENCE_S
+    return manager.main.run(payload)
 
 
 @dataclass
@@ -82,7 +91,9 @@ async def place(folder: Path) -> AsyncIterator[Place]:
     made = Place(folder, loopback(next(_numbers)), Host(state, run_dir, zygote, FakeExecutor(), NodeDescription))
     await made.node.open()
     try:
-        yield made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker.node, "JOIN_TIMEOUT_S", PATIENCE_S)
+            yield made
     finally:
         try:
             await made.node.close()
@@ -94,6 +105,6 @@ async def place(folder: Path) -> AsyncIterator[Place]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what a node gets to by itself."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
