@@ -109,7 +109,7 @@ async def test_all_that_a_killed_daemon_left_goes_and_a_second_time_finds_nothin
     assert len(inits) == 2
     assert len(conmons(bench.folder / "run")) == 2
     _pause(groups, inits[0])
-    bystander = _start("sleep", "60")
+    bystander = _start("sleep", "1000")
 
     wanted = target(bench.folder, cgroup=bench.cgroup)
     report = await asyncio.to_thread(teardown, wanted)
