@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manager.orchestrator.agenda import Key
-from manager.orchestrator.defaults import nanoseconds, replicas
+from manager.orchestrator.defaults import PROGRESS_DEADLINE_LABEL, nanoseconds, replicas
 from manager.store import Change
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
@@ -159,6 +159,7 @@ def _reserving(spec: ServiceSpec) -> None:
 def _start_first(spec: ServiceSpec) -> None:
     spec.update_config.order = UPDATE_ORDER_START_FIRST
     spec.update_config.parallelism = 1
+    spec.labels[PROGRESS_DEADLINE_LABEL] = "20s"
 
 
 Event = Callable[[World], Awaitable[None]]
