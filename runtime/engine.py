@@ -14,7 +14,7 @@ import builtins
 import contextlib
 import datetime as dt
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -351,16 +351,9 @@ class Engine:
         log driver keeps no readable log.
         """
         container = self._store.get(ref)
-        if container.record.HostConfig.LogConfig.Type == "none":
-            raise ConflictError("configured logging driver does not support reading")
+        follow = follow and (container.running or container.state.Status == "restarting")
         selection = container_logs.Selection(stdout, stderr, since_ns, until_ns, tail)
-        return container_logs.read(
-            container.log_path,
-            selection,
-            follow=follow and (container.running or container.state.Status == "restarting"),
-            watcher=self._watcher,
-            ended=lambda: not container.running and container.state.Status != "restarting",
-        )
+        return self._read_log(container, selection, follow=follow)
 
     async def attach(
         self, ref: str, *, stdin: bool = False, stdout: bool = True, stderr: bool = True, logs: bool = False
@@ -380,7 +373,8 @@ class Engine:
             stdin=stdin and container.record.Config.OpenStdin, stdout=stdout, stderr=stderr, on_close=forget
         )
         if logs:
-            stream.backlog += [(line.stream, line.data) async for line in self.logs(ref, stdout=stdout, stderr=stderr)]
+            selection = container_logs.Selection(stdout, stderr)
+            await stream.precede(self._read_log(container, selection, follow=False))
         if container.running:
             socket_path = self._paths.bundle(container.id) / "attach"
             try:
@@ -420,6 +414,19 @@ class Engine:
         self._exec.container_ended(container)
         if volumes:
             await self._creator.remove_anonymous_volumes(container.record)
+
+    def _read_log(
+        self, container: Container, selection: container_logs.Selection, *, follow: bool
+    ) -> AsyncGenerator[LogLine, None]:
+        if container.record.HostConfig.LogConfig.Type == "none":
+            raise ConflictError("configured logging driver does not support reading")
+        return container_logs.read(
+            container.log_path,
+            selection,
+            follow=follow,
+            watcher=self._watcher,
+            ended=lambda: not container.running and container.state.Status != "restarting",
+        )
 
     async def _turn_logs(self) -> None:
         """Rotate what grew beyond its max-size; between two looks a log may grow past it."""

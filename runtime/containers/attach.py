@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from runtime.containers.types import LogLine
 from runtime.errors import ConflictError
 
 _PACKET_SIZE_MAX = 1 << 16
@@ -63,7 +64,12 @@ class AttachStream:
         self._on_close = on_close
         self._busy = 0
         self._closed = False
-        self.backlog: list[tuple[str, bytes]] = []
+        self._backlog: AsyncGenerator[LogLine, None] | None = None
+        self._first: LogLine | None = None
+
+    async def precede(self, backlog: AsyncGenerator[LogLine, None]) -> None:
+        """Give these lines out before all else. Where they end is settled when this returns (see ``logs.read``)."""
+        self._first, self._backlog = await anext(backlog, None), backlog
 
     def connected(self, made: socket.socket) -> None:
         """Called by the engine once conmon listens; the stream owns the socket."""
@@ -81,9 +87,13 @@ class AttachStream:
         return piece
 
     async def _next(self) -> tuple[str, bytes] | None:
+        while self._backlog is not None and not self._closed:
+            line = self._first or await anext(self._backlog, None)
+            self._first = None
+            if line is not None:
+                return line.stream, line.data
+            self._backlog = None
         while True:
-            if self.backlog:
-                return self.backlog.pop(0)
             await self._connected.wait()
             if self._socket is None or self._closed:
                 return None
@@ -154,3 +164,5 @@ class AttachStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if self._backlog is not None:
+            await self._backlog.aclose()

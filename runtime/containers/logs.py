@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import calendar
 import contextlib
+import itertools
 import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +88,12 @@ _second_cache: tuple[bytes, int] = (b"", 0)
 
 
 def parse_line(line: bytes) -> LogLine | None:
-    """One CRI line, with or without its newline; None for anything else (a torn line after power loss)."""
+    """One CRI line, with or without its newline; None for anything else (a torn line after power loss).
+
+    Zeros that a power loss left are passed over: conmon writes on right behind them.
+    """
     global _second_cache
-    parts = line.rstrip(b"\n").split(b" ", 3)
+    parts = line.lstrip(b"\0").rstrip(b"\n").split(b" ", 3)
     if len(parts) < 4 or parts[1] not in (b"stdout", b"stderr") or parts[2][:1] not in (b"P", b"F"):
         return None
     text = parts[0]
@@ -136,26 +140,25 @@ def files(path: Path) -> list[Path]:
 
 async def read(
     path: Path, selection: Selection, *, follow: bool, watcher: Watcher, ended: Callable[[], bool]
-) -> AsyncIterator[LogLine]:
+) -> AsyncGenerator[LogLine, None]:
     """Lines of a log in order, of all its files; with ``follow`` what is added too, until ``ended()``.
 
-    The watch on the folder is set before the first read, so nothing that is written in between goes unseen. A log may
-    be larger than memory: without ``tail`` it is streamed, with it the files are read from their end.
+    Without ``follow`` the end is where the log ends when the first line is asked for. The watch on the folder is set
+    before the first read, so nothing that is written in between goes unseen. A log may be larger than memory: a block
+    and a line of it are held at a time, whatever ``tail`` is.
     """
     changed = asyncio.Event()
     stop = watcher.watch(path.parent, lambda _name: changed.set()) if follow else lambda: None
     opened: list[_Reader] = []
     try:
         # In threads that have ended when this ends, cancelled or not: a closed number would soon be another's.
-        older, reader = await run_abortable(lambda _: _open_all(path, opened))
+        older, reader = await run_abortable(lambda _: _open_all(path, opened, follow=follow))
         if selection.tail >= 0:
-            for line in await run_abortable(lambda abort: _last_lines(older, reader, selection, abort)):
-                yield line
-        else:
-            for file in older:
-                while lines := await run_abortable(lambda _, file=file: file.next_lines()):  # type: ignore[misc]  # bound argument
-                    for line in filter(selection.takes, lines):
-                        yield line
+            older = await run_abortable(lambda abort: _go_to_tail(older, reader, selection, abort))
+        for file in older:
+            while lines := await run_abortable(lambda _, file=file: file.next_lines()):  # type: ignore[misc]  # bound argument
+                for line in filter(selection.takes, lines):
+                    yield line
         while True:
             changed.clear()
             last = not follow or ended()
@@ -179,18 +182,18 @@ async def read(
             file.close()
 
 
-def _open_all(path: Path, opened: list[_Reader]) -> tuple[list[_Reader], _Reader]:
+def _open_all(path: Path, opened: list[_Reader], *, follow: bool) -> tuple[list[_Reader], _Reader]:
     """Readers of the rotated files, oldest first, and of the current one; all of them are added to ``opened``.
 
     Opened before anything is read, newest first: a rotation meanwhile changes names, not what is open; a file met
     twice under two names is read once.
     """
-    current = _Reader(path)
+    current = _Reader(path, follow=follow)
     opened.append(current)
     current.open()
     seen, older = {current.identity()}, []
     for name in reversed(files(path)[:-1]):
-        rotated = _Reader(name, turns=False)
+        rotated = _Reader(name)
         opened.append(rotated)
         rotated.open()
         if rotated.identity() in seen:
@@ -201,37 +204,48 @@ def _open_all(path: Path, opened: list[_Reader]) -> tuple[list[_Reader], _Reader
     return older[::-1], current
 
 
-def _last_lines(older: list[_Reader], current: _Reader, selection: Selection, abort: threading.Event) -> list[LogLine]:
-    """The last ``tail`` lines that are wanted, in order; leaves ``current`` behind its last complete line."""
-    found: list[LogLine] = []
-    sources = [current, *reversed(older)]
-    for reader in sources:
-        for raw in reader.backwards():
-            if len(found) >= selection.tail or abort.is_set():
-                break
+def _go_to_tail(older: list[_Reader], current: _Reader, selection: Selection, abort: threading.Event) -> list[_Reader]:
+    """Set the readers to where the last ``tail`` lines that are wanted begin; those of ``older`` that have some."""
+    left, readers = selection.tail, [*older, current]
+    for index in reversed(range(len(readers))):
+        for end, raw in readers[index].backwards():
+            if abort.is_set():
+                return []
             line = parse_line(raw)
-            if line is None:
-                continue
-            if line.timestamp_ns < selection.since_ns:
-                break
-            if selection.takes(line):
-                found.append(line)
-    return found[::-1]
+            if left == 0 or (line is not None and line.timestamp_ns < selection.since_ns):
+                readers[index].go_to(end)
+                return older[index:]
+            if line is not None and selection.takes(line):
+                left -= 1
+    return older
+
+
+def _bounded(piece: bytes) -> bytes:
+    """What is kept of a line until the rest of it is read: conmon's are 8 KiB, more is what a power loss left."""
+    piece = piece.lstrip(b"\0")
+    return piece if len(piece) <= LINE_SIZE_MAX else b""
 
 
 class _Reader:
-    """Reads one file onward, and over rotations when it is the current one (``turns``). Blocks; one call at a time."""
+    """Reads one file onward, block by block. Blocks; one call at a time.
 
-    def __init__(self, path: Path, *, turns: bool = True) -> None:
+    With ``follow`` it sees what is added, and goes on to the next file after a rotation; else it ends where the file
+    ended when it was opened.
+    """
+
+    def __init__(self, path: Path, *, follow: bool = False) -> None:
         self._path = path
-        self._turns = turns
+        self._follow = follow
         self._fd = -1
+        self._position = 0
+        self._end = 0
         self._rest = b""
 
     def open(self) -> None:
         if self._fd < 0:
             with contextlib.suppress(FileNotFoundError):
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._end = os.fstat(self._fd).st_size
 
     def identity(self) -> tuple[int, int]:
         """Device and inode; zeros when there is no file."""
@@ -241,42 +255,41 @@ class _Reader:
         return status.st_dev, status.st_ino
 
     def next_lines(self) -> list[LogLine]:
-        """Complete lines that were added, about 64 KiB at most; empty at the end."""
-        self.open()
+        """Complete lines that follow, about 64 KiB at most; empty at the end."""
+        if self._follow:
+            self.open()
         while self._fd >= 0:
-            data = os.read(self._fd, _BLOCK)
-            if not data and not (self._turns and self._turn()):
+            size = _BLOCK if self._follow else min(_BLOCK, self._end - self._position)
+            data = os.pread(self._fd, size, self._position)
+            if not data and not (self._follow and self._turn()):
                 return []
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            if len(self._rest) > LINE_SIZE_MAX:  # zeros that a power loss left; conmon's lines are 8 KiB at most
-                self._rest = b""
+            self._position += len(data)
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._rest = _bounded(rest)
             parsed = [line for raw in lines if (line := parse_line(raw)) is not None]
             if parsed:
                 return parsed
         return []
 
-    def backwards(self) -> Iterator[bytes]:
-        """Complete lines from the last one on; reading onward then begins behind it."""
-        if self._fd < 0:
-            return
-        position = os.fstat(self._fd).st_size
-        tail, complete_end = b"", None
+    def backwards(self) -> Iterator[tuple[int, bytes]]:
+        """Complete lines from the last one on, each with the offset behind it."""
+        position = self._end if self._fd >= 0 else 0
+        rest, rest_end = b"", -1  # what follows the last newline is no complete line
         while position > 0:
             size = min(_BLOCK, position)
             position -= size
-            tail = os.pread(self._fd, size, position) + tail
-            if complete_end is None:
-                cut = tail.rfind(b"\n") + 1
-                if not cut:
-                    continue
-                complete_end = position + cut
-                os.lseek(self._fd, complete_end, os.SEEK_SET)
-                tail = tail[: cut - 1]
-            first, *lines = tail.split(b"\n")
-            yield from reversed(lines)
-            tail = first
-        if complete_end is not None:
-            yield tail
+            pieces = (os.pread(self._fd, size, position) + rest).split(b"\n")
+            ends = [position + end for end in itertools.accumulate(len(piece) + 1 for piece in pieces[:-1])]
+            for end, piece in reversed([*zip([*ends[1:], rest_end], pieces[1:], strict=False)]):
+                if end >= 0:
+                    yield end, piece
+            rest, rest_end = _bounded(pieces[0]), ends[0] if ends else rest_end
+        if rest_end >= 0:
+            yield rest_end, rest
+
+    def go_to(self, offset: int) -> None:
+        """Read on from there."""
+        self._position, self._rest = offset, b""
 
     def _turn(self) -> bool:
         """Go on to the new file after a rotation; false when there was none, or the old one still gets lines."""
@@ -287,14 +300,14 @@ class _Reader:
         mine = os.fstat(self._fd)
         if (current.st_ino, current.st_dev) == (mine.st_ino, mine.st_dev):
             return False
-        if os.lseek(self._fd, 0, os.SEEK_CUR) < mine.st_size:
+        if self._position < mine.st_size:
             return True
         try:
             opened = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:  # removed with its container just now
             return False
         os.close(self._fd)
-        self._fd, self._rest = opened, b""
+        self._fd, self._position, self._rest = opened, 0, b""
         return True
 
     def close(self) -> None:

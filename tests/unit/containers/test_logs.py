@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import tempfile
-import threading
 import tracemalloc
 from pathlib import Path
 
@@ -69,20 +69,63 @@ async def test_rotated_files_are_read_oldest_first(tmp_path: Path) -> None:
     assert await read_all(tmp_path / "missing.log", logs.Selection()) == []
 
 
-@given(st.lists(st.integers(0, 70_000), max_size=6), st.integers(0, 8), st.booleans())
-def test_tail_finds_the_same_lines_as_reading_it_all(lengths: list[int], tail: int, torn: bool) -> None:
+@given(
+    files=st.lists(st.lists(st.tuples(st.integers(0, 70_000), st.booleans()), max_size=5), min_size=1, max_size=3),
+    tail=st.integers(0, 12),
+    since=st.integers(0, 12),
+    both=st.booleans(),
+    torn=st.booleans(),
+)
+def test_tail_finds_the_same_lines_as_reading_it_all(
+    files: list[list[tuple[int, bool]]], tail: int, since: int, both: bool, torn: bool
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "c.log"
-        whole = [f"{number}-" + "x" * length for number, length in enumerate(lengths)]
-        path.write_bytes(b"".join(map(entry, whole)) + (entry("torn")[:-5] if torn else b""))
-        older, reader = logs._open_all(path, [])
-        assert older == []
-        found = logs._last_lines(older, reader, logs.Selection(tail=tail), threading.Event())
-        assert [line.data.decode() for line in found] == [
-            text + "\n" for text in whole[len(whole) - min(tail, len(whole)) :]
-        ]
-        assert reader.next_lines() == []
-        reader.close()
+        path, number, wanted = Path(folder) / "c.log", 0, []
+        for older, lines in zip(reversed(range(len(files))), files, strict=True):
+            with path.with_name(f"c.log.{older}" if older else "c.log").open("wb") as file:
+                for length, stdout in lines:
+                    text, stamp = f"{number}-" + "x" * length, f"2026-11-24T09:16:{number:02}+00:00"
+                    file.write(entry(text, stream="stdout" if stdout else "stderr", stamp=stamp))
+                    if number >= since and (both or stdout):
+                        wanted.append(f"{text}\n".encode())
+                    number += 1
+                if torn and not older:
+                    file.write(entry("torn")[:-5])
+        since_ns = logs.parse_time(f"2026-11-24T09:16:{since:02}+00:00")
+        selection = logs.Selection(stderr=both, since_ns=since_ns, tail=tail)
+        assert asyncio.run(read_all(path, selection)) == wanted[max(0, len(wanted) - tail) :]
+
+
+async def test_what_is_written_after_the_first_line_was_asked_for_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "c.log"
+    path.write_bytes(entry("1") + entry("2"))
+    watcher = Watcher()
+    try:
+        lines = logs.read(path, logs.Selection(), follow=False, watcher=watcher, ended=lambda: False)
+        found = []
+        async for line in lines:  # a container that writes as fast as it is read
+            found.append(line.data)
+            with path.open("ab") as file:
+                file.write(entry("more") * 5000)
+        assert found == [b"1\n", b"2\n"]
+    finally:
+        watcher.close()
+
+
+@pytest.mark.parametrize("tail", [-1, 1 << 40])
+async def test_a_log_is_not_gathered_in_memory(tmp_path: Path, tail: int) -> None:
+    path, many = tmp_path / "c.log", 20_000
+    path.with_name("c.log.1").write_bytes(entry("x" * 500) * many)
+    path.write_bytes(entry("x" * 500) * many)
+    watcher = Watcher()
+    lines = logs.read(path, logs.Selection(tail=tail), follow=False, watcher=watcher, ended=lambda: True)
+    tracemalloc.start()
+    try:
+        assert sum([1 async for _ in lines]) == 2 * many
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+        watcher.close()
 
 
 def test_rotation_keeps_the_number_of_files(tmp_path: Path) -> None:
@@ -115,7 +158,7 @@ def test_log_options() -> None:
 def test_a_reader_that_cannot_turn_over_does_not_close_a_number_twice(tmp_path: Path) -> None:
     path = tmp_path / "c.log"
     path.write_bytes(entry("1"))
-    reader = logs._Reader(path)
+    reader = logs._Reader(path, follow=True)
     assert [line.data for line in reader.next_lines()] == [b"1\n"]
     path.rename(tmp_path / "c.log.1")
     with socket.socket(socket.AF_UNIX) as other:
@@ -133,7 +176,7 @@ def test_zeros_that_a_power_loss_left_are_not_gathered_in_memory(tmp_path: Path)
         file.truncate(32 << 20)
         file.seek(0, os.SEEK_END)
         file.write(b"\n" + entry("after"))
-    reader = logs._Reader(path)
+    reader = logs._Reader(path, follow=True)
     tracemalloc.start()
     try:
         assert [line.data for line in reader.next_lines()] == [b"after\n"]
@@ -141,3 +184,11 @@ def test_zeros_that_a_power_loss_left_are_not_gathered_in_memory(tmp_path: Path)
     finally:
         tracemalloc.stop()
         reader.close()
+
+
+@pytest.mark.parametrize("tail", [-1, 2])
+async def test_a_line_behind_zeros_that_a_power_loss_left_is_read(tmp_path: Path, tail: int) -> None:
+    path = tmp_path / "c.log"
+    path.write_bytes(entry("before") + bytes(3 << 20) + entry("after"))
+    assert await read_all(path, logs.Selection(tail=tail)) == [b"before\n", b"after\n"]
+    assert await read_all(path, logs.Selection(tail=1)) == [b"after\n"]
