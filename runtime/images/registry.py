@@ -40,11 +40,13 @@ from runtime.images.platforms import normalize
 from runtime.images.reference import Reference
 from runtime.images.transport import (
     ATTEMPTS_MAX,
+    PROGRESS_BYTES,
     ConnectError,
     StatusError,
     TransientError,
     Transport,
     backoff_s,
+    pieces,
     read_limited,
 )
 from runtime.images.types import Descriptor, DistributionInspect, Platform, RegistryAuth
@@ -200,18 +202,19 @@ class RegistryClient:
         """Bytes of a blob from ``offset`` to its end, unverified; goes on where a broken connection left off.
 
         Raises:
-            RegistryUnavailableError: several attempts in a row brought nothing.
+            RegistryUnavailableError: several attempts in a row brought next to nothing (``PROGRESS_BYTES``).
             RegistryError: the registry does not have it, or it is larger than ``limit_bytes`` (if that is not 0).
         """
         if limit_bytes and descriptor.size > limit_bytes:
             raise RegistryError(f"{descriptor.digest} is larger than {limit_bytes} bytes")
-        position, failures = offset, 0
+        position, failures, reached = offset, 0, offset
         while position < descriptor.size:
             try:
                 async with contextlib.aclosing(self._blob_once(endpoint, ref, descriptor, auth, position)) as chunks:
                     async for chunk in chunks:
                         position += len(chunk)
-                        failures = 0
+                        if position - reached >= PROGRESS_BYTES:
+                            failures, reached = 0, position
                         yield chunk
                 if position < descriptor.size:
                     raise TransientError(f"blob {descriptor.digest}: unexpected EOF")
@@ -234,12 +237,13 @@ class RegistryClient:
         ) as response:
             # Without range support the registry sends it all again: pass over what is there already.
             skip = position if response.status == 200 else 0
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                if skip >= len(chunk):
-                    skip -= len(chunk)
-                    continue
-                yield chunk[skip:] if skip else chunk
-                skip = 0
+            async with contextlib.aclosing(pieces(response, CHUNK_BYTES)) as chunks:
+                async for chunk in chunks:
+                    if skip >= len(chunk):
+                        skip -= len(chunk)
+                        continue
+                    yield chunk[skip:] if skip else chunk
+                    skip = 0
 
 
 async def with_retries(attempt: Callable[[], Awaitable[T]], *, attempts_max: int) -> T:

@@ -5,13 +5,14 @@ Sources: distribution ``docs/spec/api.md`` and ``docs/spec/auth``; moby ``distri
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -30,6 +31,11 @@ IDLE_TIMEOUT_S = 60.0
 ATTEMPTS_MAX = 5
 BACKOFF_S, BACKOFF_S_MAX = 0.25, 8.0
 ANSWER_BYTES_MAX = 1 << 20
+HEADERS_TIMEOUT_S = 120.0
+PROGRESS_BYTES, PROGRESS_PERIOD_S = 16 << 10, 60.0
+"""A body must bring so much in each such period: 273 bytes a second. A line of 5 KB/s brings 300 KB, enough for its three
+parallel layers and fifteen more downloads beside them; a peer that drips a byte now and then, which never trips
+``IDLE_TIMEOUT_S``, would hold a pull, and who waits for it, for ever."""
 TOKEN_LIFETIME_S_MIN = 60.0
 _TOKEN_MARGIN_S = 10.0
 
@@ -40,6 +46,22 @@ class TransientError(Exception):
     def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Progress:
+    """Refuses a body that comes too slowly. Pure: the caller measures how long it waited, its own work left out."""
+
+    def __init__(self) -> None:
+        self._bytes, self._waited_s = 0, 0.0
+
+    def received(self, size_bytes: int, waited_s: float) -> None:
+        """So much came after so long. Raises TransientError."""
+        self._bytes += size_bytes
+        self._waited_s += waited_s
+        if self._bytes >= PROGRESS_BYTES:
+            self._bytes, self._waited_s = 0, 0.0
+        elif self._waited_s >= PROGRESS_PERIOD_S:
+            raise TransientError(f"the registry is too slow: {self._bytes} bytes within {self._waited_s:.0f} s")
 
 
 class ConnectError(RegistryUnavailableError):
@@ -174,7 +196,10 @@ class Transport:
         """The raw exchange, its failures as ConnectError and TransientError."""
         check = True if endpoint.verify else self._unverified
         try:
-            async with self._get_session().request(method, url, headers=headers, data=data, ssl=check) as response:
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout(HEADERS_TIMEOUT_S if data is None else None):  # what is sent takes its time
+                    sending = self._get_session().request(method, url, headers=headers, data=data, ssl=check)
+                    response = await stack.enter_async_context(sending)
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise ConnectError(f'{method.capitalize()} "{endpoint.url}/v2/": {_dial_text(endpoint, error)}') from error
@@ -256,14 +281,26 @@ class Transport:
             raise RegistryError(f"unable to decode token response: {error}") from error
 
 
+async def pieces(response: aiohttp.ClientResponse, chunk_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body in pieces of at most ``chunk_bytes``. Raises TransientError when it is too slow (see ``Progress``)."""
+    progress = Progress()
+    while True:
+        asked = time.monotonic()
+        if not (chunk := await response.content.read(chunk_bytes)):
+            return
+        progress.received(len(chunk), time.monotonic() - asked)
+        yield chunk
+
+
 async def read_limited(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-    """The body. Raises RegistryError if it is longer than ``limit_bytes``, TransientError if it breaks off."""
+    """The body. Raises RegistryError if it is longer than ``limit_bytes``, TransientError if it breaks off or drips."""
     parts, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit_bytes:
-            raise RegistryError(f"the registry {response.url.host} sent an answer of more than {limit_bytes} bytes")
-        parts.append(chunk)
+    async with contextlib.aclosing(pieces(response, limit_bytes)) as chunks:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit_bytes:
+                raise RegistryError(f"the registry {response.url.host} sent an answer of more than {limit_bytes} bytes")
+            parts.append(chunk)
     return b"".join(parts)
 
 

@@ -24,10 +24,11 @@ from runtime.images import (
     RegistryAuth,
     RegistryError,
     RegistryUnavailableError,
+    transport,
 )
 from runtime.images.challenge import parse_challenges
 from runtime.images.content import ContentStore
-from runtime.images.endpoints import endpoints_of, is_insecure
+from runtime.images.endpoints import Endpoint, endpoints_of, is_insecure
 from runtime.images.reference import parse_reference
 from runtime.images.registry import RegistryClient
 from runtime.images.types import Descriptor
@@ -333,3 +334,46 @@ def test_challenges_with_quotes_and_several_schemes() -> None:
         ("basic", {"realm": 'a, "b"'}),
         ("bearer", {"realm": "https://t/x?y=1", "service": "s"}),
     ]
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_a_blob_that_drips_is_given_up_and_what_came_is_kept(
+    peer: Peer,
+    client: RegistryClient,
+    content: ContentStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    closes: bool,
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        response = web.StreamResponse(status=206 if start else 200, headers={"Content-Length": str(len(BLOB) - start)})
+        await response.prepare(request)
+        await response.write(BLOB[start : start + 1])
+        if closes and request.transport is not None:
+            request.transport.close()
+            return response
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(transport, "BACKOFF_S", 0.0)
+    if not closes:
+        monkeypatch.setattr(transport, "PROGRESS_PERIOD_S", 0.0)
+    ref, endpoint = parse_reference("reg.example/app:1"), Endpoint(f"http://{await peer.serve(handler)}", verify=False)
+    with pytest.raises(RegistryUnavailableError, match=None if closes else "the registry is too slow: 1 bytes"):
+        await content.ingest(DIGEST, len(BLOB), lambda at: client.blob(endpoint, ref, LAYER, None, offset=at))
+    assert len(peer.requests) == transport.ATTEMPTS_MAX
+    assert (tmp_path / "ingest" / DIGEST[7:]).exists()
+    with pytest.raises(RegistryUnavailableError):
+        await client.manifest_at(endpoint, ref, None)
+
+
+def test_a_slow_line_is_no_drip() -> None:
+    shared = transport.Progress()
+    for _ in range(10_000):
+        shared.received(1024, 18 * 1024 / 5000)  # 5 KB/s, of which seventeen other downloads take their parts
+    drip = transport.Progress()
+    for _ in range(59):
+        drip.received(1, 1.0)
+    with pytest.raises(transport.TransientError, match="60 bytes within 60 s"):
+        drip.received(1, 1.0)
