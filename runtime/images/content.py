@@ -25,6 +25,9 @@ from runtime.images.work import AbortedError, Listener, SharedWork, run_abortabl
 CHUNK_BYTES = 1 << 20
 PARTIAL_AGE_S_MAX = 7 * 24 * 3600.0
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+RESERVE_BYTES, RESERVE_FILES, RESERVE_SHARE = 128 << 20, 10_000, 20
+"""Kept free of images, but never more than a twentieth of the file system: the swarm's log, the records and logs of
+containers and volumes mostly lie on the same one, and a layer may unpack to a thousand times its size."""
 
 Fetch = Callable[[int], AsyncGenerator[bytes, None]]
 """Yields the bytes of one blob from an offset on."""
@@ -45,6 +48,15 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
         if error.errno in DISK_FULL:
             raise NoSpaceError(str(path)) from error
         raise
+
+
+def keep_reserve(fd: int, size_bytes: int) -> None:
+    """Before so much is written to the file system of ``fd``. Raises OSError (ENOSPC) when it would cut the reserve."""
+    disk = os.fstatvfs(fd)
+    free, reserve = disk.f_bavail * disk.f_frsize, min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
+    few_files = disk.f_files and disk.f_favail < min(RESERVE_FILES, disk.f_files // RESERVE_SHARE)  # btrfs counts none
+    if free - size_bytes < reserve or few_files:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Lease:
@@ -284,6 +296,7 @@ class BlobWriter:
                 self.size += len(data)
 
     def write(self, data: bytes) -> None:
+        keep_reserve(self._file.fileno(), len(data))
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]

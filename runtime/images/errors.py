@@ -48,11 +48,12 @@ class DigestMismatchError(ContentError):
 
 
 class NoSpaceError(ContentError):
-    """The file system of the state directory is full; nothing partial was left behind."""
+    """The file system of the state directory is full but for a reserve; nothing partial was left behind."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"no space left on device: writing below {path} (free some space, or run `docker image prune`)"
+            f"no space left on device: writing below {path} (free some space, or run `docker image prune`; images leave "
+            "128 MB or a twentieth of the disk free)"
         )
         self.path = path
 

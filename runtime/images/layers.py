@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from runtime.images.compression import decompressed
-from runtime.images.content import DISK_FULL, Reader
+from runtime.images.content import DISK_FULL, Reader, keep_reserve
 from runtime.images.errors import DigestMismatchError, LayerError
 from runtime.images.rooted import RootedDirectory, is_whiteout, look_up, split_name
 from runtime.images.tarstream import TarStream, segments
@@ -37,6 +37,7 @@ OPAQUE_MARKER = ".wh..wh..opq"
 OPAQUE_XATTR = "trusted.overlay.opaque"
 ID_MAX = 0xFFFF_FFFE
 MTIME_S_MAX = 1 << 34
+ROOM_CHECK_BYTES, MEMBER_BYTES = 1 << 20, 1 << 14
 _XATTR_HEADER = "SCHILY.xattr."
 
 
@@ -90,6 +91,7 @@ class _Extractor:
         self._mtimes_ns: dict[str, int] = {}
         self._root_is_opaque = False
         self._removed = 0
+        self._unchecked_bytes = ROOM_CHECK_BYTES
         self.size_bytes = 0
         if parents:
             _copy_metadata(parents[0].stat(), root)
@@ -108,7 +110,15 @@ class _Extractor:
         except (ValueError, OverflowError) as error:
             raise LayerError(f"malformed tar: {member.name[:200]!r}: {error}") from error
 
+    def _make_room(self, size_bytes: int) -> None:
+        """Before so much is written: asks the file system once a MiB or 64 members. Raises OSError (ENOSPC)."""
+        self._unchecked_bytes += size_bytes
+        if self._unchecked_bytes >= ROOM_CHECK_BYTES:
+            keep_reserve(self._tree.fd(""), self._unchecked_bytes)
+            self._unchecked_bytes = 0
+
     def _add(self, member: tarfile.TarInfo, stream: TarStream) -> None:
+        self._make_room(MEMBER_BYTES)
         parts = split_name(member.name)
         if not parts:
             if not member.isdir():
@@ -214,10 +224,10 @@ class _Extractor:
         fd = os.open(name, flags, 0o600, dir_fd=self._tree.fd(parent))
         try:
             if member.sparse:
-                _write_sparse(fd, member, stream)
+                self._write_sparse(fd, member, stream)
             else:
                 for data in stream.chunks():
-                    _write_all(fd, data)
+                    self._write(fd, data)
             os.fchown(fd, _checked_id(member.uid), _checked_id(member.gid))
             _set_xattrs(fd, member)
             os.fchmod(fd, member.mode & 0o7777)  # after the owner: chown takes set-user-ID away
@@ -225,6 +235,25 @@ class _Extractor:
         finally:
             os.close(fd)
         self.size_bytes += member.size
+
+    def _write(self, fd: int, data: bytes) -> None:
+        self._make_room(len(data))
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    def _write_sparse(self, fd: int, member: tarfile.TarInfo, stream: TarStream) -> None:
+        """Segments are stored one after the other; the rest of the file is a hole."""
+        parts = segments(member)
+        if any(offset < 0 or size < 0 or offset + size > member.size for offset, size in parts):
+            raise LayerError(f"malformed tar: {member.name[:200]!r} has data outside of the file")
+        for offset, size in parts:
+            os.lseek(fd, offset, os.SEEK_SET)
+            while size > 0:
+                data = stream.read(size)
+                self._write(fd, data)
+                size -= len(data)
+        os.ftruncate(fd, member.size)
 
     def _make_link(self, parent: str, name: str, member: tarfile.TarInfo) -> None:
         target = split_name(member.linkname)
@@ -266,26 +295,6 @@ class _Extractor:
         for real, mtime_ns in reversed(self._mtimes_ns.items()):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # replaced by a later member
                 os.utime(self._tree.fd(real), ns=(mtime_ns, mtime_ns))
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _write_sparse(fd: int, member: tarfile.TarInfo, stream: TarStream) -> None:
-    """Segments are stored one after the other; the rest of the file is a hole."""
-    parts = segments(member)
-    if any(offset < 0 or size < 0 or offset + size > member.size for offset, size in parts):
-        raise LayerError(f"malformed tar: {member.name[:200]!r} has data outside of the file")
-    for offset, size in parts:
-        os.lseek(fd, offset, os.SEEK_SET)
-        while size > 0:
-            data = stream.read(size)
-            _write_all(fd, data)
-            size -= len(data)
-    os.ftruncate(fd, member.size)
 
 
 def _checked_id(value: int) -> int:

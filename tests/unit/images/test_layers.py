@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -250,3 +251,23 @@ def test_deep_trees_are_removed_without_recursion() -> None:
         os.close(fd)
         remove_tree(top)
         assert not top.exists()
+
+
+@pytest.mark.parametrize("members", [[("bomb", bytes(64 << 20))], [(f"{number}", b"") for number in range(4000)]])
+def test_a_layer_that_would_fill_the_disk_leaves_a_reserve(
+    tmp_path: Path, members: list[tuple[str, bytes | None]]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m,nr_inodes=4000", "tmpfs", str(disk)]
+    subprocess.run(mount, check=True)
+    try:
+        with pytest.raises(OSError, match="No space left on device") as full:
+            unpack(disk, gzip.compress(make_tar(members), 1))
+        assert full.value.errno == errno.ENOSPC
+        left = os.statvfs(disk)
+        assert left.f_bavail * left.f_frsize >= left.f_blocks * left.f_frsize // 20 - (1 << 20)
+        assert left.f_favail > 0
+        (disk / "log").write_bytes(bytes(500_000))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
