@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 CREATE_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 10.0
+WAITING_CHECK_S = 0.5
 STRAY_TIMEOUT_S = 5.0
 _MESSAGE_SIZE_MAX = 1 << 16
 
@@ -249,7 +250,7 @@ def start(tools: Tools, paths: Paths, container_id: str, pid: int) -> None:
         poller.register(init, select.POLLIN)
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            ready = {ready_fd for ready_fd, _ in poller.poll(max(0, (deadline - time.monotonic()) * 1000))}
+            ready = {ready_fd for ready_fd, _ in poller.poll(WAITING_CHECK_S * 1000)}
             with contextlib.suppress(BlockingIOError):
                 if fd in ready and os.read(fd, 1):
                     break
@@ -257,6 +258,10 @@ def start(tools: Tools, paths: Paths, container_id: str, pid: int) -> None:
                 raise start_error(
                     failure_reason(paths.bundle(container_id)) or "its init ended while it was being started"
                 )
+            if not ready and not is_waiting(
+                paths, container_id, pid
+            ):  # an earlier daemon let it go just before it died
+                break
             if time.monotonic() > deadline:
                 raise HostError(f"container {container_id[:12]} did not start within {START_TIMEOUT_S:.0f} s")
         fifo.unlink(missing_ok=True)
@@ -350,10 +355,26 @@ def resize(folder: Path, height: int, width: int) -> None:
         os.close(fd)
 
 
-def is_started(paths: Paths, container_id: str) -> bool:
-    """Whether runc knows the container and its process was let go (its fifo is gone)."""
-    folder = paths.runc / container_id
-    return (folder / "state.json").exists() and not (folder / "exec.fifo").exists()
+def is_created(paths: Paths, container_id: str) -> bool:
+    """Whether runc knows the container."""
+    return (paths.runc / container_id / "state.json").exists()
+
+
+def is_waiting(paths: Paths, container_id: str, pid: int) -> bool:
+    """Whether its init has yet to be let go: it holds the fifo until then (runc's standard_init_linux.go closes it).
+
+    That the fifo is there says less: it is removed after the process was let go.
+    """
+    try:
+        fifo = (paths.runc / container_id / "exec.fifo").stat()
+        held = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for link in held:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(link.stat(), fifo):
+                return True
+    return False
 
 
 def exit_status(paths: Paths, container_id: str) -> tuple[int, int] | None:

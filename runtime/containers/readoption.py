@@ -12,6 +12,7 @@ from runtime.containers import cgroups, conmon, processes, restart
 from runtime.containers.lifecycle import Lifecycle
 from runtime.containers.record import Container
 from runtime.containers.store import ContainerStore
+from runtime.errors import EngineError
 from runtime.images import ImageStore
 from runtime.networks.bridge import Attachment, Networks
 from runtime.networks.rules import PublishedPort
@@ -79,7 +80,7 @@ class Readoption:
         status = conmon.exit_status(self._paths, container.id)
         watched = processes.is_alive(state.ConmonPid, state.ConmonStart, state.BootID)
         alive = self._hold(container)
-        if status is None and alive and watched and conmon.is_started(self._paths, container.id):
+        if status is None and alive and watched and await self._is_let_go(container):
             self._adopt(container)
             return
         if status is None and alive:
@@ -88,6 +89,19 @@ class Readoption:
         elif status is None:
             state.Error = ""
         await self._lifecycle.record_exit(container, *(status or (LOST_EXIT_CODE, time.time_ns())))
+
+    async def _is_let_go(self, container: Container) -> bool:
+        """Whether its process runs; one whose start was noted down and then cut short is let go now."""
+        container_id, pid = container.id, container.state.Pid
+        if not conmon.is_created(self._paths, container_id):
+            return False
+        if conmon.is_waiting(self._paths, container_id, pid):
+            try:
+                await self._lifecycle.run(conmon.start, self._lifecycle.tools, self._paths, container_id, pid)
+            except EngineError as error:
+                log.warning("container.not_let_go", container_id=container_id, reason=str(error))
+                return False
+        return True
 
     def _hold(self, container: Container) -> bool:
         """Whether its process lives and is the one noted down: looked at once we hold it, so that it stays so."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.containers import conmon
 from runtime.containers.conmon import Paths, find_tools, run_runc
 from runtime.containers.types import ExecConfig, HostConfig, PortBinding, RestartPolicy
 from runtime.networks import nft
@@ -129,7 +130,7 @@ async def test_the_late_word_of_an_old_monitor_does_not_end_the_next_run(bench: 
     container_id = await bench.run("sleep", "1000", host=host)
     before, conmon = bench.engine.inspect(container_id).State.Pid, _conmon_pid(bench, container_id)
     await bench.engine.close()
-    (bench.folder / "run" / "runc" / container_id / "exec.fifo").touch()  # as if it had not been let go yet
+    (bench.folder / "run" / "runc" / container_id / "state.json").unlink()  # it cannot be taken over
     os.kill(conmon, signal.SIGSTOP)
     try:
         opening = asyncio.ensure_future(reopen(bench))
@@ -195,3 +196,32 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+async def test_a_start_that_a_kill_cuts_short_once_it_is_noted_down_is_carried_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, let_go: bool
+) -> None:
+    container_id = await bench.create("sh", "-c", "echo once; exec sleep 1000")
+    fifo, start = bench.folder / "run" / "runc" / container_id / "exec.fifo", conmon.start
+
+    def killed(tools: conmon.Tools, paths: conmon.Paths, name: str, pid: int) -> None:
+        if let_go:
+            start(tools, paths, name, pid)
+            os.mkfifo(fifo)  # the daemon died before it removed it
+
+    monkeypatch.setattr(conmon, "start", killed)
+    await bench.engine.start(container_id)
+    pid = bench.engine.inspect(container_id).State.Pid
+    await bench.engine.close()
+    monkeypatch.undo()
+    bench.engine = bench.make()
+    await bench.engine.open()
+    assert (bench.engine.inspect(container_id).State.Status, bench.engine.inspect(container_id).State.Pid) == (
+        "running",
+        pid,
+    )
+    lines = bench.engine.logs(container_id, follow=True)
+    assert (await anext(lines)).data == b"once\n"
+    assert not conmon.is_waiting(conmon.Paths(bench.folder / "run"), container_id, pid)
+    await bench.engine.remove(container_id, force=True)
