@@ -418,6 +418,7 @@ class Node:
         participation, self._participation = self._participation, None
         if participation is not None:
             await participation.stop()
+            await participation.ask_out()
         self._error = ""
         await self._undo_init()
 

@@ -100,6 +100,7 @@ class Participation:
         self._managers_saved = True
         self._manager_ready = False
         self._manager_failure = ""
+        self._leaving = False
         self._manager = ManagerProcess(host.zygote, host.state_dir / MANAGER_LOCK, on_exit=self._on_manager_exit)
         self._local = UnixChannel(f"unix:{host.run_dir / MANAGER_SOCKET}")
         self.control = ControlStub(self._local)
@@ -157,17 +158,51 @@ class Participation:
         await self._local.close()
 
     async def leave(self) -> None:
-        """Stop every task, take the manager out of the Raft group if that can be done, and forget the cluster."""
+        """Take the manager out of the Raft group if that can be done, stop every task, and forget the cluster."""
+        self._leaving = True
         await self._cancel()
-        if self._manager.running and self._manager_ready:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                request = RaftLeaveRequest(node_id=self.state.node_id)
-                await RaftMembershipStub(self._local).Leave(request, timeout=LEAVE_TIMEOUT_S)
+        answered = await self._ask_own_manager_out()
+        # At once, and not after the tasks: it hears of its removal, ends, and started again it would be taken in again.
+        await self._manager.stop()
+        if not answered:
+            await self.ask_out()
         with contextlib.suppress(ExecutorError):  # the agent has said which container is left; the node leaves anyway
             await self._agent.leave()
-        await self._manager.stop()
         await self._local.close()
         erase(self._host.state_dir)
+
+    async def _ask_own_manager_out(self) -> bool:
+        """Whether the manager of this host said yes or no to its leaving."""
+        if not self.control_available:
+            return False
+        request = RaftLeaveRequest(node_id=self.state.node_id)
+        try:
+            await RaftMembershipStub(self._local).Leave(request, timeout=LEAVE_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            log.warning("member.not_left", node_id=self.state.node_id, reason=error.details())
+            return error.code() is not grpc.StatusCode.UNAVAILABLE
+        return True
+
+    async def ask_out(self) -> None:
+        """Have the other managers take this host's out of the Raft group: it is stopped, and cannot ask any more.
+
+        It may be a member by now though it never answered here: a member that is gone counts for the quorum.
+        """
+        if not self._holds_manager_certificate:
+            return
+        others = [manager for manager in self.state.managers if manager.node_id != self.state.node_id]
+        request = RaftLeaveRequest(node_id=self.state.node_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                for manager in others:
+                    async with RotatingChannel(manager.grpc_addr, self._certificate) as channel:
+                        try:
+                            await RaftMembershipStub(channel).Leave(request, timeout=LEAVE_TIMEOUT_S)
+                        except grpc.aio.AioRpcError as error:
+                            log.info("member.not_left", manager=manager.grpc_addr, reason=error.details())
+                            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                                continue
+                    return
 
     async def _cancel(self) -> None:
         running, self._running = self._running, None
@@ -318,7 +353,7 @@ class Participation:
         self._manager_ready = False
         self._manager_failure = self._manager_error() or _ENDED_SILENTLY
         log.warning("manager.ended", node_id=self.state.node_id, reason=self._manager_failure)
-        return self._manager_config()
+        return None if self._leaving else self._manager_config()
 
     async def wait_manager(self, timeout_s: float) -> None:
         """Return once the manager of this host answers.

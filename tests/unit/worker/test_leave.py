@@ -1,0 +1,177 @@
+"""A manager that leaves is out of the Raft group afterwards, whatever happens meanwhile (feature A1.11)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from pki.certificates import Role
+from pki.grpc_credentials import server_credentials
+from pki.node_certificate import NodeCertificate
+from proto.ca_pb2 import ManagerAddress
+from proto.node_pb2 import LocalState, ManagerConfig
+from proto.objects_pb2 import NodeDescription
+from proto.raft_pb2 import RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse
+from proto.raft_pb2_grpc import RaftMembershipServicer, add_RaftMembershipServicer_to_server
+from proto.specs_pb2 import NodeRole
+from proto.unix_rpc import UnixServer
+from tests.unit.agent.fakes import FakeExecutor
+from tests.unit.pki.support import Authority
+from worker.agent.executor import ContainerPhase, Observation
+from worker.node import Node
+from worker.participation import CERTIFICATES, MANAGER_SOCKET, Host, Participation
+from worker.zygote import Zygote
+
+OWN, OTHER = "n1", "n2"
+
+
+class Process:
+    """The manager process, as far as its node can see."""
+
+    def __init__(self, events: list[str]) -> None:
+        self._events = events
+        self.running = self.kept = True
+
+    async def stop(self) -> None:
+        self._events.append("manager stopped")
+        self.running = False
+
+
+class Executor(FakeExecutor):
+    """With one task, whose stop is told."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__({"t1": Observation("t1", "c1", ContainerPhase.RUNNING)})
+        self._events = events
+
+    async def stop(self, task_id: str, grace_s: float | None) -> None:
+        self._events.append("task stopped")
+        await super().stop(task_id, grace_s)
+
+
+class Service(RaftMembershipServicer):
+    """What a manager answers to a Leave: yes, or a code."""
+
+    def __init__(self, name: str, events: list[str], refusal: grpc.StatusCode | None) -> None:
+        self._name, self._events, self._refusal = name, events, refusal
+
+    async def Leave(  # noqa: N802 - the RPC's name
+        self, request: RaftLeaveRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> RaftLeaveResponse:
+        assert request.node_id == OWN
+        self._events.append(f"{self._name} asked")
+        if self._refusal is not None:
+            await context.abort(self._refusal, "no")
+        return RaftLeaveResponse()
+
+    async def Join(  # noqa: N802 - the RPC's name
+        self, request: RaftJoinRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> RaftJoinResponse:
+        raise NotImplementedError
+
+
+class Fixture:
+    """One manager of a cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.events: list[str] = []
+        self.authority = Authority()
+        self.host = Host(folder, folder, Zygote("no:manager"), Executor(self.events), NodeDescription)
+        credentials = self.authority.credentials(Role.MANAGER, node_id=OWN)
+        certificate = NodeCertificate.create(folder / CERTIFICATES, credentials)
+        address = "127.0.0.1:2377"
+        state = LocalState(node_id=OWN, cluster_id="c", listen_addr=address, advertise_addr=address)
+        state.role = NodeRole.NODE_ROLE_MANAGER
+        state.managers.add(node_id=OWN, grpc_addr="127.0.0.1:1")
+        self.participation = Participation(self.host, state, certificate)
+        self.participation._manager = Process(self.events)  # type: ignore[assignment]  # as much of it as is called here
+        self.participation._manager_ready = True
+        self._folder = folder
+        self._servers = AsyncExitStack()
+
+    async def serve_own(self, refusal: grpc.StatusCode | None = None) -> None:
+        server = UnixServer()
+        add_RaftMembershipServicer_to_server(Service("own", self.events, refusal), server)
+        server.add_insecure_port(f"unix:{self.host.run_dir / MANAGER_SOCKET}")
+        await self._started(server)
+
+    async def serve_other(self, refusal: grpc.StatusCode | None = None) -> None:
+        node_id = f"{OTHER}-{len(self.participation.state.managers)}"
+        credentials = self.authority.credentials(Role.MANAGER, node_id=node_id)
+        certificate = NodeCertificate.create(self._folder / node_id, credentials)
+        server = grpc.aio.server()
+        add_RaftMembershipServicer_to_server(Service(node_id, self.events, refusal), server)
+        port = server.add_secure_port("127.0.0.1:0", server_credentials(certificate))
+        self.participation.state.managers.append(ManagerAddress(node_id=node_id, grpc_addr=f"127.0.0.1:{port}"))
+        await self._started(server)
+
+    async def _started(self, server: grpc.aio.Server) -> None:
+        await server.start()
+        self._servers.push_async_callback(server.stop, None)
+
+    @asynccontextmanager
+    async def closed(self) -> AsyncIterator[Fixture]:
+        async with self._servers:
+            yield self
+
+
+@pytest.fixture
+async def manager(tmp_path: Path) -> AsyncIterator[Fixture]:
+    async with Fixture(tmp_path).closed() as made:
+        yield made
+
+
+async def test_a_manager_that_left_is_stopped_before_its_tasks_are(manager: Fixture) -> None:
+    """Stopping them may take minutes: it would hear of its removal, end, be started again and be taken in again."""
+    await manager.serve_own()
+    await manager.participation.leave()
+    assert manager.events == ["own asked", "manager stopped", "task stopped"]
+
+
+async def test_a_manager_that_ends_while_it_leaves_is_not_started_again(manager: Fixture) -> None:
+    await manager.serve_own()
+    assert manager.participation._on_manager_exit(ManagerConfig()) is not None
+    await manager.participation.leave()
+    assert manager.participation._on_manager_exit(ManagerConfig()) is None
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["it does not answer yet", "it ends over the question"])
+async def test_the_others_are_asked_when_the_own_manager_cannot_be(manager: Fixture, ready: bool) -> None:
+    """It may be a member by now: promoted or restarted a moment ago, or the answer of its Join was lost."""
+    manager.participation._manager_ready = ready  # without a server
+    await manager.serve_other(grpc.StatusCode.UNAVAILABLE)
+    await manager.serve_other()
+    await manager.serve_other()
+    await manager.participation.leave()
+    assert manager.events == ["manager stopped", f"{OTHER}-1 asked", f"{OTHER}-2 asked", "task stopped"]
+
+
+async def test_a_refusal_is_taken_for_an_answer(manager: Fixture) -> None:
+    """The last one of a quorum, say: who forces a leave gets it."""
+    await manager.serve_own(grpc.StatusCode.FAILED_PRECONDITION)
+    await manager.serve_other()
+    await manager.participation.leave()
+    assert manager.events == ["own asked", "manager stopped", "task stopped"]
+
+
+async def test_a_node_that_was_no_member_has_nothing_more_to_ask(manager: Fixture) -> None:
+    manager.participation._manager_ready = False
+    await manager.serve_other(grpc.StatusCode.FAILED_PRECONDITION)
+    await manager.serve_other()
+    await manager.participation.leave()
+    assert manager.events == ["manager stopped", f"{OTHER}-1 asked", "task stopped"]
+
+
+async def test_a_join_that_failed_leaves_no_member(manager: Fixture) -> None:
+    """Its manager may have been taken in before it ended."""
+    node = Node(manager.host)
+    node._participation = manager.participation
+    await manager.serve_other()
+    await node._abandon()
+    assert manager.events == ["manager stopped", f"{OTHER}-1 asked"]
