@@ -60,6 +60,7 @@ class ManagerProcess:
         self._has_pid, self._has_none = asyncio.Event(), asyncio.Event()
         self._has_none.set()
         self._watch: asyncio.Task[None] | None = None
+        self._launching: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -92,6 +93,8 @@ class ManagerProcess:
         if watch is not None:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+        if self._launching is not None:
+            await asyncio.wait({self._launching})
         pid = self._pid if self._pid is not None else lock_holder(self._lock_path)
         self._set_pid(None)
         if pid is None:
@@ -109,6 +112,11 @@ class ManagerProcess:
                 return
 
     async def _launch(self, config: ManagerConfig) -> None:
+        """Goes on when this is cancelled, and ``stop`` waits for it: what was asked of the zygote comes, known or not."""
+        self._launching = asyncio.get_running_loop().create_task(self._adopt_or_start(config), name="manager.launch")
+        await asyncio.shield(self._launching)
+
+    async def _adopt_or_start(self, config: ManagerConfig) -> None:
         pid = lock_holder(self._lock_path)
         if pid is not None:
             log.info("manager.adopted", pid=pid)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 FRAME_SIZE_BYTES_MAX = 128 * 1024
 _REAP_AFTER_S = 1.0
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class ZygoteError(Exception):
@@ -132,8 +133,7 @@ def _reap(pid: int) -> None:
 def _serve(connection: socket.socket, target: Callable[[bytes], int]) -> None:
     """The zygote's whole life; never returns."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _hold_signals()
     children: dict[int, int] = {}
     poll = select.poll()
     poll.register(connection, select.POLLIN)
@@ -160,6 +160,11 @@ def _serve(connection: socket.socket, target: Callable[[bytes], int]) -> None:
         os._exit(1)
 
 
+def _hold_signals() -> None:
+    """Blocked, not ignored: one that a forked process gets before it is a manager waits for it until it is."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
 def _become(connection: socket.socket, inherited: list[int], target: Callable[[bytes], int], payload: bytes) -> None:
     """The forked process: from here on a manager."""
     status = 1
@@ -170,6 +175,7 @@ def _become(connection: socket.socket, inherited: list[int], target: Callable[[b
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         gc.unfreeze()
         status = target(payload)
     except BaseException:

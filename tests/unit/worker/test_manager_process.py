@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, run
 
 import pytest
 
@@ -228,6 +228,64 @@ async def test_a_zygote_that_is_gone_is_replaced(how: str, zygote: Zygote, tmp_p
         else:
             zygote.rest()
         await gone(before)
+
+
+class HeldZygote:
+    """Starts what is asked of it once it may."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._zygote = zygote
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def start(self, payload: bytes) -> int:
+        self.asked.set()
+        await self.go_on.wait()
+        return await self._zygote.start(payload)
+
+
+@pytest.mark.parametrize("starting", ["at first", "again"])
+async def test_a_manager_that_is_being_started_is_stopped_as_well(
+    zygote: Zygote, tmp_path: Path, starting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demotion meets a restart: the manager would run on, nobody's, beside a worker or the next cluster's manager."""
+    monkeypatch.setattr(module, "RESTART_DELAY_S_MIN", 0.0)
+    lock, held = tmp_path / "manager.lock", HeldZygote(zygote)
+    process = ManagerProcess(held, lock, on_exit=lambda config: config)  # type: ignore[arg-type]  # as much as is asked of it
+    begun = asyncio.ensure_future(process.start(ManagerConfig(state_dir=str(tmp_path))))
+    if starting == "again":
+        held.go_on.set()
+        await begun
+        held.go_on.clear()
+        held.asked.clear()
+        os.kill(await holder(lock), signal.SIGKILL)
+    async with asyncio.timeout(30):
+        await held.asked.wait()
+    begun.cancel()
+    await asyncio.wait({begun})
+    stopped = asyncio.ensure_future(process.stop())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not stopped.done()
+    held.go_on.set()
+    await stopped
+    follower = await zygote.start(ManagerConfig(state_dir=str(tmp_path)).SerializeToString())
+    assert await holder(lock) == follower  # nobody else had it, and this PID is no answer to an earlier question
+    os.kill(follower, signal.SIGTERM)
+    await gone(follower)
+
+
+BECOME = """
+import os, signal, socket
+from worker import zygote
+
+zygote._hold_signals()
+os.kill(os.getpid(), signal.SIGTERM)
+zygote._become(socket.socket(), [], lambda payload: 0, b"")
+"""
+
+
+def test_a_manager_that_is_told_to_end_in_the_moment_of_its_fork_ends() -> None:
+    assert run([sys.executable, "-c", BECOME], timeout=60, check=False).returncode == -signal.SIGTERM
 
 
 async def test_an_oversized_request_is_refused(zygote: Zygote) -> None:
