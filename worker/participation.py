@@ -13,7 +13,7 @@ import contextlib
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -23,9 +23,9 @@ import structlog
 from pki.addresses import join_host_port, split_host_port
 from pki.certificates import Role
 from pki.errors import CertificateExpiredError, NodeCertificateExpiredError, PKIError
-from pki.files import ensure_private_directory
+from pki.files import ensure_private_directory, sync_folder
 from pki.grpc_credentials import RotatingChannel
-from pki.node_certificate import NodeCertificate, forget_key, utc_now
+from pki.node_certificate import NodeCertificate, NodeCredentials, forget_key, utc_now
 from pki.renewal import Renewer
 from pki.tls_info import node_tls_info
 from proto.ca_pb2 import ManagerAddress, RenewCertificateRequest, RenewCertificateResponse
@@ -52,6 +52,7 @@ log = structlog.get_logger(__name__)
 CERTIFICATES = "certificates"
 AGENT = "agent"
 RAFT = "raft"
+RAFT_REMOVED = "raft.removed"
 MANAGER_LOCK = "manager.lock"
 MANAGER_SOCKET = "manager.sock"
 
@@ -105,6 +106,8 @@ class Participation:
         self._local = UnixChannel(f"unix:{host.run_dir / MANAGER_SOCKET}")
         self.control = ControlStub(self._local)
         self._renewer = Renewer(certificate, self._renew)
+        self._loop = asyncio.get_running_loop()
+        self._forget = certificate.on_change(self._on_certificate)
         ensure_private_directory(host.state_dir / AGENT)
         self._agent = self._new_agent()
         self._agent_ran = False
@@ -154,6 +157,7 @@ class Participation:
         """End the session and the manager; containers run on."""
         await self._agent.close()
         await self._cancel()
+        self._forget()
         await self._manager.stop()
         await self._local.close()
 
@@ -161,6 +165,7 @@ class Participation:
         """Take the manager out of the Raft group if that can be done, stop every task, and forget the cluster."""
         self._leaving = True
         await self._cancel()
+        self._forget()
         answered = await self._ask_own_manager_out()
         # At once, and not after the tasks: it hears of its removal, ends, and started again it would be taken in again.
         await self._manager.stop()
@@ -263,6 +268,9 @@ class Participation:
     def _holds_manager_certificate(self) -> bool:
         return self._certificate.identity.role is Role.MANAGER
 
+    def _holds_manager_certificate_since(self, time: datetime) -> bool:
+        return self._holds_manager_certificate and self._certificate.identity.issued_at >= time
+
     @property
     def local_node_state(self) -> LocalNodeState:
         if self.error:
@@ -311,6 +319,14 @@ class Participation:
     def on_node(self, node: Node) -> None:
         self._node = node
         self._node_changed.set()
+
+    def _on_certificate(self, _credentials: NodeCredentials) -> None:
+        """A renewal that was answered before a change of role may end after it: the role is looked at again.
+
+        Comes from the thread that wrote it; late, when the loop has ended meanwhile, it is of no interest.
+        """
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._node_changed.set)
 
     def on_root_ca(self, root_ca_pem: bytes) -> None:
         try:
@@ -366,12 +382,13 @@ class Participation:
         ended = loop.create_task(self._manager.wait_ended(), name="manager.ended")
         try:
             done, _ = await asyncio.wait({answers, ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if ended in done:
+            if ended in done or not self._manager.running:
                 raise MembershipError(self._manager_error() or "the manager process ended while it started")
             if answers not in done:
                 text = f"the manager did not answer within {timeout_s:g} s"
                 raise MembershipError(self._manager_error() or text)
             answers.result()
+            self._manager_ready = True  # before anything else can happen: its end makes this untrue
         except grpc.aio.AioRpcError as error:
             raise MembershipError(f"the manager did not come up: {error.details()}") from error
         except OSError as error:
@@ -380,7 +397,6 @@ class Participation:
             for task in (answers, ended):
                 task.cancel()
             await asyncio.gather(answers, ended, return_exceptions=True)
-        self._manager_ready = True
 
     async def _manager_answers(self) -> None:
         """Its socket appears once it serves; a call made before that would try to connect again and again."""
@@ -423,6 +439,7 @@ class Participation:
     # ------------------------------------------------------------------ role
 
     async def _follow_role(self) -> None:
+        self._node_changed.set()  # after a failure nobody says it again
         while True:
             await self._node_changed.wait()
             self._node_changed.clear()
@@ -440,10 +457,11 @@ class Participation:
                 self._node_changed.set()
 
     async def _become_manager(self, node: Node) -> None:
-        void_before = node.manager_certificates_void_before.ToDatetime(UTC)  # 1970 when it was never demoted
-        if not self._holds_manager_certificate or self._certificate.identity.issued_at < void_before:
+        # In whole seconds, as certificates count; 1970 when it was never demoted.
+        void_before = node.manager_certificates_void_before.ToDatetime(UTC).replace(microsecond=0)
+        if not self._holds_manager_certificate_since(void_before):
             await self._renewer.renew_once()
-            if not self._holds_manager_certificate:
+            if not self._holds_manager_certificate_since(void_before):
                 raise MembershipNotYetError("the managers did not issue a manager certificate yet")
         if not self._manager.kept:
             self.state.role = NodeRole.NODE_ROLE_MANAGER
@@ -460,7 +478,7 @@ class Participation:
         self._manager_ready = False
         self.state.role = NodeRole.NODE_ROLE_WORKER
         self._save()
-        await asyncio.to_thread(shutil.rmtree, self._host.state_dir / RAFT, ignore_errors=True)
+        await asyncio.to_thread(_discard, self._host.state_dir / RAFT)
         if self._holds_manager_certificate:
             await self._renewer.renew_once()
 
@@ -484,6 +502,16 @@ class MembershipNotYetError(PKIError):
     """The managers have not come round to it; ask again."""
 
 
+def _discard(folder: Path) -> None:
+    """Remove it as a whole: half of a log would be refused as damaged by the manager of the next promotion."""
+    removed = folder.with_name(RAFT_REMOVED)
+    shutil.rmtree(removed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(removed)
+        sync_folder(folder.parent)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
 def erase(state_dir: Path) -> None:
     """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays.
 
@@ -491,6 +519,6 @@ def erase(state_dir: Path) -> None:
     """
     local_state.begin_leave(state_dir)
     forget_key(state_dir / CERTIFICATES)
-    for name in (CERTIFICATES, RAFT, AGENT):
+    for name in (CERTIFICATES, RAFT, RAFT_REMOVED, AGENT):
         shutil.rmtree(state_dir / name, ignore_errors=True)
     local_state.end_leave(state_dir)
