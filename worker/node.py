@@ -236,7 +236,13 @@ class Node:
                 await self._abandon()
                 raise
             log.info("swarm.initialized", node_id=state.node_id, cluster_id=state.cluster_id)
+            await self._settled()
             return state.node_id
+
+    async def _settled(self) -> None:
+        """Wait until the agent has its session: before, the node is UNKNOWN, and its object about to change."""
+        if self._participation is not None and not await self._participation.wait_session(JOIN_TIMEOUT_S):
+            log.warning("swarm.without_session", error=self._participation.session_error)
 
     def _found(
         self, request: InitRequest, listen: str, advertise: str, data_path: str
@@ -316,6 +322,7 @@ class Node:
         self._participation = forced
         local_state.save(self._host.state_dir, state)
         log.warning("swarm.forced_new_cluster", node_id=state.node_id)
+        await self._settled()
         return state.node_id
 
     async def join(self, request: JoinRequest) -> None:

@@ -17,9 +17,9 @@ from pki.certificates import Role
 from pki.encryption import DATA_KEY_FILE
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate
 from proto.ca_pb2 import ManagerAddress
-from proto.control_pb2 import GetClusterRequest, GetNodeRequest
+from proto.control_pb2 import GetClusterRequest, GetNodeRequest, ListNodesRequest, UpdateNodeRequest
 from proto.node_pb2 import LocalState
-from proto.objects_pb2 import JoinTokens
+from proto.objects_pb2 import JoinTokens, Node, NodeState
 from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
 from tests.unit.pki.support import Authority
 from tests.unit.worker.support import Place, place, until
@@ -94,6 +94,12 @@ def join_request(host: Place, remote: str, token: str = TOKEN) -> JoinRequest:
 async def tokens(host: Place) -> JoinTokens:
     answer = await host.node.control().GetCluster(GetClusterRequest())
     return answer.cluster.root_ca.join_tokens
+
+
+async def own_node(host: Place) -> Node:
+    """The host's own node object, as it is at this moment."""
+    (found,) = (await host.node.control().ListNodes(ListNodesRequest())).nodes
+    return found
 
 
 # A host in no swarm
@@ -236,6 +242,15 @@ async def test_the_last_manager_leaves_with_force_alone_and_makes_another_swarm(
     second = await manager.node.init(init_request(manager))
     assert second != first
     assert (await tokens(manager)).worker != cluster_tokens.worker
+
+
+async def test_the_node_of_a_new_swarm_is_ready_and_can_be_updated_at_once(manager: Place) -> None:
+    made = await own_node(manager)
+    assert made.status.state == NodeState.NODE_STATE_READY
+    assert made.description.HasField("tls_info")
+    await manager.node.control().UpdateNode(UpdateNodeRequest(ref=made.id, version=made.version.index, spec=made.spec))
+    await manager.node.init(init_request(manager, force_new_cluster=True))
+    assert (await own_node(manager)).status.state == NodeState.NODE_STATE_READY
 
 
 async def test_a_swarm_forced_anew_keeps_its_node_and_its_state(manager: Place) -> None:
