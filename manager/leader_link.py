@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
+import grpc
 import grpc.aio
 
 from manager.consensus.port import Consensus
@@ -12,9 +14,31 @@ from manager.store import Store
 from pki.grpc_credentials import ChannelOptions, RotatingChannel
 from pki.node_certificate import NodeCertificate
 from proto.ca_pb2 import ManagerAddress
+from proto.unix_rpc import rpc_error
 
+T = TypeVar("T")
+
+_LEADER_CHANGED = "the leader changed while the call was under way"
 RETIRE_GRACE_S = 1.0
 """For the answers of an old leader that has handed over in good order."""
+
+
+async def leader_answer(call: Callable[[], Awaitable[T]]) -> T:
+    """What a call on ``LeaderLink.channel`` answers, also when the channel is closed because somebody else leads.
+
+    Raises:
+        AioRpcError: UNAVAILABLE when the channel was closed before the call, or under it: it may have been carried out.
+    """
+    try:
+        return await call()
+    except grpc.aio.UsageError as error:
+        raise rpc_error(grpc.StatusCode.UNAVAILABLE, _LEADER_CHANGED) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: gRPC reports so that the channel was closed under the call.
+        raise rpc_error(grpc.StatusCode.UNAVAILABLE, _LEADER_CHANGED) from None
 
 
 class LeaderLink:

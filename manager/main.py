@@ -45,7 +45,7 @@ from manager.control.rpc import GRPC_OPTIONS, control_handler
 from manager.control.service import ControlService
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.health import HealthService
-from manager.leader_link import LeaderLink
+from manager.leader_link import LeaderLink, leader_answer
 from manager.listener import Listener, source_network
 from manager.loop import ReconcileLoop
 from manager.membership import MembershipService
@@ -158,7 +158,9 @@ class _Manager:
             leader_addr=self._link.leader_addr,
             unheard_managers=self._unheard_managers,
         )
-        self._membership = MembershipService(self._store, self._consensus, self._link)
+        self._membership = MembershipService(
+            self._store, self._consensus, self._link, refuses_manager=self._ca_state.refuses_manager
+        )
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
         self._leadership = asyncio.Event()
@@ -391,9 +393,10 @@ class _Manager:
         channel = self._link.channel()
         if channel is None:
             raise CertificateRefusedError(grpc.StatusCode.UNAVAILABLE, "the swarm has no leader at the moment")
+        issue = NodeCAStub(channel).IssueNodeCertificate
         try:
-            answer: IssueNodeCertificateResponse = await NodeCAStub(channel).IssueNodeCertificate(
-                request, timeout=FORWARD_TIMEOUT_S
+            answer: IssueNodeCertificateResponse = await leader_answer(
+                lambda: issue(request, timeout=FORWARD_TIMEOUT_S)
             )
         except grpc.aio.AioRpcError as error:
             raise CertificateRefusedError(error.code(), error.details() or "") from error

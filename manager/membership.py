@@ -21,8 +21,9 @@ from manager.consensus.port import (
     NotLeaderError,
     ProposalUnknownError,
 )
-from manager.leader_link import LeaderLink
+from manager.leader_link import LeaderLink, leader_answer
 from manager.store import Store, StoreError, Working
+from pki.certificates import Identity
 from proto.objects_pb2 import Node
 from proto.raft_pb2 import RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMember
 from proto.raft_pb2_grpc import RaftMembershipServicer, RaftMembershipStub
@@ -48,8 +49,20 @@ _CODES: dict[type[ConsensusError], grpc.StatusCode] = {
 class MembershipService(RaftMembershipServicer):
     """Takes managers into the Raft group and out of it. The leader does it; the others pass the call on once."""
 
-    def __init__(self, store: Store, consensus: Consensus, link: LeaderLink) -> None:
+    def __init__(
+        self,
+        store: Store,
+        consensus: Consensus,
+        link: LeaderLink,
+        *,
+        refuses_manager: Callable[[Identity], bool] = lambda _identity: False,
+    ) -> None:
+        """
+        Args:
+            refuses_manager: whether a manager's certificate is from before its node's demotion.
+        """
         self._store, self._consensus, self._link = store, consensus, link
+        self._refuses_manager = refuses_manager
 
     async def Join(self, request: RaftJoinRequest, context: Context) -> RaftJoinResponse:  # noqa: N802 - the RPC's name
         """A manager asks to be taken in, or tells its new address. It must come itself: it is not passed on."""
@@ -61,6 +74,11 @@ class MembershipService(RaftMembershipServicer):
         node = self._store.view.nodes.get(node_id)
         if node is None or node.spec.role != NodeRole.NODE_ROLE_MANAGER:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {node_id} is not to be a manager")
+        if self._refuses_manager(caller()):
+            # A host that has just been demoted, and promoted again, removes its log: as a member it would lose entries.
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"node {node_id} needs a certificate from after its demotion"
+            )
         if request.group_id not in ("", self._consensus.group_id):
             # As a learner it would never catch up, and count as an unreachable manager for ever.
             await context.abort(
@@ -114,10 +132,9 @@ class MembershipService(RaftMembershipServicer):
         channel = self._link.channel()
         if channel is None or forwarded:
             return False
+        leave = RaftMembershipStub(channel).Leave
         try:
-            await RaftMembershipStub(channel).Leave(request, timeout=CHANGE_TIMEOUT_S, metadata=(_FORWARDED,))
-        except grpc.aio.UsageError:
-            return False  # the channel was closed before the call began: there is a new leader
+            await leader_answer(lambda: leave(request, timeout=CHANGE_TIMEOUT_S, metadata=(_FORWARDED,)))
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 return False

@@ -16,7 +16,7 @@ from datetime import datetime
 import structlog
 
 from manager.consensus.port import Consensus, ConsensusError, Member, MembershipError, NodeID, NoQuorumError
-from manager.store import Change, Store, Working
+from manager.store import Change, Store, StoreError, Working
 from pki.node_certificate import utc_now
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
@@ -92,8 +92,7 @@ class RoleManager:
         try:
             while True:
                 self._wake.clear()
-                nodes, members = self._store.view.nodes.values(), self._consensus.members
-                actions = decide(nodes, members, self._consensus.node_id)
+                actions = self._due()
                 for action in actions:
                     await self._do(action)
                 # A member that went wakes nobody, and its node's role is changed next: a demoted host waits for it.
@@ -107,23 +106,37 @@ class RoleManager:
         finally:
             forget()
 
+    def _due(self) -> list[RoleAction]:
+        return decide(self._store.view.nodes.values(), self._consensus.members, self._consensus.node_id)
+
     def _on_change(self, changes: Sequence[Change]) -> None:
         if any(change.table == "nodes" for change in changes):
             self._wake.set()
 
     async def _do(self, action: RoleAction) -> None:
+        if action not in self._due():
+            return  # the ones before it took their time
         try:
             match action:
                 case RemoveMember(node_id):
                     await self._consensus.remove_member(node_id)
                     log.info("member.removed", node_id=node_id)
                 case SetRole():
-                    await self._store.update(_role_change(action, self._clock()))
+                    await self._store.update(self._role_change(action))
                     log.info("node.role_changed", node_id=action.node_id, role=NodeRole.Name(action.role))
         except (MembershipError, NoQuorumError) as error:
             log.warning("role.change_refused", action=repr(action), error=str(error))
-        except ConsensusError as error:
+        except (ConsensusError, StoreError) as error:
             log.info("role.change_deferred", action=repr(action), error=str(error))
+
+    def _role_change(self, action: SetRole) -> Callable[[Working], None]:
+        change = _role_change(action, self._clock())
+
+        def if_due(working: Working) -> None:
+            if action in self._due():  # the node may have been promoted again and have come by now: Join has said all
+                change(working)
+
+        return if_due
 
 
 def _role_change(action: SetRole, now: datetime) -> Callable[[Working], None]:

@@ -17,8 +17,10 @@ from manager.membership import MembershipService
 from manager.store import Store
 from pki.certificates import Identity, Role
 from pki.node_certificate import utc_now
-from proto.raft_pb2 import RaftLeaveRequest
+from proto.objects_pb2 import Node
+from proto.raft_pb2 import RaftJoinRequest, RaftLeaveRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
+from proto.specs_pb2 import NodeRole
 
 LEAVING, NEXT = NodeID("leaving"), NodeID("next")
 
@@ -38,13 +40,36 @@ class Link:
         return ""
 
 
+class Consensus(InProcessConsensus):
+    """A removal takes as long as the test wants."""
+
+    def __init__(self, node_id: NodeID) -> None:
+        super().__init__(node_id)
+        self.asked, self.go_on, self.given_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.go_on.set()
+
+    async def remove_member(self, node_id: NodeID, *, timeout_s: float = 20.0) -> None:
+        self.asked.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
+        await super().remove_member(node_id, timeout_s=timeout_s)
+
+
 class Manager:
     """One that does not lead yet, with both in its Raft group."""
 
     def __init__(self, node_id: NodeID) -> None:
         self.node_id, self.link = node_id, Link()
-        self.consensus = InProcessConsensus(node_id)
+        self.port = 0
+        self.void: set[str] = set()
+        self.consensus = Consensus(node_id)
         self.store = Store(self.consensus, clock=lambda: 0.0)
+
+    def channel(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[grpc.aio.Channel]:
@@ -54,12 +79,17 @@ class Manager:
         self.consensus.lose_leadership()
         identity = Identity(self.node_id, Role.MANAGER, "cluster", 1, utc_now(), utc_now())
         server = grpc.aio.server(interceptors=[LocalInterceptor(lambda: identity)])
-        service = MembershipService(self.store, self.consensus, self.link)  # type: ignore[arg-type]  # as much as is asked of it
+        service = MembershipService(
+            self.store,
+            self.consensus,
+            self.link,  # type: ignore[arg-type]  # as much as is asked of it
+            refuses_manager=lambda identity: identity.node_id in self.void,
+        )
         add_RaftMembershipServicer_to_server(service, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        self.port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with self.channel() as channel:
                 yield channel
         finally:
             await server.stop(None)
@@ -79,6 +109,46 @@ async def test_a_manager_leaves_by_a_leader_that_does_not_know_yet_that_it_leads
         async with asyncio.timeout(30):
             await call
     assert [member.node_id for member in following.consensus.members] == [NEXT]
+
+
+async def test_a_leave_whose_way_to_the_leader_is_closed_under_it_finds_another() -> None:
+    """The leader died over it, and there is another one: the channel to the first is closed under the call."""
+    leaving, following = Manager(LEAVING), Manager(NEXT)
+    async with leaving.serving() as own, following.serving() as other:
+        following.consensus.regain_leadership()
+        following.consensus.go_on.clear()
+        leaving.link.to = other
+        call = asyncio.ensure_future(RaftMembershipStub(own).Leave(RaftLeaveRequest(node_id=LEAVING)))
+        async with asyncio.timeout(30):
+            await following.consensus.asked.wait()
+        async with following.channel() as again:
+            leaving.link.to = again
+            await other.close()
+            async with asyncio.timeout(30):
+                await following.consensus.given_up.wait()
+            following.consensus.go_on.set()
+            async with asyncio.timeout(30):
+                await call
+    assert [member.node_id for member in following.consensus.members] == [NEXT]
+
+
+async def test_a_manager_with_a_certificate_from_before_its_demotion_is_not_taken_in() -> None:
+    """Promoted again, it may still be removing the log of before: as a member it would lose what it has stored."""
+    leading = Manager(NEXT)
+    async with leading.serving() as channel:
+        leading.consensus.regain_leadership()
+        await leading.consensus.remove_member(LEAVING)
+        node = Node(id=NEXT)
+        node.spec.role = NodeRole.NODE_ROLE_MANAGER
+        await leading.store.update(lambda working: working.create(node))
+        join, request = RaftMembershipStub(channel).Join, RaftJoinRequest(raft_addr="b:1", grpc_addr="b:2")
+        leading.void = {NEXT}
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await join(request)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        leading.void = set()
+        await join(request)
+        assert leading.store.view.nodes.find(NEXT).grpc_addr == "b:2"
 
 
 async def test_a_manager_takes_out_nobody_but_itself() -> None:

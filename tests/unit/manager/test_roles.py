@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
 import pytest
 
+from manager import roles
+from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import Member, NodeID
-from manager.roles import RemoveMember, SetRole, decide
+from manager.roles import RemoveMember, RoleManager, SetRole, decide
+from manager.store import SequenceConflictError, Store, Working
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
 
@@ -59,3 +66,84 @@ def test_a_removed_node_leaves_the_group(learner: bool) -> None:
 def test_a_new_address_is_recorded() -> None:
     moved = Member(NodeID("a"), "elsewhere:2377")
     assert decide([node("a", MANAGER, MANAGER)], [moved], LEADER) == [SetRole(LEADER, MANAGER, "elsewhere:2377")]
+
+
+# Carried out
+
+
+class HeldConsensus(InProcessConsensus):
+    """A removal takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(LEADER, "a:2377")
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def remove_member(self, node_id: NodeID, *, timeout_s: float = 20.0) -> None:
+        self.asked.set()
+        await self.go_on.wait()
+        await super().remove_member(node_id, timeout_s=timeout_s)
+
+
+@asynccontextmanager
+async def cluster(consensus: InProcessConsensus, *nodes: Node) -> AsyncIterator[Store]:
+    store = Store(consensus, clock=lambda: 0.0)
+    await consensus.start(store)
+    working = store.begin()
+    for made in nodes:
+        working.create(made)
+    await store.commit(working)
+    try:
+        yield store
+    finally:
+        await consensus.stop()
+
+
+@asynccontextmanager
+async def reconciling(store: Store, consensus: InProcessConsensus) -> AsyncIterator[None]:
+    running = asyncio.ensure_future(RoleManager(store, consensus).run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_node_that_came_meanwhile_keeps_its_role_and_its_addresses() -> None:
+    """Demoted, removed from the group, promoted again and taken in again, while the removal of another takes its time."""
+    consensus = HeldConsensus()
+    came = node("c", MANAGER, MANAGER)
+    came.grpc_addr = "c:7946"
+    async with cluster(consensus, node("a", MANAGER, MANAGER), node("b", WORKER, MANAGER), came) as store:
+        await consensus.add_member(member("b"))
+        async with reconciling(store, consensus):
+            async with asyncio.timeout(30):
+                await consensus.asked.wait()
+            await consensus.add_member(member("c"))
+            consensus.go_on.set()
+            await until(lambda: store.view.nodes.find("b").role == WORKER)
+        found = store.view.nodes.find("c")
+        assert (found.role, found.raft_addr, found.grpc_addr) == (MANAGER, "c:2377", "c:7946")
+        assert not found.HasField("manager_certificates_void_before")
+
+
+async def test_a_role_that_others_write_over_is_recorded_with_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roles, "ROLE_RECONCILE_PERIOD_S", 0.0)
+    consensus, conflicts = InProcessConsensus(LEADER, "a:2377"), [1]
+    async with cluster(consensus, node("a", MANAGER, MANAGER), node("b", WORKER, MANAGER)) as store:
+        update = store.update
+
+        async def contended(change: Callable[[Working], None]) -> None:
+            if conflicts:
+                conflicts.pop()
+                raise SequenceConflictError(kind="node", object_id="b", expected=1, actual=2)
+            await update(change)
+
+        monkeypatch.setattr(store, "update", contended)
+        async with reconciling(store, consensus):
+            await until(lambda: store.view.nodes.find("b").role == WORKER)
