@@ -33,10 +33,10 @@ async def test_an_attach_that_ends_in_the_middle_of_the_log_keeps_no_file_open(b
     await bench.engine.wait(container_id)
     async with await bench.engine.attach(container_id, stderr=False, logs=True) as stream:
         assert await stream.read() == ("stdout", b"1\n")
-        assert _open_logs()
-    assert not _open_logs()
+        assert _open_logs(bench)
+    assert not _open_logs(bench)
 
 
-def _open_logs() -> list[str]:
+def _open_logs(bench: Bench) -> list[str]:
     links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    return [link for link in links if link.endswith(".log")]
+    return [link for link in links if link.endswith(".log") and link.startswith(str(bench.folder))]
