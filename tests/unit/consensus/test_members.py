@@ -110,16 +110,22 @@ async def test_the_whole_group_restarts_with_its_state(cluster: Cluster) -> None
     assert leader.machine.data == [b"%d" % number for number in range(30)]
 
 
-async def test_a_member_far_behind_gets_a_snapshot(cluster: Cluster) -> None:
+async def _fall_behind(cluster: Cluster, entries: int) -> Node:
+    """A member that was away while so many entries were made and snapshots taken, once it has caught up."""
     cluster.policy = {name: SnapshotPolicy(interval_entries=50, trailing_entries=5) for name in "abc"}
     nodes = await cluster.form(3)
     await cluster.stop("c", transfer=False)
-    for number in range(200):
+    for number in range(entries):
         await nodes[0].consensus.propose(b"%d" % number + bytes(3000))
     folder = cluster.folder / "state-a" / "snapshots"
     await until(lambda: len(list(folder.iterdir())) == 1)
     back = await cluster.start("c")
     await until(lambda: back.machine.data == nodes[0].machine.data)
+    return back
+
+
+async def test_a_member_far_behind_gets_a_snapshot(cluster: Cluster) -> None:
+    back = await _fall_behind(cluster, 200)
     assert back.machine.restored
 
 
@@ -299,15 +305,7 @@ def test_errors_have_one_base() -> None:
 
 
 async def test_a_snapshot_is_read_on_another_thread_and_put_in_place_on_the_owners(cluster: Cluster) -> None:
-    cluster.policy = {name: SnapshotPolicy(interval_entries=50, trailing_entries=5) for name in "abc"}
-    nodes = await cluster.form(3)
-    await cluster.stop("c", transfer=False)
-    for number in range(100):
-        await nodes[0].consensus.propose(b"%d" % number + bytes(3000))
-    folder = cluster.folder / "state-a" / "snapshots"
-    await until(lambda: len(list(folder.iterdir())) == 1)
-    back = await cluster.start("c")
-    await until(lambda: back.machine.data == nodes[0].machine.data)
+    back = await _fall_behind(cluster, 100)
     assert back.machine.restored_by == {threading.get_ident()}
     assert back.machine.loaded_by
     assert not back.machine.loaded_by & back.machine.restored_by

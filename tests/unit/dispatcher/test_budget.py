@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -20,29 +19,13 @@ from tests.unit.dispatcher.support import (
     AgentHost,
     Manager,
     channel_of,
-    leading_manager,
     make_node,
-    make_spec_version,
     make_task,
     until,
 )
 from worker.agent import session as agent_session
 
 RUNNING = TaskState.TASK_STATE_RUNNING
-
-
-@pytest.fixture
-async def manager() -> AsyncIterator[Manager]:
-    async with leading_manager() as manager:
-        await manager.add(make_node("n1"), make_spec_version("web"))
-        yield manager
-
-
-@pytest.fixture
-async def host(manager: Manager, tmp_path: Path) -> AsyncIterator[AgentHost]:
-    host = AgentHost("n1", tmp_path / "n1", [manager.addr])
-    yield host
-    await host.stop()
 
 
 async def test_a_node_that_reports_in_a_tight_loop_is_refused_and_the_others_are_not(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,6 @@ from worker.agent.assignments import Contents
 
 RUNNING = TaskState.TASK_STATE_RUNNING
 SHUTDOWN = TaskState.TASK_STATE_SHUTDOWN
-
-
-@pytest.fixture
-async def manager() -> AsyncIterator[Manager]:
-    async with leading_manager() as manager:
-        await manager.add(make_node("n1"), make_spec_version("web"))
-        yield manager
-
-
-@pytest.fixture
-async def host(manager: Manager, tmp_path: Path) -> AsyncIterator[AgentHost]:
-    host = AgentHost("n1", tmp_path / "n1", [manager.addr])
-    yield host
-    await host.stop()
 
 
 async def test_a_node_becomes_ready_and_runs_what_it_is_assigned(manager: Manager, host: AgentHost) -> None:
