@@ -18,7 +18,7 @@ from aiohttp import web
 from pki import errors as pki
 from runtime import errors as engine
 from runtime.images import errors as images
-from worker import membership
+from worker.membership import cluster_member
 
 
 class APIError(Exception):
@@ -101,13 +101,13 @@ STATUS_BY_TYPE: dict[type[BaseException], int] = {
     images.ImageConflictError: 409,
     images.ManifestUnknownError: 404,
     images.AccessDeniedError: 404,
-    membership.MembershipError: 500,
-    membership.AlreadyInSwarmError: 503,
-    membership.NotInSwarmError: 503,
-    membership.NotManagerError: 503,
-    membership.InvalidRequestError: 400,
-    membership.LeaveRefusedError: 503,
-    membership.JoinTimeoutError: 503,
+    cluster_member.MembershipError: 500,
+    cluster_member.AlreadyInSwarmError: 503,
+    cluster_member.NotInSwarmError: 503,
+    cluster_member.NotManagerError: 503,
+    cluster_member.InvalidRequestError: 400,
+    cluster_member.LeaveRefusedError: 503,
+    cluster_member.JoinTimeoutError: 503,
     pki.PKIError: 500,
     pki.InvalidTokenError: 400,
     pki.LockedError: 503,

@@ -19,7 +19,7 @@ from api.sockets import Listener, ListenError, listen
 from api.swarm_routes import LocalLogs, engine_logs
 from api.versions import MAX_VERSION
 from runtime.engine import Engine
-from worker.membership import ClusterMember
+from worker.membership.cluster_member import ClusterMember
 
 __all__ = ["ApiServer", "DaemonInfo", "ListenError"]
 

@@ -26,16 +26,16 @@ import structlog
 
 from api.server import ApiServer, DaemonInfo, ListenError
 from api.swarm_routes import engine_logs
+from base.files import remove_leftovers, sync_folder
 from manager.main import run as run_manager
 from runtime.engine import Engine
-from runtime.files import sync_folder
 from runtime.system import check_host
 from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
-from worker.description import describe
-from worker.node import Node
-from worker.participation import Host
-from worker.zygote import Zygote
+from worker.membership.description import describe
+from worker.membership.node import Node
+from worker.membership.participation import Host
+from worker.membership.zygote import Zygote
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +123,7 @@ def own_state(state: Path) -> Iterator[int]:
         file.truncate(0)
         file.write(str(os.getpid()).encode())
         file.flush()
+        remove_leftovers(state)
         yield file.fileno()
 
 

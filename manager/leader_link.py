@@ -9,12 +9,12 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from base.unix_rpc import rpc_error
 from manager.consensus.port import Consensus
 from manager.store import Store
 from pki.grpc_credentials import ChannelOptions, RotatingChannel
 from pki.node_certificate import NodeCertificate
 from proto.ca_pb2 import ManagerAddress
-from proto.unix_rpc import rpc_error
 
 T = TypeVar("T")
 

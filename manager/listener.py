@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from base.rate_limit import RateLimit
 from manager.ca.service import JoinService
 from manager.log_limit import LogLimit
-from manager.rate_limit import RateLimit
 from pki.certificates import Identity
 from pki.errors import PKIError, UntrustedCertificateError
 from pki.node_certificate import NodeCertificate, utc_now

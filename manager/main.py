@@ -24,6 +24,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
 from manager.ca.server import CertificateRefusedError, CertificateServer
 from manager.ca.service import JoinService, NodeCAService
@@ -47,8 +48,8 @@ from manager.dispatcher.dispatcher import Dispatcher
 from manager.health import HealthService
 from manager.leader_link import LeaderLink, leader_answer
 from manager.listener import Listener, source_network
-from manager.loop import ReconcileLoop
 from manager.membership import MembershipService
+from manager.reconcile.loop import ReconcileLoop
 from manager.roles import RoleManager
 from manager.store import Store, StoreError, Working
 from pki.addresses import split_host_port
@@ -67,7 +68,6 @@ from proto.node_pb2 import Bootstrap, ManagerConfig
 from proto.objects_pb2 import Node
 from proto.raft_pb2 import RaftJoinRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
-from proto.unix_rpc import UnixServer
 
 log = structlog.get_logger(__name__)
 

@@ -25,8 +25,8 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from base.files import SECRET_MODE, remove_leftovers, write_atomic
 from pki.errors import DataKeyMissingError, InvalidCertificateError, InvalidUnlockKeyError, LockedError
-from pki.files import SECRET_MODE, write_atomic
 
 KEY_SIZE_BYTES = 32
 DATA_KEY_FILE = "manager-dek"
@@ -136,6 +136,7 @@ def save_data_keys(directory: Path, keys: DataKeys, kek: bytes | None = None) ->
         current=stored(keys.current, b"dek"),
         pending=stored(keys.pending, b"dek-pending") if keys.pending else None,
     )
+    remove_leftovers(directory, DATA_KEY_FILE)
     write_atomic(directory / DATA_KEY_FILE, msgspec.json.encode(content), mode=SECRET_MODE)
 
 

@@ -8,8 +8,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from base.files import SECRET_MODE, write_atomic
 from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError
-from pki.files import SECRET_MODE, write_atomic
 
 PrivateKey = ec.EllipticCurvePrivateKey
 

@@ -17,17 +17,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pki.authority import RootCA
-from pki.certificates import Identity, Role, TrustRoot, chain_to_pem, key_matches, load_chain, new_csr
-from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError, NodeCertificateMissingError
-from pki.files import (
+from base.files import (
     PUBLIC_MODE,
     SECRET_MODE,
-    ensure_private_directory,
-    locked_directory,
+    ensure_private_folder,
+    locked_folder,
+    remove_leftovers,
     sync_folder,
     write_atomic,
 )
+from pki.authority import RootCA
+from pki.certificates import Identity, Role, TrustRoot, chain_to_pem, key_matches, load_chain, new_csr
+from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError, NodeCertificateMissingError
 from pki.keys import PrivateKey, key_from_pem, key_to_pem, new_key
 
 ROOT_FILE = "swarm-root-ca.crt"
@@ -123,8 +124,8 @@ class NodeCertificate:
         Raises:
             OSError: not written.
         """
-        ensure_private_directory(directory)
-        with locked_directory(directory):
+        ensure_private_folder(directory)
+        with locked_folder(directory):
             _write(directory, credentials, kek)
         return cls(directory, credentials, kek, _stamp(directory))
 
@@ -138,7 +139,7 @@ class NodeCertificate:
         Raises:
             OSError: not written; the old ones stay in use.
         """
-        with locked_directory(self.directory):
+        with locked_folder(self.directory):
             self._write(credentials)
         self._adopt(credentials)
 
@@ -153,7 +154,7 @@ class NodeCertificate:
         if root_pem == self.current.root.pem:
             return
         root = TrustRoot(root_pem)
-        with locked_directory(self.directory):
+        with locked_folder(self.directory):
             newest = self._newest()
             key = key_from_pem(newest.key_pem)
             credentials = NodeCredentials.verified(chain_pem=newest.chain_pem, key=key, root=root)
@@ -169,7 +170,7 @@ class NodeCertificate:
         Raises:
             OSError: not written; it stays as it was.
         """
-        with locked_directory(self.directory):
+        with locked_folder(self.directory):
             try:
                 newest = self._newest()
             except (LockedError, InvalidUnlockKeyError):  # another process was first, with the new key
@@ -240,6 +241,8 @@ def forget_key(directory: Path) -> None:
 
 def _write(directory: Path, credentials: NodeCredentials, kek: bytes | None) -> None:
     """Other roots come in two steps, the old ones and the new ones first, so that the pair always verifies."""
+    for name in (ROOT_FILE, KEY_FILE, CERTIFICATE_FILE):
+        remove_leftovers(directory, name)
     root_path, root_pem = directory / ROOT_FILE, credentials.root.pem
     old_pem = root_path.read_bytes() if root_path.exists() else b""
     if old_pem != root_pem:

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _DEADLINE_S = 30.0
-_OURS = (b"swarmd", b"worker.zygote", b"conmon", b"docker-registry", b"sleep\0infinity")
+_OURS = (b"swarmd", b"worker.membership.zygote", b"conmon", b"docker-registry", b"sleep\0infinity")
 
 
 def _processes() -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 
 from runtime.engine import Engine
-from worker.membership import ClusterMember
+from worker.membership.cluster_member import ClusterMember
 
 log = structlog.get_logger(__name__)
 

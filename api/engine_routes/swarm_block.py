@@ -8,7 +8,7 @@ import structlog
 from api.errors import message_of
 from api.swarm_routes.cluster import cluster_info_json
 from proto.control_pb2 import GetManagerInfoRequest, GetManagerInfoResponse
-from worker.membership import ClusterMember, LocalNodeState, MembershipError, SwarmInfo
+from worker.membership.cluster_member import ClusterMember, LocalNodeState, MembershipError, SwarmInfo
 
 log = structlog.get_logger(__name__)
 

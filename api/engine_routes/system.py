@@ -28,7 +28,7 @@ from api.engine_routes.swarm_block import swarm_block, swarm_status
 from api.errors import BadRequestError, NotFoundError
 from api.requests import json_response
 from api.versions import MAX_VERSION, MIN_VERSION
-from runtime.images.trees import tree_size
+from base.trees import tree_size
 from runtime.volumes import Volume
 
 DISK_USAGE_TYPES = ("container", "image", "volume", "build-cache")

@@ -13,7 +13,7 @@ from api.swarm_routes import cluster, logs, nodes, payloads, services, tasks
 from api.swarm_routes.context import LocalLogs, LogOptions, NetworkName, SwarmContext
 from api.swarm_routes.logs import engine_logs
 from api.swarm_routes.services import engine_network_name
-from worker.membership import ClusterMember
+from worker.membership.cluster_member import ClusterMember
 
 __all__ = ["LocalLogs", "LogOptions", "NetworkName", "engine_logs", "engine_network_name", "routes"]
 

@@ -24,7 +24,7 @@ from pki.tls_info import cluster_tls_info
 from proto.control_pb2 import GetClusterRequest, UpdateClusterRequest
 from proto.objects_pb2 import Cluster, TLSInfo
 from proto.specs_pb2 import ClusterSpec, NodeAvailability
-from worker.membership import InitRequest, JoinRequest, NotManagerError
+from worker.membership.cluster_member import InitRequest, JoinRequest, NotManagerError
 
 DEFAULT_LISTEN_ADDR = "0.0.0.0:2377"
 

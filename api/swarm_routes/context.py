@@ -15,7 +15,7 @@ from api.requests import filters_of
 from proto.control_pb2 import Filters, FilterValues
 from proto.objects_pb2 import Task
 from runtime.containers.types import LogLine
-from worker.membership import ClusterMember
+from worker.membership.cluster_member import ClusterMember
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub

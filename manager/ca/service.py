@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.rate_limit import RateLimit
 from manager.authorization import caller
 from manager.ca.server import CertificateRefusedError, CertificateServer
-from manager.rate_limit import RateLimit
 from pki.errors import FrameError
 from pki.join import JoinServerProtocol, encode_frame
 from proto.ca_pb2 import (

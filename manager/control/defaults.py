@@ -1,6 +1,6 @@
 """What holds where a cluster's spec says nothing, written down as the spec comes in; what of a cluster may be shown.
 
-Services' defaults are in ``manager.orchestrator.defaults``. Source: moby ``daemon/cluster/convert``.
+Services' defaults are in ``manager.model.defaults``. Source: moby ``daemon/cluster/convert``.
 """
 
 from __future__ import annotations

@@ -16,12 +16,12 @@ import structlog
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from base.unix_rpc import rpc_error
 from manager.consensus.port import Consensus, LeaderState, NotLeaderError
 from manager.constants import REQUEST_TIMEOUT_S
 from manager.control.errors import NO_LEADER_TEXT, NOT_LEADER_TEXT, ControlError
 from manager.control.rpc import FORWARDED, SERVICE, passed_on
 from manager.control.service import ControlService
-from proto.unix_rpc import rpc_error
 
 log = structlog.get_logger(__name__)
 

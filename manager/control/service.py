@@ -29,8 +29,8 @@ from manager.control.errors import ControlError, OutOfSequenceError
 from manager.control.lookup import find, find_node, find_service, find_task, spec_version_of
 from manager.control.names import random_name
 from manager.control.payloads import CONFIGS, SECRETS, P, PayloadKind
-from manager.orchestrator.defaults import insert_defaults, normalize_service_spec
-from manager.orchestrator.dirty import DirtyCheck
+from manager.model.defaults import insert_defaults, normalize_service_spec
+from manager.reconcile.dirty import DirtyCheck
 from manager.store import SequenceConflictError, Store, View, Working
 from pki.identifiers import new_id
 from proto import control_pb2 as pb

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from manager.control.errors import InvalidArgumentError, InvalidRequestError, UnimplementedError
 from manager.control.references import is_image_reference
-from manager.orchestrator.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
+from manager.model.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
 from manager.scheduler.constraints import ConstraintError
 from manager.scheduler.constraints import parse as parse_constraints
 from proto.objects_pb2 import Cluster
@@ -62,7 +62,7 @@ _PAYLOAD_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASC
 
 
 def validate_service_spec(spec: ServiceSpec) -> None:
-    """Check a service's spec, defaults filled in (``manager.orchestrator.defaults.normalize_service_spec``).
+    """Check a service's spec, defaults filled in (``manager.model.defaults.normalize_service_spec``).
 
     Raises:
         InvalidArgumentError, UnimplementedError.

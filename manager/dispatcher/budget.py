@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from base.rate_limit import RateLimit
 from manager.constants import STATUS_BATCH_MAX
-from manager.rate_limit import RateLimit
 
 REFUSAL_DELAY_S = 2.0
 """A call over the budget is answered after that: who asks in a tight loop asks no more often."""

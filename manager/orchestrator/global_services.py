@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from manager.orchestrator.model import (
+from manager.model.tasks import (
     CreateTask,
     Outcome,
     RemoveTask,

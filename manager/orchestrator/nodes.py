@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from manager import constants
-from manager.orchestrator.model import (
+from manager.model.tasks import (
     EVICTED_MESSAGE,
     Outcome,
     UpdateTask,
@@ -18,7 +18,7 @@ from manager.orchestrator.model import (
     is_live,
     set_status,
 )
-from manager.orchestrator.transitions import Owner
+from manager.model.transitions import Owner
 from manager.scheduler.constraints import node_matches
 from manager.scheduler.needs import Needs
 from manager.scheduler.resources import GenericPool

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from manager.orchestrator.defaults import restart_rules
-from manager.orchestrator.model import (
+from manager.model.defaults import restart_rules
+from manager.model.tasks import (
     Action,
     Nodes,
     RemoveService,

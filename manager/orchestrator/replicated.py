@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
-from manager.orchestrator.dirty import DirtyCheck
-from manager.orchestrator.model import (
+from manager.model.tasks import (
     CreateTask,
     InvariantError,
     MissingOf,
@@ -26,6 +25,7 @@ from manager.orchestrator.model import (
 )
 from manager.orchestrator.restart import is_finished
 from manager.orchestrator.update import SlotTasks, UpdateInputs, advance
+from manager.reconcile.dirty import DirtyCheck
 from proto.objects_pb2 import TASK_STATE_REMOVE, TASK_STATE_RUNNING, Service, Task
 
 

@@ -20,9 +20,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from manager import constants
-from manager.orchestrator import rollout
-from manager.orchestrator.defaults import RestartRules, restart_rules
-from manager.orchestrator.model import (
+from manager.model.defaults import RestartRules, restart_rules
+from manager.model.tasks import (
     CreateTask,
     NewID,
     Nodes,
@@ -46,6 +45,7 @@ from manager.orchestrator.model import (
     was_evicted,
     with_desired,
 )
+from manager.orchestrator import rollout
 from proto.objects_pb2 import (
     TASK_STATE_ASSIGNED,
     TASK_STATE_COMPLETE,

@@ -6,8 +6,8 @@ failure ratio is taken of) and the tasks that failed; ``Service.update_status`` 
 
 from __future__ import annotations
 
-from manager.orchestrator.defaults import update_rules
-from manager.orchestrator.model import copy_service, running_since, was_evicted
+from manager.model.defaults import update_rules
+from manager.model.tasks import copy_service, running_since, was_evicted
 from proto.objects_pb2 import (
     TASK_STATE_ORPHANED,
     UPDATE_STATE_PAUSED,

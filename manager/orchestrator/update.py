@@ -17,10 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from manager.orchestrator import rollout
-from manager.orchestrator.defaults import UpdateRules, update_rules
-from manager.orchestrator.dirty import DirtyCheck
-from manager.orchestrator.model import (
+from manager.model.defaults import UpdateRules, update_rules
+from manager.model.tasks import (
     CreateTask,
     MissingOf,
     NewID,
@@ -43,7 +41,9 @@ from manager.orchestrator.model import (
     to_timestamp,
     with_desired,
 )
+from manager.orchestrator import rollout
 from manager.orchestrator.restart import is_finished, start_time
+from manager.reconcile.dirty import DirtyCheck
 from proto.objects_pb2 import (
     TASK_STATE_ASSIGNED,
     TASK_STATE_READY,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from manager.orchestrator.model import copy_task, is_live, set_status, to_timestamp
-from manager.orchestrator.transitions import Owner
+from manager.model.tasks import copy_task, is_live, set_status, to_timestamp
+from manager.model.transitions import Owner
 from manager.scheduler.needs import Needs
 from manager.scheduler.nodes import Round
 from manager.scheduler.schedule import Decision, Placed, Unplaced, schedule_bound, schedule_group

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from base.files import read_text
 from runtime.containers import files, mounts, spec, users
 from runtime.containers.conmon import CreateRequest
 from runtime.containers.record import Container
 from runtime.containers.types import DeviceMapping
 from runtime.errors import ConflictError, HostError, InvalidParameterError
-from runtime.files import read_text
 from runtime.networks.bridge import Attachment
 from runtime.volumes.local import Volumes, copy_up
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.files import read_text, write_atomic
 from runtime.containers.names import random_name
 from runtime.containers.record import Container, Record, RunState
 from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidParameterError, NameConflictError
-from runtime.files import read_text, write_atomic
 from runtime.images.work import run_abortable
 
 log = structlog.get_logger(__name__)

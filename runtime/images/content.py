@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from runtime.files import remove_leftovers, sync_folder, write_atomic
+from base.files import remove_leftovers, sync_folder, write_atomic
 from runtime.images.errors import ContentError, DigestMismatchError, NoSpaceError
 from runtime.images.reference import check_digest
 from runtime.images.work import AbortedError, Listener, SharedWork, run_abortable

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import structlog
 
+from base.trees import remove_tree
 from runtime.images.compression import decompressed
 from runtime.images.content import DISK_FULL, Reader, keep_reserve
 from runtime.images.errors import DigestMismatchError, LayerError
 from runtime.images.rooted import RootedDirectory, is_whiteout, look_up, split_name
 from runtime.images.tarstream import TarStream, segments
-from runtime.images.trees import remove_tree
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.files import remove_leftovers, write_atomic
+from base.files import remove_leftovers, write_atomic
 from runtime.images.content import disk_full_as_error
 from runtime.images.errors import ImageNotFoundError, ImagesError, InvalidReferenceError
 from runtime.images.manifests import ConfigFile, image_of

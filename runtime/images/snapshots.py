@@ -20,12 +20,12 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.files import remove_leftovers, write_atomic
+from base.files import remove_leftovers, write_atomic
+from base.trees import remove_tree, tree_size
 from runtime.images.content import Reader, disk_full_as_error
 from runtime.images.errors import SnapshotError
 from runtime.images.layers import Unpacked, unpack_layer
 from runtime.images.mounts import Mounter, mount_overlay, overlay_options, probe_overlay, sync_filesystem, unmount
-from runtime.images.trees import remove_tree, tree_size
 from runtime.images.types import RootFS
 
 # 96 bits: 128 layers fit in a page of mount options, and nobody finds a second chain ID with the same name.

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import structlog
 
+from base.trees import remove_tree
 from runtime.images.content import ContentStore
 from runtime.images.manifests import ConfigFile
 from runtime.images.records import Entry, ImageRecord, ImageRecords, Records, name_image
 from runtime.images.snapshots import Snapshots, chain_ids
-from runtime.images.trees import remove_tree
 from runtime.images.types import Descriptor
 from runtime.images.work import Listener, SharedWork, run_abortable
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.files import read_text, write_atomic
 from runtime.containers.types import EndpointSettings
 from runtime.errors import HostError, InvalidParameterError, NetworkNotFoundError
-from runtime.files import read_text, write_atomic
 from runtime.networks import netlink, nft, rules
 from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_routes
 from runtime.networks.ports import PortClaims, PortRequest

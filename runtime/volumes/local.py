@@ -21,10 +21,10 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
+from base.files import read_text, write_atomic
+from base.trees import remove_tree
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
 from runtime.events import EventBus
-from runtime.files import read_text, write_atomic
-from runtime.images.trees import remove_tree
 from runtime.images.work import run_abortable
 from runtime.volumes import mounting
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import grpc.aio
 
+from base.unix_rpc import UnixChannel, UnixServer
 from manager.control.rpc import control_handler
 from proto.control_pb2 import GetManagerInfoRequest, GetManagerInfoResponse
 from proto.control_pb2_grpc import ControlStub
-from proto.unix_rpc import UnixChannel, UnixServer
 
 CARRIERS = ("grpc.aio", "unix_rpc")
 CLIENTS = 16

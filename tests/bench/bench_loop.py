@@ -14,7 +14,7 @@ import time
 import structlog
 
 from manager.consensus.inprocess import InProcessConsensus
-from manager.loop import ReconcileLoop
+from manager.reconcile.loop import ReconcileLoop
 from manager.store import Store, Working
 from pki.identifiers import new_id
 from proto.objects_pb2 import (

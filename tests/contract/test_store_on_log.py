@@ -14,7 +14,7 @@ from manager.consensus.port import Consensus, NodeID, NotLeaderError
 from manager.consensus.raft import RaftConsensus
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig, SnapshotPolicy
-from manager.loop import ReconcileLoop
+from manager.reconcile.loop import ReconcileLoop
 from manager.store import NameConflictError, SequenceConflictError, Store, Working
 from pki.identifiers import new_id
 from proto.objects_pb2 import NODE_STATE_READY, TASK_STATE_ASSIGNED, Node, Secret, Service, Task

@@ -218,7 +218,7 @@ class Testbed:
         for pid in run(["ip", "netns", "pids", self.namespace(host)], check=False).split():
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"swarmd\0" in command or b"worker.zygote\0" in command:
+                if b"swarmd\0" in command or b"worker.membership.zygote\0" in command:
                     found.append(int(pid))
         return found
 

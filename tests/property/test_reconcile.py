@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manager.orchestrator.agenda import Key
-from manager.orchestrator.defaults import PROGRESS_DEADLINE_LABEL, nanoseconds, replicas
+from manager.model.defaults import PROGRESS_DEADLINE_LABEL, nanoseconds, replicas
+from manager.reconcile.agenda import Key
 from manager.store import Change
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 from google.protobuf.message import DecodeError
 
-from pki.files import sync_folder, write_atomic
+from base.files import sync_folder, write_atomic
 from proto.dispatcher_pb2 import AssignmentChange, Removal, TaskStatusUpdate
 from proto.objects_pb2 import TaskStatus
 from runtime.images.work import run_abortable

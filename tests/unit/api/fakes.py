@@ -32,7 +32,7 @@ from runtime.errors import ConflictError, ContainerNotFoundError, NotModifiedErr
 from runtime.events import EventBus
 from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, Progress, RegistryAuth
 from runtime.volumes import Volume, Volumes
-from worker.membership import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
+from worker.membership.cluster_member import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub

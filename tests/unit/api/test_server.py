@@ -13,7 +13,7 @@ from api.engine_routes.system import masked, stable_id
 from api.server import ApiServer, ListenError
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import INFO, FakeEngine, LoneHost
-from worker.membership import LocalNodeState, SwarmInfo
+from worker.membership.cluster_member import LocalNodeState, SwarmInfo
 
 DEADLINE_S = 30.0
 

@@ -13,11 +13,11 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from api.application import build
 from api.swarm_routes import LocalLogs, routes
+from base.unix_rpc import UnixChannel, UnixServer
 from manager.control.rpc import control_handler
 from proto.control_pb2_grpc import ControlStub
-from proto.unix_rpc import UnixChannel, UnixServer
 from tests.unit.control.managed import Managed, running_manager
-from worker.membership import (
+from worker.membership.cluster_member import (
     InitRequest,
     JoinRequest,
     LocalNodeState,

@@ -11,7 +11,7 @@ import pytest
 from api import errors
 from runtime import errors as engine
 from runtime.images import errors as images
-from worker import membership
+from worker.membership import cluster_member
 
 
 def rpc_error(code: grpc.StatusCode, details: str = "why") -> grpc.aio.AioRpcError:
@@ -27,8 +27,8 @@ def rpc_error(code: grpc.StatusCode, details: str = "why") -> grpc.aio.AioRpcErr
         (engine.StartError("out of memory", exit_code=128), 500),
         (engine.HostError("mount: broken"), 500),
         (images.ImageNotFoundError("x"), 404),
-        (membership.NotInSwarmError("x"), 503),
-        (membership.MembershipError("x"), 500),
+        (cluster_member.NotInSwarmError("x"), 503),
+        (cluster_member.MembershipError("x"), 500),
         (errors.NotServedError("x"), 501),
         (rpc_error(grpc.StatusCode.INVALID_ARGUMENT), 400),
         (rpc_error(grpc.StatusCode.FAILED_PRECONDITION), 400),

@@ -15,7 +15,7 @@ from proto.objects_pb2 import Task, TaskState
 from proto.specs_pb2 import Driver, NodeAvailability, NodeRole
 from runtime.containers.types import LogLine
 from tests.unit.api_swarm.conftest import NOT_A_MANAGER, Swarm
-from worker.membership import (
+from worker.membership.cluster_member import (
     AlreadyInSwarmError,
     InitRequest,
     InvalidRequestError,

@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 
 import manager.ca.service
 import manager.listener
+from base.rate_limit import RateLimit
 from manager.ca.server import CertificateServer, NewNode
 from manager.ca.service import JoinService
 from manager.listener import Limits, Listener, source_network
-from manager.rate_limit import RateLimit
 from pki.certificates import Role
 from pki.errors import (
     FingerprintMismatchError,

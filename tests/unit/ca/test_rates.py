@@ -13,11 +13,11 @@ import pytest
 import manager.authorization
 import manager.ca.service
 import manager.ca_state
+from base.rate_limit import RateLimit
 from manager.ca.server import CertificateRefusedError, NewNode
 from manager.ca.service import JOINS_BURST, JOINS_RATE_S, RENEWALS_BURST, NodeCAService
 from manager.ca_state import StoreCAState
 from manager.consensus.inprocess import InProcessConsensus
-from manager.rate_limit import RateLimit
 from manager.store import Store
 from pki.certificates import Identity, Role
 from pki.errors import JoinUnreachableError

@@ -10,7 +10,7 @@ from manager.control.defaults import complete_cluster_spec
 from manager.control.errors import ControlError
 from manager.control.services import create_service, roll_back_service, update_service
 from manager.control.validation import validate_cluster_spec, validate_service_spec
-from manager.orchestrator.defaults import (
+from manager.model.defaults import (
     insert_defaults,
     normalize_service_spec,
     replicas,

@@ -7,7 +7,7 @@ from manager.control.defaults import (
     fill_cluster,
     redacted_cluster,
 )
-from manager.orchestrator.defaults import insert_defaults, normalize_service_spec
+from manager.model.defaults import insert_defaults, normalize_service_spec
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,

@@ -17,7 +17,7 @@ from manager.control.validation import (
     validate_secret_spec,
     validate_service_spec,
 )
-from manager.orchestrator.defaults import normalize_service_spec, update_rules
+from manager.model.defaults import normalize_service_spec, update_rules
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,

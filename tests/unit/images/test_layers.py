@@ -17,9 +17,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from base.trees import remove_tree
 from runtime.images import DigestMismatchError, LayerError
 from runtime.images.layers import OPAQUE_XATTR, Unpacked, unpack_layer
-from runtime.images.trees import remove_tree
 from tests.support_images import busybox_rootfs, make_tar, sha256
 
 pytestmark = pytest.mark.root

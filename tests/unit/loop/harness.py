@@ -11,8 +11,8 @@ from itertools import count
 
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
-from manager.loop import ReconcileLoop
-from manager.orchestrator.model import to_timestamp
+from manager.model.tasks import to_timestamp
+from manager.reconcile.loop import ReconcileLoop
 from manager.store import Store, Working
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,

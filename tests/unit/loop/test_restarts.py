@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from manager.orchestrator.defaults import nanoseconds
+from manager.model.defaults import nanoseconds
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     NODE_STATE_READY,

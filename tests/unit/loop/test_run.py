@@ -9,8 +9,8 @@ import pytest
 
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
-from manager.loop import ReconcileLoop
-from manager.orchestrator.defaults import nanoseconds
+from manager.model.defaults import nanoseconds
+from manager.reconcile.loop import ReconcileLoop
 from manager.store import Store, Working
 from pki.identifiers import new_id
 from proto.objects_pb2 import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manager.orchestrator.defaults import PROGRESS_DEADLINE_LABEL, nanoseconds
+from manager.model.defaults import PROGRESS_DEADLINE_LABEL, nanoseconds
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     NODE_STATE_READY,

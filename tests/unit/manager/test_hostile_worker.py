@@ -16,8 +16,8 @@ from proto.control_pb2 import GetClusterRequest
 from proto.dispatcher_pb2 import TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from tests.unit.worker.support import Place, place
-from worker.membership import InitRequest, JoinRequest
-from worker.participation import CERTIFICATES
+from worker.membership.cluster_member import InitRequest, JoinRequest
+from worker.membership.participation import CERTIFICATES
 
 DEADLINE_S = 60.0
 

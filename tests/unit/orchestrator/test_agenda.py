@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manager.orchestrator.agenda import Agenda, NodeKey, ServiceKey, SlotKey
+from manager.reconcile.agenda import Agenda, NodeKey, ServiceKey, SlotKey
 
 
 def test_marks_come_back_once_nodes_first() -> None:

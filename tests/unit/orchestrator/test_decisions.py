@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager.orchestrator import reaper, replicated, rollout
-from manager.orchestrator.defaults import insert_defaults, nanoseconds, restart_rules, update_rules
-from manager.orchestrator.dirty import DirtyCheck, is_task_dirty
-from manager.orchestrator.model import (
+from manager.model.defaults import insert_defaults, nanoseconds, restart_rules, update_rules
+from manager.model.tasks import (
     CreateTask,
     InvariantError,
     Outcome,
@@ -23,9 +21,11 @@ from manager.orchestrator.model import (
     to_timestamp,
     with_desired,
 )
+from manager.orchestrator import reaper, replicated, rollout
 from manager.orchestrator.nodes import enforce
 from manager.orchestrator.replicated import ServiceInputs
 from manager.orchestrator.restart import SlotRules, may_restart, reconcile_slot
+from manager.reconcile.dirty import DirtyCheck, is_task_dirty
 from manager.scheduler.constraints import parse
 from manager.scheduler.needs import Needs
 from proto.objects_pb2 import (

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from manager.orchestrator.model import InvariantError, set_status
-from manager.orchestrator.transitions import ON_NODE, TRANSITIONS, UNASSIGNED, Owner
+from manager.model.tasks import InvariantError, set_status
+from manager.model.transitions import ON_NODE, TRANSITIONS, UNASSIGNED, Owner
 from proto.objects_pb2 import TASK_STATE_RUNNING, Task, TaskState
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import pki.node_certificate
+from base.files import write_atomic
 from pki.authority import RootCA
 from pki.certificates import Role
 from pki.encryption import (
@@ -32,7 +34,6 @@ from pki.errors import (
     NodeCertificateMissingError,
     UntrustedCertificateError,
 )
-from pki.files import write_atomic
 from pki.keys import load_key, new_key, save_key
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate, NodeCredentials
 from tests.unit.pki.support import Authority
@@ -117,7 +118,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypa
 def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"theirs")
-    (tmp_path / ".key.tmp").symlink_to(victim)
+    (tmp_path / f".key.{threading.get_native_id()}.tmp").symlink_to(victim)
     write_atomic(tmp_path / "key", b"ours", mode=0o600)
     assert victim.read_bytes() == b"theirs"
 

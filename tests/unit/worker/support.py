@@ -15,14 +15,14 @@ import pytest
 
 import manager.listener
 import manager.main
-import worker.node
+import worker.membership.node
 from proto.objects_pb2 import NodeDescription
 from tests.support_addresses import loopback
 from tests.unit.agent.fakes import FakeExecutor
-from worker.manager_process import lock_holder
-from worker.node import Node
-from worker.participation import MANAGER_LOCK, Host
-from worker.zygote import Zygote
+from worker.membership.manager_process import lock_holder
+from worker.membership.node import Node
+from worker.membership.participation import MANAGER_LOCK, Host
+from worker.membership.zygote import Zygote
 
 PATIENCE_S = 100.0
 """What a cluster waits for its managers here, however slow the machine is."""
@@ -92,7 +92,7 @@ async def place(folder: Path) -> AsyncIterator[Place]:
     await made.node.open()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker.node, "JOIN_TIMEOUT_S", PATIENCE_S)
+            patch.setattr(worker.membership.node, "JOIN_TIMEOUT_S", PATIENCE_S)
             yield made
     finally:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pki.addresses import AddressError
-from worker.addresses import (
+from worker.membership.addresses import (
     SystemAddress,
     follows_host,
     is_here,

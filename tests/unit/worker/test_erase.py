@@ -12,8 +12,8 @@ from pki.errors import NodeCertificateMissingError
 from pki.node_certificate import NodeCertificate
 from proto.node_pb2 import LocalState
 from tests.unit.pki.support import Authority
-from worker import local_state
-from worker.participation import CERTIFICATES, RAFT, erase
+from worker.membership import local_state
+from worker.membership.participation import CERTIFICATES, RAFT, erase
 
 
 class PowerLoss(BaseException):

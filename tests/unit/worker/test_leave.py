@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from base.unix_rpc import UnixServer
 from pki.certificates import Role
 from pki.grpc_credentials import server_credentials
 from pki.node_certificate import NodeCertificate
@@ -20,13 +21,12 @@ from proto.objects_pb2 import NodeDescription
 from proto.raft_pb2 import RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse
 from proto.raft_pb2_grpc import RaftMembershipServicer, add_RaftMembershipServicer_to_server
 from proto.specs_pb2 import NodeRole
-from proto.unix_rpc import UnixServer
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.pki.support import Authority
 from worker.agent.executor import ContainerPhase, Observation
-from worker.node import Node
-from worker.participation import CERTIFICATES, MANAGER_SOCKET, Host, Participation
-from worker.zygote import Zygote
+from worker.membership.node import Node
+from worker.membership.participation import CERTIFICATES, MANAGER_SOCKET, Host, Participation
+from worker.membership.zygote import Zygote
 
 OWN, OTHER = "n1", "n2"
 

@@ -16,9 +16,9 @@ from subprocess import PIPE, Popen, run
 import pytest
 
 from proto.node_pb2 import ManagerConfig
-from worker import manager_process as module
-from worker.manager_process import ManagerProcess, lock_holder
-from worker.zygote import FRAME_SIZE_BYTES_MAX, Zygote
+from worker.membership import manager_process as module
+from worker.membership.manager_process import ManagerProcess, lock_holder
+from worker.membership.zygote import FRAME_SIZE_BYTES_MAX, Zygote
 
 TARGET = "tests.unit.worker.test_manager_process:be_manager"
 
@@ -185,7 +185,7 @@ NODE = f"""
 import asyncio, fcntl, os, sys
 from proto.node_pb2 import ManagerConfig
 from tests.unit.worker import test_manager_process
-from worker.zygote import Zygote
+from worker.membership.zygote import Zygote
 
 with open(sys.argv[1] + "/swarmd.lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -276,7 +276,7 @@ async def test_a_manager_that_is_being_started_is_stopped_as_well(
 
 BECOME = """
 import os, signal, socket
-from worker import zygote
+from worker.membership import zygote
 
 zygote._hold_signals()
 os.kill(os.getpid(), signal.SIGTERM)

@@ -23,10 +23,10 @@ from proto.objects_pb2 import JoinTokens, Node, NodeState
 from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
 from tests.unit.pki.support import Authority
 from tests.unit.worker.support import Place, place, until
-from worker import local_state
-from worker import node as module
-from worker.addresses import SystemAddress
-from worker.membership import (
+from worker.membership import local_state
+from worker.membership import node as module
+from worker.membership.addresses import SystemAddress
+from worker.membership.cluster_member import (
     AlreadyInSwarmError,
     InitRequest,
     InvalidRequestError,
@@ -37,7 +37,7 @@ from worker.membership import (
     NotInSwarmError,
     NotManagerError,
 )
-from worker.participation import CERTIFICATES, MANAGER_SOCKET, RAFT
+from worker.membership.participation import CERTIFICATES, MANAGER_SOCKET, RAFT
 
 ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
 NOT_MANAGER = (

@@ -1,4 +1,4 @@
-"""One node's life in one cluster goes on when a part of it fails (worker/participation.py)."""
+"""One node's life in one cluster goes on when a part of it fails (worker/membership/participation.py)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from proto.node_pb2 import LocalState
 from proto.objects_pb2 import Node, NodeDescription
 from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
-from worker import local_state
-from worker import participation as module
 from worker.agent.agent import Agent
-from worker.membership import LocalNodeState
-from worker.participation import Host, Participation
-from worker.zygote import Zygote
+from worker.membership import local_state
+from worker.membership import participation as module
+from worker.membership.cluster_member import LocalNodeState
+from worker.membership.participation import Host, Participation
+from worker.membership.zygote import Zygote
 
 T = TypeVar("T", bound=Participation)
 

@@ -1,4 +1,4 @@
-"""A host becomes what its node object says, whatever happens in between (worker/participation.py; feature A4.05)."""
+"""A host becomes what its node object says, whatever happens in between (worker/membership/participation.py; feature A4.05)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.pki.support import Authority
 from tests.unit.worker.support import until
-from worker import participation as module
-from worker.membership import MembershipError
-from worker.participation import CERTIFICATES, RAFT, Host, Participation, erase
-from worker.zygote import Zygote
+from worker.membership import participation as module
+from worker.membership.cluster_member import MembershipError
+from worker.membership.participation import CERTIFICATES, RAFT, Host, Participation, erase
+from worker.membership.zygote import Zygote
 
 NODE = "n1"
 NOON = datetime(2026, 6, 1, 12, 0, 0, tzinfo=UTC)

@@ -20,10 +20,10 @@ import structlog
 
 from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
-from manager.orchestrator.agenda import Agenda, NodeKey, ServiceKey, SlotKey
-from manager.orchestrator.model import changed_at, is_global, is_live
-from manager.orchestrator.reconcile_pass import ReconcilePass, slot_key
+from manager.model.tasks import changed_at, is_global, is_live
 from manager.orchestrator.rollout import is_active
+from manager.reconcile.agenda import Agenda, NodeKey, ServiceKey, SlotKey
+from manager.reconcile.reconcile_pass import ReconcilePass, slot_key
 from manager.scheduler.assign import assign, is_unassigned
 from manager.scheduler.needs import NOTHING_NEEDED, Needs, needs_of
 from manager.scheduler.nodes import NodeSet, Round, has_failed, occupies_node

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from base.files import SECRET_MODE, sync_folder, write_atomic
 from pki.addresses import AddressError, split_host_port
 from pki.certificates import Identity
-from pki.files import SECRET_MODE, sync_folder, write_atomic
 from proto.node_pb2 import LocalState
 
 FILE_NAME = "node.json"

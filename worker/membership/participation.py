@@ -1,6 +1,6 @@
 """One node's life in one cluster: certificate, agent, and the manager process when it is a manager.
 
-Made by init, by join, or by a daemon that finds its place on disk (``worker.node``). Three things run for as long as
+Made by init, by join, or by a daemon that finds its place on disk (``worker.membership.node``). Three things run for as long as
 it lives: the agent, the renewal of the certificate, and ``_follow_role``, which makes this host what its node object
 says: promoted, it fetches a manager certificate and starts a manager, which asks to be taken in; demoted, it stops
 the manager once the leader has taken it out of the Raft group (``node.role`` is what says so).
@@ -20,10 +20,11 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.files import ensure_private_folder, sync_folder
+from base.unix_rpc import UnixChannel
 from pki.addresses import join_host_port, split_host_port
 from pki.certificates import Role
 from pki.errors import CertificateExpiredError, NodeCertificateExpiredError, PKIError
-from pki.files import ensure_private_directory, sync_folder
 from pki.grpc_credentials import RotatingChannel
 from pki.node_certificate import NodeCertificate, NodeCredentials, forget_key, utc_now
 from pki.renewal import Renewer
@@ -37,15 +38,14 @@ from proto.objects_pb2 import Node, NodeDescription
 from proto.raft_pb2 import RaftLeaveRequest
 from proto.raft_pb2_grpc import RaftMembershipStub
 from proto.specs_pb2 import NodeRole
-from proto.unix_rpc import UnixChannel
 from runtime.linux import Watcher
-from worker import local_state
-from worker.addresses import GRPC_PORT
 from worker.agent.agent import Agent
 from worker.agent.executor import Executor, ExecutorError
-from worker.manager_process import ManagerProcess
-from worker.membership import LocalNodeState, MembershipError
-from worker.zygote import Zygote, ZygoteError
+from worker.membership import local_state
+from worker.membership.addresses import GRPC_PORT
+from worker.membership.cluster_member import LocalNodeState, MembershipError
+from worker.membership.manager_process import ManagerProcess
+from worker.membership.zygote import Zygote, ZygoteError
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +108,7 @@ class Participation:
         self._renewer = Renewer(certificate, self._renew)
         self._loop = asyncio.get_running_loop()
         self._forget = certificate.on_change(self._on_certificate)
-        ensure_private_directory(host.state_dir / AGENT)
+        ensure_private_folder(host.state_dir / AGENT)
         self._agent = self._new_agent()
         self._agent_ran = False
         self._running: asyncio.Task[None] | None = None
@@ -515,7 +515,7 @@ def _discard(folder: Path) -> None:
 def erase(state_dir: Path) -> None:
     """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays.
 
-    A host that loses power in between comes back with a mark by which ``worker.node`` sees that this has to be finished.
+    A host that loses power in between comes back with a mark by which ``worker.membership.node`` sees that this has to be finished.
     """
     local_state.begin_leave(state_dir)
     forget_key(state_dir / CERTIFICATES)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from manager.orchestrator.defaults import insert_defaults
+from manager.model.defaults import insert_defaults
 from manager.scheduler import constraints
 from proto.objects_pb2 import TASK_STATE_READY, TASK_STATE_RUNNING, Node, Service, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec, TaskSpec

@@ -32,8 +32,8 @@ from proto.control_pb2 import ListNodesRequest
 from proto.node_pb2 import Bootstrap, LocalState
 from proto.objects_pb2 import Reachability
 from proto.specs_pb2 import NodeRole
-from worker import local_state
-from worker.addresses import (
+from worker.membership import local_state
+from worker.membership.addresses import (
     GRPC_PORT,
     follows_host,
     is_here,
@@ -43,8 +43,7 @@ from worker.addresses import (
     system_addresses,
     warm,
 )
-from worker.manager_process import ManagerProcess
-from worker.membership import (
+from worker.membership.cluster_member import (
     AlreadyInSwarmError,
     InitRequest,
     InvalidRequestError,
@@ -56,7 +55,8 @@ from worker.membership import (
     NotManagerError,
     SwarmInfo,
 )
-from worker.participation import CERTIFICATES, MANAGER_LOCK, RAFT, Host, Participation, erase
+from worker.membership.manager_process import ManagerProcess
+from worker.membership.participation import CERTIFICATES, MANAGER_LOCK, RAFT, Host, Participation, erase
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub

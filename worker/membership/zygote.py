@@ -4,7 +4,7 @@ A manager imports gRPC, cryptography and the store: 0.4 s of every `swarm init` 
 with a new interpreter. The zygote is forked by `swarmd` after its imports and before its first thread,
 waits on a socket, and shares its pages with the node until a manager is needed. It holds no state:
 when the node is gone it goes too, and the managers it forked live on (the node adopts them when it
-comes back, see worker/manager_process.py).
+comes back, see worker/membership/manager_process.py).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Zygote:
         if self._connection is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                command = [sys.executable, "-m", "worker.zygote", self._target, str(theirs.fileno())]
+                command = [sys.executable, "-m", "worker.membership.zygote", self._target, str(theirs.fileno())]
                 process = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()], stdin=DEVNULL)
             ours.setblocking(False)
             self._connection, self.pid = ours, process.pid
@@ -187,7 +187,7 @@ def _become(connection: socket.socket, inherited: list[int], target: Callable[[b
 
 
 def main() -> None:
-    """``python -m worker.zygote MODULE:FUNCTION DESCRIPTOR``: a zygote made by a new interpreter."""
+    """``python -m worker.membership.zygote MODULE:FUNCTION DESCRIPTOR``: a zygote made by a new interpreter."""
     target, descriptor = sys.argv[1:]
     _serve(socket.socket(fileno=int(descriptor)), _resolve(target))
 

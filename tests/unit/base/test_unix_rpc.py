@@ -11,11 +11,11 @@ import grpc
 import grpc.aio
 import pytest
 
+from base.unix_rpc import FRAME_BYTES_MAX, UnixChannel, UnixServer
 from manager.control.rpc import control_handler
 from manager.store import SequenceConflictError
 from proto import control_pb2 as pb
 from proto.control_pb2_grpc import ControlStub
-from proto.unix_rpc import FRAME_BYTES_MAX, UnixChannel, UnixServer
 
 Call = Callable[[str, Any], Awaitable[Any]]
 

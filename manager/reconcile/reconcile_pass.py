@@ -13,10 +13,7 @@ from typing import assert_never
 
 from manager import constants
 from manager.allocator.allocate import allocate_service, allocate_task
-from manager.orchestrator import global_services, nodes, reaper, replicated, rollout
-from manager.orchestrator.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
-from manager.orchestrator.dirty import DirtyCheck
-from manager.orchestrator.model import (
+from manager.model.tasks import (
     Action,
     CreateTask,
     NewID,
@@ -31,8 +28,11 @@ from manager.orchestrator.model import (
     is_job,
     is_live,
 )
+from manager.orchestrator import global_services, nodes, reaper, replicated, rollout
 from manager.orchestrator.replicated import ServiceInputs
 from manager.orchestrator.restart import SlotRules, reconcile_slot
+from manager.reconcile.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
+from manager.reconcile.dirty import DirtyCheck
 from manager.scheduler.needs import Needs
 from manager.store import Working, spec_version_id
 from proto.objects_pb2 import Cluster, Service, SpecVersion, Task

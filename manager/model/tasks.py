@@ -13,8 +13,8 @@ from typing import Protocol
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager import constants
-from manager.orchestrator import defaults
-from manager.orchestrator.transitions import TRANSITIONS, Owner
+from manager.model import defaults
+from manager.model.transitions import TRANSITIONS, Owner
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     TASK_STATE_ASSIGNED,

@@ -163,14 +163,14 @@ class UnixServer(grpc.aio.Server):
 
     def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
         self._interceptors = interceptors
-        self._services: list[grpc.GenericRpcHandler[Any, Any]] = []
+        self._services: list[grpc.GenericRpcHandler] = []
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[_ServerConnection] = set()
         self._stopped = asyncio.Event()
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler[Any, Any]]) -> None:
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         self._services.extend(generic_rpc_handlers)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:

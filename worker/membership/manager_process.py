@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from proto.node_pb2 import ManagerConfig
-from worker.zygote import Zygote, ZygoteError
+from worker.membership.zygote import Zygote, ZygoteError
 
 log = structlog.get_logger(__name__)
 

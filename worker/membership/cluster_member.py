@@ -1,6 +1,6 @@
 """What a host may be asked about its place in a cluster: the port between the HTTP API and the node.
 
-``worker.node.Node`` implements ``ClusterMember``; the API's routes and their tests need nothing else of it.
+``worker.membership.node.Node`` implements ``ClusterMember``; the API's routes and their tests need nothing else of it.
 """
 
 from __future__ import annotations

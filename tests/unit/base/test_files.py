@@ -10,7 +10,7 @@ from threading import Barrier
 
 import pytest
 
-from runtime.files import remove_leftovers, write_atomic
+from base.files import remove_leftovers, write_atomic
 
 
 def test_it_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -80,15 +80,21 @@ def test_what_a_crash_left_is_removed_and_nothing_else(tmp_path: Path, monkeypat
     class PowerLoss(BaseException):
         pass
 
-    def crash(*_: object, **__: object) -> None:
-        raise PowerLoss
-
     write_atomic(tmp_path / "x.json", b"old", durable=True)
     (tmp_path / ".kept").write_bytes(b"")
     with monkeypatch.context() as patch:
+
+        def lost(*_: object, **__: object) -> None:
+            raise PowerLoss
+
+        def crash(*_: object) -> None:
+            patch.setattr(Path, "unlink", lost)  # nothing is tidied any more
+            raise PowerLoss
+
         patch.setattr(Path, "replace", crash)
-        patch.setattr(Path, "unlink", crash)
         with pytest.raises(PowerLoss):
             write_atomic(tmp_path / "x.json", b"new", durable=True)
-    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path, "y.json")
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(tmp_path, "x.json")
     assert {path.name for path in tmp_path.iterdir()} == {"x.json", ".kept"}
