@@ -14,7 +14,7 @@ DEFAULT_HOST = "unix:///run/swarm/engine.sock"
 Params = Mapping[str, "str | int | bool | None"]
 
 
-class EngineError(Exception):
+class RefusedError(Exception):
     """The daemon refused; the message is its own. ``status`` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -38,7 +38,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-class Engine:
+class EngineClient:
     """A client of one daemon. A connection a request: a command makes few, and none may hang on another.
 
     Args:
@@ -79,7 +79,7 @@ class Engine:
             body: bytes or a binary file as they are, anything else as JSON.
 
         Raises:
-            EngineError: status 400 or above. UnreachableError: no daemon there.
+            RefusedError: status 400 or above. UnreachableError: no daemon there.
         """
         query = {k: str(int(v)) if isinstance(v, bool) else str(v) for k, v in (params or {}).items() if v is not None}
         sent = dict(headers or {})
@@ -97,7 +97,7 @@ class Engine:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
         if response.status >= 400:
-            raise EngineError(response.status, _message(response))
+            raise RefusedError(response.status, _message(response))
         return response
 
     def _early_answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
@@ -159,7 +159,7 @@ class Engine:
         """A stream of JSON objects, as pull and load answer with.
 
         Raises:
-            EngineError: the stream itself reports an error.
+            RefusedError: the stream itself reports an error.
         """
         with self.request(method, path, params=params, body=body) as response:
             try:
@@ -176,7 +176,7 @@ class Engine:
             except ValueError as error:
                 raise UnreachableError(f"{self.host} sent what is no JSON: {line[:80]!r}") from error
             if "error" in message:
-                raise EngineError(500, str(message["error"]))
+                raise RefusedError(500, str(message["error"]))
             yield message
 
     def list(self, path: str, filters: Mapping[str, Any] | None = None, **params: Any) -> list[dict[str, Any]]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from cli.client import Engine, EngineError, UnreachableError
+from cli.client import EngineClient, RefusedError, UnreachableError
 
 REGISTRY_TIMEOUT_S = 15.0
 
 
-def pin(engine: Engine, spec: dict[str, Any]) -> None:
+def pin(engine: EngineClient, spec: dict[str, Any]) -> None:
     """Put the digest into the service's image and the registry's platforms into its placement.
 
     Where the registry does not answer, the service stays as it is and stderr says what that means.
@@ -28,7 +28,7 @@ def pin(engine: Engine, spec: dict[str, Any]) -> None:
     try:
         found = engine.get(f"/distribution/{image}/json", timeout_s=REGISTRY_TIMEOUT_S)
         digest = found["Descriptor"]["digest"]
-    except (EngineError, UnreachableError, KeyError, TypeError):
+    except (RefusedError, UnreachableError, KeyError, TypeError):
         sys.stderr.write(
             f"image {image} could not be accessed on a registry to record\n"
             "its digest. Each node will access it independently,\n"

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import click
 
 from cli import output
-from cli.client import Engine, EngineError, UnreachableError
+from cli.client import EngineClient, RefusedError, UnreachableError
 
 HEADER_SIZE_BYTES = 8
 STDERR, SYSTEM_ERROR = 2, 3
@@ -65,7 +65,7 @@ def params(
     }
 
 
-def print_container_logs(engine: Engine, name: str, **options: Any) -> None:
+def print_container_logs(engine: EngineClient, name: str, **options: Any) -> None:
     """Copy a container's log; raw when it has a TTY."""
     tty = engine.get(f"/containers/{name}/json")["Config"]["Tty"]
     response = engine.request("GET", f"/containers/{name}/logs", params=params(**options))
@@ -76,7 +76,7 @@ def print_container_logs(engine: Engine, name: str, **options: Any) -> None:
 
 
 def print_service_logs(
-    engine: Engine,
+    engine: EngineClient,
     name: str,
     *,
     raw: bool,
@@ -106,18 +106,18 @@ def print_service_logs(
         _copy(response, _Prefix(names, timestamps=options["timestamps"], details=details).line)
 
 
-def _log_source(engine: Engine, name: str) -> tuple[str, dict[str, Any], int]:
+def _log_source(engine: EngineClient, name: str) -> tuple[str, dict[str, Any], int]:
     """The path of the logs, the spec of the tasks, and the digits of the highest slot."""
     try:
         spec = engine.get(f"/services/{name}")["Spec"]
         replicas = (spec["Mode"].get("Replicated") or {}).get("Replicas", 1)
         return f"/services/{name}/logs", spec["TaskTemplate"], len(str(replicas))
-    except EngineError as error:
+    except RefusedError as error:
         if error.status != 404:
             raise
     try:
         task = engine.get(f"/tasks/{name}")
-    except EngineError as error:
+    except RefusedError as error:
         if error.status != 404:
             raise
         raise click.ClickException(f"no such task or service: {name}") from error
@@ -145,7 +145,7 @@ def _copy(response: Any, change: Callable[[bytes], bytes]) -> None:
 class TaskNames:
     """ "web.1.abcdef012345@host" of a task, asked for once."""
 
-    def __init__(self, engine: Engine, *, resolve: bool, task_ids: bool, no_trunc: bool, width: int) -> None:
+    def __init__(self, engine: EngineClient, *, resolve: bool, task_ids: bool, no_trunc: bool, width: int) -> None:
         self._engine, self._resolve = engine, resolve
         self._task_ids, self._no_trunc, self._width = task_ids, no_trunc, width
         self._known: dict[str, str] = {}
@@ -170,7 +170,7 @@ class TaskNames:
         """The object; empty when it is gone: its log may be older than its removal."""
         try:
             found: dict[str, Any] = self._engine.get(f"/{kind}/{object_id}")
-        except EngineError:
+        except RefusedError:
             return {}
         return found
 

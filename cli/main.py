@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from cli.client import Engine, EngineError, UnreachableError
+from cli.client import EngineClient, RefusedError, UnreachableError
 
 _COMMANDS = {
     # name: (module, attribute, one line)
@@ -73,7 +73,7 @@ def top(ctx: click.Context, host: str) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
     else:
-        ctx.obj = Engine(host)
+        ctx.obj = EngineClient(host)
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def main() -> None:
         sys.exit(125 if wrong_flag else 1)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except (EngineError, UnreachableError, ValueError) as error:
+    except (RefusedError, UnreachableError, ValueError) as error:
         _fail(str(error))
     except BrokenPipeError:
         # The reader went away, as head does. What is left in the buffer must not fail a second time at exit.

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from cli.client import EngineError
+from cli.client import RefusedError
 
 MIN_WIDTH = 10
 PADDING = 3
@@ -124,7 +124,7 @@ def inspect(
     """What inspect commands do: show everything that was found, then tell what was not, with exit status 1.
 
     Args:
-        find: the object of a name; raises EngineError.
+        find: the object of a name; raises RefusedError.
         form: ``--format``: "", "json" or a template.
         pretty: the text of one object, instead of ``form``.
 
@@ -137,7 +137,7 @@ def inspect(
     for name in names:
         try:
             found.append(find(name))
-        except EngineError as error:
+        except RefusedError as error:
             refusals.append(str(error))
     if pretty is not None:
         for value in found:

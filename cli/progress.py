@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from cli.client import Engine
+from cli.client import EngineClient
 from cli.convergence import STEPS, Convergence, Line
 
 POLL_S = 0.2
@@ -15,7 +15,7 @@ BAR_WIDTH = 50
 
 
 def watch_convergence(
-    engine: Engine,
+    engine: EngineClient,
     service_id: str,
     *,
     quiet: bool = False,
@@ -27,7 +27,7 @@ def watch_convergence(
     Ctrl-C stops the watching, not the update: it says so and returns.
 
     Raises:
-        click.ClickException: the update paused. EngineError: the service is gone.
+        click.ClickException: the update paused. RefusedError: the service is gone.
     """
     display = Display(sys.stdout, quiet=quiet)
     convergence = Convergence(service_id)

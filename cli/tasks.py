@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli import output
-from cli.client import Engine, EngineError
+from cli.client import EngineClient, RefusedError
 
 COLUMNS = {
     "ID": "ID",
@@ -22,7 +22,7 @@ _ERROR_WIDTH = 30
 
 
 def print_tasks(
-    engine: Engine,
+    engine: EngineClient,
     tasks: Sequence[Mapping[str, Any]],
     *,
     form: str = "",
@@ -82,7 +82,7 @@ def _port(port: Mapping[str, Any]) -> str:
 class _Names:
     """Names of services and nodes, asked for once each."""
 
-    def __init__(self, engine: Engine, *, resolve: bool) -> None:
+    def __init__(self, engine: EngineClient, *, resolve: bool) -> None:
         self._engine, self._resolve = engine, resolve
         self._known: dict[str, str] = {}
 
@@ -102,6 +102,6 @@ class _Names:
                 self._known[object_id] = (
                     found["Spec"].get("Name") or found.get("Description", {}).get("Hostname") or object_id
                 )
-            except EngineError:
+            except RefusedError:
                 self._known[object_id] = object_id
         return self._known[object_id]

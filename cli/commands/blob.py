@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 from cli import output
-from cli.client import Engine
+from cli.client import EngineClient
 from cli.commands.groups import Group, each
 from cli.commands.node import labels
 from cli.filters import parse_filters
@@ -35,7 +35,7 @@ def _group(word: str) -> click.Group:
     @click.option("-l", "--label", multiple=True, help=f"{word.capitalize()} labels")
     @click.option("--template-driver", default="", help="Template driver")
     @click.pass_obj
-    def create(engine: Engine, name: str, file: BinaryIO, label: Sequence[str], template_driver: str) -> None:
+    def create(engine: EngineClient, name: str, file: BinaryIO, label: Sequence[str], template_driver: str) -> None:
         # One byte more than is allowed: the daemon refuses it in its own words, whatever the file's size.
         data = file.read(DATA_BYTES_MAX + 1)
         spec = {"Name": name, "Labels": key_values(label), "Data": base64.b64encode(data).decode()}
@@ -48,7 +48,7 @@ def _group(word: str) -> click.Group:
     @click.option("--format", "form", default="", help="Format output using a custom template")
     @click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
     @click.pass_obj
-    def ls(engine: Engine, filters: Sequence[str], form: str, quiet: bool) -> None:
+    def ls(engine: EngineClient, filters: Sequence[str], form: str, quiet: bool) -> None:
         found = engine.list(path, parse_filters(filters))
         found.sort(key=lambda entry: output.natural(entry["Spec"]["Name"]))
         rows = [
@@ -69,14 +69,14 @@ def _group(word: str) -> click.Group:
     @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
     @click.option("--pretty", is_flag=True, help="Print the information in a human friendly format")
     @click.pass_obj
-    def inspect(engine: Engine, names: Sequence[str], form: str, pretty: bool) -> None:
+    def inspect(engine: EngineClient, names: Sequence[str], form: str, pretty: bool) -> None:
         shown = _pretty_config if word == "config" else _pretty_secret
         output.inspect(names, lambda name: engine.get(f"{path}/{name}"), form, shown if pretty else None)
 
     @group.command(help=f"Remove one or more {word}s.")
     @click.argument("names", nargs=-1, required=True, metavar=f"{word.upper()}...")
     @click.pass_obj
-    def rm(engine: Engine, names: Sequence[str]) -> None:
+    def rm(engine: EngineClient, names: Sequence[str]) -> None:
         each(names, lambda name: engine.delete(f"{path}/{name}"))
 
     return group

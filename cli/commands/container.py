@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cli import output
-from cli.client import Engine
+from cli.client import EngineClient
 from cli.commands.groups import Group, each
 from cli.commands.run import run
 from cli.filters import parse_filters
@@ -39,7 +39,7 @@ def container() -> None:
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only display container IDs")
 @click.pass_obj
-def ls(engine: Engine, every: bool, filters: Sequence[str], form: str, no_trunc: bool, quiet: bool) -> None:
+def ls(engine: EngineClient, every: bool, filters: Sequence[str], form: str, no_trunc: bool, quiet: bool) -> None:
     """List containers."""
     found = engine.list("/containers/json", parse_filters(filters), all=every)
     output.listing([_row(entry, no_trunc) for entry in found], COLUMNS, form=form, quiet=quiet)
@@ -95,7 +95,7 @@ def _joined(address: str, port: object) -> str:
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.pass_obj
-def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
+def inspect(engine: EngineClient, names: Sequence[str], form: str) -> None:
     """Display detailed information on one or more containers."""
     output.inspect(names, lambda name: engine.get(f"/containers/{name}/json"), form)
 
@@ -107,7 +107,7 @@ def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
 @click.option("--since", default="", help="Show logs since timestamp or relative (e.g. 42m)")
 @click.option("-t", "--timestamps", is_flag=True, help="Show timestamps")
 @click.pass_obj
-def logs(engine: Engine, /, name: str, **options: Any) -> None:
+def logs(engine: EngineClient, /, name: str, **options: Any) -> None:
     """Fetch the logs of a container."""
     from cli.logs import print_container_logs
 
@@ -118,7 +118,7 @@ def logs(engine: Engine, /, name: str, **options: Any) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @click.option("-s", "--signal", default="KILL", help="Signal to send to the container")
 @click.pass_obj
-def kill(engine: Engine, names: Sequence[str], signal: str) -> None:
+def kill(engine: EngineClient, names: Sequence[str], signal: str) -> None:
     """Kill one or more running containers."""
     each(names, lambda name: engine.post(f"/containers/{name}/kill", signal=signal))
 
@@ -127,7 +127,7 @@ def kill(engine: Engine, names: Sequence[str], signal: str) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @click.option("-t", "--timeout", type=int, help="Seconds to wait before killing the container")
 @click.pass_obj
-def stop(engine: Engine, names: Sequence[str], timeout: int | None) -> None:
+def stop(engine: EngineClient, names: Sequence[str], timeout: int | None) -> None:
     """Stop one or more running containers."""
     each(names, lambda name: engine.post(f"/containers/{name}/stop", t=timeout))
 
@@ -137,7 +137,7 @@ def stop(engine: Engine, names: Sequence[str], timeout: int | None) -> None:
 @click.option("-f", "--force", is_flag=True, help="Force the removal of a running container")
 @click.option("-v", "--volumes", is_flag=True, help="Remove anonymous volumes associated with the container")
 @click.pass_obj
-def rm(engine: Engine, names: Sequence[str], force: bool, volumes: bool) -> None:
+def rm(engine: EngineClient, names: Sequence[str], force: bool, volumes: bool) -> None:
     """Remove one or more containers."""
     each(names, lambda name: engine.delete(f"/containers/{name}", force=force, v=volumes))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from cli import output
-from cli.client import EngineError
+from cli.client import RefusedError
 
 ALIASES = {"list": "ls", "remove": "rm", "up": "deploy", "down": "rm"}
 
@@ -75,7 +75,7 @@ def each(names: Sequence[str], act: Callable[[str], object]) -> None:
     for name in names:
         try:
             act(name)
-        except EngineError as error:
+        except RefusedError as error:
             sys.stderr.write(f"{error}\n")
             failed = True
         else:

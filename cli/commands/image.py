@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TextIO
 import click
 
 from cli import output
-from cli.client import Engine
+from cli.client import EngineClient
 from cli.commands.groups import Group, each
 from cli.filters import parse_filters
 from cli.images import with_tag
@@ -30,7 +30,7 @@ def image() -> None:
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
 @click.pass_obj
-def ls(engine: Engine, every: bool, filters: Sequence[str], form: str, no_trunc: bool, quiet: bool) -> None:
+def ls(engine: EngineClient, every: bool, filters: Sequence[str], form: str, no_trunc: bool, quiet: bool) -> None:
     """List images."""
     rows = []
     for found in engine.list("/images/json", parse_filters(filters), all=every):
@@ -81,9 +81,9 @@ def _show(messages: Iterable[dict[str, Any]], *, quiet: bool = False, out: TextI
 
 
 def pull_image(
-    engine: Engine, name: str, platform: str = "", *, quiet: bool = False, out: TextIO | None = None
+    engine: EngineClient, name: str, platform: str = "", *, quiet: bool = False, out: TextIO | None = None
 ) -> None:
-    """Have the engine pull an image, ``latest`` where the name has no tag. Raises: EngineError."""
+    """Have the engine pull an image, ``latest`` where the name has no tag. Raises: RefusedError."""
     query = {"fromImage": name, "platform": platform or None}
     if ":" not in name.rpartition("/")[2]:
         query["tag"] = "latest"
@@ -95,7 +95,7 @@ def pull_image(
 @click.option("--platform", default="", help="Set platform if server is multi-platform capable")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress verbose output")
 @click.pass_obj
-def pull(engine: Engine, name: str, platform: str, quiet: bool) -> None:
+def pull(engine: EngineClient, name: str, platform: str, quiet: bool) -> None:
     """Download an image from a registry."""
     if quiet:
         pull_image(engine, name, platform, quiet=True)
@@ -123,7 +123,7 @@ def _full_name(name: str) -> str:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Suppress the load output")
 @click.pass_obj
-def load(engine: Engine, file: BinaryIO, quiet: bool) -> None:
+def load(engine: EngineClient, file: BinaryIO, quiet: bool) -> None:
     """Load an image from a tar archive or STDIN."""
     _show(engine.messages("POST", "/images/load", params={"quiet": quiet}, body=file))
 
@@ -133,7 +133,7 @@ def load(engine: Engine, file: BinaryIO, quiet: bool) -> None:
 @click.argument("name", metavar="[REPOSITORY[:TAG]]", default="")
 @click.option("-c", "--change", multiple=True, help="Apply Dockerfile instruction to the created image")
 @click.pass_obj
-def import_(engine: Engine, file: BinaryIO, name: str, change: Sequence[str]) -> None:
+def import_(engine: EngineClient, file: BinaryIO, name: str, change: Sequence[str]) -> None:
     """Import the contents from a tarball to create a filesystem image."""
     repository, tag = _split(name)
     query: dict[str, Any] = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": "\n".join(change) or None}
@@ -144,7 +144,7 @@ def import_(engine: Engine, file: BinaryIO, name: str, change: Sequence[str]) ->
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.pass_obj
-def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
+def inspect(engine: EngineClient, names: Sequence[str], form: str) -> None:
     """Display detailed information on one or more images."""
     output.inspect(names, lambda name: engine.get(f"/images/{name}/json"), form)
 
@@ -153,7 +153,7 @@ def inspect(engine: Engine, names: Sequence[str], form: str) -> None:
 @click.argument("source")
 @click.argument("target")
 @click.pass_obj
-def tag(engine: Engine, source: str, target: str) -> None:
+def tag(engine: EngineClient, source: str, target: str) -> None:
     """Create a tag TARGET that refers to SOURCE."""
     repository, name = _split(target)
     engine.post(f"/images/{source}/tag", repo=repository, tag=name)
@@ -170,6 +170,6 @@ def _split(name: str) -> tuple[str, str]:
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-f", "--force", is_flag=True, help="Force removal of the image")
 @click.pass_obj
-def rm(engine: Engine, names: Sequence[str], force: bool) -> None:
+def rm(engine: EngineClient, names: Sequence[str], force: bool) -> None:
     """Remove one or more images."""
     each(names, lambda name: engine.delete(f"/images/{name}", force=force))

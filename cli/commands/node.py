@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import output
-from cli.client import Engine, EngineError
+from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Group, each
 from cli.filters import parse_filters
 from cli.tasks import print_tasks
@@ -20,7 +20,7 @@ def node() -> None:
     """Manage nodes."""
 
 
-def resolve(engine: Engine, reference: str) -> str:
+def resolve(engine: EngineClient, reference: str) -> str:
     """``self`` is this node; anything else the daemon resolves."""
     if reference != "self":
         return reference
@@ -52,7 +52,7 @@ COLUMNS = {
 @click.option("--format", "form", default="", help="Format output using a custom template")
 @click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
 @click.pass_obj
-def ls(engine: Engine, filters: Sequence[str], form: str, quiet: bool) -> None:
+def ls(engine: EngineClient, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List nodes in the swarm."""
     found = engine.list("/nodes", parse_filters(filters))
     swarm = engine.get("/info")["Swarm"] if found else {}
@@ -85,7 +85,7 @@ def _tls_status(node: dict[str, Any] | None, cluster: dict[str, Any] | None) -> 
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.option("--pretty", is_flag=True, help="Print the information in a human friendly format")
 @click.pass_obj
-def inspect(engine: Engine, nodes: Sequence[str], form: str, pretty: bool) -> None:
+def inspect(engine: EngineClient, nodes: Sequence[str], form: str, pretty: bool) -> None:
     """Display detailed information on one or more nodes."""
     output.inspect(nodes, lambda name: engine.get(f"/nodes/{resolve(engine, name)}"), form, _pretty if pretty else None)
 
@@ -160,14 +160,14 @@ def _plugins(found: Sequence[dict[str, str]]) -> list[str]:
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
 @click.pass_obj
-def ps(engine: Engine, /, nodes: Sequence[str], filters: Sequence[str], **options: Any) -> None:
+def ps(engine: EngineClient, /, nodes: Sequence[str], filters: Sequence[str], **options: Any) -> None:
     """List tasks running on one or more nodes, defaults to current node."""
     wanted = parse_filters(filters)
     found, refusals = [], []
     for name in nodes or ("self",):
         try:
             found.append(engine.get(f"/nodes/{resolve(engine, name)}")["ID"])
-        except EngineError as error:
+        except RefusedError as error:
             refusals.append(str(error))
     if found:
         print_tasks(engine, engine.list("/tasks", {**wanted, "node": found}), **options)
@@ -175,13 +175,13 @@ def ps(engine: Engine, /, nodes: Sequence[str], filters: Sequence[str], **option
         raise click.ClickException("\n".join(refusals))
 
 
-def _change(engine: Engine, reference: str, change: Callable[[dict[str, Any]], None]) -> None:
+def _change(engine: EngineClient, reference: str, change: Callable[[dict[str, Any]], None]) -> None:
     found = engine.get(f"/nodes/{resolve(engine, reference)}")
     change(found["Spec"])
     _update(engine, found, found["Spec"])
 
 
-def _update(engine: Engine, found: dict[str, Any], spec: dict[str, Any]) -> None:
+def _update(engine: EngineClient, found: dict[str, Any], spec: dict[str, Any]) -> None:
     engine.post(f"/nodes/{found['ID']}/update", spec, version=found["Version"]["Index"])
 
 
@@ -193,7 +193,7 @@ def _update(engine: Engine, found: dict[str, Any], spec: dict[str, Any]) -> None
 @click.option("--label-rm", multiple=True, metavar="KEY", help="Remove a node label if exists")
 @click.pass_obj
 def update(
-    engine: Engine,
+    engine: EngineClient,
     reference: str,
     availability: str | None,
     role: str | None,
@@ -219,7 +219,7 @@ def update(
     output.write(reference)
 
 
-def _set_role(engine: Engine, nodes: Sequence[str], role: str, done: str) -> None:
+def _set_role(engine: EngineClient, nodes: Sequence[str], role: str, done: str) -> None:
     for reference in nodes:
         found = engine.get(f"/nodes/{resolve(engine, reference)}")
         if found["Spec"]["Role"] == role:
@@ -232,7 +232,7 @@ def _set_role(engine: Engine, nodes: Sequence[str], role: str, done: str) -> Non
 @node.command()
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
 @click.pass_obj
-def promote(engine: Engine, nodes: Sequence[str]) -> None:
+def promote(engine: EngineClient, nodes: Sequence[str]) -> None:
     """Promote one or more nodes to manager in the swarm."""
     _set_role(engine, nodes, "manager", "Node {} promoted to a manager in the swarm.")
 
@@ -240,7 +240,7 @@ def promote(engine: Engine, nodes: Sequence[str]) -> None:
 @node.command()
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
 @click.pass_obj
-def demote(engine: Engine, nodes: Sequence[str]) -> None:
+def demote(engine: EngineClient, nodes: Sequence[str]) -> None:
     """Demote one or more nodes from manager in the swarm."""
     _set_role(engine, nodes, "worker", "Manager {} demoted in the swarm.")
 
@@ -249,6 +249,6 @@ def demote(engine: Engine, nodes: Sequence[str]) -> None:
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
 @click.option("-f", "--force", is_flag=True, help="Force remove a node from the swarm")
 @click.pass_obj
-def rm(engine: Engine, nodes: Sequence[str], force: bool) -> None:
+def rm(engine: EngineClient, nodes: Sequence[str], force: bool) -> None:
     """Remove one or more nodes from the swarm."""
     each(nodes, lambda name: engine.delete(f"/nodes/{resolve(engine, name)}", force=force))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cli import output, values
-from cli.client import Engine, EngineError
+from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Command, FlagValueError
 from cli.commands.image import pull_image
 from cli.images import with_tag
@@ -42,7 +42,7 @@ REFUSED, NOT_RUNNABLE, NOT_FOUND = 125, 126, 127
 @click.option("--platform", default="", help="Set platform if server is multi-platform capable")
 @click.pass_obj
 def run(
-    engine: Engine,
+    engine: EngineClient,
     /,
     image: str,
     command: Sequence[str],
@@ -66,7 +66,7 @@ def run(
             attached = engine.request("POST", f"/containers/{container_id}/attach", params=streams)
             waiting = engine.request("POST", f"/containers/{container_id}/wait", params={"condition": condition})
         engine.post(f"/containers/{container_id}/start")
-    except EngineError as error:
+    except RefusedError as error:
         sys.stderr.write(f"swarm: {error}\n\nRun 'swarm run --help' for more information\n")
         raise click.exceptions.Exit(_status_of(error)) from error
     if waiting is None or attached is None:
@@ -80,12 +80,12 @@ def run(
     raise click.exceptions.Exit(ended["StatusCode"])
 
 
-def _create(engine: Engine, body: dict[str, Any], name: str, platform: str) -> str:
+def _create(engine: EngineClient, body: dict[str, Any], name: str, platform: str) -> str:
     """The ID of the new container; the image is pulled when it is not there."""
     query: dict[str, Any] = {"name": name or None, "platform": platform or None}
     try:
         made = engine.post("/containers/create", body, **query)
-    except EngineError as error:
+    except RefusedError as error:
         if error.status != 404 or "image" not in error.message.lower():
             raise
         sys.stderr.write(f"Unable to find image '{with_tag(body['Image'])}' locally\n")
@@ -96,7 +96,7 @@ def _create(engine: Engine, body: dict[str, Any], name: str, platform: str) -> s
     return str(made["Id"])
 
 
-def _status_of(error: EngineError) -> int:
+def _status_of(error: RefusedError) -> int:
     text = error.message.lower()
     if "executable file not found" in text or "no such file or directory" in text:
         return NOT_FOUND

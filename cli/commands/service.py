@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cli import output, service_spec, values
-from cli.client import Engine, EngineError
+from cli.client import EngineClient, RefusedError
 from cli.commands.groups import FlagValueError, Group, each
 from cli.commands.node import resolve
 from cli.commands.service_options import common_options, list_options
@@ -29,7 +29,7 @@ def service() -> None:
     """Manage services."""
 
 
-def _entries(engine: Engine, stem: str, texts: Sequence[str]) -> list[Any]:
+def _entries(engine: EngineClient, stem: str, texts: Sequence[str]) -> list[Any]:
     """The API's entries of what was written for a list flag."""
     match stem:
         case "mount":
@@ -54,7 +54,7 @@ def _entries(engine: Engine, stem: str, texts: Sequence[str]) -> list[Any]:
             return list(texts)
 
 
-def _file_entry(engine: Engine, stem: str, text: str) -> dict[str, Any]:
+def _file_entry(engine: EngineClient, stem: str, text: str) -> dict[str, Any]:
     reference = values.file_reference(text)
     word = stem.capitalize()
     found = engine.list(f"/{stem}s", {"name": [reference["Source"]]})
@@ -64,7 +64,7 @@ def _file_entry(engine: Engine, stem: str, text: str) -> dict[str, Any]:
     return {"File": reference["File"], f"{word}ID": match[0]["ID"], f"{word}Name": match[0]["Spec"]["Name"]}
 
 
-def _apply(engine: Engine, spec: Spec, options: dict[str, Any]) -> None:
+def _apply(engine: EngineClient, spec: Spec, options: dict[str, Any]) -> None:
     """Put the flags into the spec. Raises: FlagValueError."""
     try:
         service_spec.apply_settings(spec, options)
@@ -88,7 +88,7 @@ def _apply(engine: Engine, spec: Spec, options: dict[str, Any]) -> None:
 @common_options
 @click.pass_obj
 def create(
-    engine: Engine,
+    engine: EngineClient,
     /,
     image: str,
     command: Sequence[str],
@@ -140,7 +140,7 @@ def _env_files(names: Sequence[str]) -> list[str]:
 @common_options
 @click.pass_obj
 def update(
-    engine: Engine,
+    engine: EngineClient,
     /,
     name: str,
     image: str | None,
@@ -174,7 +174,7 @@ def _given(options: dict[str, Any], *others: Any) -> bool:
 
 
 def _post_update(
-    engine: Engine, found: dict[str, Any], name: str, options: dict[str, Any], *, rollback: bool = False
+    engine: EngineClient, found: dict[str, Any], name: str, options: dict[str, Any], *, rollback: bool = False
 ) -> None:
     image = found["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
     auth = registry_auth(image) if options.get("with_registry_auth") else {}
@@ -204,7 +204,7 @@ def _set_replicas(spec: Spec, replicas: int) -> None:
 @click.option("-d", "--detach", is_flag=True, help="Exit immediately instead of waiting for the service to converge")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress progress output")
 @click.pass_obj
-def roll_back(engine: Engine, /, name: str, **options: Any) -> None:
+def roll_back(engine: EngineClient, /, name: str, **options: Any) -> None:
     """Revert changes to a service's configuration."""
     _post_update(engine, engine.get(f"/services/{name}"), name, options, rollback=True)
 
@@ -213,14 +213,14 @@ def roll_back(engine: Engine, /, name: str, **options: Any) -> None:
 @click.argument("targets", nargs=-1, required=True, metavar="SERVICE=REPLICAS...")
 @click.option("-d", "--detach", is_flag=True, help="Exit immediately instead of waiting for the service to converge")
 @click.pass_obj
-def scale(engine: Engine, targets: Sequence[str], detach: bool) -> None:
+def scale(engine: EngineClient, targets: Sequence[str], detach: bool) -> None:
     """Scale one or multiple replicated services."""
     wanted = [_scale_target(text) for text in targets]
     started, refusals = [], []
     for name, number in wanted:
         try:
             _scale(engine, name, number)
-        except (EngineError, click.ClickException, ValueError) as error:
+        except (RefusedError, click.ClickException, ValueError) as error:
             refusals.append(f"{name}: {error}")
         else:
             output.write(f"{name} scaled to {int(number)}")
@@ -228,13 +228,13 @@ def scale(engine: Engine, targets: Sequence[str], detach: bool) -> None:
     for name in started if not detach else ():
         try:
             watch_convergence(engine, name)
-        except (EngineError, click.ClickException) as error:
+        except (RefusedError, click.ClickException) as error:
             refusals.append(f"{name}: {error}")
     if refusals:
         raise click.ClickException("\n".join(refusals))
 
 
-def _scale(engine: Engine, name: str, number: str) -> None:
+def _scale(engine: EngineClient, name: str, number: str) -> None:
     if not re.fullmatch(r"[0-9]{1,18}", number):
         raise ValueError(f"invalid replicas value {number}: want a number")
     found = engine.get(f"/services/{name}")
@@ -254,7 +254,7 @@ def _scale_target(text: str) -> tuple[str, str]:
 @service.command()
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
 @click.pass_obj
-def rm(engine: Engine, names: Sequence[str]) -> None:
+def rm(engine: EngineClient, names: Sequence[str]) -> None:
     """Remove one or more services."""
     each(names, lambda name: engine.delete(f"/services/{name}"))
 
@@ -267,7 +267,7 @@ COLUMNS = {"ID": "ID", "Name": "NAME", "Mode": "MODE", "Replicas": "REPLICAS", "
 @click.option("--format", "form", default="", help="Format output using a custom template")
 @click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
 @click.pass_obj
-def ls(engine: Engine, filters: Sequence[str], form: str, quiet: bool) -> None:
+def ls(engine: EngineClient, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List services."""
     found = engine.list("/services", parse_filters(filters), status=True)
     output.listing(service_rows(found), COLUMNS, form=form, quiet=quiet)
@@ -342,13 +342,13 @@ def _span(first: int, last: int) -> str:
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
 @click.pass_obj
-def ps(engine: Engine, /, names: Sequence[str], filters: Sequence[str], **options: Any) -> None:
+def ps(engine: EngineClient, /, names: Sequence[str], filters: Sequence[str], **options: Any) -> None:
     """List the tasks of one or more services."""
     ids, missing = [], []
     for name in names:
         try:
             ids.append(engine.get(f"/services/{name}")["ID"])
-        except EngineError as error:
+        except RefusedError as error:
             if error.status != 404:
                 raise
             missing.append(f"no such service: {name}")
@@ -367,18 +367,18 @@ def ps(engine: Engine, /, names: Sequence[str], filters: Sequence[str], **option
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.option("--pretty", is_flag=True, help="Print the information in a human friendly format")
 @click.pass_obj
-def inspect(engine: Engine, names: Sequence[str], form: str, pretty: bool) -> None:
+def inspect(engine: EngineClient, names: Sequence[str], form: str, pretty: bool) -> None:
     """Display detailed information on one or more services."""
     output.inspect(names, lambda name: _find(engine, name), form, pretty_service if pretty else None)
 
 
-def _find(engine: Engine, name: str) -> Any:
+def _find(engine: EngineClient, name: str) -> Any:
     try:
         return engine.get(f"/services/{name}", insertDefaults=True)
-    except EngineError as error:
+    except RefusedError as error:
         if error.status != 404:
             raise
-        raise EngineError(404, f"no such service: {name}") from error
+        raise RefusedError(404, f"no such service: {name}") from error
 
 
 @service.command()
@@ -393,7 +393,7 @@ def _find(engine: Engine, name: str) -> Any:
 @click.option("--no-task-ids", is_flag=True, help="Do not include task IDs in output")
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @click.pass_obj
-def logs(engine: Engine, /, name: str, **options: Any) -> None:
+def logs(engine: EngineClient, /, name: str, **options: Any) -> None:
     """Fetch the logs of a service or task."""
     from cli.logs import print_service_logs
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from cli import output
-from cli.client import Engine, EngineError
+from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Group
 from cli.commands.service import COLUMNS as SERVICE_COLUMNS
 from cli.commands.service import service_rows
@@ -89,7 +89,7 @@ def _text(name: str) -> str:
 @click.option("-q", "--quiet", is_flag=True, help="Suppress progress output")
 @click.pass_obj
 def deploy(
-    engine: Engine,
+    engine: EngineClient,
     /,
     name: str,
     files: Sequence[str],
@@ -132,7 +132,7 @@ def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
 @stack.command()
 @click.option("--format", "form", default="", help="Format output using a custom template")
 @click.pass_obj
-def ls(engine: Engine, form: str) -> None:
+def ls(engine: EngineClient, form: str) -> None:
     """List stacks."""
     services = engine.list("/services", {"label": [NAMESPACE_LABEL]})
     counts = Counter(service["Spec"]["Labels"][NAMESPACE_LABEL] for service in services)
@@ -149,7 +149,7 @@ def ls(engine: Engine, form: str) -> None:
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
 @click.pass_obj
-def ps(engine: Engine, /, name: str, filters: Sequence[str], **options: Any) -> None:
+def ps(engine: EngineClient, /, name: str, filters: Sequence[str], **options: Any) -> None:
     """List the tasks in the stack."""
     check_name(name)
     wanted = {**parse_filters(filters), "label": [f"{NAMESPACE_LABEL}={name}"]}
@@ -165,7 +165,7 @@ def ps(engine: Engine, /, name: str, filters: Sequence[str], **options: Any) -> 
 @click.option("--format", "form", default="", help="Format output using a custom template")
 @click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
 @click.pass_obj
-def services(engine: Engine, name: str, filters: Sequence[str], form: str, quiet: bool) -> None:
+def services(engine: EngineClient, name: str, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List the services in the stack."""
     check_name(name)
     wanted = parse_filters(filters)
@@ -181,7 +181,7 @@ def services(engine: Engine, name: str, filters: Sequence[str], form: str, quiet
 @click.argument("names", nargs=-1, required=True, metavar="STACK...")
 @click.option("-d", "--detach/--no-detach", default=True, type=click.BOOL, help="Do not wait for stack removal")
 @click.pass_obj
-def rm(engine: Engine, names: Sequence[str], detach: bool) -> None:
+def rm(engine: EngineClient, names: Sequence[str], detach: bool) -> None:
     """Remove one or more stacks."""
     refusals = []
     for name in names:
@@ -197,24 +197,24 @@ def rm(engine: Engine, names: Sequence[str], detach: bool) -> None:
         raise click.ClickException("\n".join(refusals))
 
 
-def _parts(engine: Engine, kind: str, name: str) -> list[dict[str, Any]]:
+def _parts(engine: EngineClient, kind: str, name: str) -> list[dict[str, Any]]:
     return sorted(of_stack(engine, f"/{kind}s", name), key=lambda entry: str(entry["Spec"]["Name"]))
 
 
-def _remove(engine: Engine, found: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+def _remove(engine: EngineClient, found: Sequence[tuple[str, dict[str, Any]]]) -> bool:
     """Remove one after the other, whatever the daemon says; whether it agreed to all."""
     done = True
     for kind, entry in found:
         output.write(f"Removing {kind} {entry['Spec']['Name']}")
         try:
             engine.delete(f"/{kind}s/{entry['ID']}")
-        except EngineError as error:
+        except RefusedError as error:
             sys.stderr.write(f"Failed to remove {kind} {entry['ID']}: {error}\n")
             done = False
     return done
 
 
-def _wait_for_end(engine: Engine, name: str) -> None:
+def _wait_for_end(engine: EngineClient, name: str) -> None:
     """Until no task of the stack is left that has not ended."""
     while any(
         STATES.get(task["Status"]["State"], 0) <= STATES["running"]

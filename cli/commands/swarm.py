@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import output
-from cli.client import Engine, EngineError
+from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Command
 from cli.values import duration_ns
 
@@ -62,13 +62,13 @@ def _apply_spec(spec: dict[str, Any], options: dict[str, Any]) -> bool:
 @click.option("--force-new-cluster", is_flag=True, help="Force create a new cluster from current state")
 @_spec_options
 @click.pass_obj
-def init(engine: Engine, /, **options: Any) -> None:
+def init(engine: EngineClient, /, **options: Any) -> None:
     """Initialize a swarm."""
     spec: dict[str, Any] = {}
     _apply_spec(spec, options)
     try:
         node_id = engine.post("/swarm/init", _init_request(options, spec))
-    except EngineError as error:
+    except RefusedError as error:
         if "IP address" in error.message and "--advertise-addr" not in error.message:
             raise click.ClickException(f"{error} - specify one with --advertise-addr") from error
         raise
@@ -102,7 +102,7 @@ def _init_request(options: dict[str, Any], spec: dict[str, Any]) -> dict[str, An
 @click.option("--data-path-addr", default="", help="Address or interface to use for data path traffic")
 @click.option("--availability", type=_AVAILABILITY, default="active", help="Availability of the node")
 @click.pass_obj
-def join(engine: Engine, /, address: str, token: str, **options: Any) -> None:
+def join(engine: EngineClient, /, address: str, token: str, **options: Any) -> None:
     """Join a swarm as a node and/or manager; the token decides which."""
     engine.post(
         "/swarm/join",
@@ -124,7 +124,7 @@ def join(engine: Engine, /, address: str, token: str, **options: Any) -> None:
 @click.option("--rotate", is_flag=True, help="Rotate join token")
 @click.option("-q", "--quiet", is_flag=True, help="Only display token")
 @click.pass_obj
-def join_token(engine: Engine, role: str, rotate: bool, quiet: bool) -> None:
+def join_token(engine: EngineClient, role: str, rotate: bool, quiet: bool) -> None:
     """Print the command that joins a node to this swarm."""
     if rotate:
         cluster = engine.get("/swarm")
@@ -143,7 +143,7 @@ def join_token(engine: Engine, role: str, rotate: bool, quiet: bool) -> None:
         _print_join_command(engine, role, engine.get("/info")["Swarm"]["NodeID"])
 
 
-def _print_join_command(engine: Engine, role: str, node_id: str) -> None:
+def _print_join_command(engine: EngineClient, role: str, node_id: str) -> None:
     manager = engine.get(f"/nodes/{node_id}").get("ManagerStatus")
     token = engine.get("/swarm")["JoinTokens"][role.capitalize()]
     if manager:
@@ -151,7 +151,7 @@ def _print_join_command(engine: Engine, role: str, node_id: str) -> None:
         output.write(f"    swarm join --token {token} {manager.get('Addr', '')}\n\n")
 
 
-def _print_unlock_key(engine: Engine, *, needed: bool = False) -> None:
+def _print_unlock_key(engine: EngineClient, *, needed: bool = False) -> None:
     key = engine.get("/swarm/unlockkey")["UnlockKey"]
     if not key and needed:
         raise click.ClickException("no unlock key is set")
@@ -168,7 +168,7 @@ def _print_unlock_key(engine: Engine, *, needed: bool = False) -> None:
 @click.option("--rotate", is_flag=True, help="Rotate unlock key")
 @click.option("-q", "--quiet", is_flag=True, help="Only display token")
 @click.pass_obj
-def unlock_key(engine: Engine, rotate: bool, quiet: bool) -> None:
+def unlock_key(engine: EngineClient, rotate: bool, quiet: bool) -> None:
     """Manage the unlock key."""
     if rotate:
         cluster = engine.get("/swarm")
@@ -188,7 +188,7 @@ def unlock_key(engine: Engine, rotate: bool, quiet: bool) -> None:
 
 @click.command(cls=Command)
 @click.pass_obj
-def unlock(engine: Engine) -> None:
+def unlock(engine: EngineClient) -> None:
     """Unlock swarm."""
     key = click.prompt("Enter unlock key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     engine.post("/swarm/unlock", {"UnlockKey": key.strip()})
@@ -197,7 +197,7 @@ def unlock(engine: Engine) -> None:
 @click.command(cls=Command)
 @click.option("-f", "--force", is_flag=True, help="Force this node to leave the swarm, ignoring warnings")
 @click.pass_obj
-def leave(engine: Engine, force: bool) -> None:
+def leave(engine: EngineClient, force: bool) -> None:
     """Leave the swarm."""
     engine.post("/swarm/leave", force=force)
     output.write("Node left the swarm.")
@@ -206,7 +206,7 @@ def leave(engine: Engine, force: bool) -> None:
 @click.command(cls=Command)
 @_spec_options
 @click.pass_obj
-def update(engine: Engine, /, **options: Any) -> None:
+def update(engine: EngineClient, /, **options: Any) -> None:
     """Update the swarm."""
     cluster = engine.get("/swarm")
     locked = (cluster["Spec"].get("EncryptionConfig") or {}).get("AutoLockManagers", False)
@@ -221,6 +221,6 @@ def update(engine: Engine, /, **options: Any) -> None:
 @click.command(cls=Command)
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.pass_obj
-def inspect(engine: Engine, form: str) -> None:
+def inspect(engine: EngineClient, form: str) -> None:
     """Display detailed information on the swarm."""
     output.inspect(["swarm"], lambda _: engine.get("/swarm"), form)

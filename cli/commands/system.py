@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from cli import output
-from cli.client import Engine
+from cli.client import EngineClient
 
 
 @click.command()
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.pass_obj
-def info(engine: Engine, form: str) -> None:
+def info(engine: EngineClient, form: str) -> None:
     """Display system-wide information."""
     found = engine.get("/info")
     if form:
@@ -69,7 +69,7 @@ def _swarm_lines(swarm: dict[str, Any]) -> list[str]:
 @click.command()
 @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
 @click.pass_obj
-def version(engine: Engine, form: str) -> None:
+def version(engine: EngineClient, form: str) -> None:
     """Show the version information."""
     server = engine.get("/version")
     both = {"Client": {"Version": package_version("swarm-orchestrator")}, "Server": server}

@@ -9,18 +9,18 @@ from typing import Any
 
 import click
 
-from cli.client import Engine, EngineError
+from cli.client import EngineClient, RefusedError
 from cli.images import pin, registry_auth
 from cli.stack.convert import IMAGE_LABEL, NAMESPACE_LABEL, Stack
 
 
-def of_stack(engine: Engine, path: str, stack: str, **params: Any) -> list[dict[str, Any]]:
+def of_stack(engine: EngineClient, path: str, stack: str, **params: Any) -> list[dict[str, Any]]:
     """Objects with the stack's label."""
     return engine.list(path, {"label": [f"{NAMESPACE_LABEL}={stack}"]}, **params)
 
 
 def deploy(
-    engine: Engine,
+    engine: EngineClient,
     stack: Stack,
     *,
     prune: bool = False,
@@ -53,7 +53,7 @@ def deploy(
     return made
 
 
-def _deploy_blobs(engine: Engine, stack: Stack, kind: str, say: Callable[[str], None]) -> dict[str, str]:
+def _deploy_blobs(engine: EngineClient, stack: Stack, kind: str, say: Callable[[str], None]) -> dict[str, str]:
     """Name to ID of every secret or config the stack names."""
     specs = stack.secrets if kind == "secret" else stack.configs
     if not specs and not stack.external[kind]:
@@ -83,7 +83,7 @@ def _told(what: str) -> Iterator[None]:
     """A refusal names the object: a stack has many."""
     try:
         yield
-    except EngineError as error:
+    except RefusedError as error:
         raise click.ClickException(f"failed to {what}: {error}") from error
 
 
@@ -97,7 +97,7 @@ def _refer(spec: dict[str, Any], ids: dict[str, dict[str, str]]) -> None:
 
 
 def _deploy_service(
-    engine: Engine,
+    engine: EngineClient,
     spec: dict[str, Any],
     old: dict[str, Any] | None,
     resolve_image: str,
