@@ -45,7 +45,7 @@ from runtime.containers.types import (
 from runtime.errors import ConflictError, InvalidParameterError
 from runtime.events import EventBus
 from runtime.images import ContainerUse, ImageNotFoundError, ImageStore
-from runtime.linux import Watcher
+from runtime.kernel.syscalls import Watcher
 from runtime.networks import Networks
 from runtime.volumes import Volumes
 

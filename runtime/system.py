@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.containers import cgroups
-from runtime.networks import nft
+from runtime.kernel import nft
 
 
 @dataclass(frozen=True, slots=True)

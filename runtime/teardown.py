@@ -25,9 +25,9 @@ from pathlib import Path
 
 from runtime.containers import cgroups
 from runtime.errors import EngineError
-from runtime.images.errors import ImagesError
-from runtime.images.mounts import unescaped, unmount
-from runtime.networks import netlink, nft, rules
+from runtime.kernel import netlink, nft
+from runtime.kernel.mounts import unescaped, unmount
+from runtime.networks import rules
 
 LOCK_FILE = "swarmd.lock"
 KILL_TIMEOUT_S = 10.0
@@ -142,7 +142,7 @@ def _attempt(report: Report, step: Callable[..., None], *arguments: object) -> N
     """One kind that will not go must not keep the others from going."""
     try:
         step(*arguments)
-    except (EngineError, ImagesError, OSError) as error:
+    except (EngineError, OSError) as error:
         report.left.append(str(error))
 
 

@@ -40,7 +40,7 @@ from runtime.containers.types import EndpointSettings, Health
 from runtime.errors import ConflictError, EngineError, HostError, NotModifiedError, StartError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
-from runtime.linux import Watcher
+from runtime.kernel.syscalls import Watcher
 from runtime.networks.bridge import Attachment, Networks
 from runtime.networks.ports import requests as port_requests
 from runtime.volumes import Volumes

@@ -24,7 +24,7 @@ import structlog
 from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
 from runtime.images.work import run_abortable
-from runtime.linux import Watcher
+from runtime.kernel.syscalls import Watcher
 
 log = structlog.get_logger(__name__)
 

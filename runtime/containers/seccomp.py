@@ -15,7 +15,7 @@ from typing import Any
 
 from runtime.containers import seccomp_rules as rules
 from runtime.errors import InvalidParameterError
-from runtime.linux import supports_x32
+from runtime.kernel.syscalls import supports_x32
 
 _GO_ARCH = {
     "x86_64": "amd64",

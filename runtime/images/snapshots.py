@@ -25,8 +25,9 @@ from base.trees import remove_tree, tree_size
 from runtime.images.content import Reader, disk_full_as_error
 from runtime.images.errors import SnapshotError
 from runtime.images.layers import Unpacked, unpack_layer
-from runtime.images.mounts import Mounter, mount_overlay, overlay_options, probe_overlay, sync_filesystem, unmount
+from runtime.images.overlay import overlay_options, probe_overlay, unmount
 from runtime.images.types import RootFS
+from runtime.kernel.mounts import Mounter, mount_overlay, sync_filesystem
 
 # 96 bits: 128 layers fit in a page of mount options, and nobody finds a second chain ID with the same name.
 _NAME_LENGTH = 24

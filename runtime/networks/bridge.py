@@ -25,7 +25,8 @@ import structlog
 from base.files import read_text, write_atomic
 from runtime.containers.types import EndpointSettings
 from runtime.errors import HostError, InvalidParameterError, NetworkNotFoundError
-from runtime.networks import netlink, nft, rules
+from runtime.kernel import netlink, nft
+from runtime.networks import rules
 from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_routes
 from runtime.networks.ports import PortClaims, PortRequest
 from runtime.networks.rules import PublishedPort

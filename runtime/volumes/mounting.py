@@ -19,8 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runtime.errors import HostError, InvalidParameterError
-from runtime.images import ImagesError
-from runtime.images.mounts import unescaped, unmount
+from runtime.kernel.mounts import unescaped, unmount
 
 MOUNT_TIMEOUT_S = 60.0
 _NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
@@ -97,10 +96,7 @@ class VolumeMounts:
         if self._users.get(target):
             return
         self._users.pop(target, None)
-        try:
-            unmount(target)
-        except ImagesError as error:
-            raise HostError(str(error)) from error
+        unmount(target)
 
 
 def _mount(options: Mapping[str, str], target: Path) -> None:

@@ -24,7 +24,7 @@ import structlog
 
 from runtime.containers.types import ContainerConfig, HostConfig
 from runtime.engine import Engine
-from runtime.linux import CLONE_NEWNET
+from runtime.kernel.syscalls import CLONE_NEWNET
 from tests.support_images import BUSYBOX_TAG, busybox_rootfs
 
 STEPS = ("create", "start", "exit", "remove", "total")

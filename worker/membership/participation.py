@@ -38,7 +38,7 @@ from proto.objects_pb2 import Node, NodeDescription
 from proto.raft_pb2 import RaftLeaveRequest
 from proto.raft_pb2_grpc import RaftMembershipStub
 from proto.specs_pb2 import NodeRole
-from runtime.linux import Watcher
+from runtime.kernel.syscalls import Watcher
 from worker.agent.agent import Agent
 from worker.agent.executor import Executor, ExecutorError
 from worker.membership import local_state

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runtime.containers import logs
 from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
-from runtime.linux import Watcher
+from runtime.kernel.syscalls import Watcher
 
 STAMP = "2026-11-24T09:16:30.123456789+00:00"
 NS = 1795511790123456789

@@ -14,7 +14,7 @@ import pytest
 
 from runtime.containers import cgroups
 from runtime.engine import Engine
-from runtime.linux import CLONE_NEWNET, setns
+from runtime.kernel.syscalls import CLONE_NEWNET, setns
 from tests.unit.engine.support import Bench, clean_up, load_image
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.containers import cgroups
 from runtime.containers.types import HostConfig
-from runtime.networks import nft
+from runtime.kernel import nft
 from tests.unit.engine.support import Bench, until
 
 pytestmark = pytest.mark.root

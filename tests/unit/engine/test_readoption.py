@@ -15,7 +15,7 @@ import pytest
 from runtime.containers import conmon
 from runtime.containers.conmon import Paths, find_tools, run_runc
 from runtime.containers.types import ExecConfig, HostConfig, PortBinding, RestartPolicy
-from runtime.networks import nft
+from runtime.kernel import nft
 from tests.unit.engine.support import Bench, until
 
 pytestmark = pytest.mark.root

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.containers import cgroups
-from runtime.networks import netlink, nft
+from runtime.kernel import netlink, nft
 from runtime.teardown import (
     Report,
     Target,

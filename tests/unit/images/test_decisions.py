@@ -23,11 +23,11 @@ from runtime.images import (
 from runtime.images.changes import apply_changes
 from runtime.images.listing import moment
 from runtime.images.manifests import epoch_of, media_type_of, parse_config, parse_index, parse_manifest
-from runtime.images.mounts import filesystem_of
 from runtime.images.platforms import choose, normalize, parse_platform, satisfies
 from runtime.images.records import ImageRecord
 from runtime.images.removal import Removal, decide_removal
 from runtime.images.snapshots import chain_ids
+from runtime.kernel.mounts import filesystem_of
 
 ID = "sha256:" + "1" * 64
 D = "sha256:" + "2" * 64

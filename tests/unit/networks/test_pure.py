@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
 from runtime.errors import InvalidParameterError, UnavailableError
-from runtime.networks import netlink
+from runtime.kernel import netlink
 from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_routes
 from runtime.networks.ports import PortClaims, PortRequest, parse_port, requests
 from runtime.networks.rules import PublishedPort, ruleset

@@ -1,8 +1,8 @@
 """Just enough rtnetlink for a bridge port: links, addresses, routes, each batch in one system call.
 
-A container start sends two batches, one in each namespace, and takes about a millisecond with this. pyroute2, which
-the overlay networks use, costs several times that on this path: its synchronous calls drive an event loop inside, and
-opening one socket in another namespace starts a helper. Messages are built by pure functions (rtnetlink(7)).
+A container start sends two batches, one in each namespace, and takes about a millisecond with this. pyroute2 costs
+several times that on this path: its synchronous calls drive an event loop inside, and opening one socket in another
+namespace starts a helper. Messages are built by pure functions (rtnetlink(7)).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from runtime.linux import CLONE_NEWNET, setns
+from runtime.kernel.syscalls import CLONE_NEWNET, setns
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWADDR, _RTM_NEWROUTE = 20, 24

@@ -1,4 +1,4 @@
-"""mount(2) and umount2(2) for overlayfs, in-process.
+"""mount(2) and umount2(2), in-process, and what /proc/self/mountinfo says.
 
 The option string of a mount is at most one page, which absolute paths of forty layers exceed. Mounts are therefore made
 by threads that have a working directory of their own (``unshare(CLONE_FS)``) inside the layers directory, with names
@@ -18,13 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.images.errors import OverlayUnsupportedError, SnapshotError
+from runtime.errors import HostError
 
 T = TypeVar("T")
 
 CLONE_FS = 0x200
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
-OPTIONS_BYTES_MAX = 4095
 THREADS = 4
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -37,21 +36,13 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def overlay_options(layers: list[str], upper: str, work: str) -> str:
-    """Mount options; ``layers`` are relative names, topmost first. Raises SnapshotError if they do not fit in a page."""
-    options = f"lowerdir={':'.join(layers)},upperdir={upper},workdir={work}"
-    if len(os.fsencode(options)) > OPTIONS_BYTES_MAX:
-        raise SnapshotError(f"an image of {len(layers)} layers cannot be mounted: too many layers")
-    return options
-
-
 def mount_overlay(target: Path, options: str) -> None:
     """Blocks. Raises OSError."""
     _call("mount", b"overlay", os.fsencode(target), b"overlay", ctypes.c_ulong(0), os.fsencode(options))
 
 
 def unmount(target: Path) -> None:
-    """Unmount, lazily if it is busy; nothing mounted or nothing there is fine. Blocks. Raises SnapshotError."""
+    """Unmount, lazily if it is busy; nothing mounted or nothing there is fine. Blocks. Raises HostError."""
     for flags in (UMOUNT_NOFOLLOW, UMOUNT_NOFOLLOW | MNT_DETACH):
         try:
             _call("umount2", os.fsencode(target), flags)
@@ -59,7 +50,7 @@ def unmount(target: Path) -> None:
             if error.errno in (errno.EINVAL, errno.ENOENT):
                 return
             if error.errno != errno.EBUSY or flags & MNT_DETACH:
-                raise SnapshotError(f"cannot unmount {target}: {error.strerror}") from error
+                raise HostError(f"cannot unmount {target}: {error.strerror}") from error
         else:
             return
 
@@ -96,33 +87,6 @@ class Mounter:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
-
-
-def probe_overlay(directory: Path) -> None:
-    """Mount an overlay below ``directory`` and unmount it. Blocks.
-
-    Raises:
-        OverlayUnsupportedError: with what to do about it.
-    """
-    parts = [directory / name for name in ("lower", "upper", "work", "merged")]
-    for part in parts:
-        part.mkdir(parents=True, exist_ok=True)
-    lower, upper, work, merged = parts
-    try:
-        mount_overlay(merged, overlay_options([str(lower)], str(upper), str(work)))
-    except OSError as error:
-        raise OverlayUnsupportedError(_advice(directory, error)) from error
-    unmount(merged)
-
-
-def _advice(directory: Path, error: OSError) -> str:
-    kind = filesystem_of(directory, Path("/proc/self/mountinfo").read_text())
-    what = f"overlayfs cannot be used below {directory} ({kind}): {error.strerror}."
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return f"{what} Mounting needs root (CAP_SYS_ADMIN): run swarmd as root."
-    if error.errno == errno.ENODEV:
-        return f"{what} This kernel has no overlayfs: load it with `modprobe overlay`."
-    return f"{what} Put the state directory on ext4, xfs (ftype=1), btrfs or tmpfs, not on another overlay or a network share."
 
 
 def unescaped(text: str) -> str:
