@@ -30,7 +30,7 @@ from manager.control.lookup import find, find_node, find_service, find_task, spe
 from manager.control.names import random_name
 from manager.control.payloads import CONFIGS, SECRETS, P, PayloadKind
 from manager.model.defaults import insert_defaults, normalize_service_spec
-from manager.reconcile.dirty import DirtyCheck
+from manager.model.dirty import DirtyCheck
 from manager.store import SequenceConflictError, Store, View, Working
 from pki.identifiers import new_id
 from proto import control_pb2 as pb

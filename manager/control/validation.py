@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 
 from manager.control.errors import InvalidArgumentError, InvalidRequestError, UnimplementedError
 from manager.control.references import is_image_reference
+from manager.model.constraints import ConstraintError
+from manager.model.constraints import parse as parse_constraints
 from manager.model.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
-from manager.scheduler.constraints import ConstraintError
-from manager.scheduler.constraints import parse as parse_constraints
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,

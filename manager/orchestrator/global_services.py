@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from manager.model.constraints import ConstraintError, node_matches, parse_cached
 from manager.model.tasks import (
     CreateTask,
     Outcome,
@@ -24,7 +25,6 @@ from manager.model.tasks import (
 from manager.orchestrator.replicated import ServiceInputs
 from manager.orchestrator.restart import SlotRules, is_finished, reconcile_slot
 from manager.orchestrator.update import SlotTasks, UpdateInputs, advance
-from manager.scheduler.constraints import ConstraintError, node_matches, parse_cached
 from proto.objects_pb2 import TASK_STATE_RUNNING, TASK_STATE_SHUTDOWN, Node, Service, Task
 from proto.specs_pb2 import NODE_AVAILABILITY_PAUSE
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from manager import constants
+from manager.model.constraints import node_matches
+from manager.model.needs import Needs
+from manager.model.resources import GenericPool
 from manager.model.tasks import (
     EVICTED_MESSAGE,
     Outcome,
@@ -19,9 +22,6 @@ from manager.model.tasks import (
     set_status,
 )
 from manager.model.transitions import Owner
-from manager.scheduler.constraints import node_matches
-from manager.scheduler.needs import Needs
-from manager.scheduler.resources import GenericPool
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     TASK_STATE_ASSIGNED,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
+from manager.model.dirty import DirtyCheck
 from manager.model.tasks import (
     CreateTask,
     InvariantError,
@@ -25,7 +26,6 @@ from manager.model.tasks import (
 )
 from manager.orchestrator.restart import is_finished
 from manager.orchestrator.update import SlotTasks, UpdateInputs, advance
-from manager.reconcile.dirty import DirtyCheck
 from proto.objects_pb2 import TASK_STATE_REMOVE, TASK_STATE_RUNNING, Service, Task
 
 

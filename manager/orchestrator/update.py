@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from manager.model.defaults import UpdateRules, update_rules
+from manager.model.dirty import DirtyCheck
 from manager.model.tasks import (
     CreateTask,
     MissingOf,
@@ -43,7 +44,6 @@ from manager.model.tasks import (
 )
 from manager.orchestrator import rollout
 from manager.orchestrator.restart import is_finished, start_time
-from manager.reconcile.dirty import DirtyCheck
 from proto.objects_pb2 import (
     TASK_STATE_ASSIGNED,
     TASK_STATE_READY,

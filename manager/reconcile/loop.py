@@ -1,6 +1,6 @@
 """The reconcile loop: the one place on the leader where decisions about tasks are taken.
 
-It wakes when the store changes or a deadline comes, looks at what is dirty (``orchestrator.reconcile_pass``), places
+It wakes when the store changes or a deadline comes, looks at what is dirty (``reconcile.reconcile_pass``), places
 what has no node (``scheduler.assign``) and commits the result. There is no fixed window: changes that come while a
 commit is under way are looked at together after it. A pass is bounded, and between passes others have their turn, so
 that heartbeats and sessions are served however much there is to schedule (features X25).
@@ -20,12 +20,12 @@ import structlog
 
 from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
+from manager.model.needs import NOTHING_NEEDED, Needs, needs_of
 from manager.model.tasks import changed_at, is_global, is_live
 from manager.orchestrator.rollout import is_active
 from manager.reconcile.agenda import Agenda, NodeKey, ServiceKey, SlotKey
 from manager.reconcile.reconcile_pass import ReconcilePass, slot_key
 from manager.scheduler.assign import assign, is_unassigned
-from manager.scheduler.needs import NOTHING_NEEDED, Needs, needs_of
 from manager.scheduler.nodes import NodeSet, Round, has_failed, occupies_node
 from manager.scheduler.nodes import is_active as counts_on_node
 from manager.store import Change, SequenceConflictError, Store, StoreError, TransactionTooLargeError, View

@@ -13,6 +13,8 @@ from typing import assert_never
 
 from manager import constants
 from manager.allocator.allocate import allocate_service, allocate_task
+from manager.model.dirty import DirtyCheck
+from manager.model.needs import Needs
 from manager.model.tasks import (
     Action,
     CreateTask,
@@ -32,8 +34,6 @@ from manager.orchestrator import global_services, nodes, reaper, replicated, rol
 from manager.orchestrator.replicated import ServiceInputs
 from manager.orchestrator.restart import SlotRules, reconcile_slot
 from manager.reconcile.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
-from manager.reconcile.dirty import DirtyCheck
-from manager.scheduler.needs import Needs
 from manager.store import Working, spec_version_id
 from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec

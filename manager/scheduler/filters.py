@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from manager.scheduler.constraints import node_matches
-from manager.scheduler.needs import Needs, normal_architecture
+from manager.model.constraints import node_matches
+from manager.model.needs import Needs, normal_architecture
 from manager.scheduler.nodes import NodeInfo
 from proto.objects_pb2 import NODE_STATE_READY, PluginDescription
 from proto.specs_pb2 import NODE_AVAILABILITY_DRAIN, NODE_AVAILABILITY_PAUSE

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from manager import constants
-from manager.scheduler.needs import HostPort, Needs
-from manager.scheduler.resources import GenericPool
+from manager.model.needs import HostPort, Needs
+from manager.model.resources import GenericPool
 from proto.objects_pb2 import (
     TASK_STATE_ASSIGNED,
     TASK_STATE_COMPLETE,

@@ -20,9 +20,9 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from manager.scheduler.constraints import ENGINE_LABEL_PREFIX, NODE_LABEL_PREFIX
+from manager.model.constraints import ENGINE_LABEL_PREFIX, NODE_LABEL_PREFIX
+from manager.model.needs import Needs
 from manager.scheduler.filters import Pipeline
-from manager.scheduler.needs import Needs
 from manager.scheduler.nodes import NodeInfo, Round
 from proto.objects_pb2 import Node, Task
 from proto.specs_pb2 import GenericResource

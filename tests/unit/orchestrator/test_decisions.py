@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manager.model.constraints import parse
 from manager.model.defaults import insert_defaults, nanoseconds, restart_rules, update_rules
+from manager.model.dirty import DirtyCheck, is_task_dirty
+from manager.model.needs import Needs
 from manager.model.tasks import (
     CreateTask,
     InvariantError,
@@ -25,9 +28,6 @@ from manager.orchestrator import reaper, replicated, rollout
 from manager.orchestrator.nodes import enforce
 from manager.orchestrator.replicated import ServiceInputs
 from manager.orchestrator.restart import SlotRules, may_restart, reconcile_slot
-from manager.reconcile.dirty import DirtyCheck, is_task_dirty
-from manager.scheduler.constraints import parse
-from manager.scheduler.needs import Needs
 from proto.objects_pb2 import (
     NODE_STATE_READY,
     TASK_STATE_ASSIGNED,

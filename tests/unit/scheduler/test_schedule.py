@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manager.model.constraints import parse
+from manager.model.needs import Needs, needs_of
 from manager.scheduler import nodes as nodes_module
-from manager.scheduler.constraints import parse
-from manager.scheduler.needs import Needs, needs_of
 from manager.scheduler.nodes import NodeSet, Round
 from manager.scheduler.schedule import Decision, Placed, Unplaced, schedule_bound, schedule_group
 from proto.objects_pb2 import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from manager.scheduler.constraints import Constraint, ConstraintError, parse_cached
+from manager.model.constraints import Constraint, ConstraintError, parse_cached
 from proto.specs_pb2 import PORT_PROTOCOL_TCP, PUBLISH_MODE_HOST, PortConfig, Resources, ServiceSpec
 
 HostPort = tuple[int, int]

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from manager.model import constraints
 from manager.model.defaults import insert_defaults
-from manager.scheduler import constraints
 from proto.objects_pb2 import TASK_STATE_READY, TASK_STATE_RUNNING, Node, Service, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec, TaskSpec
 

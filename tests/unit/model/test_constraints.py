@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manager.scheduler.constraints import ConstraintError, node_matches, parse
+from manager.model.constraints import ConstraintError, node_matches, parse
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NODE_ROLE_MANAGER
 
