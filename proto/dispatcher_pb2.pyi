@@ -24,6 +24,32 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _AssignmentKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AssignmentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AssignmentKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ASSIGNMENT_KIND_UNSPECIFIED: _AssignmentKind.ValueType  # 0
+    ASSIGNMENT_KIND_TASK: _AssignmentKind.ValueType  # 1
+    """With its desired state; the status is what the manager knows."""
+    ASSIGNMENT_KIND_SPEC_VERSION: _AssignmentKind.ValueType  # 2
+    ASSIGNMENT_KIND_SECRET: _AssignmentKind.ValueType  # 3
+    ASSIGNMENT_KIND_CONFIG: _AssignmentKind.ValueType  # 4
+
+class AssignmentKind(_AssignmentKind, metaclass=_AssignmentKindEnumTypeWrapper):
+    """What an agent can be told of: tasks, and what tasks need. A value ASSIGNMENT_KIND_X goes with the field `x` of
+    AssignmentChange.
+    """
+
+ASSIGNMENT_KIND_UNSPECIFIED: AssignmentKind.ValueType  # 0
+ASSIGNMENT_KIND_TASK: AssignmentKind.ValueType  # 1
+"""With its desired state; the status is what the manager knows."""
+ASSIGNMENT_KIND_SPEC_VERSION: AssignmentKind.ValueType  # 2
+ASSIGNMENT_KIND_SECRET: AssignmentKind.ValueType  # 3
+ASSIGNMENT_KIND_CONFIG: AssignmentKind.ValueType  # 4
+Global___AssignmentKind: _TypeAlias = AssignmentKind  # noqa: Y015
+
 @_typing.final
 class SessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -172,66 +198,41 @@ Global___AssignmentsMessage: _TypeAlias = AssignmentsMessage  # noqa: Y015
 class AssignmentChange(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
-    REMOVE_FIELD_NUMBER: _builtins.int
+    kind: Global___AssignmentKind.ValueType
+    id: _builtins.str
     @_builtins.property
-    def task(self) -> _objects_pb2.Task:
-        """A task, with its desired state; the status is what the manager knows."""
-
+    def task(self) -> _objects_pb2.Task: ...
     @_builtins.property
-    def spec_version(self) -> _objects_pb2.SpecVersion:
-        """Sent before the first task that names it."""
-
+    def spec_version(self) -> _objects_pb2.SpecVersion: ...
     @_builtins.property
     def secret(self) -> _objects_pb2.Secret: ...
     @_builtins.property
     def config(self) -> _objects_pb2.Config: ...
-    @_builtins.property
-    def remove(self) -> Global___Removal: ...
     def __init__(
         self,
         *,
+        kind: Global___AssignmentKind.ValueType = ...,
+        id: _builtins.str = ...,
         task: _objects_pb2.Task | None = ...,
         spec_version: _objects_pb2.SpecVersion | None = ...,
         secret: _objects_pb2.Secret | None = ...,
         config: _objects_pb2.Config | None = ...,
-        remove: Global___Removal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "config", b"config", "remove", b"remove", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "config", b"config", "remove", b"remove", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "kind", b"kind", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["task", "spec_version", "secret", "config", "remove"]  # noqa: Y015
-    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+    _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["task", "spec_version", "secret", "config"]  # noqa: Y015
+    _WhichOneofArgType_object: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_object) -> _WhichOneofReturnType_object | None: ...
 
 Global___AssignmentChange: _TypeAlias = AssignmentChange  # noqa: Y015
-
-@_typing.final
-class Removal(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    ID_FIELD_NUMBER: _builtins.int
-    kind: _builtins.str
-    """"task", "spec_version", "secret" or "config"."""
-    id: _builtins.str
-    def __init__(
-        self,
-        *,
-        kind: _builtins.str = ...,
-        id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Removal: _TypeAlias = Removal  # noqa: Y015
 
 @_typing.final
 class TaskStatusUpdate(_message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/options.proto\x12\x08swarm.v1\x1a google/protobuf/descriptor.proto:/\n\x06\x61lways\x12\x1d.google.protobuf.FieldOptions\x18\xd1\x86\x03 \x01(\x08:1\n\x08internal\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x08:3\n\nwrite_only\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x08:0\n\x03\x61pi\x12!.google.protobuf.EnumValueOptions\x18\xd1\x86\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/options.proto\x12\x08swarm.v1\x1a google/protobuf/descriptor.proto:/\n\x06\x61lways\x12\x1d.google.protobuf.FieldOptions\x18\xd1\x86\x03 \x01(\x08:1\n\x08internal\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x08:3\n\nwrite_only\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x08::\n\x11memory_only_field\x12\x1d.google.protobuf.FieldOptions\x18\xd4\x86\x03 \x01(\x08:0\n\x03\x61pi\x12!.google.protobuf.EnumValueOptions\x18\xd1\x86\x03 \x01(\t:=\n\x10memory_only_kind\x12!.google.protobuf.EnumValueOptions\x18\xd2\x86\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
