@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentsMessage, Removal
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import Config, Secret, SpecVersion, Task, TaskState
 
 MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
@@ -24,10 +24,12 @@ MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
 NODE_NETWORK_ID = "bridge"
 """Attachments to it are reported by the node, not decided for it."""
 
-TASK, SPEC_VERSION, SECRET, CONFIG = "task", "spec_version", "secret", "config"
-"""Kinds as ``Removal.kind`` spells them."""
+TASK = AssignmentKind.ASSIGNMENT_KIND_TASK
+SPEC_VERSION = AssignmentKind.ASSIGNMENT_KIND_SPEC_VERSION
+SECRET = AssignmentKind.ASSIGNMENT_KIND_SECRET
+CONFIG = AssignmentKind.ASSIGNMENT_KIND_CONFIG
 
-Key = tuple[str, str]
+Key = tuple[AssignmentKind.ValueType, str]
 """(kind, ID) of something a task needs."""
 
 Dependency = SpecVersion | Secret | Config
@@ -79,7 +81,7 @@ class AssignmentSet:
         self._uses: Counter[Key] = Counter()
         self._versions: dict[Key, int] = {}
 
-    def uses(self, kind: str, object_id: str) -> bool:
+    def uses(self, kind: AssignmentKind.ValueType, object_id: str) -> bool:
         """Whether a change of that spec version, secret or config is of interest here."""
         return (kind, object_id) in self._uses
 
@@ -135,7 +137,7 @@ class AssignmentSet:
         self._tasks[task.id] = _Sent(essence, needs)
         if sent is not None and sent.essence == essence:
             return None
-        return AssignmentChange(task=task)
+        return AssignmentChange(kind=TASK, id=task.id, task=task)
 
     def _release(self, needs: tuple[Key, ...], touched: dict[Key, None]) -> None:
         for key in needs:
@@ -184,14 +186,14 @@ def _look_up(tables: Tables, key: Key) -> Dependency | None:
 
 def _as_change(needed: Dependency) -> AssignmentChange:
     if isinstance(needed, SpecVersion):
-        return AssignmentChange(spec_version=needed)
+        return AssignmentChange(kind=SPEC_VERSION, id=needed.id, spec_version=needed)
     if isinstance(needed, Secret):
-        return AssignmentChange(secret=needed)
-    return AssignmentChange(config=needed)
+        return AssignmentChange(kind=SECRET, id=needed.id, secret=needed)
+    return AssignmentChange(kind=CONFIG, id=needed.id, config=needed)
 
 
-def _removal(kind: str, object_id: str) -> AssignmentChange:
-    return AssignmentChange(remove=Removal(kind=kind, id=object_id))
+def _removal(kind: AssignmentKind.ValueType, object_id: str) -> AssignmentChange:
+    return AssignmentChange(kind=kind, id=object_id)
 
 
 def _essence(task: Task) -> bytes:

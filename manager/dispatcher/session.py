@@ -14,7 +14,7 @@ import grpc
 
 from manager.dispatcher.assignments import Key
 from proto.ca_pb2 import ManagerAddress
-from proto.dispatcher_pb2 import SessionMessage
+from proto.dispatcher_pb2 import AssignmentKind, SessionMessage
 from proto.objects_pb2 import Node
 
 
@@ -48,7 +48,7 @@ class AgentSession:
         self.assignments_due = asyncio.Event()
         self.assignments_stream = 0
         """Number of the Assignments call that serves; an earlier one gives way."""
-        self.uses: Callable[[str, str], bool] = lambda _kind, _object_id: False
+        self.uses: Callable[[AssignmentKind.ValueType, str], bool] = lambda _kind, _object_id: False
         """Whether that spec version, secret or config is needed by what was sent; the serving call knows."""
         self.alive = asyncio.Event()
         """Set at each sign of life; who wants to know clears it first."""

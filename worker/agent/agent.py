@@ -21,7 +21,7 @@ from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import AssignmentsMessage, SessionMessage, SessionRequest, TaskStatusUpdate
 from proto.objects_pb2 import Node, NodeDescription, Task, TaskState, TaskStatus
 from proto.specs_pb2 import NodeAvailability
-from worker.agent.assignments import AssignmentSet
+from worker.agent.assignments import ReceivedAssignments
 from worker.agent.executor import Assignment, Executor, ExecutorError
 from worker.agent.managers import ManagerChoice
 from worker.agent.persistence import AgentStateError, AssignmentFile
@@ -98,7 +98,7 @@ class Agent:
         if self._choice.known:
             self._managers_known.set()
         self._file = AssignmentFile(state_dir, node_id)
-        self._assignments = AssignmentSet(node_id)
+        self._assignments = ReceivedAssignments(node_id)
         self._reporter = StatusReporter()
         self._runners: dict[str, TaskRunner] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -126,7 +126,7 @@ class Agent:
 
     async def _run_until_stopped(self) -> None:
         contents, statuses = await asyncio.to_thread(self._file.load)
-        self._assignments = AssignmentSet(self._node_id, contents)
+        self._assignments = ReceivedAssignments(self._node_id, contents)
         forget = self._executor.on_change(self._on_container)
         try:
             async with asyncio.TaskGroup() as group:

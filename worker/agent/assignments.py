@@ -6,16 +6,13 @@ increment applies to exactly one state. A gap, or a message that makes no sense,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import structlog
-
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentsMessage
-from proto.objects_pb2 import Config, Secret, SpecVersion, Task
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
+from proto.objects_pb2 import Config, Secret, SpecVersion
+from worker.agent.contents import Contents, is_removal
 from worker.agent.executor import Assignment
-
-log = structlog.get_logger(__name__)
 
 PARTS_SIZE_BYTES_MAX = 256 * 1024 * 1024
 """Of one COMPLETE set. Far above what one node can run; a manager gone wrong must not fill the memory."""
@@ -23,48 +20,6 @@ PARTS_SIZE_BYTES_MAX = 256 * 1024 * 1024
 
 class AssignmentGapError(Exception):
     """A message does not follow the one before: open the stream anew."""
-
-
-@dataclass(slots=True)
-class Contents:
-    """Objects by ID."""
-
-    tasks: dict[str, Task] = field(default_factory=dict)
-    spec_versions: dict[str, SpecVersion] = field(default_factory=dict)
-    secrets: dict[str, Secret] = field(default_factory=dict, repr=False)
-    configs: dict[str, Config] = field(default_factory=dict)
-
-    def put(self, change: AssignmentChange, node_id: str) -> None:
-        """Apply one change; a task of another node is passed over."""
-        kind = change.WhichOneof("change")
-        if kind == "task":
-            if change.task.node_id == node_id and change.task.id:
-                self.tasks[change.task.id] = change.task
-            else:
-                log.warning("assignment.passed_over", task_id=change.task.id, node_id=change.task.node_id)
-        elif kind == "spec_version":
-            self.spec_versions[change.spec_version.id] = change.spec_version
-        elif kind == "secret":
-            self.secrets[change.secret.id] = change.secret
-        elif kind == "config":
-            self.configs[change.config.id] = change.config
-        elif kind == "remove":
-            self._remove(change.remove.kind, change.remove.id)
-        else:
-            log.warning("assignment.unknown_change")  # from a newer manager
-
-    def _remove(self, kind: str, object_id: str) -> None:
-        tables: Mapping[str, dict[str, Task] | dict[str, SpecVersion] | dict[str, Secret] | dict[str, Config]] = {
-            "task": self.tasks,
-            "spec_version": self.spec_versions,
-            "secret": self.secrets,
-            "config": self.configs,
-        }
-        table = tables.get(kind)
-        if table is None:
-            log.warning("assignment.unknown_kind", kind=kind[:64])
-        else:
-            table.pop(object_id, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +42,7 @@ class Applied:
 _NOTHING = Applied(complete=False, changed=(), removed=(), changes=())
 
 
-class AssignmentSet:
+class ReceivedAssignments:
     """The node's assignments; contents survive a session, the position in the stream does not (``restart``)."""
 
     def __init__(self, node_id: str, contents: Contents | None = None) -> None:
@@ -120,11 +75,11 @@ class AssignmentSet:
     def assignment(self, task_id: str) -> Assignment | None:
         """The task with what it needs, None when its spec is not here."""
         task = self.contents.tasks.get(task_id)
-        version = self.contents.spec_versions.get(f"{task.service_id}.{task.spec_version}") if task else None
+        version = self.contents.of(SpecVersion).get(f"{task.service_id}.{task.spec_version}") if task else None
         if task is None or version is None:
             return None
         container = version.spec.task_template.container_spec
-        secrets, configs = self.contents.secrets, self.contents.configs
+        secrets, configs = self.contents.of(Secret), self.contents.of(Config)
         return Assignment(
             task=task,
             spec_version=version,
@@ -150,14 +105,11 @@ class AssignmentSet:
     def _increment(self, changes: Iterable[AssignmentChange]) -> Applied:
         changed: dict[str, None] = {}
         removed: dict[str, None] = {}
-        kept = tuple(changes)
+        kept = [change for change in changes if self.contents.put(change, self._node_id)]
         for change in kept:
-            self.contents.put(change, self._node_id)
-            kind = change.WhichOneof("change")
-            if kind == "task" and change.task.id in self.contents.tasks:
-                changed[change.task.id] = None
-                removed.pop(change.task.id, None)
-            elif kind == "remove" and change.remove.kind == "task":
-                changed.pop(change.remove.id, None)
-                removed[change.remove.id] = None
-        return Applied(complete=False, changed=tuple(changed), removed=tuple(removed), changes=kept)
+            if change.kind != AssignmentKind.ASSIGNMENT_KIND_TASK:
+                continue
+            gone, there = (changed, removed) if is_removal(change) else (removed, changed)
+            gone.pop(change.id, None)
+            there[change.id] = None
+        return Applied(complete=False, changed=tuple(changed), removed=tuple(removed), changes=tuple(kept))

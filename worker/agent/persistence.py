@@ -5,33 +5,36 @@ kind and a protobuf message (``AssignmentChange`` or ``TaskStatusUpdate``). Late
 are appended; when more than half of the file is dead it is written anew and renamed into place, so it stays within twice
 what is live plus 256 KiB, however many tasks come and go (X18). A tail torn by a crash is cut.
 
-Never written: secrets, and the registry credentials of a spec. A node that starts without a manager has the containers
-that run, and needs neither.
+Never written: what the schema keeps in memory (``memory_only_kind``, ``memory_only_field``), which are secrets and the
+registry credentials of a spec. A node that starts without a manager has the containers that run, and needs neither.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
 
 from base.files import sync_folder, write_atomic
-from proto.dispatcher_pb2 import AssignmentChange, Removal, TaskStatusUpdate
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, TaskStatusUpdate
 from proto.objects_pb2 import TaskStatus
+from proto.options_pb2 import memory_only_field, memory_only_kind
 from runtime.images.work import run_abortable
-from worker.agent.assignments import Contents
+from worker.agent.contents import FIELDS, Contents, is_removal, message_of
 
 log = structlog.get_logger(__name__)
 
 FILE_NAME = "assignments"
 FILE_MODE = 0o600
-HEADER = b"swarm-agent 1\n"
+HEADER = b"swarm-agent 2\n"
 SLACK_BYTES = 256 * 1024
 RETRY_S = 5.0
 """After a write failed."""
@@ -40,7 +43,46 @@ RECORD_SIZE_BYTES_MAX = 16 * 1024 * 1024
 _PREFIX = struct.Struct(">II")
 _CHANGE, _STATUS = b"A", b"S"
 
-_Key = tuple[str, str]
+_TASK = AssignmentKind.ASSIGNMENT_KIND_TASK
+
+_Key = tuple[int, str]
+"""(Number of the kind, ID); a task's status stands under ``_STATUS_KEY``, which is no kind."""
+_STATUS_KEY = -1
+
+_MEMORY_ONLY = {
+    value.number for value in AssignmentKind.DESCRIPTOR.values if value.GetOptions().Extensions[memory_only_kind]
+}
+
+
+@functools.cache
+def _memory_only_fields(kind: int) -> tuple[Sequence[str], ...]:
+    """Paths of the fields of a change of that kind that are never written; they may not lie in repeated fields."""
+
+    def walk(message: Descriptor, path: Sequence[str], above: Sequence[Descriptor]) -> Iterator[Sequence[str]]:
+        for field in message.fields:
+            below = field.message_type
+            if field.GetOptions().Extensions[memory_only_field]:
+                yield (*path, field.name)
+            elif below is not None and not field.is_repeated and below not in above:
+                yield from walk(below, (*path, field.name), (*above, below))
+
+    message = message_of(kind)
+    return tuple(walk(message, (FIELDS[kind],), (message,)))
+
+
+def _without_memory_only(change: AssignmentChange) -> AssignmentChange:
+    """The change as it may be written; itself where nothing is to be left out."""
+    paths = _memory_only_fields(change.kind)
+    if not paths:
+        return change
+    copy = AssignmentChange()
+    copy.CopyFrom(change)
+    for *parents, name in paths:
+        message: Message = copy
+        for parent in parents:
+            message = getattr(message, parent)
+        message.ClearField(name)
+    return copy
 
 
 class AgentStateError(Exception):
@@ -91,40 +133,28 @@ class AssignmentFile:
 
     def replace(self, contents: Contents) -> None:
         """A complete set: forget what is not in it."""
-        kept = {("task", task_id) for task_id in contents.tasks} | {("status", task_id) for task_id in contents.tasks}
-        kept |= {("spec_version", name) for name in contents.spec_versions}
-        kept |= {("config", config_id) for config_id in contents.configs}
+        kept = contents.keys() | {(_STATUS_KEY, task_id) for task_id in contents.tasks}
         for key in [key for key in self._live if key not in kept]:
             self._drop(key)
-        changes = [AssignmentChange(spec_version=version) for version in contents.spec_versions.values()]
-        changes += [AssignmentChange(config=config) for config in contents.configs.values()]
-        changes += [AssignmentChange(task=task) for task in contents.tasks.values()]
-        self.put_changes(changes)
+        self.put_changes(contents.changes())
 
     def put_changes(self, changes: Iterable[AssignmentChange]) -> None:
-        """Remember increments, secrets excepted."""
+        """Remember changes that ``Contents.put`` took, but for what stays in memory."""
         for change in changes:
-            kind = change.WhichOneof("change")
-            if kind == "task":
-                if change.task.node_id == self._node_id:
-                    self._store(("task", change.task.id), _CHANGE + change.SerializeToString())
-            elif kind == "config":
-                self._store(("config", change.config.id), _CHANGE + change.SerializeToString())
-            elif kind == "spec_version":
-                bare = AssignmentChange()
-                bare.CopyFrom(change)
-                bare.spec_version.spec.task_template.ClearField("registry_auth")
-                self._store(("spec_version", bare.spec_version.id), _CHANGE + bare.SerializeToString())
-            elif kind == "remove" and change.remove.kind != "secret":
-                self._drop((change.remove.kind, change.remove.id))
-                if change.remove.kind == "task":
-                    self._drop(("status", change.remove.id))
+            if change.kind in _MEMORY_ONLY:
+                continue
+            if not is_removal(change):
+                self._store((change.kind, change.id), _CHANGE + _without_memory_only(change).SerializeToString())
+                continue
+            self._drop((change.kind, change.id))
+            if change.kind == _TASK:
+                self._drop((_STATUS_KEY, change.id))
 
     def put_status(self, task_id: str, status: TaskStatus) -> None:
         """Remember how far a task is; of one that is not assigned it means nothing."""
-        if ("task", task_id) in self._live:
+        if (_TASK, task_id) in self._live:
             update = TaskStatusUpdate(task_id=task_id, status=status)
-            self._store(("status", task_id), _STATUS + update.SerializeToString())
+            self._store((_STATUS_KEY, task_id), _STATUS + update.SerializeToString())
 
     async def run(self) -> None:
         """Write behind the changes until cancelled. What comes in while a write is under way makes the next one.
@@ -187,8 +217,9 @@ class AssignmentFile:
         if old is None:
             return
         self._live_bytes -= len(old) + _PREFIX.size
-        if key[0] != "status":  # goes with its task
-            removal = AssignmentChange(remove=Removal(kind=key[0], id=key[1]))
+        kind, object_id = key
+        if kind != _STATUS_KEY:  # goes with its task
+            removal = AssignmentChange(kind=AssignmentKind.ValueType(kind), id=object_id)
             self._append_later(_CHANGE + removal.SerializeToString())
 
     def _append_later(self, record: bytes) -> None:
@@ -201,21 +232,21 @@ class AssignmentFile:
             if kind == _STATUS:
                 update = TaskStatusUpdate.FromString(body)
                 statuses[update.task_id] = update.status
-                self._remember(("status", update.task_id), payload)
+                self._remember((_STATUS_KEY, update.task_id), payload)
                 return
             change = AssignmentChange.FromString(body)
         except DecodeError:
             log.warning("assignments.record_skipped", path=str(self._path))  # its CRC is right: of a newer version
             return
-        contents.put(change, self._node_id)
-        name = change.WhichOneof("change") or ""
-        if name == "remove":
-            self._forget((change.remove.kind, change.remove.id))
-            if change.remove.kind == "task":
-                self._forget(("status", change.remove.id))
-                statuses.pop(change.remove.id, None)
-        elif name:
-            self._remember((name, str(getattr(change, name).id)), payload)
+        if not contents.put(change, self._node_id):
+            return
+        if not is_removal(change):
+            self._remember((change.kind, change.id), payload)
+            return
+        self._forget((change.kind, change.id))
+        if change.kind == _TASK:
+            self._forget((_STATUS_KEY, change.id))
+            statuses.pop(change.id, None)
 
     def _remember(self, key: _Key, record: bytes) -> None:
         self._forget(key)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from proto.dispatcher_pb2 import AssignmentChange, Removal
-from proto.objects_pb2 import Config, Secret, TaskState, TaskStatus
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind
+from proto.objects_pb2 import Config, Secret, SpecVersion, TaskState, TaskStatus
 from tests.unit.dispatcher.support import make_spec_version, make_task
-from worker.agent.assignments import Contents
+from worker.agent.contents import Contents, change_of
 from worker.agent.persistence import FILE_NAME, SLACK_BYTES, AgentStateError, AssignmentFile
 
 RUNNING = TaskStatus(state=TaskState.TASK_STATE_RUNNING, message="started")
@@ -26,7 +26,11 @@ def make_file(folder: Path) -> AssignmentFile:
 
 
 def task_change(task_id: str) -> AssignmentChange:
-    return AssignmentChange(task=make_task(task_id, "n1"))
+    return change_of(make_task(task_id, "n1"))
+
+
+def removal(task_id: str) -> AssignmentChange:
+    return AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_TASK, id=task_id)
 
 
 async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -37,9 +41,9 @@ async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
     config.spec.data, secret.spec.data = b"settings", b"hunter2"
     file.put_changes(
         [
-            AssignmentChange(spec_version=version),
-            AssignmentChange(config=config),
-            AssignmentChange(secret=secret),
+            change_of(version),
+            change_of(config),
+            change_of(secret),
             task_change("t1"),
             task_change("t2"),
         ]
@@ -47,7 +51,7 @@ async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
     file.put_status("t1", RUNNING)
     file.put_status("stranger", RUNNING)
     await file.flush()
-    file.put_changes([AssignmentChange(remove=Removal(kind="task", id="t2"))])
+    file.put_changes([removal("t2")])
     await file.flush()
 
     data = (tmp_path / FILE_NAME).read_bytes()
@@ -56,9 +60,9 @@ async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
     assert os.stat(tmp_path / FILE_NAME).st_mode & 0o777 == 0o600
     contents, statuses = AssignmentFile(tmp_path, "n1").load()
     assert set(contents.tasks) == {"t1"}
-    assert set(contents.spec_versions) == {"web.1"}
-    assert contents.configs["c1"] == config
-    assert contents.secrets == {}
+    assert set(contents.of(SpecVersion)) == {"web.1"}
+    assert contents.of(Config)["c1"] == config
+    assert contents.of(Secret) == {}
     assert statuses == {"t1": RUNNING}
 
 
@@ -67,7 +71,7 @@ async def test_a_complete_set_replaces_everything(tmp_path: Path) -> None:
     file.put_changes([task_change("t1"), task_change("t2")])
     file.put_status("t2", RUNNING)
     await file.flush()
-    file.replace(Contents(tasks={"t2": make_task("t2", "n1"), "t3": make_task("t3", "n1")}))
+    file.replace(Contents(make_task("t2", "n1"), make_task("t3", "n1")))
     await file.flush()
     contents, statuses = AssignmentFile(tmp_path, "n1").load()
     assert set(contents.tasks) == {"t2", "t3"}
@@ -79,7 +83,7 @@ async def test_the_file_stays_small_however_many_tasks_come_and_go(tmp_path: Pat
     for number in range(3000):
         file.put_changes([task_change(f"t{number}")])
         file.put_status(f"t{number}", RUNNING)
-        file.put_changes([AssignmentChange(remove=Removal(kind="task", id=f"t{number}"))])
+        file.put_changes([removal(f"t{number}")])
         if number % 100 == 0:
             await file.flush()
             assert (tmp_path / FILE_NAME).stat().st_size < SLACK_BYTES + 50_000
@@ -118,9 +122,10 @@ async def test_a_flipped_byte_costs_what_is_behind_it_and_no_more(tmp_path: Path
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_bytes(b"swarm-agent 9\nxxxx")
-    with pytest.raises(AgentStateError, match="of this version"):
-        AssignmentFile(tmp_path, "n1").load()
+    for header in (b"swarm-agent 9\n", b"swarm-agent 1\n"):
+        (tmp_path / FILE_NAME).write_bytes(header + b"xxxx")
+        with pytest.raises(AgentStateError, match="of this version"):
+            AssignmentFile(tmp_path, "n1").load()
 
 
 async def test_a_disk_that_does_not_take_it_is_tried_again(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentsMessage, Removal, TaskStatusUpdate
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage, TaskStatusUpdate
 from proto.objects_pb2 import TaskState, TaskStatus
 from tests.unit.dispatcher.support import make_task
-from worker.agent.assignments import AssignmentGapError, AssignmentSet
+from worker.agent.assignments import AssignmentGapError, ReceivedAssignments
+from worker.agent.contents import change_of
 from worker.agent.managers import BACKOFF_S_MAX, ManagerChoice
 from worker.agent.reporter import BATCH_LENGTH_MAX, StatusReporter
 
@@ -103,7 +104,7 @@ class TestManagerChoice:
 
 
 def complete(results_in: int, *task_ids: str, last_part: bool = True) -> AssignmentsMessage:
-    changes = [AssignmentChange(task=make_task(task_id, "n1")) for task_id in task_ids]
+    changes = [change_of(make_task(task_id, "n1")) for task_id in task_ids]
     return AssignmentsMessage(
         type=AssignmentsMessage.TYPE_COMPLETE, results_in=results_in, changes=changes, last_part=last_part
     )
@@ -115,16 +116,16 @@ def incremental(applies_to: int, *changes: AssignmentChange) -> AssignmentsMessa
     )
 
 
-class TestAssignmentSet:
+class TestReceivedAssignments:
     def test_parts_count_when_the_last_is_there(self) -> None:
-        assignments = AssignmentSet("n1")
+        assignments = ReceivedAssignments("n1")
         assert assignments.apply(complete(1, "t1", last_part=False)).changed == ()
         assert assignments.apply(complete(1, "t2")).changed == ("t1", "t2")
         assert assignments.apply(complete(2, "t2")).removed == ("t1",)
 
     def test_a_gap_changes_nothing(self) -> None:
-        assignments = AssignmentSet("n1")
-        removal = AssignmentChange(remove=Removal(kind="task", id="t1"))
+        assignments = ReceivedAssignments("n1")
+        removal = AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_TASK, id="t1")
         with pytest.raises(AssignmentGapError):
             assignments.apply(incremental(1, removal))
         assignments.apply(complete(1, "t1"))
@@ -135,7 +136,7 @@ class TestAssignmentSet:
         assert assignments.apply(incremental(1, removal)).removed == ("t1",)
 
     def test_a_new_stream_begins_with_a_complete_set(self) -> None:
-        assignments = AssignmentSet("n1")
+        assignments = ReceivedAssignments("n1")
         assignments.apply(complete(1, "t1"))
         assignments.restart()
         with pytest.raises(AssignmentGapError):
@@ -143,16 +144,17 @@ class TestAssignmentSet:
         assert assignments.apply(complete(1, "t1")).complete
 
     def test_odd_changes_are_passed_over(self) -> None:
-        assignments = AssignmentSet("n1")
+        assignments = ReceivedAssignments("n1")
         assignments.apply(complete(1, "t1"))
         applied = assignments.apply(
             incremental(
                 1,
-                AssignmentChange(task=make_task("t2", "another-node")),
-                AssignmentChange(task=make_task("", "n1")),
-                AssignmentChange(remove=Removal(kind="planet", id="t1")),
+                change_of(make_task("t2", "another-node")),
+                change_of(make_task("", "n1")),
+                AssignmentChange(kind=AssignmentKind.ValueType(4711), id="t1"),
+                AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_SECRET, id="t2", task=make_task("t2", "n1")),
                 AssignmentChange(),
-                AssignmentChange(remove=Removal(kind="secret", id="unknown")),
+                AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_SECRET, id="unknown"),
             )
         )
         assert applied.changed == ()

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.dispatcher.assignments import CONFIG, SECRET, SPEC_VERSION, AssignmentSet, Key, MessagePacker
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentsMessage
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import Config, NetworkAttachment, Secret, SpecVersion, Task, TaskState, Version
 from proto.specs_pb2 import ConfigReference, SecretReference
 from tests.unit.dispatcher.support import make_spec_version, make_task
-from worker.agent.assignments import AssignmentSet as AgentSet
+from worker.agent.assignments import ReceivedAssignments
+from worker.agent.contents import change_of
 
 RUNNING = TaskState.TASK_STATE_RUNNING
 FAILED = TaskState.TASK_STATE_FAILED
@@ -67,11 +68,11 @@ def kinds(changes: Iterable[AssignmentChange]) -> list[str]:
     """``secret s1``, ``task t1``, ``-task t1``, in order."""
     words = []
     for change in changes:
-        kind = change.WhichOneof("change") or ""
-        if kind == "remove":
-            words.append(f"-{change.remove.kind} {change.remove.id}")
-        else:
-            words.append(f"{kind} {getattr(change, kind).id}")
+        name = AssignmentKind.Name(change.kind).removeprefix("ASSIGNMENT_KIND_").lower()
+        content = change.WhichOneof("object")
+        assert content in (None, name)
+        assert content is None or getattr(change, content).id == change.id
+        words.append(f"{'' if content else '-'}{name} {change.id}")
     return words
 
 
@@ -128,7 +129,7 @@ def test_a_changed_secret_is_sent_to_its_users_only() -> None:
 
 def test_large_sets_are_cut_and_say_where_they_end() -> None:
     packer = MessagePacker(size_bytes_max=1000)
-    changes = [AssignmentChange(task=make_task(f"t{number}", "n1")) for number in range(50)]
+    changes = [change_of(make_task(f"t{number}", "n1")) for number in range(50)]
     messages = packer.complete(changes)
     assert len(messages) > 1
     assert [message.last_part for message in messages] == [False] * (len(messages) - 1) + [True]
@@ -163,7 +164,12 @@ def test_an_agent_that_follows_the_stream_knows_what_a_new_one_is_told(
     batches: list[list[tuple[str, str, str, TaskState.ValueType, TaskState.ValueType]]],
 ) -> None:
     """Increments, cut into messages, through the agent's own code, lead to the same as a complete set."""
-    tables, known, packer, agent = make_tables(), AssignmentSet("n1"), MessagePacker(size_bytes_max=150), AgentSet("n1")
+    tables, known, packer, agent = (
+        make_tables(),
+        AssignmentSet("n1"),
+        MessagePacker(size_bytes_max=150),
+        ReceivedAssignments("n1"),
+    )
     messages: list[AssignmentsMessage] = packer.complete(known.complete(tables))
     for batch in batches:
         touched: list[str] = []
@@ -177,13 +183,13 @@ def test_an_agent_that_follows_the_stream_knows_what_a_new_one_is_told(
         messages += packer.incremental(known.update(touched, keys, tables))
     for message in messages:
         agent.apply(message)
-    fresh = AgentSet("n1")
+    fresh = ReceivedAssignments("n1")
     for message in MessagePacker().complete(AssignmentSet("n1").complete(tables)):
         fresh.apply(message)
     assert set(agent.contents.tasks) == set(fresh.contents.tasks)
     assert {task.id: task.desired_state for task in agent.contents.tasks.values()} == {
         task.id: task.desired_state for task in fresh.contents.tasks.values()
     }
-    assert agent.contents.secrets == fresh.contents.secrets
-    assert agent.contents.configs == fresh.contents.configs
-    assert agent.contents.spec_versions == fresh.contents.spec_versions
+    assert agent.contents.of(Secret) == fresh.contents.of(Secret)
+    assert agent.contents.of(Config) == fresh.contents.of(Config)
+    assert agent.contents.of(SpecVersion) == fresh.contents.of(SpecVersion)

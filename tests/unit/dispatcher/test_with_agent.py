@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from manager.dispatcher import heartbeat, liveness
-from manager.dispatcher.assignments import AssignmentSet
+from manager.dispatcher.assignments import SECRET, AssignmentSet, Key
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import Config, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
@@ -26,7 +26,7 @@ from tests.unit.dispatcher.support import (
     make_task,
     until,
 )
-from worker.agent.assignments import Contents
+from worker.agent.contents import Contents
 
 RUNNING = TaskState.TASK_STATE_RUNNING
 SHUTDOWN = TaskState.TASK_STATE_SHUTDOWN
@@ -85,12 +85,12 @@ async def test_secrets_reach_a_node_only_while_a_task_needs_them(manager: Manage
     def contents() -> Contents:
         return agent._assignments.contents  # nothing public shows a secret
 
-    assert not contents().secrets
+    assert not contents().of(Secret)
     await manager.add(make_task("t1", "n1", service_id="db"))
     await until(lambda: manager.task("t1").status.state == RUNNING)
-    assert contents().secrets["s1"].spec.data == b"hunter2"
+    assert contents().of(Secret)["s1"].spec.data == b"hunter2"
     await manager.set_desired("t1", SHUTDOWN)
-    await until(lambda: not contents().secrets and not contents().configs)
+    await until(lambda: not contents().of(Secret) and not contents().of(Config))
     await host.stop()
     assert b"hunter2" not in (host.state_dir / "assignments").read_bytes()
 
@@ -98,7 +98,7 @@ async def test_secrets_reach_a_node_only_while_a_task_needs_them(manager: Manage
 async def test_a_session_is_woken_for_what_its_tasks_need_alone(
     manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[tuple[list[str], list[tuple[str, str]]]] = []
+    looks: list[tuple[list[str], list[Key]]] = []
     update = AssignmentSet.update
 
     def counted(self: AssignmentSet, task_ids: Any, keys: Any, tables: Any) -> Any:
@@ -120,8 +120,8 @@ async def test_a_session_is_woken_for_what_its_tasks_need_alone(
     await manager.edit("secrets", "s2", lambda changed: changed.spec.labels.update({"a": "b"}))
     await manager.add(Config(id="c9"))
     await manager.edit("secrets", "s1", lambda changed: changed.spec.labels.update({"a": "b"}))
-    await until(lambda: agent._assignments.contents.secrets["s1"].spec.labels)
-    assert ([], [("secret", "s1")]) in looks
+    await until(lambda: agent._assignments.contents.of(Secret)["s1"].spec.labels)
+    assert ([], [(SECRET, "s1")]) in looks
     assert ([], []) not in looks
     await host.stop()
 

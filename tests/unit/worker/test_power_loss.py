@@ -13,12 +13,12 @@ from pki.certificates import Role
 from pki.encryption import DataKeys, ensure_data_keys, load_data_keys, new_unlock_key, save_data_keys
 from pki.errors import LockedError, NodeCertificateMissingError
 from pki.node_certificate import NodeCertificate, NodeCredentials
-from proto.dispatcher_pb2 import AssignmentChange, Removal
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind
 from proto.node_pb2 import LocalState
 from tests.unit.dispatcher.support import make_task
 from tests.unit.pki.support import Authority
 from tests.unit.worker.power import lose_power_everywhere
-from worker.agent.assignments import Contents
+from worker.agent.contents import Contents, change_of
 from worker.agent.persistence import FILE_NAME, AssignmentFile
 from worker.membership import local_state
 from worker.membership.participation import AGENT, CERTIFICATES, RAFT, erase
@@ -194,7 +194,7 @@ def test_the_data_key_is_made_and_replaced(tmp_path: Path) -> None:
 
 
 def put(file: AssignmentFile, *task_ids: str) -> None:
-    file.put_changes([AssignmentChange(task=make_task(task_id, "n")) for task_id in task_ids])
+    file.put_changes([change_of(make_task(task_id, "n")) for task_id in task_ids])
 
 
 def hold_tasks(folder: Path) -> None:
@@ -234,7 +234,7 @@ def test_changes_of_assignments_are_appended(tmp_path: Path) -> None:
         file = AssignmentFile(folder, "n")
         file.load()
         put(file, "t3")
-        file.put_changes([AssignmentChange(remove=Removal(kind="task", id="t1"))])
+        file.put_changes([AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_TASK, id="t1")])
         assert asyncio.run(file.flush())
 
     wanted = [{"t1", "t2"}, {"t1", "t2", "t3"}, {"t2", "t3"}]
@@ -250,7 +250,7 @@ def test_assignments_are_written_anew(tmp_path: Path) -> None:
     def replace(folder: Path) -> None:
         file = AssignmentFile(folder, "n")
         file.load()
-        file.replace(Contents(tasks={"t3": make_task("t3", "n")}))
+        file.replace(Contents(make_task("t3", "n")))
         assert asyncio.run(file.flush())
 
     assert lose_power_everywhere(tmp_path, prepare=tear, act=replace, check=assigned({"t1", "t2"}, {"t3"}))

@@ -1,0 +1,116 @@
+"""What this node was told of, by kind and ID; no I/O.
+
+The kinds are those of ``AssignmentKind`` in proto/dispatcher.proto, and nothing here names one but tasks: a kind that is
+added to the schema is kept, listed and removed as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol, Self, TypeVar, cast
+
+import structlog
+from google.protobuf.descriptor import Descriptor
+
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind
+from proto.objects_pb2 import Task
+
+log = structlog.get_logger(__name__)
+
+_PREFIX = "ASSIGNMENT_KIND_"
+
+FIELDS: Mapping[int, str] = {
+    value.number: value.name.removeprefix(_PREFIX).lower() for value in AssignmentKind.DESCRIPTOR.values if value.number
+}
+"""Number of a kind -> the field of ``AssignmentChange`` that holds an object of it."""
+
+
+class AssignedObject(Protocol):
+    """A message that stands in ``AssignmentChange.object``."""
+
+    DESCRIPTOR: Descriptor
+    id: str
+
+    def CopyFrom(self, other: Self) -> None: ...  # noqa: N802 - protobuf's name
+
+
+M = TypeVar("M", bound=AssignedObject)
+
+
+def message_of(kind: int) -> Descriptor:
+    """What a kind's objects are."""
+    message = AssignmentChange.DESCRIPTOR.fields_by_name[FIELDS[kind]].message_type
+    assert message is not None
+    return message
+
+
+_KINDS: Mapping[str, AssignmentKind.ValueType] = {
+    message_of(number).full_name: AssignmentKind.ValueType(number) for number in FIELDS
+}
+"""Full name of a message -> its kind."""
+
+
+def kind_of(message: type[AssignedObject] | AssignedObject) -> AssignmentKind.ValueType:
+    """The kind of a message or message class. Raises: KeyError when agents are not told of such."""
+    return _KINDS[message.DESCRIPTOR.full_name]
+
+
+def change_of(obj: AssignedObject) -> AssignmentChange:
+    """The change that tells of ``obj``."""
+    kind = kind_of(obj)
+    change = AssignmentChange(kind=kind, id=obj.id)
+    content: AssignedObject = getattr(change, FIELDS[kind])
+    content.CopyFrom(obj)
+    return change
+
+
+def is_removal(change: AssignmentChange) -> bool:
+    return change.WhichOneof("object") is None
+
+
+class Contents:
+    """Objects by kind and ID."""
+
+    def __init__(self, *objects: AssignedObject) -> None:
+        self._objects: dict[int, dict[str, AssignedObject]] = {number: {} for number in FIELDS}
+        for obj in objects:
+            self._objects[kind_of(obj)][obj.id] = obj
+
+    def of(self, message: type[M]) -> Mapping[str, M]:
+        """The objects of that message class, by ID; live."""
+        # By construction and by ``put`` a kind's objects are of its message class.
+        return cast(Mapping[str, M], self._objects[kind_of(message)])
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        return self.of(Task)
+
+    def keys(self) -> set[tuple[int, str]]:
+        """(kind, ID) of everything."""
+        return {(kind, object_id) for kind, objects in self._objects.items() for object_id in objects}
+
+    def changes(self) -> Iterator[AssignmentChange]:
+        """What leads from nothing to these contents: what a task needs before the task."""
+        for kind in sorted(self._objects, key=lambda kind: kind == AssignmentKind.ASSIGNMENT_KIND_TASK):
+            for obj in self._objects[kind].values():
+                yield change_of(obj)
+
+    def put(self, change: AssignmentChange, node_id: str) -> bool:
+        """Apply one change, and say whether it makes sense; what does not, or is another node's, is passed over."""
+        objects = self._objects.get(change.kind)
+        if objects is None:
+            log.warning("assignment.unknown_kind", kind=change.kind)  # from a newer manager
+            return False
+        name = change.WhichOneof("object")
+        if name is None:
+            objects.pop(change.id, None)
+            return True
+        if name != FIELDS[change.kind] or not change.id or not _is_for(change, node_id):
+            log.warning("assignment.passed_over", kind=FIELDS[change.kind], id=change.id, node_id=change.task.node_id)
+            return False
+        objects[change.id] = getattr(change, name)
+        return True
+
+
+def _is_for(change: AssignmentChange, node_id: str) -> bool:
+    return change.kind != AssignmentKind.ASSIGNMENT_KIND_TASK or change.task.node_id == node_id
