@@ -48,16 +48,14 @@ class OwnedTasks:
 
     def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         """Start ``work``. The task may be awaited, shielded or cancelled; its failure is told to ``on_failure`` anyway."""
-        task = self._start(work, name)
-        task.add_done_callback(self._tell)
-        return task
+        return self._start(work, name, self._tell)
 
     async def run_to_end(self, work: Coroutine[Any, Any, T], *, name: str) -> T:
         """Do ``work``, which goes on when the caller is cancelled: half of it would be nobody's.
 
         Returns and raises what ``work`` does; what it raises after the caller has gone is nobody's.
         """
-        return await asyncio.shield(self._start(work, name))
+        return await asyncio.shield(self._start(work, name, self._note))
 
     async def wait(self, *, timeout_s: float | None = None) -> bool:
         """Wait until none is under way, those spawned meanwhile included. False: the time was over before."""
@@ -82,15 +80,24 @@ class OwnedTasks:
         while self._tasks:
             await cancel_and_wait(*self._tasks)
 
-    def _start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    def _start(
+        self, work: Coroutine[Any, Any, T], name: str, ended: Callable[[asyncio.Task[Any]], None]
+    ) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
         return task
 
     def _tell(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_failure(task.get_name(), error)
+
+    def _note(self, task: asyncio.Task[Any]) -> None:
+        """The caller has it, if there still is one; looked at here, so that asyncio does not report it otherwise."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("task.raised", task=task.get_name(), reason=str(error))
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:

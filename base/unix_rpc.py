@@ -24,6 +24,8 @@ import grpc.aio
 import msgspec
 import structlog
 
+from base.tasks import OwnedTasks
+
 log = structlog.get_logger(__name__)
 
 FRAME_BYTES_MAX = 129 * 1024 * 1024
@@ -157,6 +159,9 @@ class _CallDetails(grpc.HandlerCallDetails):
 class UnixServer(grpc.aio.Server):
     """Serves the unary RPCs of generic handlers on one unix socket.
 
+    Attributes:
+        calls: those under way, of all connections.
+
     Args:
         interceptors: as for ``grpc.aio.server``; each is asked once a method, not once a call.
     """
@@ -169,6 +174,7 @@ class UnixServer(grpc.aio.Server):
         self._server: asyncio.Server | None = None
         self._connections: set[_ServerConnection] = set()
         self._stopped = asyncio.Event()
+        self.calls = OwnedTasks()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         self._services.extend(generic_rpc_handlers)
@@ -206,11 +212,11 @@ class UnixServer(grpc.aio.Server):
         """Take no more connections; calls under way have ``grace`` seconds to end, then they are cancelled."""
         if self._server is not None:
             self._server.close()
-        tasks = {task for connection in self._connections for task in connection.calls.values()}
-        if tasks and grace:
-            await asyncio.wait(tasks, timeout=grace)
+        if grace:
+            await self.calls.wait(timeout_s=grace)
         for connection in list(self._connections):
             connection.close()
+        await self.calls.close()
         self._stopped.set()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
@@ -265,7 +271,6 @@ class _ServerConnection(_Connection):
     def __init__(self, server: UnixServer) -> None:
         super().__init__()
         self._server = server
-        self._loop = asyncio.get_running_loop()
         self.calls: dict[int, asyncio.Task[None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -278,16 +283,13 @@ class _ServerConnection(_Connection):
             task.cancel()
 
     def close(self) -> None:
-        for task in self.calls.values():
-            task.cancel()
         if self._transport is not None:
             self._transport.close()
 
     def frame_received(self, frame: bytes) -> None:
         match _FROM_CLIENT.decode(frame):
             case _Request() as request:
-                task = self._loop.create_task(self._serve(request), name=request.method)
-                self.calls[request.call_id] = task
+                self.calls[request.call_id] = self._server.calls.spawn(self._serve(request), name=request.method)
             case _Cancel(call_id):
                 if task_of_call := self.calls.get(call_id):
                     task_of_call.cancel()

@@ -9,6 +9,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from base.tasks import OwnedTasks
 from base.unix_rpc import rpc_error
 from manager.consensus.port import Consensus
 from manager.store import Store
@@ -62,7 +63,7 @@ class LeaderLink:
         self._options = options
         self._known = {manager.node_id: manager for manager in known}
         self._channel: RotatingChannel | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = OwnedTasks()
 
     def managers(self) -> list[ManagerAddress]:
         """Every manager, the leader first."""
@@ -102,10 +103,8 @@ class LeaderLink:
     def _retire(self) -> None:
         old, self._channel = self._channel, None
         if old is not None:
-            task = asyncio.get_running_loop().create_task(old.close(RETIRE_GRACE_S), name="leader_link.retire")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing.spawn(old.close(RETIRE_GRACE_S), name="leader_link.retire")
 
     async def close(self) -> None:
         self._retire()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._closing.wait()

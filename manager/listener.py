@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import structlog
 
 from base.rate_limit import RateLimit
+from base.tasks import OwnedTasks
 from manager.ca.service import JoinService
 from manager.log_limit import LogLimit
 from pki.certificates import Identity
@@ -101,8 +102,7 @@ class Listener:
         self._source, self._join, self._raft_accept = source, join, raft_accept
         self._refuses_manager, self._is_member, self._limits = refuses_manager, is_member, limits
         self._sockets: list[socket.socket] = []
-        self._acceptors: list[asyncio.Task[None]] = []
-        self._connections: set[asyncio.Task[None]] = set()
+        self._acceptors, self._connections = OwnedTasks(), OwnedTasks()
         self._strangers: Counter[str] = Counter()
         self._rate = RateLimit(limits.burst_per_address, limits.rate_per_address_s)
         self._rate_of_all = RateLimit(limits.burst, limits.rate_s)
@@ -117,7 +117,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._sockets = await _listening_sockets(loop, host, port)
         for server in self._sockets:
-            self._acceptors.append(loop.create_task(self._accept(server), name=f"listener {server.getsockname()}"))
+            self._acceptors.spawn(self._accept(server), name=f"listener {server.getsockname()}")
         log.info("listener.started", addresses=[str(server.getsockname()) for server in self._sockets])
 
     @property
@@ -127,15 +127,10 @@ class Listener:
 
     async def close(self) -> None:
         """Stop listening and close every connection."""
-        for task in self._acceptors:
-            task.cancel()
-        await asyncio.gather(*self._acceptors, return_exceptions=True)
+        await self._acceptors.close()
         for server in self._sockets:
             server.close()
-        connections = list(self._connections)
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await self._connections.close()
 
     async def _accept(self, server: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -154,14 +149,7 @@ class Listener:
             if not self._admit(peer):
                 connection.close()
                 continue
-            task = loop.create_task(self._serve(connection, peer), name=f"2377 {peer}")
-            self._connections.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._connections.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("connection.crashed", task=task.get_name(), exc_info=error)
+            self._connections.spawn(self._serve(connection, peer), name=f"2377 {peer}")
 
     def _admit(self, peer: str) -> bool:
         limits, now_s = self._limits, asyncio.get_running_loop().time()

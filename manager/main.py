@@ -24,6 +24,8 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.backoff import Backoff
+from base.tasks import unless
 from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
 from manager.ca.server import CertificateRefusedError, CertificateServer
@@ -251,19 +253,12 @@ class _Manager:
         work.append(group.create_task(self._lead(), name="leadership"))
         members = {member.node_id: member for member in self._consensus.members}
         me = members.get(NodeID(self._config.node_id))
-        joining = group.create_task(self._join(), name="raft.join")
         if me is not None and not me.learner:
             # A member by its own log: only its address may have to be told, which can wait for a leader.
-            work.append(joining)
+            work.append(group.create_task(self._join(), name="raft.join"))
             return True
-        stop = group.create_task(self._stop.wait(), name="stop")
-        await asyncio.wait({joining, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if not joining.done():
-            joining.cancel()
-            return False
-        await joining
-        return True
+        await unless(self._stop, self._join())
+        return not self._stop.is_set()
 
     # ------------------------------------------------------------------ servers
 
@@ -372,7 +367,7 @@ class _Manager:
         """Ask the leader to take us in (again after our address has changed), until it has."""
         request = RaftJoinRequest(raft_addr=self._config.advertise_addr, grpc_addr=self._config.grpc_advertise_addr)
         node_id = NodeID(self._config.node_id)
-        delay_s = JOIN_RETRY_S_MIN
+        backoff = Backoff(JOIN_RETRY_S_MIN, JOIN_RETRY_S_MAX, factor=1.5)
         while True:
             request.group_id = self._consensus.group_id
             if self._consensus.leader.leader_id == node_id:
@@ -386,8 +381,7 @@ class _Manager:
                         return
                     except grpc.aio.AioRpcError as error:
                         log.info("join.retried", target=target, code=error.code().name, reason=error.details())
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 1.5, JOIN_RETRY_S_MAX)
+            await asyncio.sleep(backoff.next_s())
 
     async def _forward_join(self, request: IssueNodeCertificateRequest) -> IssueNodeCertificateResponse:
         channel = self._link.channel()

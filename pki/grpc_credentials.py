@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.tasks import OwnedTasks
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, NodeCredentials
 
@@ -116,7 +117,7 @@ class RotatingChannel(grpc.aio.Channel):
         self._credentials = source.current
         self._channel = self._new_channel()
         self._generation = 0
-        self._draining: set[asyncio.Task[None]] = set()
+        self._draining = OwnedTasks()
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -159,10 +160,7 @@ class RotatingChannel(grpc.aio.Channel):
         """Close this: calls on old channels end at once, those on the newest within ``grace`` seconds (at once: None)."""
         self._closed = True
         self._forget()
-        draining = list(self._draining)
-        for task in draining:
-            task.cancel()
-        await asyncio.gather(*draining, return_exceptions=True)
+        await self._draining.close()
         await self._channel.close(grace)
 
     async def __aenter__(self) -> RotatingChannel:
@@ -184,9 +182,7 @@ class RotatingChannel(grpc.aio.Channel):
         self._credentials = self._source.current
         self._channel = self._new_channel()
         self._generation += 1
-        task = self._loop.create_task(_drain(old), name=f"drain channel {self.target}")
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        self._draining.spawn(_drain(old), name=f"drain channel {self.target}")
         log.debug("channel.rotated", target=self.target, serial=f"{self._credentials.identity.serial:x}")
         for listener in list(self._listeners):
             listener()

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from base.tasks import cancel_and_wait
 from manager.consensus.commands import Applier
 from manager.consensus.outputs import (
     COMMAND_ID_SIZE_BYTES,
@@ -156,8 +157,7 @@ class RaftConsensus:
         self._published = LeaderState(self._published.term, None, False)
         self._update_leader()
         if self._restoring is not None:
-            self._restoring.cancel()
-            await asyncio.gather(self._restoring, return_exceptions=True)
+            await cancel_and_wait(self._restoring)
         await asyncio.get_running_loop().run_in_executor(None, self._worker.shutdown)
         self._proposals.fail_all("this manager is stopping")
         self._proposals.close()

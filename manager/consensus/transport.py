@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from base.backoff import Backoff
+from base.tasks import OwnedTasks
 from manager.consensus import wire
 from manager.consensus.membership import Configuration
 from manager.consensus.port import ConsensusError, NodeID
@@ -30,7 +32,7 @@ READ_SIZE_BYTES = 256 * 1024
 WINDOW_SIZE_BYTES = 1024 * 1024
 """No more is queued for a peer than this (and one batch), however far behind it is."""
 DIAL_TIMEOUT_S = 5.0
-DIAL_DELAY_S_MAX = 1.0
+DIAL_DELAY_S_MIN, DIAL_DELAY_S_MAX = 0.05, 1.0
 CLOSE_TIMEOUT_S = 0.5
 
 
@@ -97,7 +99,8 @@ class Links:
         self._refused: dict[NodeID, str] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._keeper = self._loop.create_task(self._keep_alive(), name="raft-links-keeper")
+        self._tasks = OwnedTasks()
+        self._tasks.spawn(self._keep_alive(), name="raft-links-keeper")
 
     # adapter.Link
 
@@ -169,11 +172,9 @@ class Links:
         """Send what was flushed, then close every stream; those served for a listener have returned afterwards."""
         self.flush()
         self._closed = True
-        tasks = [dialler.task for dialler in self._diallers.values() if dialler.task is not None]
         for connection in list(self._connections.values()):
             connection.writer.close()
-        for task in [*tasks, self._keeper]:
-            task.cancel()
+        await self._tasks.close()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._idle.wait()
@@ -181,7 +182,6 @@ class Links:
             for writer in list(self._serving):
                 writer.transport.abort()
             await self._idle.wait()
-        await asyncio.gather(*tasks, self._keeper, return_exceptions=True)
 
     # One connection
 
@@ -283,15 +283,17 @@ class Links:
         dialler = self._diallers.get(node_id)
         if dialler is None:
             dialler = self._diallers[node_id] = _Dialler(address)
-            dialler.task = self._loop.create_task(self._keep_dialling(node_id, dialler), name=f"raft-dial-{node_id}")
+            dialler.task = self._tasks.spawn(self._keep_dialling(node_id, dialler), name=f"raft-dial-{node_id}")
         dialler.address = address
 
     async def _keep_dialling(self, peer: NodeID, dialler: _Dialler) -> None:
-        delay_s = 0.0 if self._node_id < peer else 0.05
+        backoff = Backoff(DIAL_DELAY_S_MIN, DIAL_DELAY_S_MAX, jitter=(0.75, 1.25))
+        delay_s = 0.0 if self._node_id < peer else DIAL_DELAY_S_MIN
         while True:
             await asyncio.sleep(delay_s)
             if peer in self._connections:
-                delay_s = 0.05
+                backoff.reset()
+                delay_s = DIAL_DELAY_S_MIN
                 continue
             started = self._loop.time()
             try:
@@ -301,9 +303,9 @@ class Links:
                 log.debug("raft_link.dial_failed", peer=peer, address=dialler.address, error=str(error))
             else:
                 await self._serve(reader, writer, peer, dialled_by=self._node_id)
-            lasted = self._loop.time() - started
-            delay_s = 0.05 if lasted > DIAL_DELAY_S_MAX else min(DIAL_DELAY_S_MAX, max(0.05, delay_s * 2))
-            delay_s *= 0.75 + random.random() / 2
+            if self._loop.time() - started > DIAL_DELAY_S_MAX:
+                backoff.reset()
+            delay_s = backoff.next_s(random.random())
 
     async def _connect(self, peer: NodeID, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host, port = split_host_port(address)

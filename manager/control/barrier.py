@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from base.tasks import cancel_and_wait
 from manager.consensus.port import Consensus
 
 
@@ -37,9 +38,7 @@ class ReadBarrier:
 
     async def close(self) -> None:
         """Give up the rounds under way."""
-        for task in (self._running, self._next):
-            if task is not None:
-                task.cancel()
+        await cancel_and_wait(*(task for task in (self._running, self._next) if task is not None))
 
     async def _round(self, before: asyncio.Task[int] | None, timeout_s: float) -> int:
         me = asyncio.current_task()

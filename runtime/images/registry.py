@@ -45,7 +45,8 @@ from runtime.images.transport import (
     StatusError,
     TransientError,
     Transport,
-    backoff_s,
+    new_backoff,
+    pause_s,
     pieces,
     read_limited,
 )
@@ -208,6 +209,7 @@ class RegistryClient:
         if limit_bytes and descriptor.size > limit_bytes:
             raise RegistryError(f"{descriptor.digest} is larger than {limit_bytes} bytes")
         position, failures, reached = offset, 0, offset
+        backoff = new_backoff()
         while position < descriptor.size:
             try:
                 async with contextlib.aclosing(self._blob_once(endpoint, ref, descriptor, auth, position)) as chunks:
@@ -215,6 +217,7 @@ class RegistryClient:
                         position += len(chunk)
                         if position - reached >= PROGRESS_BYTES:
                             failures, reached = 0, position
+                            backoff.reset()
                         yield chunk
                 if position < descriptor.size:
                     raise TransientError(f"blob {descriptor.digest}: unexpected EOF")
@@ -225,7 +228,7 @@ class RegistryClient:
                 if failures >= ATTEMPTS_MAX:
                     raise RegistryUnavailableError(str(error)) from error
                 wish = error.retry_after_s if isinstance(error, TransientError) else 0.0
-                await asyncio.sleep(backoff_s(failures, wish))
+                await asyncio.sleep(pause_s(backoff, wish))
 
     async def _blob_once(
         self, endpoint: Endpoint, ref: Reference, descriptor: Descriptor, auth: RegistryAuth | None, position: int
@@ -248,11 +251,12 @@ class RegistryClient:
 
 async def with_retries(attempt: Callable[[], Awaitable[T]], *, attempts_max: int) -> T:
     """Repeat what failed in passing. A registry that cannot be reached at all fails at once: callers want to know."""
-    for number in range(1, attempts_max):
+    backoff = new_backoff()
+    for _ in range(1, attempts_max):
         try:
             return await attempt()
         except TransientError as error:
-            await asyncio.sleep(backoff_s(number, error.retry_after_s))
+            await asyncio.sleep(pause_s(backoff, error.retry_after_s))
     try:
         return await attempt()
     except (TransientError, aiohttp.ClientError) as error:

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import msgspec
 
+from base.backoff import Backoff
 from runtime.images.challenge import Challenge, choose_challenge
 from runtime.images.endpoints import Endpoint
 from runtime.images.errors import RegistryError, RegistryUnavailableError, UnauthorizedError
@@ -30,6 +31,7 @@ CONNECT_TIMEOUT_S = 15.0
 IDLE_TIMEOUT_S = 60.0
 ATTEMPTS_MAX = 5
 BACKOFF_S, BACKOFF_S_MAX = 0.25, 8.0
+WISH_S_MAX = 30.0
 ANSWER_BYTES_MAX = 1 << 20
 HEADERS_TIMEOUT_S = 120.0
 PROGRESS_BYTES, PROGRESS_PERIOD_S = 16 << 10, 60.0
@@ -96,10 +98,14 @@ class _TokenBody(msgspec.Struct):
     expires_in: float | None = None
 
 
-def backoff_s(attempt: int, wish_s: float = 0.0) -> float:
-    """Pause before attempt ``attempt`` (from 1): doubling with jitter, never longer than ``BACKOFF_S_MAX`` but for a wish."""
-    pause = min(BACKOFF_S * 2.0 ** (attempt - 1), BACKOFF_S_MAX)
-    return min(max(wish_s, pause * random.uniform(0.5, 1.0)), 30.0)
+def new_backoff() -> Backoff:
+    """For one request that may be repeated."""
+    return Backoff(BACKOFF_S, BACKOFF_S_MAX, jitter=(0.5, 1.0))
+
+
+def pause_s(backoff: Backoff, wish_s: float = 0.0) -> float:
+    """How long to wait now; longer where the registry wishes so, up to ``WISH_S_MAX``."""
+    return min(max(wish_s, backoff.next_s(random.random())), WISH_S_MAX)
 
 
 class Transport:

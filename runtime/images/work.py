@@ -9,6 +9,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from base.tasks import cancel_and_wait
+
 T = TypeVar("T")
 Update = tuple[str, int, int]
 """Progress of shared work: what it does now, bytes done, bytes in all (0: unknown)."""
@@ -58,7 +60,7 @@ class SharedWork(Generic[T]):
                 entry.listeners.remove(listener)
             if entry.waiters == 0 and not entry.task.done():
                 entry.dying = True
-                await _cancelled(entry.task)
+                await cancel_and_wait(entry.task)
 
     def is_running(self, key: str) -> bool:
         """Whether the key's work is under way, or has yet to end after it was cancelled."""
@@ -79,22 +81,7 @@ class SharedWork(Generic[T]):
         """Cancel all work and wait for its end."""
         for entry in list(self._running.values()):
             entry.dying = True
-            await _cancelled(entry.task)
-
-
-async def _cancelled(task: asyncio.Task[T]) -> None:
-    """Cancel and wait for the end, even if the caller is cancelled once more meanwhile."""
-    task.cancel()
-    interrupted = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            interrupted = True
-    if not task.cancelled():
-        task.exception()  # its waiters are gone: nobody else would look at it
-    if interrupted:
-        raise asyncio.CancelledError
+            await cancel_and_wait(entry.task)
 
 
 class AbortedError(Exception):

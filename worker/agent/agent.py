@@ -17,6 +17,7 @@ from typing import Protocol
 import grpc.aio
 import structlog
 
+from base.tasks import unless
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import AssignmentsMessage, SessionMessage, SessionRequest, TaskStatusUpdate
 from proto.objects_pb2 import Node, NodeDescription, Task, TaskState, TaskStatus
@@ -29,7 +30,6 @@ from worker.agent.reporter import StatusReporter
 from worker.agent.runner import TaskRunner
 from worker.agent.session import Session, SessionError
 from worker.agent.task_machine import TaskMachine
-from worker.agent.waiting import unless
 
 __all__ = ["Agent", "AgentListener", "AgentStateError", "ChannelFactory"]
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import structlog
 
+from base.tasks import cancel_and_wait
 from runtime.images import (
     ImageNotFoundError,
     ImagesError,
@@ -90,10 +91,7 @@ class ImagePuller:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        await cancel_and_wait(*self._flights.values())
 
     def _is_local(self, name: str) -> bool:
         try:

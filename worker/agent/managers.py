@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from base.backoff import Backoff
+
 BACKOFF_S_FIRST = 0.1
 BACKOFF_S_MAX = 8.0
 TRIES_MAX = 16
@@ -20,7 +22,7 @@ class ManagerChoice:
     def __init__(self, addrs: Iterable[str]) -> None:
         self._known: list[str] = []
         self._round: list[str] = []
-        self._rounds_failed = 0
+        self._backoff = Backoff(BACKOFF_S_FIRST, BACKOFF_S_MAX, jitter=(0.75, 1.25))
         self._redirect = ""
         self._trying = ""
         self._failed_in_round: set[str] = set()
@@ -58,15 +60,14 @@ class ManagerChoice:
             self._round = sorted(self._known, key=lambda addr: addr == self._trying)  # the one that just failed last
             self._failed_in_round.clear()
             if not self._fresh:
-                delay_s = self._delay_s(sample)
-                self._rounds_failed += 1
+                delay_s = self._backoff.next_s(sample)
         self._fresh = False
         self._trying = self._round.pop(0)
         return self._trying, delay_s
 
     def opened(self) -> None:
         """There was a session that lasted: the next trouble begins with quick tries again."""
-        self._rounds_failed = 0
+        self._backoff.reset()
         self._round, self._fresh = [], True
 
     def failed(self, *, leader_addr: str = "") -> None:
@@ -81,7 +82,3 @@ class ManagerChoice:
             self._redirect = leader_addr
             if leader_addr in self._round:
                 self._round.remove(leader_addr)
-
-    def _delay_s(self, sample: float) -> float:
-        delay_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** min(self._rounds_failed, 16))
-        return min(BACKOFF_S_MAX, delay_s * (0.75 + 0.5 * sample))

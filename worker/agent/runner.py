@@ -10,11 +10,12 @@ from typing import Protocol
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from base.backoff import Backoff
+from base.tasks import unless
 from proto.dispatcher_pb2 import TaskStatusUpdate
 from proto.objects_pb2 import Task, TaskState
 from worker.agent.executor import Assignment, Executor, ExecutorError
 from worker.agent.task_machine import Operation, TaskMachine
-from worker.agent.waiting import unless
 
 log = structlog.get_logger(__name__)
 
@@ -178,15 +179,15 @@ class TaskRunner:
         survived: type[Exception] = ExecutorError,
     ) -> None:
         """Stop and remove cannot be given up: try again until they work, whatever ``survived`` they raise."""
-        retry_s = RETRY_S_FIRST
+        backoff = Backoff(RETRY_S_FIRST, RETRY_S_MAX)
         while True:
             try:
                 await work()
                 break
             except survived as error:
+                retry_s = backoff.next_s()
                 self._log.warning("operation.failed", operation=operation.value, reason=str(error), retry_s=retry_s)
             await asyncio.sleep(retry_s)
-            retry_s = min(RETRY_S_MAX, retry_s * 2)
         self._observe()
         self.machine.done(operation, self._now())
 

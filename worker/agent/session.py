@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.tasks import unless
 from proto.dispatcher_pb2 import (
     AssignmentsMessage,
     AssignmentsRequest,
@@ -27,7 +28,6 @@ from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import NodeDescription
 from worker.agent.assignments import AssignmentGapError
 from worker.agent.reporter import StatusReporter
-from worker.agent.waiting import unless
 
 if TYPE_CHECKING:
     from proto.dispatcher_pb2_grpc import DispatcherAsyncStub

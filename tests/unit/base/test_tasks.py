@@ -149,7 +149,25 @@ async def test_a_failure_of_work_that_must_end_is_its_callers() -> None:
         with pytest.raises(ValueError, match="broken"):
             await tasks.run_to_end(fail("broken"), name="work")
         await tasks.close()
-    assert logs == []
+    assert [(line["log_level"], line["task"]) for line in logs] == [("debug", "work")]
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_reported_by_asyncio() -> None:
+    loop, tasks, go = asyncio.get_running_loop(), OwnedTasks(), asyncio.Event()
+    reported: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _loop, context: reported.append(context))
+
+    async def work() -> None:
+        await go.wait()
+        raise ValueError("broken")
+
+    caller = loop.create_task(tasks.run_to_end(work(), name="work"))
+    await asyncio.sleep(0)
+    await cancel_and_wait(caller)
+    go.set()
+    await tasks.wait()
+    gc.collect()
+    assert reported == []
 
 
 async def test_cancelling_waits_even_when_the_caller_is_cancelled_meanwhile() -> None:
