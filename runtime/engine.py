@@ -30,6 +30,7 @@ from runtime.containers.lifecycle import Lifecycle, event_attributes, network_ki
 from runtime.containers.readoption import Readoption
 from runtime.containers.record import Container
 from runtime.containers.spec import HostFacts
+from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import (
     ContainerConfig,
@@ -261,10 +262,10 @@ class Engine:
         async with container.lock:
             if not container.running:
                 raise ConflictError(f"container {container.id} is not running")
-            if container.state.Status == "paused":
+            if container.state.Status is Status.PAUSED:
                 raise ConflictError(f"container {container.id} is already paused")
             await self._lifecycle.runc(container, "pause")
-            container.state.Status = "paused"
+            container.move(Event.PAUSED)
             self._store.save_state(container)
         self._publish(container, "pause")
 
@@ -272,10 +273,10 @@ class Engine:
         """Thaw. Raises ConflictError when not paused."""
         container = self._store.get(ref)
         async with container.lock:
-            if container.state.Status != "paused":
+            if container.state.Status is not Status.PAUSED:
                 raise ConflictError(f"container {container.id} is not paused")
             await self._lifecycle.runc(container, "resume")
-            container.state.Status = "running"
+            container.move(Event.UNPAUSED)
             self._store.save_state(container)
         self._publish(container, "unpause")
 
@@ -284,7 +285,7 @@ class Engine:
         container = self._store.get(ref)
         if condition not in ("not-running", "next-exit", "removed", ""):
             raise InvalidParameterError(f'invalid condition: "{condition}"')
-        running = container.running or container.state.Status == "restarting"
+        running = container.running or container.state.Status is Status.RESTARTING
         if condition in ("not-running", "") and not running:
             return WaitResult(StatusCode=container.state.ExitCode, Error=container.state.Error)
         return await container.wait("removed" if condition == "removed" else "exit")
@@ -351,7 +352,7 @@ class Engine:
         log driver keeps no readable log.
         """
         container = self._store.get(ref)
-        follow = follow and (container.running or container.state.Status == "restarting")
+        follow = follow and (container.running or container.state.Status is Status.RESTARTING)
         selection = container_logs.Selection(stdout, stderr, since_ns, until_ns, tail)
         return self._read_log(container, selection, follow=follow)
 
@@ -360,9 +361,9 @@ class Engine:
     ) -> AttachStream:
         """A duplex stream to the container's stdio. May be called before ``start`` and then sees everything."""
         container = self._store.get(ref)
-        if container.state.Status == "paused":
+        if container.state.Status is Status.PAUSED:
             raise ConflictError(f"container {container.id} is paused, unpause the container before attach")
-        if container.state.Status == "restarting":
+        if container.state.Status is Status.RESTARTING:
             raise ConflictError(f"container {container.id} is restarting, wait until the container is running")
 
         def forget(stream: AttachStream) -> None:
@@ -425,7 +426,7 @@ class Engine:
             selection,
             follow=follow,
             watcher=self._watcher,
-            ended=lambda: not container.running and container.state.Status != "restarting",
+            ended=lambda: not container.running and container.state.Status is not Status.RESTARTING,
         )
 
     async def _turn_logs(self) -> None:

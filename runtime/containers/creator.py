@@ -82,6 +82,7 @@ class Creator:
             self._store.release_name(name, container_id)
             await self._undo(container_id, anonymous)
             raise
+        container.log.info("container.created", state=container.state.Status.value, name=name, image_id=image.id)
         self._events.publish("container", "create", container_id, event_attributes(container))
         return container_id, warnings
 

@@ -14,6 +14,7 @@ from runtime.containers.attach import AttachStream
 from runtime.containers.execs import Exec
 from runtime.containers.lifecycle import Lifecycle, event_attributes, rfc3339
 from runtime.containers.record import Container
+from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import ExecConfig, ExecInspect
 from runtime.errors import ConflictError, ExecNotFoundError, InvalidParameterError, StartError
@@ -56,7 +57,7 @@ class ExecManager:
         if not config.Cmd:
             raise InvalidParameterError("No exec command specified")
         self._refuse_unless_running(container)
-        if container.state.Status == "paused":
+        if container.state.Status is Status.PAUSED:
             raise ConflictError(f"container {ref} is paused, unpause the container before exec")
         item = execs.new_exec(container.id, config, self._paths)
         self._execs[item.id] = item

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from runtime.containers.record import Container
+from runtime.containers.states import Status
 from runtime.containers.types import Health, HealthcheckResult, HealthConfig
 from runtime.errors import EngineError
 
@@ -85,7 +86,7 @@ async def watch(
     while True:
         health = container.state.Health or Health()
         await asyncio.sleep(next_delay(health, plan, time.monotonic() - began))
-        if container.state.Status == "paused":
+        if container.state.Status is Status.PAUSED:
             continue
         start = clock(time.time_ns())
         try:

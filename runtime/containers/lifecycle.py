@@ -1,17 +1,6 @@
 """Start, exit, restart, stop and removal of containers.
 
-Each transition holds the container's lock; waiting for a process to end does not. States and who moves them:
-
-=========== ============================================ ==========================
-from        to                                           by
-=========== ============================================ ==========================
-created     running                                      ``start``
-exited      running                                      ``start``, restart timer
-running     exited | restarting                          ``_exited`` (exit file, conmon's end)
-restarting  running | exited                             restart timer | ``stop``
-running     paused, and back                             ``Engine.pause``/``unpause``
-any         (gone)                                       ``remove``
-=========== ============================================ ==========================
+Each transition holds the container's lock; waiting for a process to end does not. ``states`` has who moves what.
 
 An exit is noticed by the exit file that conmon renames into place (one inotify watch for all containers), and in case
 conmon itself was killed by the end of its process (one pidfd each). Nothing polls.
@@ -35,6 +24,7 @@ import structlog
 from runtime.containers import attach, cgroups, conmon, processes, restart
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.record import Container, PublishedPortRecord
+from runtime.containers.states import UNDOING, Event, Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import EndpointSettings, Health
 from runtime.errors import ConflictError, EngineError, HostError, NotModifiedError, StartError
@@ -155,7 +145,8 @@ class Lifecycle:
         try:
             await self._launch(container)
         except (EngineError, ImagesError, OSError) as error:
-            state.Status = before
+            if state.Status is not before:
+                container.move(UNDOING[before], reason=str(error))
             state.Error = str(error)
             state.ExitCode = error.exit_code if isinstance(error, StartError) else 128
             state.Pid = 0
@@ -204,7 +195,7 @@ class Lifecycle:
         state.StartedAt = rfc3339(time.time_ns())
         # Saved before the process runs: a daemon that dies in between finds a container that runs, or one that runc
         # says was never started.
-        state.Status = "running"
+        container.move(Event.STARTED, pid=created.pid)
         self._store.save_state(container, required=True)
         await self.run(conmon.start, self._tools, self._paths, container.id, created.pid)
 
@@ -279,7 +270,7 @@ class Lifecycle:
 
     async def _end_orphan(self, container: Container) -> None:
         """Without conmon nobody reads its output or learns its exit status: end it."""
-        log.warning("conmon.lost", container_id=container.id, pid=container.state.Pid)
+        container.log.warning("conmon.lost", pid=container.state.Pid)
         container.send_signal(signal.SIGKILL)
 
     async def record_exit(self, container: Container, exit_code: int, at_ns: int) -> None:
@@ -288,12 +279,11 @@ class Lifecycle:
         state.OOMKilled = cgroups.oom_kills(self._layout, self._parent, container.id) > 0
         # A file's time comes from the kernel's coarse clock and may lie a few milliseconds before the start.
         at_ns = max(at_ns, _to_ns(state.StartedAt) + 1)
-        state.ExitCode, state.FinishedAt, state.Status = exit_code, rfc3339(at_ns), "exited"
+        state.ExitCode, state.FinishedAt = exit_code, rfc3339(at_ns)
         ran_s = (at_ns - _to_ns(state.StartedAt)) / 1e9
         container.let_go("init")
         delay_s = self._next_delay(container, ran_s)
-        if delay_s is not None:
-            state.Status = "restarting"
+        container.move(Event.EXITED if delay_s is None else Event.EXITED_FOR_NOW, exit_code=exit_code)
         self._store.save_state(container)
         if state.OOMKilled:
             self._publish(container, "oom")
@@ -326,7 +316,7 @@ class Lifecycle:
             try:
                 await step
             except (EngineError, ImagesError, OSError) as error:
-                log.error("container.not_released", container_id=container.id, reason=str(error))
+                container.log.error("container.not_released", reason=str(error))
 
     async def _disconnect(self, container: Container) -> None:
         shared = any(
@@ -349,19 +339,20 @@ class Lifecycle:
     async def _restart(self, container: Container) -> None:
         async with container.lock:
             container.restart_timer = None
-            if container.state.Status != "restarting" or container.removing or self._closed:
+            if container.state.Status is not Status.RESTARTING or container.removing or self._closed:
                 return
             container.state.RestartCount += 1
             try:
                 await self._start_locked(container)
             except EngineError as error:
-                log.warning("container.not_restarted", container_id=container.id, reason=str(error))
+                container.log.warning("container.not_restarted", reason=str(error))
                 self._after_failed_restart(container)
 
     def _after_failed_restart(self, container: Container) -> None:
         """It counts as a run that ended at once; dockerd gives up here, though what was missing may come back."""
         delay_s = self._next_delay(container, 0.0)
-        container.state.Status = "exited" if delay_s is None else "restarting"
+        if delay_s is None:
+            container.move(Event.RESTARTS_GIVEN_UP)
         self._store.save_state(container)
         if delay_s is not None:
             self.restart_later(container, delay_s)
@@ -371,14 +362,14 @@ class Lifecycle:
         try:
             await self.start(container)
         except EngineError as error:
-            log.warning("container.not_started", container_id=container.id, reason=str(error))
+            container.log.warning("container.not_started", reason=str(error))
 
     def _cancel_restart(self, container: Container) -> None:
         if container.restart_timer:
             container.restart_timer.cancel()
             container.restart_timer = None
-        if container.state.Status == "restarting":
-            container.state.Status = "exited"
+        if container.state.Status is Status.RESTARTING:
+            container.move(Event.RESTART_CANCELLED)
 
     # ---- stop, kill, remove ----------------------------------------------------------------------------------------
 
@@ -386,7 +377,7 @@ class Lifecycle:
         """Signal ``number``, SIGKILL after ``timeout_s`` (negative: never). Returns when it has ended."""
         if not container.running:
             async with container.lock:
-                if container.state.Status == "restarting":
+                if container.state.Status is Status.RESTARTING:
                     self._cancel_restart(container)
                     container.state.StoppedByUser = True
                     self._store.save_state(container)
@@ -400,7 +391,7 @@ class Lifecycle:
         try:
             await asyncio.wait_for(asyncio.shield(ended), timeout_s if timeout_s >= 0 else None)
         except TimeoutError:
-            log.info("container.killed", container_id=container.id, after_s=timeout_s)
+            container.log.info("container.killed", after_s=timeout_s)
             await self.signal(container, signal.SIGKILL)
             await ended
         finally:
@@ -438,7 +429,7 @@ class Lifecycle:
     async def _remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         if container.removing:
             raise ConflictError(f"removal of container {container.record.Name} is already in progress")
-        if (container.running or container.state.Status == "restarting") and not force:
+        if (container.running or container.state.Status is Status.RESTARTING) and not force:
             raise ConflictError(self._why_not_removed(container))
         container.removing = True
         try:
@@ -454,6 +445,7 @@ class Lifecycle:
             stream.close()
         await self.on_removed(container, volumes)
         await self._store.discard(container.id)
+        container.log.info("container.removed", state=container.state.Status.value)
         self._publish(container, "destroy")
         container.notify("removed")
 
@@ -472,15 +464,14 @@ class Lifecycle:
             try:
                 await self._images.remove_rootfs(container.id)
             except (ImagesError, OSError) as error:
-                log.warning("rootfs.not_removed", container_id=container.id, reason=str(error), retry="next start")
+                container.log.warning("rootfs.not_removed", reason=str(error), retry="next start")
             return True
 
     def _why_not_removed(self, container: Container) -> str:
         name, status = container.record.Name, container.state.Status
-        hint = {
-            "paused": "unpause and then stop the container before removing or force remove",
-            "restarting": "stop the container before removing or force remove",
-        }.get(status, "stop the container before removing or force remove")
+        hint = "stop the container before removing or force remove"
+        if status is Status.PAUSED:
+            hint = f"unpause and then {hint}"
         return f'cannot remove container "/{name}": container is {status}: {hint}'
 
     def _refuse_if_removing(self, container: Container) -> None:

@@ -128,14 +128,18 @@ class Selection:
 
 
 def files(path: Path) -> list[Path]:
-    """All files of a log that exist, oldest first."""
+    """All files of a log that exist, oldest first.
+
+    Listed rather than counted up to the first that is missing: a rotation has a gap for an instant, and one that a kill
+    cut short for good.
+    """
     older = []
-    for number in range(1, 10_000):
-        rotated = path.with_name(f"{path.name}.{number}")
-        if not rotated.exists():
-            break
-        older.append(rotated)
-    return [*reversed(older), path]
+    with contextlib.suppress(FileNotFoundError):
+        for entry in path.parent.iterdir():
+            stem, _, number = entry.name.rpartition(".")
+            if stem == path.name and number.isdecimal():
+                older.append((int(number), entry))
+    return [*(entry for _, entry in sorted(older, reverse=True)), path]
 
 
 async def read(
@@ -186,22 +190,28 @@ def _open_all(path: Path, opened: list[_Reader], *, follow: bool) -> tuple[list[
     """Readers of the rotated files, oldest first, and of the current one; all of them are added to ``opened``.
 
     Opened before anything is read, newest first: a rotation meanwhile changes names, not what is open; a file met
-    twice under two names is read once.
+    twice under two names is read once, and when one has lost its name before it was opened, all are looked for again.
     """
     current = _Reader(path, follow=follow)
     opened.append(current)
     current.open()
-    seen, older = {current.identity()}, []
-    for name in reversed(files(path)[:-1]):
-        rotated = _Reader(name)
-        opened.append(rotated)
-        rotated.open()
+    while True:
+        older = [_Reader(name) for name in reversed(files(path)[:-1])]
+        opened += older
+        for rotated in older:
+            rotated.open()
+        if all(rotated.is_open for rotated in older):
+            break
+        for rotated in older:
+            rotated.close()
+    seen, different = {current.identity()}, []
+    for rotated in older:
         if rotated.identity() in seen:
             rotated.close()
-            continue
-        seen.add(rotated.identity())
-        older.append(rotated)
-    return older[::-1], current
+        else:
+            seen.add(rotated.identity())
+            different.append(rotated)
+    return different[::-1], current
 
 
 def _go_to_tail(older: list[_Reader], current: _Reader, selection: Selection, abort: threading.Event) -> list[_Reader]:
@@ -246,6 +256,10 @@ class _Reader:
             with contextlib.suppress(FileNotFoundError):
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
                 self._end = os.fstat(self._fd).st_size
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
 
     def identity(self) -> tuple[int, int]:
         """Device and inode; zeros when there is no file."""

@@ -11,6 +11,7 @@ import structlog
 from runtime.containers import cgroups, conmon, processes, restart
 from runtime.containers.lifecycle import Lifecycle
 from runtime.containers.record import Container
+from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore
 from runtime.errors import EngineError
 from runtime.images import ImageStore
@@ -64,14 +65,14 @@ class Readoption:
         if container.running:
             return
         host, state = container.record.HostConfig, container.state
-        if host.AutoRemove and state.Status in ("exited", "dead"):
+        if host.AutoRemove and state.Status is Status.EXITED:
             removal = self._lifecycle.remove(container, force=True, volumes=True)
             self._lifecycle.spawn(removal, f"autoremove {container.id[:12]}")
-        elif state.Status != "created" and restart.starts_with_daemon(
+        elif state.Status is not Status.CREATED and restart.starts_with_daemon(
             host.RestartPolicy, stopped_by_user=state.StoppedByUser
         ):
             self._lifecycle.spawn(self._lifecycle.start_quietly(container), f"restart {container.id[:12]}")
-        elif state.Status == "restarting" and container.restart_timer is None:  # the former daemon's timer
+        elif state.Status is Status.RESTARTING and container.restart_timer is None:  # the former daemon's timer
             self._lifecycle.restart_later(container, restart.DELAY_S_MIN)
 
     async def _readopt(self, container: Container) -> None:
@@ -99,7 +100,7 @@ class Readoption:
             try:
                 await self._lifecycle.run(conmon.start, self._lifecycle.tools, self._paths, container_id, pid)
             except EngineError as error:
-                log.warning("container.not_let_go", container_id=container_id, reason=str(error))
+                container.log.warning("container.not_let_go", reason=str(error))
                 return False
         return True
 
@@ -130,8 +131,8 @@ class Readoption:
     def _adopt(self, container: Container) -> None:
         state = container.state
         frozen = cgroups.is_frozen(self._groups(container.id))
-        if frozen != (state.Status == "paused"):  # the daemon died between freezing and noting it down
-            state.Status = "paused" if frozen else "running"
+        if frozen != (state.Status is Status.PAUSED):  # the daemon died between freezing and noting it down
+            container.move(Event.PAUSED if frozen else Event.UNPAUSED)
             self._store.save_state(container)
         if state.Endpoint is not None:
             ports = [
@@ -144,7 +145,7 @@ class Readoption:
                 self._volumes.adopt(point.Name, container.id)
         self._lifecycle.watch_conmon(container)
         self._lifecycle.on_started(container)
-        log.info("container.adopted", container_id=container.id, pid=state.Pid)
+        container.log.info("container.adopted", state=state.Status.value, pid=state.Pid)
 
     def _remove_orphans(self, running: set[str]) -> None:
         """What a crash in the middle of a start or removal left: runtime state and cgroups without a container."""

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from runtime.containers.attach import AttachStream
 from runtime.containers.mounts import MountRequest
+from runtime.containers.states import TRANSITIONS, Event, IllegalMoveError, Status, Story
 from runtime.containers.types import (
     NEVER,
     ContainerConfig,
@@ -29,6 +31,10 @@ from runtime.containers.types import (
     PortBinding,
     WaitResult,
 )
+
+log = structlog.get_logger(__name__)
+
+TASK_ID_LABEL = "com.docker.swarm.task.id"
 
 
 class PublishedPortRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +75,7 @@ class RunState(msgspec.Struct, kw_only=True):
     pair. ``StoppedByUser`` keeps "unless-stopped" containers down over a restart of the daemon.
     """
 
-    Status: str = "created"
+    Status: Status = Status.CREATED
     Pid: int = 0
     PidStart: int = 0
     ConmonPid: int = 0
@@ -99,6 +105,10 @@ class Container:
         self.removing = False
         self.restart_timer: asyncio.TimerHandle | None = None
         self.restart_delay_s = 0.0
+        labels = record.Config.Labels or {}
+        task = {"task_id": labels[TASK_ID_LABEL]} if TASK_ID_LABEL in labels else {}
+        self.log = log.bind(container_id=record.ID, **task)
+        self._story = Story(state.Status)
         self.exec_ids: list[str] = []
         self.pending_attaches: list[AttachStream] = []
         self._pidfds: dict[str, int] = {}
@@ -111,7 +121,21 @@ class Container:
     @property
     def running(self) -> bool:
         """Whether its process exists, paused included."""
-        return self.state.Status in ("running", "paused")
+        return self.state.Status in (Status.RUNNING, Status.PAUSED)
+
+    def move(self, event: Event, **facts: object) -> None:
+        """Into the state that follows; ``facts`` are for the log line. The caller holds the lock, and saves.
+
+        Raises:
+            IllegalMoveError: the table has no such move; nothing is changed.
+        """
+        before = self.state.Status
+        after = TRANSITIONS.get((before, event))
+        if after is None:
+            raise IllegalMoveError(self.id, before, event, str(self._story))
+        self.state.Status = after
+        self._story.add(event, after)
+        self.log.info(event.value, before=before.value, state=after.value, **facts)
 
     @property
     def log_path(self) -> Path:
@@ -122,12 +146,11 @@ class Container:
         """A copy for inspect."""
         state = self.state
         return ContainerState(
-            Status="removing" if self.removing and not self.running else state.Status,
-            Running=self.running or state.Status == "restarting",
-            Paused=state.Status == "paused",
-            Restarting=state.Status == "restarting",
+            Status="removing" if self.removing and not self.running else state.Status.value,
+            Running=self.running or state.Status is Status.RESTARTING,
+            Paused=state.Status is Status.PAUSED,
+            Restarting=state.Status is Status.RESTARTING,
             OOMKilled=state.OOMKilled,
-            Dead=state.Status == "dead",
             Pid=state.Pid if self.running else 0,
             ExitCode=state.ExitCode,
             Error=state.Error,

@@ -15,6 +15,7 @@ import structlog
 from base.files import read_text, write_atomic
 from runtime.containers.names import random_name
 from runtime.containers.record import Container, Record, RunState
+from runtime.containers.states import Status
 from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidParameterError, NameConflictError
 from runtime.images.work import run_abortable
@@ -203,4 +204,4 @@ def _read_state(folder: Path) -> RunState:
         return msgspec.json.decode(text, type=RunState)
     except msgspec.DecodeError as error:
         log.warning("state.unreadable", container_id=folder.name, reason=str(error))
-        return RunState(Status="exited", ExitCode=255, Error="the record of its last run was lost")
+        return RunState(Status=Status.EXITED, ExitCode=255, Error="the record of its last run was lost")

@@ -131,7 +131,7 @@ def status_text(container: Container, now: dt.datetime) -> str:
     if state.Status == "created":
         return "Created"
     if not state.Running:
-        return "Dead" if state.Dead else f"Exited ({state.ExitCode}) {_ago(state.FinishedAt, now)} ago"
+        return f"Exited ({state.ExitCode}) {_ago(state.FinishedAt, now)} ago"
     text = f"Up {_ago(state.StartedAt, now)}"
     if state.Paused:
         return f"{text} (Paused)"

@@ -69,6 +69,32 @@ async def test_rotated_files_are_read_oldest_first(tmp_path: Path) -> None:
     assert await read_all(tmp_path / "missing.log", logs.Selection()) == []
 
 
+async def test_a_gap_in_the_numbering_hides_nothing(tmp_path: Path) -> None:
+    """A rotation has one for an instant, and one that a kill cut short for good."""
+    path = tmp_path / "c.log"
+    (tmp_path / "c.log.12").write_bytes(entry("1"))
+    (tmp_path / "c.log.2").write_bytes(entry("2"))
+    (tmp_path / "c.log.2.tmp").write_bytes(entry("not a rotated file"))
+    path.write_bytes(entry("3"))
+    assert await read_all(path, logs.Selection()) == [b"1\n", b"2\n", b"3\n"]
+
+
+async def test_a_file_that_is_renamed_before_it_is_opened_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = tmp_path / "c.log", os.open
+    path.with_name("c.log.1").write_bytes(entry("1"))
+    path.write_bytes(entry("2"))
+
+    def rotated_meanwhile(name: Path, flags: int) -> int:
+        if name.name == "c.log.1" and name.exists():
+            name.rename(path.with_name("c.log.2"))
+        return opened(name, flags)
+
+    monkeypatch.setattr(os, "open", rotated_meanwhile)
+    assert await read_all(path, logs.Selection()) == [b"1\n", b"2\n"]
+
+
 @given(
     files=st.lists(st.lists(st.tuples(st.integers(0, 70_000), st.booleans()), max_size=5), min_size=1, max_size=3),
     tail=st.integers(0, 12),
