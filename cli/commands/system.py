@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as package_version
 from typing import Any
 
 import click
 
+from base.version import VERSION
 from cli import output
 from cli.client import EngineClient
 
@@ -72,7 +72,7 @@ def _swarm_lines(swarm: dict[str, Any]) -> list[str]:
 def version(engine: EngineClient, form: str) -> None:
     """Show the version information."""
     server = engine.get("/version")
-    both = {"Client": {"Version": package_version("swarm-orchestrator")}, "Server": server}
+    both = {"Client": {"Version": VERSION}, "Server": server}
     if form:
         output.write(output.apply("{{json .}}" if form == "json" else form, both))
         return

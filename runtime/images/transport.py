@@ -114,9 +114,10 @@ class Transport:
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._tokens: dict[tuple[str, str, RegistryAuth | None], tuple[str, float]] = {}
-        self._unverified = ssl.create_default_context()
+        self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._unverified.check_hostname = False
         self._unverified.verify_mode = ssl.CERT_NONE
+        self._verified: asyncio.Future[ssl.SSLContext] | None = None
 
     async def close(self) -> None:
         if self._session is not None:
@@ -131,6 +132,12 @@ class Transport:
                 timeout=timeout, headers=headers, auto_decompress=False, trust_env=True, max_line_size=65536
             )
         return self._session
+
+    async def _get_verified(self) -> ssl.SSLContext:
+        """Trusts the host's certificates. Made when first needed: to read them takes 40 ms."""
+        if self._verified is None:
+            self._verified = asyncio.ensure_future(asyncio.to_thread(ssl.create_default_context))
+        return await asyncio.shield(self._verified)
 
     @contextlib.asynccontextmanager
     async def request(
@@ -200,8 +207,8 @@ class Transport:
         self, endpoint: Endpoint, method: str, url: str, headers: Mapping[str, str], data: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The raw exchange, its failures as ConnectError and TransientError."""
-        check = True if endpoint.verify else self._unverified
         try:
+            check = await self._get_verified() if endpoint.verify else self._unverified
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(HEADERS_TIMEOUT_S if data is None else None):  # what is sent takes its time
                     sending = self._get_session().request(method, url, headers=headers, data=data, ssl=check)

@@ -59,16 +59,11 @@ class EngineHost:
         """Start the daemon and wait until it answers. Raises: RuntimeError with its log."""
         run = self.directory / "run"  # a tmpfs, as /run is
         run.mkdir()
-        daemon = [
-            *(sys.executable, "-c", DAEMON, "--state", str(self.directory / "state")),
-            *("--run", str(run), "--cgroup-parent", self.cgroup_parent),
-            *("--host", f"unix://{self.socket}"),
-        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"),
-                    *("sh", "-c", START, str(run), *daemon),
+                    *("sh", "-c", START, str(run), *self.daemon_command()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -81,6 +76,22 @@ class EngineHost:
                 raise TimeoutError("the daemon ended")
         except TimeoutError as error:
             raise RuntimeError(f"{error}:\n{self.log.read_text(errors='replace')[-4000:]}") from None
+
+    def daemon_command(self) -> list[str]:
+        """What serves ``socket``, with its files below ``directory``."""
+        return [
+            *(sys.executable, "-c", DAEMON, "--state", str(self.directory / "state")),
+            *("--run", str(self.directory / "run"), "--cgroup-parent", self.cgroup_parent),
+            *("--host", f"unix://{self.socket}"),
+        ]
+
+    def processes(self) -> list[int]:
+        """Every process of the host but its init, by PID outside."""
+        assert self._process is not None
+        found = _children(_children(self._process.pid)[0])
+        for pid in found:
+            found.extend(_children(pid))
+        return found
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -116,8 +127,7 @@ class EngineHost:
     def enter(self, *command: str) -> list[str]:
         """``command`` in the host's network namespace."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        return ["nsenter", f"--net=/proc/{children[0]}/ns/net", *command]
+        return ["nsenter", f"--net=/proc/{_children(self._process.pid)[0]}/ns/net", *command]
 
     # ------------------------------------------------------------ clients
 
@@ -142,6 +152,14 @@ class EngineHost:
     def client(self, **options: Any) -> docker.DockerClient:
         """docker-py; the caller closes it."""
         return docker.DockerClient(base_url=f"unix://{self.socket}", timeout=100, **options)
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [
+            int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
+        ]
+    return []
 
 
 class Terminal:

@@ -1,16 +1,18 @@
 """Starting the manager process quickly: a small process forked early that forks a manager when told to.
 
 A manager imports gRPC, cryptography and the store: 0.4 s of every `swarm init` and join if it began
-with a new interpreter. The zygote is forked by `swarmd` after its imports and before its first thread,
-waits on a socket, and shares its pages with the node until a manager is needed. It holds no state:
-when the node is gone it goes too, and the managers it forked live on (the node adopts them when it
-comes back, see worker/membership/manager_process.py).
+with a new interpreter. The zygote is forked by `swarmd` before its first thread, with what node and manager
+both stand on; what the manager alone needs it imports when the node has time for it (``warm``), and by the first
+``start`` at the latest. So a daemon that starts does not wait for a manager it may never run, and no manager carries what
+the node alone imports. It holds no state: when the node is gone it goes too, and the managers it forked live on (the
+node adopts them when it comes back, see worker/membership/manager_process.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -24,6 +26,9 @@ from collections.abc import Callable, Sequence
 
 FRAME_SIZE_BYTES_MAX = 128 * 1024
 _REAP_AFTER_S = 1.0
+_WARM, _START = b"w", b"s"
+"""The first byte of a message to the zygote; of a start, the payload follows."""
+
 _ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
@@ -50,23 +55,27 @@ class Zygote:
         """Fork the zygote. Call it before any thread or event loop exists.
 
         Args:
-            target: ``module:function``, imported already; the function runs in each forked process with the bytes
-                given to ``start`` and returns the exit status.
+            target: ``module:function``, imported by the zygote; the function runs in each forked process with the
+                bytes given to ``start`` and returns the exit status.
             ours_alone: descriptors the zygote and what it forks must not share. A lock (flock) is held as long as
                 any process has the descriptor: a manager that outlives its node would keep the next node out.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        gc.collect()
-        gc.freeze()
         pid = os.fork()
         if pid == 0:
             ours.close()
             for descriptor in ours_alone:
                 os.close(descriptor)
-            _serve(theirs, _resolve(target))
+            _serve(theirs, target)
         theirs.close()
         ours.setblocking(False)
         return cls(target, ours, pid)
+
+    def warm(self) -> None:
+        """Have it import now what a manager needs, if it is there."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError):  # it is gone, which the next start finds out
+                self._connection.send(_WARM)
 
     def rest(self) -> None:
         """Let the process end; what it started goes on, and ``start`` makes another when need be."""
@@ -106,7 +115,7 @@ class Zygote:
     async def _ask(self, payload: bytes) -> int:
         loop = asyncio.get_running_loop()
         connection = await self._connected()
-        await loop.sock_sendall(connection, payload)
+        await loop.sock_sendall(connection, _START + payload)
         answer = await loop.sock_recv(connection, 64)
         if not answer:
             raise ConnectionResetError("it ended at once")
@@ -119,9 +128,13 @@ class Zygote:
             connection.close()
 
 
+@functools.cache
 def _resolve(target: str) -> Callable[[bytes], int]:
+    """Import it, and keep the collector of what is forked from here off its pages."""
     module, _, name = target.partition(":")
     found: Callable[[bytes], int] = getattr(importlib.import_module(module), name)
+    gc.collect()
+    gc.freeze()
     return found
 
 
@@ -130,7 +143,7 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def _serve(connection: socket.socket, target: Callable[[bytes], int]) -> None:
+def _serve(connection: socket.socket, target: str) -> None:
     """The zygote's whole life; never returns."""
     os.setsid()
     _hold_signals()
@@ -146,12 +159,15 @@ def _serve(connection: socket.socket, target: Callable[[bytes], int]) -> None:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(children.pop(descriptor), 0)
                     continue
-                payload = connection.recv(FRAME_SIZE_BYTES_MAX)
-                if not payload:
+                message = connection.recv(len(_START) + FRAME_SIZE_BYTES_MAX)
+                if not message:
                     os._exit(0)
+                function = _resolve(target)
+                if message == _WARM:
+                    continue
                 pid = os.fork()
                 if pid == 0:
-                    _become(connection, list(children), target, payload)
+                    _become(connection, list(children), function, message[len(_START) :])
                 pidfd = os.pidfd_open(pid)
                 children[pidfd] = pid
                 poll.register(pidfd, select.POLLIN)
@@ -176,7 +192,7 @@ def _become(connection: socket.socket, inherited: list[int], target: Callable[[b
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        gc.unfreeze()
+        gc.enable()
         status = target(payload)
     except BaseException:
         traceback.print_exc()
@@ -189,7 +205,7 @@ def _become(connection: socket.socket, inherited: list[int], target: Callable[[b
 def main() -> None:
     """``python -m worker.membership.zygote MODULE:FUNCTION DESCRIPTOR``: a zygote made by a new interpreter."""
     target, descriptor = sys.argv[1:]
-    _serve(socket.socket(fileno=int(descriptor)), _resolve(target))
+    _serve(socket.socket(fileno=int(descriptor)), target)
 
 
 if __name__ == "__main__":

@@ -288,6 +288,18 @@ def test_a_manager_that_is_told_to_end_in_the_moment_of_its_fork_ends() -> None:
     assert run([sys.executable, "-c", BECOME], timeout=60, check=False).returncode == -signal.SIGTERM
 
 
+async def test_a_zygote_that_was_warmed_starts_managers_as_before(zygote: Zygote, tmp_path: Path) -> None:
+    zygote.warm()  # there is none yet
+    for name in ("first", "second"):
+        state = tmp_path / name
+        state.mkdir()
+        pid = await zygote.start(ManagerConfig(state_dir=str(state)).SerializeToString())
+        assert await holder(state / "manager.lock") == pid
+        zygote.warm()
+        os.kill(pid, signal.SIGTERM)
+        await gone(pid)
+
+
 async def test_an_oversized_request_is_refused(zygote: Zygote) -> None:
     with pytest.raises(ValueError, match="at most"):
         await zygote.start(b"x" * (FRAME_SIZE_BYTES_MAX + 1))

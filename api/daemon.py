@@ -1,0 +1,96 @@
+"""The daemon put together: the engine, this host's place in a cluster, and the HTTP API on both."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+import platform
+import signal
+import socket
+from pathlib import Path
+
+import structlog
+
+from api.options import DEFAULT_HOST, DEFAULT_STATE
+from api.server import ApiServer, DaemonInfo, ListenError
+from api.startup import StartError, notify_systemd
+from api.swarm_routes import engine_logs
+from base.version import VERSION
+from runtime.engine import Engine
+from worker.agent.container_spec import NodeFacts
+from worker.agent.engine_executor import EngineExecutor
+from worker.membership.description import describe
+from worker.membership.node import Node
+from worker.membership.participation import Host
+from worker.membership.zygote import Zygote
+
+log = structlog.get_logger(__name__)
+
+
+def default_cgroup_parent(state: Path) -> str:
+    """``/swarm`` for the default state folder; any other folder has a name of its own, so daemons do not meet."""
+    if str(state) == DEFAULT_STATE:
+        return "/swarm"
+    return f"/swarm-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
+
+
+async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
+    """Run the daemon until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    state, run = Path(options.state), Path(options.run)
+    labels = dict(label.partition("=")[::2] for label in options.label)
+    engine = Engine(
+        state=state / "engine",
+        run=run / "engine",
+        cgroup_parent=options.cgroup_parent or default_cgroup_parent(state),
+        bridge=options.bridge,
+        bridge_subnet=options.bridge_subnet,
+        insecure_registries=options.insecure_registry,
+        mirrors=options.registry_mirror,
+    )
+    await engine.open()
+    executor = EngineExecutor(
+        engine,
+        run_dir=run / "payloads",
+        node=lambda: NodeFacts(node.info().node_id, socket.gethostname(), "linux", platform.machine()),
+    )
+    await executor.open()
+    node = Node(
+        Host(
+            state_dir=state,
+            run_dir=run,
+            zygote=zygote,
+            executor=executor,
+            describe=lambda: describe(engine_version=VERSION, labels=labels),
+        )
+    )
+    info = DaemonInfo(
+        version=VERSION,
+        state=state,
+        labels=options.label,
+        insecure_registries=options.insecure_registry,
+        mirrors=options.registry_mirror,
+    )
+    server = ApiServer(engine, node, info=info, local_logs=engine_logs(engine))
+    try:
+        await node.open()
+        try:
+            await server.start(options.host or [DEFAULT_HOST])
+        except ListenError as error:
+            raise StartError(str(error)) from error
+        log.info("daemon.started", version=VERSION, pid=os.getpid(), hostname=platform.node())
+        notify_systemd("READY=1")
+        zygote.warm()
+        await stop.wait()
+        notify_systemd("STOPPING=1")
+        log.info("daemon.stopping")
+    finally:
+        await server.close()
+        await node.close()
+        await executor.close()
+        await engine.close()

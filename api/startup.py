@@ -1,0 +1,83 @@
+"""What ``swarmd`` does before it is a daemon: its state folder, its log, its memory; and what it tells systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from base.files import remove_leftovers, sync_folder
+
+LOCK_FILE = "swarmd.lock"
+LOG_LEVEL_VARIABLE = "SWARMD_LOG_LEVEL"
+_M_ARENA_MAX = -8
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message is for people."""
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on stderr, inherited by the manager process."""
+    structlog.configure(
+        cache_logger_on_first_use=True,
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+
+
+@contextlib.contextmanager
+def own_state(state: Path) -> Iterator[int]:
+    """Hold the state folder for this daemon alone; gives the lock's descriptor. Raises: StartError."""
+    try:
+        state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        sync_folder(state.parent)
+        file = (state / LOCK_FILE).open("a+b")
+    except OSError as error:
+        raise StartError(f"cannot use the state folder {state}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "unknown"
+            raise StartError(
+                f"another swarmd (PID {holder}) runs on the state folder {state}: stop it, or give --state another folder"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        remove_leftovers(state)
+        yield file.fileno()
+
+
+def limit_arenas() -> None:
+    """Two malloc arenas and not eight a core: gRPC's threads would keep a few megabytes each (mallopt(3))."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def notify_systemd(message: str) -> None:
+    """Tell systemd, if it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.sendall(message.encode())
