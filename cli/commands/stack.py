@@ -18,13 +18,13 @@ from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Group
 from cli.commands.service import COLUMNS as SERVICE_COLUMNS
 from cli.commands.service import service_rows
+from cli.composefile.source import FILE_BYTES_MAX, ManifestError, Source, merge, parse
 from cli.convergence import STATES
 from cli.filters import parse_filters
 from cli.progress import POLL_S, watch_convergence
 from cli.stack.convert import NAMESPACE_LABEL, convert
 from cli.stack.deploy import deploy as bring_about
 from cli.stack.deploy import of_stack
-from cli.stack.source import FILE_BYTES_MAX, ManifestError, Source, merge, parse
 from cli.tasks import print_tasks
 
 

@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.stack import keys
-from cli.stack.cursor import Cursor
+from cli.composefile import keys
+from cli.composefile.cursor import Cursor
+from cli.composefile.source import ManifestError, Source
 from cli.stack.model import IMAGE_LABEL, NAMESPACE_LABEL, Context, Object, Stack, read_bytes
 from cli.stack.service import service_spec
-from cli.stack.source import ManifestError, Source
 
 __all__ = ["IMAGE_LABEL", "NAMESPACE_LABEL", "ManifestError", "Stack", "convert"]
 

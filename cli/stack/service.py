@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cli import values
-from cli.stack import keys
-from cli.stack.cursor import Cursor, assignments
+from cli.composefile import keys
+from cli.composefile.cursor import Cursor, assignments
 from cli.stack.model import IMAGE_LABEL, Context, Object, read_bytes
 
 ENV_FILE_BYTES_MAX = 2**20

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli import service_spec, values
+from cli.composefile.source import ManifestError, interpolate, parse
 from cli.stack.convert import convert
-from cli.stack.source import ManifestError, interpolate, parse
 
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1))

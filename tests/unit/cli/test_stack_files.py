@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cli.composefile.source import ManifestError, interpolate, merge, parse
 from cli.stack.convert import Stack, convert
-from cli.stack.source import ManifestError, interpolate, merge, parse
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_engine import FakeEngine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from cli.stack.source import ManifestError, Path_, Source
+from cli.composefile.source import ManifestError, Path_, Source
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from cli.stack.interpolation import interpolate
+from cli.composefile.interpolation import interpolate
 
 __all__ = ["FILE_BYTES_MAX", "ManifestError", "Path_", "Source", "interpolate", "merge", "parse"]
 
