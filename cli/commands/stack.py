@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from cli import output
-from cli.client import EngineClient, RefusedError
+from cli.client import EngineClient
 from cli.commands.groups import Group
 from cli.commands.service import COLUMNS as SERVICE_COLUMNS
 from cli.commands.service import service_rows
-from cli.composefile.source import FILE_BYTES_MAX, ManifestError, Source, merge, parse
-from cli.convergence import STATES
+from cli.composefile.files import load
+from cli.composefile.reader import read
+from cli.composefile.source import ManifestError, Source
 from cli.filters import parse_filters
-from cli.progress import POLL_S, watch_convergence
-from cli.stack.convert import NAMESPACE_LABEL, convert
+from cli.progress import watch_convergence
+from cli.stack.convert import convert
 from cli.stack.deploy import deploy as bring_about
-from cli.stack.deploy import of_stack
+from cli.stack.names import NAMESPACE_LABEL, Namespace
+from cli.stack.remove import remove
 from cli.tasks import print_tasks
 
 
@@ -33,33 +32,12 @@ def stack() -> None:
     """Manage stacks."""
 
 
-def check_name(name: str) -> None:
-    """Raises: click.ClickException: nothing is left of the name without quotes and white space."""
-    if not name.strip(" \t\r\n\"'"):
-        raise click.ClickException(f'invalid stack name: "{name}"')
-
-
-def load(files: Sequence[str], *, interpolate: bool = True) -> Source:
-    """Read and merge stack files; ``-`` is stdin. Raises: click.ClickException with file and line."""
-    variables = os.environ if interpolate else None
+def _source(files: Sequence[str], variables: Mapping[str, str] | None = os.environ) -> Source:
+    """The files as one. Raises: click.ClickException with file and line."""
     try:
-        sources = [parse(_text(name), name, Path() if name == "-" else Path(name).parent, variables) for name in files]
+        return load(files, variables)
     except ManifestError as error:
         raise click.ClickException(str(error)) from error
-    return functools.reduce(merge, sources)
-
-
-def _text(name: str) -> str:
-    try:
-        with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
-        if len(data) > FILE_BYTES_MAX:
-            raise click.ClickException(f"{name}: larger than {FILE_BYTES_MAX} bytes, which no stack file is")
-        return data.decode()
-    except OSError as error:
-        raise click.ClickException(f"{name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{name}: is no UTF-8 text (byte {error.start})") from error
 
 
 @stack.command()
@@ -98,10 +76,10 @@ def deploy(
     **options: Any,
 ) -> None:
     """Deploy a new stack or update an existing stack."""
-    check_name(name)
-    source = load(files)
+    namespace = Namespace(name)
+    source = _source(files)
     try:
-        wanted = convert(source, name, os.environ)
+        wanted = convert(read(source, os.environ), namespace)
     except ManifestError as error:
         raise click.ClickException(str(error)) from error
     for warning in wanted.warnings:
@@ -126,7 +104,7 @@ def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
     """Output the final config file, after doing merges and interpolations."""
     import yaml
 
-    output.write(yaml.safe_dump(load(files, interpolate=not skip_interpolation).value, sort_keys=False))
+    output.write(yaml.safe_dump(_source(files, None if skip_interpolation else os.environ).value, sort_keys=False))
 
 
 @stack.command()
@@ -151,8 +129,7 @@ def ls(engine: EngineClient, form: str) -> None:
 @click.pass_obj
 def ps(engine: EngineClient, /, name: str, filters: Sequence[str], **options: Any) -> None:
     """List the tasks in the stack."""
-    check_name(name)
-    wanted = {**parse_filters(filters), "label": [f"{NAMESPACE_LABEL}={name}"]}
+    wanted = {**parse_filters(filters), "label": [Namespace(name).label]}
     tasks = engine.list("/tasks", wanted)
     if not tasks:
         raise click.ClickException(f"nothing found in stack: {name}")
@@ -167,9 +144,9 @@ def ps(engine: EngineClient, /, name: str, filters: Sequence[str], **options: An
 @click.pass_obj
 def services(engine: EngineClient, name: str, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List the services in the stack."""
-    check_name(name)
+    namespace = Namespace(name)
     wanted = parse_filters(filters)
-    wanted["label"] = [*wanted.get("label", []), f"{NAMESPACE_LABEL}={name}"]
+    wanted["label"] = [*wanted.get("label", []), namespace.label]
     found = engine.list("/services", wanted, status=True)
     if not found:
         sys.stderr.write(f"Nothing found in stack: {name}\n")
@@ -183,41 +160,6 @@ def services(engine: EngineClient, name: str, filters: Sequence[str], form: str,
 @click.pass_obj
 def rm(engine: EngineClient, names: Sequence[str], detach: bool) -> None:
     """Remove one or more stacks."""
-    refusals = []
-    for name in names:
-        check_name(name)
-        found = [(kind, entry) for kind in ("service", "secret", "config") for entry in _parts(engine, kind, name)]
-        if not found:
-            sys.stderr.write(f"Nothing found in stack: {name}\n")
-        if not _remove(engine, found):
-            refusals.append(f"failed to remove some resources from stack: {name}")
-        elif not detach:
-            _wait_for_end(engine, name)
-    if refusals:
-        raise click.ClickException("\n".join(refusals))
-
-
-def _parts(engine: EngineClient, kind: str, name: str) -> list[dict[str, Any]]:
-    return sorted(of_stack(engine, f"/{kind}s", name), key=lambda entry: str(entry["Spec"]["Name"]))
-
-
-def _remove(engine: EngineClient, found: Sequence[tuple[str, dict[str, Any]]]) -> bool:
-    """Remove one after the other, whatever the daemon says; whether it agreed to all."""
-    done = True
-    for kind, entry in found:
-        output.write(f"Removing {kind} {entry['Spec']['Name']}")
-        try:
-            engine.delete(f"/{kind}s/{entry['ID']}")
-        except RefusedError as error:
-            sys.stderr.write(f"Failed to remove {kind} {entry['ID']}: {error}\n")
-            done = False
-    return done
-
-
-def _wait_for_end(engine: EngineClient, name: str) -> None:
-    """Until no task of the stack is left that has not ended."""
-    while any(
-        STATES.get(task["Status"]["State"], 0) <= STATES["running"]
-        for task in engine.list("/tasks", {"label": [f"{NAMESPACE_LABEL}={name}"]})
-    ):
-        time.sleep(POLL_S)
+    refused = [name for name in names if not remove(engine, Namespace(name), wait=not detach, say=output.write)]
+    if refused:
+        raise click.ClickException("\n".join(f"failed to remove some resources from stack: {name}" for name in refused))

@@ -1,11 +1,12 @@
-"""A place in a stack file: its value, read as the type that belongs there, or refused with file and line."""
+"""A value in a Compose file at its place: read as the type that belongs there, or refused with file and line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
-from cli.composefile.source import ManifestError, Path_, Source
+from cli import values
+from cli.composefile.source import ManifestError, Place
 
 T = TypeVar("T")
 
@@ -14,31 +15,25 @@ class Cursor:
     """One value. Every reading method raises ManifestError when the value is of another kind.
 
     Attributes:
-        path: from the root.
         value: None when the key is absent or empty.
     """
 
-    def __init__(self, source: Source, path: Path_ = (), value: Any = None) -> None:
-        self._source = source
-        self.path, self.value = path, value
+    def __init__(self, place: Place, value: Any) -> None:
+        self.place, self.value = place, value
 
     def __bool__(self) -> bool:
         """Whether there is a value."""
         return self.value is not None
 
     def error(self, message: str) -> ManifestError:
-        return self._source.error(self.path, message)
-
-    @property
-    def where(self) -> str:
-        return self._source.where(self.path)
+        return self.place.error(message)
 
     def _inner(self, key: str | int, value: Any) -> Cursor:
-        return Cursor(self._source, (*self.path, key), value)
+        return Cursor(self.place.inner(key), value)
 
     def instead(self, value: Any) -> Cursor:
         """Another value at the same place: a short form in its long one."""
-        return Cursor(self._source, self.path, value)
+        return Cursor(self.place, value)
 
     # ------------------------------------------------------------------ containers
 
@@ -51,25 +46,22 @@ class Cursor:
         for key, value in self.value.items():
             yield key, self._inner(key, value)
 
-    def check(
-        self,
-        known: Collection[str],
-        *,
-        ignored: Collection[str] = (),
-        refused: Mapping[str, str] | None = None,
-    ) -> list[str]:
-        """See that a mapping has only known keys and ``x-`` ones. Returns: warnings for the ignored ones."""
-        warnings = []
+    def check(self, known: Collection[str], *, unread: Collection[str] = ()) -> list[Place]:
+        """See that a mapping has only known keys and ``x-`` ones.
+
+        Args:
+            unread: keys of the format that the model has not.
+
+        Returns:
+            The places of those that are there.
+        """
+        found = []
         for key, inner in self.entries():
-            if key in known or key.startswith("x-"):
-                continue
-            if key in ignored:
-                warnings.append(f"{inner.where}: ignoring unsupported option: {'.'.join(map(str, inner.path))}")
-            elif refused and key in refused:
-                raise inner.error(refused[key])
-            else:
+            if key in unread:
+                found.append(inner.place)
+            elif key not in known and not key.startswith("x-"):
                 raise inner.error("unknown key")
-        return warnings
+        return found
 
     def get(self, key: str, known: Collection[str] | None = None) -> Cursor:
         """The value of a key; ``known`` are the keys that the mapping there may have."""
@@ -97,6 +89,10 @@ class Cursor:
             raise self.error("must be text")
         return scalar_text(self.value)
 
+    def optional_text(self) -> str | None:
+        """As ``text``; None when the value is absent."""
+        return self.text() if self else None
+
     def parse(self, function: Callable[[str], T]) -> T:
         """The text as ``function`` reads it; its ValueError becomes a refusal."""
         text = self.text()
@@ -113,6 +109,14 @@ class Cursor:
             raise self.error(f"must not be below {least}, got {text}")
         return int(text)
 
+    def duration_ns(self) -> int:
+        """Nanoseconds of "1m30s"."""
+        return self.parse(values.duration_ns)
+
+    def size_bytes(self) -> int:
+        """Bytes of "64m"."""
+        return self.parse(values.size_bytes)
+
     def boolean(self) -> bool:
         """True or false, also as the text that a variable brought in; an absent value is false."""
         if self.value is None or isinstance(self.value, bool):
@@ -120,6 +124,10 @@ class Cursor:
         if self.value in ("true", "false"):
             return bool(self.value == "true")
         raise self.error(f"want true or false, got {self.text()[:40]!r}")
+
+    def read(self, reader: Callable[[Cursor], T]) -> T | None:
+        """What ``reader`` makes of it; None when the value is absent."""
+        return reader(self) if self else None
 
     def choice(self, *words: str) -> str:
         text = self.text()

@@ -1,4 +1,4 @@
-"""Which keys a stack file may have: served, told about, or unknown. One table a place (features A13.07 to A13.11)."""
+"""Which keys a Compose file may have. One table a place (features A13.07 to A13.11)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ SERVICE = {
     *("stdin_open", "stop_grace_period", "stop_signal", "read_only", "tmpfs", "volumes", "cap_add", "cap_drop"),
     *("sysctls", "ulimits", "oom_score_adj", "configs", "secrets", "ports", "networks", "network_mode", "isolation"),
 }
-# Docker's own stack deploy drops these with a warning; so do we, with the line.
-SERVICE_IGNORED = {
+# Keys of the format that the model has not: who deploys a file says what becomes of one that uses them.
+SERVICE_UNREAD = {
     *("build", "cgroupns_mode", "cgroup_parent", "devices", "domainname", "external_links", "ipc", "links"),
     *("mac_address", "pid", "privileged", "restart", "security_opt", "shm_size", "userns_mode"),
     *("depends_on", "container_name", "expose", "pull_policy", "profiles"),
-}
-SERVICE_REFUSED = {
-    **dict.fromkeys(
-        ("cpu_quota", "cpu_shares", "cpuset", "mem_limit", "memswap_limit"),
-        "set resource limits using deploy.resources",
-    ),
-    "extends": "extends is not possible in a stack file",
-    "volume_driver": "set the driver in the volume's own section",
-    "volumes_from": "use a named volume",
-    "credential_spec": "of Windows only",
+    *("cpu_quota", "cpu_shares", "cpuset", "mem_limit", "memswap_limit"),
+    *("extends", "volume_driver", "volumes_from", "credential_spec"),
 }
 
 DEPLOY = {
@@ -34,6 +26,7 @@ DEPLOY = {
 UPDATE = {"parallelism", "delay", "failure_action", "monitor", "max_failure_ratio", "order"}
 RESTART = {"condition", "delay", "max_attempts", "window"}
 PLACEMENT = {"constraints", "preferences", "max_replicas_per_node"}
+RESOURCES = {"limits", "reservations"}
 LIMITS = {"cpus", "memory", "pids"}
 RESERVATIONS = {"cpus", "memory", "generic_resources"}
 HEALTHCHECK = {"test", "interval", "timeout", "retries", "start_period", "start_interval", "disable"}

@@ -1,98 +1,96 @@
-"""A merged stack file to the API's objects. Pure but for the files it names; ``cli.stack.deploy`` talks to the daemon.
-
-Names get the stack's prefix and everything the label ``com.docker.stack.namespace``, as Docker's CLI does (A13.01),
-so either command manages the stacks of the other.
-"""
+"""A Compose file to the API's objects. Pure but for the files it names; ``cli.stack.deploy`` talks to the daemon."""
 
 from __future__ import annotations
 
 import base64
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
-from cli.composefile import keys
-from cli.composefile.cursor import Cursor
-from cli.composefile.source import ManifestError, Source
-from cli.stack.model import IMAGE_LABEL, NAMESPACE_LABEL, Context, Object, Stack, read_bytes
+from cli.composefile.files import read_bytes
+from cli.composefile.model import Blob, BlobKind, ComposeFile
+from cli.composefile.source import ManifestError
+from cli.stack.names import Namespace
 from cli.stack.service import service_spec
 
-__all__ = ["IMAGE_LABEL", "NAMESPACE_LABEL", "ManifestError", "Stack", "convert"]
-
-PAYLOAD_BYTES_MAX = {"config": 1000 * 1024, "secret": 500 * 1024}
+PAYLOAD_BYTES_MAX: Mapping[BlobKind, int] = {"config": 1000 * 1024, "secret": 500 * 1024}
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 _VERSION = re.compile(r"3(\.([0-9]|1[0-3]))?")
 
+Object = dict[str, Any]  # JSON of the Engine API
 
-def convert(source: Source, name: str, environment: Mapping[str, str]) -> Stack:
+
+@dataclass
+class Stack:
+    """What is to be deployed.
+
+    Attributes:
+        services: ServiceSpecs; secret and config references have names and no IDs yet.
+        configs, secrets: specs to create or update, by name.
+        external: names of configs and secrets that must be there already.
+        warnings: for stderr.
+    """
+
+    namespace: Namespace
+    services: list[Object] = field(default_factory=list)
+    configs: dict[str, Object] = field(default_factory=dict)
+    secrets: dict[str, Object] = field(default_factory=dict)
+    external: dict[BlobKind, set[str]] = field(default_factory=lambda: {"config": set(), "secret": set()})
+    warnings: list[str] = field(default_factory=list)
+
+    def blobs(self, kind: BlobKind) -> dict[str, Object]:
+        """Specs of configs or of secrets, by name."""
+        return self.configs if kind == "config" else self.secrets
+
+
+def convert(file: ComposeFile, namespace: Namespace) -> Stack:
     """The stack that a file describes.
 
-    Args:
-        environment: where ``environment:`` entries without a value get theirs.
-
     Raises:
-        ManifestError: what is wrong, with file and line.
+        ManifestError: what of it a stack cannot have, with file and line.
     """
-    root = Cursor(source, (), source.value)
-    root.check(keys.TOP)
-    version = root.get("version")
-    if version and not _VERSION.fullmatch(version.text()):
-        raise version.error(f"unsupported Compose file version: {version.text()[:40]}, want 3.0 to 3.13 or none")
-    services = list(root.get("services").entries())
-    if not services:
-        raise ManifestError(f"{source.name}:1: no services")
-    for _, network in root.get("networks").entries():
+    if file.version is not None and not _VERSION.fullmatch(file.version):
+        place = file.at.inner("version")
+        raise place.error(f"unsupported Compose file version: {file.version[:40]}, want 3.0 to 3.13 or none")
+    if not file.services:
+        raise ManifestError(f"{file.at.source.name}:1: no services")
+    for network in file.networks.values():
         raise network.error("networks of stacks are not served yet; every task is on its node's bridge")
-    stack = Stack(name)
-    context = Context(
-        stack,
-        source.directory,
-        {kind: _blobs(root, stack, kind, source.directory, environment) for kind in ("config", "secret")},
-        dict(root.get("volumes").entries()),
-        environment,
-    )
-    for volume in context.volumes.values():
-        volume.check(keys.VOLUME)
-    for key, service in services:
+    stack = Stack(namespace)
+    kinds: tuple[BlobKind, BlobKind] = ("config", "secret")
+    names = {kind: {key: _blob(stack, kind, key, blob) for key, blob in file.blobs(kind).items()} for kind in kinds}
+    for key, service in file.services.items():
         if not _NAME.fullmatch(key):
-            raise service.error("invalid service name: want letters, digits, dots, dashes and underscores")
-        stack.services.append(service_spec(context, key, service))
+            raise service.at.error("invalid service name: want letters, digits, dots, dashes and underscores")
+        spec, warnings = service_spec(namespace, key, service, file.volumes, names)
+        stack.services.append(spec)
+        stack.warnings += warnings
     return stack
 
 
-def _blobs(root: Cursor, stack: Stack, kind: str, directory: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Top-level configs or secrets: key to full name; their specs go into ``stack``."""
-    names: dict[str, str] = {}
-    for key, blob in root.get(f"{kind}s").entries():
-        blob.check(keys.BLOB)
-        external = blob.get("external")
-        if isinstance(external.value, dict) or external.boolean():
-            given = external.get("name") if isinstance(external.value, dict) else blob.get("name")
-            names[key] = given.text(key)
-            stack.external[kind].add(names[key])
-            continue
-        names[key] = blob.get("name").text(f"{stack.name}_{key}")
-        spec: Object = {"Name": names[key], "Labels": stack.labelled(blob.get("labels").text_map())}
-        spec["Data"] = base64.b64encode(_payload(blob, kind, directory, environment)).decode()
-        if driver := blob.get("template_driver"):
-            spec["Templating"] = {"Name": driver.text()}
-        (stack.configs if kind == "config" else stack.secrets)[names[key]] = spec
-    return names
+def _blob(stack: Stack, kind: BlobKind, key: str, blob: Blob) -> str:
+    """Note a config or secret in ``stack``. Returns: its name in the swarm."""
+    if blob.external:
+        name = key if blob.name is None else blob.name
+        stack.external[kind].add(name)
+        return name
+    name = stack.namespace.scoped(key) if blob.name is None else blob.name
+    spec: Object = {"Name": name, "Labels": stack.namespace.labelled(blob.labels)}
+    spec["Data"] = base64.b64encode(_payload(kind, blob)).decode()
+    if blob.template_driver:
+        spec["Templating"] = {"Name": blob.template_driver}
+    stack.blobs(kind)[name] = spec
+    return name
 
 
-def _payload(blob: Cursor, kind: str, directory: Path, environment: Mapping[str, str]) -> bytes:
-    if content := blob.get("content"):
-        return content.text().encode()
-    if variable := blob.get("environment"):
-        if variable.text() not in environment:
-            raise variable.error(f"variable {variable.text()} is not set")
-        return environment[variable.text()].encode()
-    file = blob.get("file")
-    if not file:
-        raise blob.error("needs file, content or environment, or external: true")
-    most = PAYLOAD_BYTES_MAX[kind]
-    data = read_bytes(file, directory, most + 1)
+def _payload(kind: BlobKind, blob: Blob) -> bytes:
+    if blob.content is not None:
+        return blob.content.encode()
+    assert blob.file is not None, "a blob that is not external has content or a file"
+    most, place = PAYLOAD_BYTES_MAX[kind], blob.at.inner("file")
+    data = read_bytes(blob.file, place, most + 1)
     if len(data) > most:
-        raise file.error(f"{kind} data must not be larger than {most} bytes")
+        raise place.error(f"{kind} data must not be larger than {most} bytes")
     return data

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from cli.client import EngineClient, RefusedError
+from cli.composefile.model import BlobKind
 from cli.images import pin, registry_auth
-from cli.stack.convert import IMAGE_LABEL, NAMESPACE_LABEL, Stack
-
-
-def of_stack(engine: EngineClient, path: str, stack: str, **params: Any) -> list[dict[str, Any]]:
-    """Objects with the stack's label."""
-    return engine.list(path, {"label": [f"{NAMESPACE_LABEL}={stack}"]}, **params)
+from cli.stack.convert import Stack
+from cli.stack.names import IMAGE_LABEL
+from cli.stack.objects import of_stack
 
 
 def deploy(
@@ -38,13 +36,14 @@ def deploy(
         click.ClickException: the daemon refused an object, and what was done before stays; or an external config or
             secret is missing.
     """
-    existing = {service["Spec"]["Name"]: service for service in of_stack(engine, "/services", stack.name)}
+    existing = {service["Spec"]["Name"]: service for service in of_stack(engine, "/services", stack.namespace)}
     if prune:
         wanted = {spec["Name"] for spec in stack.services}
         for name in sorted(set(existing) - wanted):
             say(f"Removing service {name}")
             engine.delete(f"/services/{existing[name]['ID']}")
-    ids = {kind: _deploy_blobs(engine, stack, kind, say) for kind in ("secret", "config")}
+    kinds: tuple[BlobKind, BlobKind] = ("secret", "config")
+    ids = {kind: _deploy_blobs(engine, stack, kind, say) for kind in kinds}
     made = []
     for spec in stack.services:
         _refer(spec, ids)
@@ -53,9 +52,9 @@ def deploy(
     return made
 
 
-def _deploy_blobs(engine: EngineClient, stack: Stack, kind: str, say: Callable[[str], None]) -> dict[str, str]:
+def _deploy_blobs(engine: EngineClient, stack: Stack, kind: BlobKind, say: Callable[[str], None]) -> dict[str, str]:
     """Name to ID of every secret or config the stack names."""
-    specs = stack.secrets if kind == "secret" else stack.configs
+    specs = stack.blobs(kind)
     if not specs and not stack.external[kind]:
         return {}
     found = {entry["Spec"]["Name"]: entry for entry in engine.list(f"/{kind}s")}
@@ -87,10 +86,10 @@ def _told(what: str) -> Iterator[None]:
         raise click.ClickException(f"failed to {what}: {error}") from error
 
 
-def _refer(spec: dict[str, Any], ids: dict[str, dict[str, str]]) -> None:
+def _refer(spec: dict[str, Any], ids: Mapping[BlobKind, Mapping[str, str]]) -> None:
     """Put the IDs of configs and secrets beside their names."""
     container = spec["TaskTemplate"]["ContainerSpec"]
-    for kind in ("secret", "config"):
+    for kind in ids:
         word = kind.capitalize()
         for reference in container.get(f"{word}s", ()):
             reference[f"{word}ID"] = ids[kind][reference[f"{word}Name"]]

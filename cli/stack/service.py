@@ -1,51 +1,96 @@
-"""One entry of a stack file's ``services`` to the API's ServiceSpec (features A13.07, A13.08).
+"""A service of a Compose file to the API's ServiceSpec (features A13.07, A13.08).
 
 What the file leaves out stays out of the spec, as with Docker's command: the daemon knows the defaults, and a
-redeploy by either command must not look like a change.
+redeploy by either command must not look like a change. Lists are in Docker's order for the same reason.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, assert_never
 
-from cli import values
-from cli.composefile import keys
-from cli.composefile.cursor import Cursor, assignments
-from cli.stack.model import IMAGE_LABEL, Context, Object, read_bytes
+from cli.composefile.model import (
+    BindMount,
+    BlobKind,
+    BlobReference,
+    Deploy,
+    Healthcheck,
+    Mount,
+    Resources,
+    Service,
+    TmpfsMount,
+    UpdateConfig,
+    Volume,
+    VolumeMount,
+)
+from cli.composefile.source import Place
+from cli.stack.names import IMAGE_LABEL, Namespace
 
-ENV_FILE_BYTES_MAX = 2**20
+Object = dict[str, Any]  # JSON of the Engine API
+
+# Of the keys that the model has not, Docker's own stack deploy refuses these; it drops the others with a warning, and
+# so do we, with the line.
+REFUSED = {
+    **dict.fromkeys(
+        ("cpu_quota", "cpu_shares", "cpuset", "mem_limit", "memswap_limit"),
+        "set resource limits using deploy.resources",
+    ),
+    "extends": "extends is not possible in a stack file",
+    "volume_driver": "set the driver in the volume's own section",
+    "volumes_from": "use a named volume",
+    "credential_spec": "of Windows only",
+}
 
 
-def service_spec(context: Context, key: str, service: Cursor) -> Object:
-    """The spec of one service. Raises: ManifestError. Warnings go into the context's stack."""
-    warnings = service.check(keys.SERVICE, ignored=keys.SERVICE_IGNORED, refused=keys.SERVICE_REFUSED)
-    context.stack.warnings += warnings
-    deploy = service.get("deploy", keys.DEPLOY)
-    image = service.get("image")
-    if not image.text():
-        raise service.error("needs an image (build it and push it to a registry first)")
+def service_spec(
+    namespace: Namespace,
+    key: str,
+    service: Service,
+    volumes: Mapping[str, Volume],
+    blobs: Mapping[BlobKind, Mapping[str, str]],
+) -> tuple[Object, list[str]]:
+    """The spec of one service, and warnings about it.
+
+    Args:
+        volumes: the file's, by key.
+        blobs: names in the swarm of the file's configs and secrets, by key.
+
+    Raises:
+        ManifestError: a stack cannot have it, with file and line.
+    """
+    warnings = _unread(service.unread)
+    if not service.image:
+        raise service.at.error("needs an image (build it and push it to a registry first)")
+    deploy = service.deploy
     template: Object = {
-        "ContainerSpec": _container(context, service, image.text()),
-        "Resources": _resources(deploy),
+        "ContainerSpec": _container(namespace, service, volumes, blobs),
+        "Resources": _filled({"Limits": _resources(deploy.limits), "Reservations": _resources(deploy.reservations)}),
         "RestartPolicy": _restart(deploy),
         "Placement": _placement(deploy),
-        "LogDriver": _log_driver(service),
+        "LogDriver": _filled({"Name": service.logging.driver, "Options": service.logging.options}),
         "Networks": _networks(service),
     }
-    labels = deploy.get("labels").text_map()
     spec: Object = {
-        "Name": f"{context.stack.name}_{key}",
-        "Labels": {**context.stack.labelled(labels), IMAGE_LABEL: image.text()},
+        "Name": namespace.scoped(key),
+        "Labels": {**namespace.labelled(deploy.labels), IMAGE_LABEL: service.image},
         "TaskTemplate": {**_filled(template), "ForceUpdate": 0},
         "Mode": _mode(deploy),
-        "EndpointSpec": _endpoint(service, deploy),
+        "EndpointSpec": _endpoint(service),
+        "UpdateConfig": _update(deploy.update_config),
+        "RollbackConfig": _update(deploy.rollback_config),
     }
-    for name, target in (("update_config", "UpdateConfig"), ("rollback_config", "RollbackConfig")):
-        if deploy.get(name):
-            spec[target] = _update(deploy.get(name, keys.UPDATE), name)
-    return spec
+    return _given(spec), warnings
+
+
+def _unread(places: Iterable[Place]) -> list[str]:
+    """Warnings about keys that are dropped. Raises: ManifestError for one that is refused."""
+    warnings = []
+    for place in places:
+        key = str(place.path[-1])
+        if key in REFUSED:
+            raise place.error(REFUSED[key])
+        warnings.append(f"{place.where}: ignoring unsupported option: {place.dotted}")
+    return warnings
 
 
 def _filled(made: Object) -> Object:
@@ -53,390 +98,193 @@ def _filled(made: Object) -> Object:
     return {key: item for key, item in made.items() if item not in ("", [], {}, False, None)}
 
 
-def _read(cursor: Cursor, table: dict[str, tuple[str, Callable[[Cursor], Any]]]) -> Object:
-    """The keys that are there, each under its name in the API and as its reader gives it."""
-    return {target: read(cursor.get(key)) for key, (target, read) in table.items() if cursor.get(key)}
-
-
-def _duration(cursor: Cursor) -> int:
-    return cursor.parse(values.duration_ns)
+def _given(made: Object) -> Object:
+    """Without what the file does not say; a 0 or false that it says stays."""
+    return {key: item for key, item in made.items() if item is not None}
 
 
 # ---------------------------------------------------------------------- the container
 
 
-def _container(context: Context, service: Cursor, image: str) -> Object:
+def _container(
+    namespace: Namespace,
+    service: Service,
+    volumes: Mapping[str, Volume],
+    blobs: Mapping[BlobKind, Mapping[str, str]],
+) -> Object:
     made: Object = {
-        "Image": image,
-        "Labels": context.stack.labelled(service.get("labels").text_map()),
-        "Command": _words(service.get("entrypoint")),
-        "Args": _words(service.get("command")),
-        "Hostname": service.get("hostname").text(),
-        "Env": _environment(context, service),
-        "Dir": service.get("working_dir").text(),
-        "User": service.get("user").text(),
-        "Groups": service.get("group_add").texts(),
-        "StopSignal": service.get("stop_signal").text(),
-        "TTY": service.get("tty").boolean(),
-        "OpenStdin": service.get("stdin_open").boolean(),
-        "ReadOnly": service.get("read_only").boolean(),
-        "Hosts": _hosts(service.get("extra_hosts")),
-        "CapabilityAdd": service.get("cap_add").texts(),
-        "CapabilityDrop": service.get("cap_drop").texts(),
-        "Isolation": service.get("isolation").text(),
-        "Sysctls": service.get("sysctls").text_map(),
-        "Ulimits": [_ulimit(name, limit) for name, limit in sorted(service.get("ulimits").entries(), key=_first)],
-        "Mounts": _mounts(context, service),
-        "Configs": _references(context, "config", service.get("configs")),
-        "Secrets": _references(context, "secret", service.get("secrets")),
+        "Image": service.image,
+        "Labels": namespace.labelled(service.labels),
+        "Command": service.entrypoint,
+        "Args": service.command,
+        "Hostname": service.hostname,
+        "Env": sorted(f"{key}={value}" for key, value in service.environment.items()),
+        "Dir": service.working_dir,
+        "User": service.user,
+        "Groups": service.group_add,
+        "StopSignal": service.stop_signal,
+        "TTY": service.tty,
+        "OpenStdin": service.stdin_open,
+        "ReadOnly": service.read_only,
+        "Hosts": [f"{ip} {host}" for ip, host in service.extra_hosts],
+        "CapabilityAdd": service.cap_add,
+        "CapabilityDrop": service.cap_drop,
+        "Isolation": service.isolation,
+        "Sysctls": service.sysctls,
+        "Ulimits": [
+            {"Name": name, "Soft": limit.soft, "Hard": limit.hard} for name, limit in sorted(service.ulimits.items())
+        ],
+        "Mounts": [
+            *(_mount(namespace, mount, volumes) for mount in service.volumes),
+            *({"Type": "tmpfs", "Target": text.partition(":")[0]} for text in service.tmpfs),
+        ],
+        "Configs": _references("config", service, blobs),
+        "Secrets": _references("secret", service, blobs),
         "DNSConfig": _filled(
-            {
-                "Nameservers": service.get("dns").texts(),
-                "Search": service.get("dns_search").texts(),
-                "Options": service.get("dns_opt").texts(),
-            }
+            {"Nameservers": service.dns, "Search": service.dns_search, "Options": service.dns_opt},
         ),
-        "Healthcheck": _health(service.get("healthcheck", keys.HEALTHCHECK)),
+        "Healthcheck": _health(service.healthcheck),
     }
-    later = _read(
-        service,
-        {
-            "init": ("Init", Cursor.boolean),
-            "oom_score_adj": ("OomScoreAdj", lambda cursor: cursor.integer(-1000)),
-            "stop_grace_period": ("StopGracePeriod", _duration),
-        },
-    )
-    return _filled(made) | later
-
-
-def _words(cursor: Cursor) -> list[str]:
-    """A command: a list of words, or a line to be split as a shell does."""
-    if isinstance(cursor.value, list):
-        return cursor.texts()
-    return cursor.parse(values.words) if cursor else []
-
-
-def _environment(context: Context, service: Cursor) -> list[str]:
-    """``environment`` over ``env_file``; a name without a value is taken from the caller's variables."""
-    found: dict[str, str | None] = {}
-    listed = service.get("env_file")
-    for item in listed.items() if isinstance(listed.value, list) else [listed] if listed else []:
-        found |= _env_file(context, item)
-    found |= service.get("environment").optional_map()
-    resolved = {key: context.environment.get(key) if item is None else item for key, item in found.items()}
-    return sorted(f"{key}={item}" for key, item in resolved.items() if item is not None)
-
-
-def _env_file(context: Context, item: Cursor) -> dict[str, str | None]:
-    name = item
-    if isinstance(item.value, dict):
-        item.check(keys.ENV_FILE)
-        name = item.get("path")
-        required = item.get("required")
-        if required and not required.boolean() and not (context.directory / name.text()).exists():
-            return {}
-    data = read_bytes(name, context.directory, ENV_FILE_BYTES_MAX)
-    try:
-        return assignments(values.environment_file(data.decode()))
-    except ValueError as error:
-        raise name.error(f"{name.text()}: {error}") from error
-
-
-def _hosts(cursor: Cursor) -> list[str]:
-    """``host:ip`` entries or a mapping, as the lines "ip host" of the API."""
-    if isinstance(cursor.value, dict):
-        return sorted(f"{ip.text()} {host}" for host, ip in cursor.entries())
-    made = []
-    for item in cursor.items():
-        host, separator, ip = item.text().replace("=", ":", 1).partition(":")
-        if not separator or not host or not ip:
-            raise item.error(f"want host:ip, got {item.text()[:80]!r}")
-        made.append(f"{ip} {host}")
-    return made
-
-
-def _ulimit(name: str, limit: Cursor) -> Object:
-    if isinstance(limit.value, dict):
-        limit.check(keys.ULIMIT)
-        return {"Name": name, "Soft": limit.get("soft").integer(-1), "Hard": limit.get("hard").integer(-1)}
-    return {"Name": name, "Soft": limit.integer(-1), "Hard": limit.integer(-1)}
-
-
-def _health(health: Cursor) -> Object:
-    test = health.get("test")
-    if health.get("disable").boolean():
-        if test:
-            raise test.error("test and disable can't both be set")
-        return {"Test": ["NONE"]}
-    words = test.texts() if isinstance(test.value, list) else ["CMD-SHELL", test.text()] if test else []
-    if isinstance(test.value, list) and words and words[0] not in ("NONE", "CMD", "CMD-SHELL"):
-        raise test.error(f"must begin with NONE, CMD or CMD-SHELL, got {words[0][:40]!r}")
-    table: dict[str, tuple[str, Callable[[Cursor], Any]]] = {
-        "interval": ("Interval", _duration),
-        "timeout": ("Timeout", _duration),
-        "start_period": ("StartPeriod", _duration),
-        "start_interval": ("StartInterval", _duration),
-        "retries": ("Retries", Cursor.integer),
+    later = {
+        "Init": service.init,
+        "OomScoreAdj": service.oom_score_adj,
+        "StopGracePeriod": service.stop_grace_period_ns,
     }
-    return ({"Test": words} if words else {}) | _read(health, table)
+    return _filled(made) | _given(later)
 
 
-def _first(pair: tuple[str, Cursor]) -> str:
-    return pair[0]
+def _health(health: Healthcheck | None) -> Object:
+    if health is None:
+        return {}
+    times = {
+        "Interval": health.interval_ns,
+        "Timeout": health.timeout_ns,
+        "StartPeriod": health.start_period_ns,
+        "StartInterval": health.start_interval_ns,
+        "Retries": health.retries,
+    }
+    return _filled({"Test": health.test}) | _given(times)
 
 
-def _references(context: Context, kind: str, listed: Cursor) -> list[Object]:
-    """By name, as Docker's command orders them: another order would look like a change."""
-    made = [_reference(context, kind, item) for item in listed.items()]
-    return sorted(made, key=lambda one: str(one[f"{kind.capitalize()}Name"]))
+def _references(kind: BlobKind, service: Service, blobs: Mapping[BlobKind, Mapping[str, str]]) -> list[Object]:
+    """By name, as Docker's command orders them."""
+    name = f"{kind.capitalize()}Name"
+    made = [{name: blobs[kind][one.source], "File": _file(one)} for one in service.references(kind)]
+    return sorted(made, key=lambda one: str(one[name]))
 
 
-def _reference(context: Context, kind: str, item: Cursor) -> Object:
-    """A config or secret of a service, in short (its key) or long form."""
-    source, target, mode, owners = item, item, item, ("0", "0")
-    if isinstance(item.value, dict):
-        item.check(keys.BLOB_REFERENCE)
-        source, target, mode = item.get("source"), item.get("target"), item.get("mode")
-        owners = item.get("uid").text("0"), item.get("gid").text("0")
-    key = source.text()
-    if key not in context.blobs[kind]:
-        raise item.error(f"undefined {kind} {key!r}")
-    long = item is not source
+def _file(reference: BlobReference) -> Object:
     return {
-        f"{kind.capitalize()}Name": context.blobs[kind][key],
-        "File": {
-            "Name": target.text(key) if long else key,
-            "UID": owners[0],
-            "GID": owners[1],
-            "Mode": _file_mode(mode) if long and mode else 0o444,
-        },
+        "Name": reference.source if reference.target is None else reference.target,
+        "UID": "0" if reference.uid is None else reference.uid,
+        "GID": "0" if reference.gid is None else reference.gid,
+        "Mode": 0o444 if reference.mode is None else reference.mode,
     }
 
 
-def _file_mode(mode: Cursor) -> int:
-    """``0440`` is octal already; as text (quoted, or out of a variable) it is read as octal too."""
-    found = mode.parse(values.file_mode) if isinstance(mode.value, str) else mode.integer()
-    if found > 0o7777:
-        raise mode.error(f"is no file mode: {found:o}")
-    return found
-
-
-# ---------------------------------------------------------------------- mounts
-
-
-def _mounts(context: Context, service: Cursor) -> list[Object]:
-    made = [_mount(context, item) for item in service.get("volumes").items()]
-    return made + [{"Type": "tmpfs", "Target": text.partition(":")[0]} for text in service.get("tmpfs").texts()]
-
-
-def _mount(context: Context, item: Cursor) -> Object:
-    mount = item if isinstance(item.value, dict) else item.instead(_short_volume(item))
-    mount.check(keys.MOUNT)
-    kind = mount.get("type").choice("volume", "bind", "tmpfs") if mount.get("type") else "volume"
-    target, origin = mount.get("target").text(), mount.get("source").text()
-    if not target:
-        raise item.error("target is required")
-    for other in {"bind", "volume", "tmpfs"} - {kind}:
-        if mount.get(other):
-            raise mount.get(other).error(f"does not go with type {kind}")
-    made: Object = {"Type": kind, "Target": target, "ReadOnly": mount.get("read_only").boolean()}
-    if consistency := mount.get("consistency"):
-        made["Consistency"] = consistency.text()
-    if kind == "bind":
-        if not origin:
-            raise item.error("source is required of a bind mount")
-        made |= {"Source": _absolute(context, origin), "BindOptions": _bind(mount.get("bind", keys.MOUNT_BIND))}
-    elif kind == "tmpfs":
-        made["TmpfsOptions"] = _read(
-            mount.get("tmpfs", keys.MOUNT_TMPFS),
-            {"size": ("SizeBytes", lambda cursor: cursor.parse(values.size_bytes)), "mode": ("Mode", _file_mode)},
-        )
-    elif origin:
-        made |= _named_volume(context, item, origin, mount.get("volume", keys.MOUNT_VOLUME))
+def _mount(namespace: Namespace, mount: Mount, volumes: Mapping[str, Volume]) -> Object:
+    made: Object = {"Target": mount.target, "ReadOnly": mount.read_only, "Consistency": mount.consistency}
+    match mount:
+        case BindMount():
+            bind = _given({"Propagation": mount.propagation, "CreateMountpoint": mount.create_host_path})
+            made |= {"Type": "bind", "Source": mount.source, "BindOptions": bind}
+        case TmpfsMount():
+            made |= {"Type": "tmpfs", "TmpfsOptions": _given({"SizeBytes": mount.size_bytes, "Mode": mount.mode})}
+        case VolumeMount():
+            made |= {"Type": "volume"}
+            if mount.source:
+                made |= _named_volume(namespace, mount, volumes[mount.source])
+        case _:
+            assert_never(mount)
     return _filled(made)
 
 
-def _absolute(context: Context, origin: str) -> str:
-    """A path of this host as the caller means it; links on the way are left to the node."""
-    return os.path.normpath(os.path.join(os.path.abspath(context.directory), os.path.expanduser(origin)))
-
-
-def _bind(bind: Cursor) -> Object:
-    return _read(
-        bind,
-        {
-            "propagation": ("Propagation", Cursor.text),
-            "create_host_path": ("CreateMountpoint", Cursor.boolean),
-        },
-    )
-
-
-def _named_volume(context: Context, item: Cursor, name: str, options: Cursor) -> Object:
-    if name not in context.volumes:
-        raise item.error(f"undefined volume {name!r}")
-    volume = context.volumes[name]
-    made = _filled({"NoCopy": options.get("nocopy").boolean(), "Subpath": options.get("subpath").text()})
-    external = volume.get("external")
-    if isinstance(external.value, dict) or external.boolean():
-        named = external.get("name") if isinstance(external.value, dict) else volume.get("name")
-        return _filled({"Source": named.text(name), "VolumeOptions": made})
-    made["Labels"] = context.stack.labelled(volume.get("labels").text_map())
-    driver, driver_options = volume.get("driver").text(), volume.get("driver_opts").text_map()
-    if driver or driver_options:
-        made["DriverConfig"] = _filled({"Name": driver, "Options": driver_options})
-    return {"Source": volume.get("name").text(f"{context.stack.name}_{name}"), "VolumeOptions": made}
-
-
-def _short_volume(item: Cursor) -> Object:
-    """``[SOURCE:]TARGET[:MODE[,MODE...]]``."""
-    text = item.text()
-    parts = text.split(":")
-    if not text or len(parts) > 3 or not all(parts):
-        raise item.error(f"invalid spec: {text[:100]}: want [SOURCE:]TARGET[:MODE]")
-    made: Object = {"type": "volume", "target": parts[-1]}
-    if len(parts) > 1 and not parts[-1].startswith("/"):
-        modes = parts.pop().split(",")
-        for mode in modes:
-            if mode not in ("ro", "rw", "nocopy", "z", "Z", "cached", "delegated", "consistent"):
-                raise item.error(f"invalid spec: {text[:100]}: unknown mode {mode[:40]!r}")
-        made = {"type": "volume", "target": parts[-1], "read_only": "ro" in modes}
-        if "nocopy" in modes:
-            made["volume"] = {"nocopy": True}
-    if len(parts) > 2:
-        raise item.error(f"invalid spec: {text[:100]}: unknown mode {parts[-1][:40]!r}")
-    if len(parts) == 2:
-        made["source"] = parts[0]
-        if parts[0].startswith(("/", ".", "~")):
-            made["type"] = "bind"
-            made.pop("volume", None)
-    return made
+def _named_volume(namespace: Namespace, mount: VolumeMount, volume: Volume) -> Object:
+    options = _filled({"NoCopy": mount.nocopy, "Subpath": mount.subpath})
+    if volume.external:
+        return {"Source": mount.source if volume.name is None else volume.name, "VolumeOptions": options}
+    options["Labels"] = namespace.labelled(volume.labels)
+    if volume.driver or volume.driver_opts:
+        options["DriverConfig"] = _filled({"Name": volume.driver, "Options": volume.driver_opts})
+    name = namespace.scoped(mount.source) if volume.name is None else volume.name
+    return {"Source": name, "VolumeOptions": options}
 
 
 # ---------------------------------------------------------------------- network, mode, resources
 
 
-def _networks(service: Cursor) -> list[Object]:
-    networks, mode = service.get("networks"), service.get("network_mode")
-    if networks:
-        raise networks.error("networks of stacks are not served yet")
-    if not mode or mode.text() == "bridge":
+def _networks(service: Service) -> list[Object]:
+    mode, place = service.network_mode, service.at.inner("network_mode")
+    if service.networks:
+        raise service.networks.error("networks of stacks are not served yet")
+    if mode is None or mode == "bridge":
         return []
-    if mode.text() not in ("host", "none"):
-        raise mode.error(f"{mode.text()[:40]} is not served: want bridge, host or none")
-    return [{"Target": mode.text()}]
+    if mode not in ("host", "none"):
+        raise place.error(f"{mode[:40]} is not served: want bridge, host or none")
+    return [{"Target": mode}]
 
 
-def _endpoint(service: Cursor, deploy: Cursor) -> Object:
-    made: Object = {}
-    if mode := deploy.get("endpoint_mode"):
-        made["Mode"] = mode.choice("vip", "dnsrr")
-    ports: list[Object] = []
-    for item in service.get("ports").items():
-        ports += _port(item) if isinstance(item.value, dict) else item.parse(values.port)
-    if ports:
-        made["Ports"] = sorted(ports, key=lambda port: int(port.get("PublishedPort", 0)))
-    return made
+def _endpoint(service: Service) -> Object:
+    ports = []
+    for port in sorted(service.ports, key=lambda port: port.published):
+        made: Object = {"Protocol": port.protocol, "TargetPort": port.target, "PublishMode": port.mode}
+        ports.append(made | ({"PublishedPort": port.published} if port.published else {}))
+    return _filled({"Mode": service.deploy.endpoint_mode, "Ports": ports})
 
 
-def _port(item: Cursor) -> list[Object]:
-    item.check(keys.PORT)
-    target, published = item.get("target"), item.get("published")
-    if not target:
-        raise item.error("target is required")
-    made: Object = {
-        "Protocol": item.get("protocol").choice("tcp", "udp", "sctp") if item.get("protocol") else "tcp",
-        "TargetPort": target.parse(values.port_number),
-        "PublishMode": item.get("mode").choice("ingress", "host") if item.get("mode") else "ingress",
-    }
-    if published and published.text() != "0":
-        made["PublishedPort"] = published.parse(values.port_number)
-    return [made]
-
-
-def _mode(deploy: Cursor) -> Object:
-    mode, replicas = deploy.get("mode"), deploy.get("replicas")
-    if mode.text("replicated") == "global":
-        if replicas:
-            raise replicas.error("replicas can only be used with replicated mode")
+def _mode(deploy: Deploy) -> Object:
+    mode = "replicated" if deploy.mode is None else deploy.mode
+    if mode == "global":
+        if deploy.replicas is not None:
+            raise deploy.at.inner("replicas").error("replicas can only be used with replicated mode")
         return {"Global": {}}
-    if mode.text("replicated") != "replicated":
-        raise mode.error(f"unknown or unserved mode: {mode.text()[:40]}")
-    return {"Replicated": {"Replicas": replicas.integer() if replicas else 1}}
+    if mode != "replicated":
+        raise deploy.at.inner("mode").error(f"unknown or unserved mode: {mode[:40]}")
+    return {"Replicated": {"Replicas": 1 if deploy.replicas is None else deploy.replicas}}
 
 
-def _resources(deploy: Cursor) -> Object:
-    resources = deploy.get("resources", {"limits", "reservations"})
-    made: Object = {}
-    for part, known in (("limits", keys.LIMITS), ("reservations", keys.RESERVATIONS)):
-        found = resources.get(part, known)
-        entry = _read(
-            found,
-            {
-                "cpus": ("NanoCPUs", lambda cursor: cursor.parse(values.nano_cpus)),
-                "memory": ("MemoryBytes", lambda cursor: cursor.parse(values.size_bytes)),
-                "pids": ("Pids", Cursor.integer),
-            },
-        )
-        if generic := found.get("generic_resources").items():
-            entry["GenericResources"] = [_generic(item) for item in generic]
-        if entry:
-            made[part.capitalize()] = entry
+def _resources(part: Resources) -> Object:
+    made = _given({"NanoCPUs": part.nano_cpus, "MemoryBytes": part.memory_bytes, "Pids": part.pids})
+    if part.generic:
+        made["GenericResources"] = [
+            {"DiscreteResourceSpec": {"Kind": one.kind, "Value": one.value}} for one in part.generic
+        ]
     return made
 
 
-def _generic(item: Cursor) -> Object:
-    item.check(keys.GENERIC_RESOURCE)
-    spec = item.get("discrete_resource_spec", keys.DISCRETE_RESOURCE)
-    if not spec.get("kind").text():
-        raise item.error("needs discrete_resource_spec with kind and value")
-    return {"DiscreteResourceSpec": {"Kind": spec.get("kind").text(), "Value": spec.get("value").integer()}}
-
-
-def _restart(deploy: Cursor) -> Object:
-    return _read(
-        deploy.get("restart_policy", keys.RESTART),
+def _restart(deploy: Deploy) -> Object:
+    policy = deploy.restart_policy
+    return _given(
         {
-            "condition": ("Condition", lambda cursor: cursor.choice("none", "on-failure", "any")),
-            "delay": ("Delay", _duration),
-            "max_attempts": ("MaxAttempts", Cursor.integer),
-            "window": ("Window", _duration),
-        },
-    )
-
-
-def _placement(deploy: Cursor) -> Object:
-    placement = deploy.get("placement", keys.PLACEMENT)
-    preferences = []
-    for item in placement.get("preferences").items():
-        item.check(keys.PREFERENCE)
-        if not item.get("spread").text():
-            raise item.error("want spread: node.labels.KEY")
-        preferences.append({"Spread": {"SpreadDescriptor": item.get("spread").text()}})
-    most = placement.get("max_replicas_per_node")
-    return _filled(
-        {
-            "Constraints": placement.get("constraints").texts(),
-            "Preferences": preferences,
-            "MaxReplicas": most.integer() if most else 0,
+            "Condition": policy.condition,
+            "Delay": policy.delay_ns,
+            "MaxAttempts": policy.max_attempts,
+            "Window": policy.window_ns,
         }
     )
 
 
-def _log_driver(service: Cursor) -> Object:
-    logging = service.get("logging", keys.LOGGING)
-    return _filled({"Name": logging.get("driver").text(), "Options": logging.get("options").text_map()})
-
-
-def _update(config: Cursor, name: str) -> Object:
-    actions = ("continue", "pause") if name == "rollback_config" else ("continue", "pause", "rollback")
-    return {"Parallelism": 1} | _read(
-        config,
+def _placement(deploy: Deploy) -> Object:
+    placement = deploy.placement
+    return _filled(
         {
-            "parallelism": ("Parallelism", Cursor.integer),
-            "delay": ("Delay", _duration),
-            "failure_action": ("FailureAction", lambda cursor: cursor.choice(*actions)),
-            "monitor": ("Monitor", _duration),
-            "max_failure_ratio": ("MaxFailureRatio", lambda cursor: cursor.parse(values.ratio)),
-            "order": ("Order", lambda cursor: cursor.choice("start-first", "stop-first")),
-        },
+            "Constraints": placement.constraints,
+            "Preferences": [{"Spread": {"SpreadDescriptor": descriptor}} for descriptor in placement.preferences],
+            "MaxReplicas": placement.max_replicas_per_node or 0,
+        }
+    )
+
+
+def _update(config: UpdateConfig | None) -> Object | None:
+    if config is None:
+        return None
+    return _given(
+        {
+            "Parallelism": 1 if config.parallelism is None else config.parallelism,
+            "Delay": config.delay_ns,
+            "FailureAction": config.failure_action,
+            "Monitor": config.monitor_ns,
+            "MaxFailureRatio": config.max_failure_ratio,
+            "Order": config.order,
+        }
     )

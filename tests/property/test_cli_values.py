@@ -12,8 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli import service_spec, values
-from cli.composefile.source import ManifestError, interpolate, parse
+from cli.composefile.interpolation import interpolate
+from cli.composefile.parse import parse
+from cli.composefile.reader import read
+from cli.composefile.source import ManifestError
 from cli.stack.convert import convert
+from cli.stack.names import Namespace
 
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1))
@@ -89,7 +93,7 @@ def test_a_stack_file_is_a_stack_or_one_error_with_its_line(service: dict[str, s
     text = (
         "services:\n  web: {" + body + "}\nconfigs:\n  x: {content: a}\nsecrets:\n  x: {content: a}\nvolumes: {x: }\n"
     )
-    refusal = refused(lambda: convert(parse(text, "f.yml", Path(), VARIABLES), "s", VARIABLES))
+    refusal = refused(lambda: convert(read(parse(text, "f.yml", Path(), VARIABLES), VARIABLES), Namespace("s")))
     assert refusal.startswith("f.yml:")
 
 

@@ -8,14 +8,21 @@ from typing import Any
 
 import pytest
 
-from cli.composefile.source import ManifestError, interpolate, merge, parse
+from cli.composefile import keys
+from cli.composefile.interpolation import interpolate
+from cli.composefile.merge import merge
+from cli.composefile.parse import parse
+from cli.composefile.reader import read
+from cli.composefile.source import ManifestError
 from cli.stack.convert import Stack, convert
+from cli.stack.names import Namespace
+from cli.stack.service import REFUSED
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_engine import FakeEngine
 
 
 def stack(text: str, **environment: str) -> Stack:
-    return convert(parse(text, "f.yml", Path(), environment), "s", environment)
+    return convert(read(parse(text, "f.yml", Path(), environment), environment), Namespace("s"))
 
 
 def web(body: str, **environment: str) -> dict[str, Any]:
@@ -130,6 +137,19 @@ def test_a_refusal_has_file_line_and_path(text: str, refusal: str) -> None:
     assert str(caught.value).startswith(refusal)
 
 
+def test_what_a_stack_refuses_is_of_the_format_and_not_of_the_model() -> None:
+    assert set(REFUSED) <= keys.SERVICE_UNREAD
+    assert not keys.SERVICE_UNREAD & keys.SERVICE
+
+
+def test_a_key_that_a_stack_drops_is_told_with_its_line() -> None:
+    found = stack("services:\n  web:\n    image: i\n    privileged: true\n    x-mine: 1\n    restart: always\n")
+    assert found.warnings == [
+        "f.yml:4: ignoring unsupported option: services.web.privileged",
+        "f.yml:6: ignoring unsupported option: services.web.restart",
+    ]
+
+
 def bomb(levels: int, item: str) -> str:
     lines = [f"a0: &a0 {item}"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
@@ -185,7 +205,7 @@ def test_files_are_merged_and_each_refusal_names_the_file_it_came_from() -> None
     assert merged.where(("services", "w", "ports", 0)) == "over.yml:5"
     assert merged.where(("services", "w", "ports", 1)) == "base.yml:6"
     with pytest.raises(ManifestError, match=r"^over\.yml:6: services\.w\.dns: must be text"):
-        convert(merged, "s", {})
+        convert(read(merged, {}), Namespace("s"))
 
 
 def test_a_redeploy_keeps_the_pinned_image_and_updates_in_place(engine: FakeEngine, run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""The entries of a service's ``volumes``, in short or long form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from cli import values
+from cli.composefile import keys
+from cli.composefile.cursor import Cursor
+from cli.composefile.model import BindMount, Mount, TmpfsMount, VolumeMount
+
+
+def read_mount(directory: Path, volumes: Collection[str], item: Cursor) -> Mount:
+    """One mount.
+
+    Args:
+        directory: where relative sources start.
+        volumes: keys of the file's volumes.
+
+    Raises:
+        ManifestError: it is none, or names a volume that the file has not.
+    """
+    mount = item if isinstance(item.value, dict) else item.instead(_short_form(item))
+    mount.check(keys.MOUNT)
+    kind = mount.get("type").choice("volume", "bind", "tmpfs") if mount.get("type") else "volume"
+    target, source = mount.get("target").text(), mount.get("source").text()
+    if not target:
+        raise item.error("target is required")
+    for other in ("bind", "volume", "tmpfs"):
+        if other != kind and mount.get(other):
+            raise mount.get(other).error(f"does not go with type {kind}")
+    read_only, consistency = mount.get("read_only").boolean(), mount.get("consistency").text()
+    if kind == "bind":
+        if not source:
+            raise item.error("source is required of a bind mount")
+        options = mount.get("bind", keys.MOUNT_BIND)
+        return BindMount(
+            target=target,
+            read_only=read_only,
+            consistency=consistency,
+            source=_absolute(directory, source),
+            propagation=options.get("propagation").optional_text(),
+            create_host_path=options.get("create_host_path").read(Cursor.boolean),
+        )
+    if kind == "tmpfs":
+        options = mount.get("tmpfs", keys.MOUNT_TMPFS)
+        return TmpfsMount(
+            target=target,
+            read_only=read_only,
+            consistency=consistency,
+            size_bytes=options.get("size").read(Cursor.size_bytes),
+            mode=options.get("mode").read(file_mode),
+        )
+    if source and source not in volumes:
+        raise item.error(f"undefined volume {source!r}")
+    options = mount.get("volume", keys.MOUNT_VOLUME)
+    return VolumeMount(
+        target=target,
+        read_only=read_only,
+        consistency=consistency,
+        source=source,
+        nocopy=options.get("nocopy").boolean(),
+        subpath=options.get("subpath").text(),
+    )
+
+
+def file_mode(mode: Cursor) -> int:
+    """``0440`` is octal already; as text (quoted, or out of a variable) it is read as octal too."""
+    found = mode.parse(values.file_mode) if isinstance(mode.value, str) else mode.integer()
+    if found > 0o7777:
+        raise mode.error(f"is no file mode: {found:o}")
+    return found
+
+
+def _absolute(directory: Path, source: str) -> str:
+    """A path of this host as the caller means it; links on the way are left to the node."""
+    return os.path.normpath(os.path.join(os.path.abspath(directory), os.path.expanduser(source)))
+
+
+def _short_form(item: Cursor) -> dict[str, object]:
+    """``[SOURCE:]TARGET[:MODE[,MODE...]]`` in long form."""
+    text = item.text()
+    parts = text.split(":")
+    if not text or len(parts) > 3 or not all(parts):
+        raise item.error(f"invalid spec: {text[:100]}: want [SOURCE:]TARGET[:MODE]")
+    made: dict[str, object] = {"type": "volume", "target": parts[-1]}
+    if len(parts) > 1 and not parts[-1].startswith("/"):
+        modes = parts.pop().split(",")
+        for mode in modes:
+            if mode not in ("ro", "rw", "nocopy", "z", "Z", "cached", "delegated", "consistent"):
+                raise item.error(f"invalid spec: {text[:100]}: unknown mode {mode[:40]!r}")
+        made = {"type": "volume", "target": parts[-1], "read_only": "ro" in modes}
+        if "nocopy" in modes:
+            made["volume"] = {"nocopy": True}
+    if len(parts) > 2:
+        raise item.error(f"invalid spec: {text[:100]}: unknown mode {parts[-1][:40]!r}")
+    if len(parts) == 2:
+        made["source"] = parts[0]
+        if parts[0].startswith(("/", ".", "~")):
+            made["type"] = "bind"
+            made.pop("volume", None)
+    return made

@@ -1,0 +1,82 @@
+"""A merged source to the model. Pure but for the ``env_file`` files that services name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cli.composefile import keys
+from cli.composefile.cursor import Cursor
+from cli.composefile.model import Blob, ComposeFile, Volume
+from cli.composefile.service import Surroundings, read_service
+from cli.composefile.source import Place, Source
+
+
+def read(source: Source, variables: Mapping[str, str]) -> ComposeFile:
+    """What a file says.
+
+    Args:
+        variables: where ``environment:`` entries without a value get theirs.
+
+    Raises:
+        ManifestError: what is wrong, with file and line.
+    """
+    root = Cursor(Place(source), source.value)
+    root.check(keys.TOP)
+    blobs = {
+        kind: {key: _blob(blob, source, variables) for key, blob in root.get(f"{kind}s").entries()}
+        for kind in ("config", "secret")
+    }
+    volumes = {key: _volume(volume) for key, volume in root.get("volumes").entries()}
+    around = Surroundings(source.directory, variables, blobs["config"], blobs["secret"], volumes)
+    return ComposeFile(
+        at=root.place,
+        version=root.get("version").optional_text(),
+        services={key: read_service(around, service) for key, service in root.get("services").entries()},
+        configs=blobs["config"],
+        secrets=blobs["secret"],
+        volumes=volumes,
+        networks={key: network.place for key, network in root.get("networks").entries()},
+    )
+
+
+def _external(thing: Cursor) -> tuple[bool, str | None]:
+    """Whether it is there already, and its name: ``external: true`` beside ``name``, or ``external: {name: ...}``."""
+    external = thing.get("external")
+    if isinstance(external.value, dict):
+        return True, external.get("name").optional_text()
+    return external.boolean(), thing.get("name").optional_text()
+
+
+def _blob(blob: Cursor, source: Source, variables: Mapping[str, str]) -> Blob:
+    blob.check(keys.BLOB)
+    external, name = _external(blob)
+    content = blob.get("content").optional_text()
+    variable, file = blob.get("environment"), blob.get("file")
+    if content is None and variable and not external:
+        if variable.text() not in variables:
+            raise variable.error(f"variable {variable.text()} is not set")
+        content = variables[variable.text()]
+    if not external and content is None and not file:
+        raise blob.error("needs file, content or environment, or external: true")
+    return Blob(
+        at=blob.place,
+        name=name,
+        external=external,
+        content=content,
+        file=source.directory / file.text() if file else None,
+        labels=blob.get("labels").text_map(),
+        template_driver=blob.get("template_driver").text(),
+    )
+
+
+def _volume(volume: Cursor) -> Volume:
+    volume.check(keys.VOLUME)
+    external, name = _external(volume)
+    return Volume(
+        at=volume.place,
+        name=name,
+        external=external,
+        driver=volume.get("driver").text(),
+        driver_opts=volume.get("driver_opts").text_map(),
+        labels=volume.get("labels").text_map(),
+    )

@@ -1,0 +1,195 @@
+"""One entry of a Compose file's ``services`` to the model (features A13.07, A13.08)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli import values
+from cli.composefile import keys
+from cli.composefile.cursor import Cursor, assignments
+from cli.composefile.deploy import read_deploy
+from cli.composefile.files import read_bytes
+from cli.composefile.model import Blob, BlobReference, Healthcheck, Logging, Port, Service, Ulimit, Volume
+from cli.composefile.mounts import file_mode, read_mount
+
+ENV_FILE_BYTES_MAX = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What services refer to."""
+
+    directory: Path
+    variables: Mapping[str, str]
+    configs: Mapping[str, Blob]
+    secrets: Mapping[str, Blob]
+    volumes: Mapping[str, Volume]
+
+
+def read_service(around: Surroundings, service: Cursor) -> Service:
+    """One service. Raises: ManifestError."""
+    unread = service.check(keys.SERVICE, unread=keys.SERVICE_UNREAD)
+    networks = service.get("networks")
+    return Service(
+        at=service.place,
+        image=service.get("image").text(),
+        entrypoint=_words(service.get("entrypoint")),
+        command=_words(service.get("command")),
+        environment=_environment(around, service),
+        labels=service.get("labels").text_map(),
+        hostname=service.get("hostname").text(),
+        working_dir=service.get("working_dir").text(),
+        user=service.get("user").text(),
+        group_add=service.get("group_add").texts(),
+        stop_signal=service.get("stop_signal").text(),
+        stop_grace_period_ns=service.get("stop_grace_period").read(Cursor.duration_ns),
+        tty=service.get("tty").boolean(),
+        stdin_open=service.get("stdin_open").boolean(),
+        read_only=service.get("read_only").boolean(),
+        init=service.get("init").read(Cursor.boolean),
+        oom_score_adj=service.get("oom_score_adj").read(lambda cursor: cursor.integer(-1000)),
+        isolation=service.get("isolation").text(),
+        extra_hosts=_hosts(service.get("extra_hosts")),
+        dns=service.get("dns").texts(),
+        dns_search=service.get("dns_search").texts(),
+        dns_opt=service.get("dns_opt").texts(),
+        cap_add=service.get("cap_add").texts(),
+        cap_drop=service.get("cap_drop").texts(),
+        sysctls=service.get("sysctls").text_map(),
+        ulimits={name: _ulimit(limit) for name, limit in service.get("ulimits").entries()},
+        healthcheck=service.get("healthcheck").read(_health),
+        logging=_logging(service.get("logging", keys.LOGGING)),
+        volumes=[read_mount(around.directory, around.volumes, item) for item in service.get("volumes").items()],
+        tmpfs=service.get("tmpfs").texts(),
+        configs=[_reference("config", around.configs, item) for item in service.get("configs").items()],
+        secrets=[_reference("secret", around.secrets, item) for item in service.get("secrets").items()],
+        ports=[port for item in service.get("ports").items() for port in _ports(item)],
+        networks=networks.place if networks else None,
+        network_mode=service.get("network_mode").optional_text(),
+        deploy=read_deploy(service.get("deploy", keys.DEPLOY)),
+        unread=unread,
+    )
+
+
+def _words(cursor: Cursor) -> list[str]:
+    """A command: a list of words, or a line to be split as a shell does."""
+    if isinstance(cursor.value, list):
+        return cursor.texts()
+    return cursor.parse(values.words) if cursor else []
+
+
+def _environment(around: Surroundings, service: Cursor) -> dict[str, str]:
+    """``environment`` over ``env_file``; a name without a value is taken from the caller's variables."""
+    found: dict[str, str | None] = {}
+    listed = service.get("env_file")
+    for item in listed.items() if isinstance(listed.value, list) else [listed] if listed else []:
+        found |= _env_file(around, item)
+    found |= service.get("environment").optional_map()
+    resolved = {key: around.variables.get(key) if item is None else item for key, item in found.items()}
+    return {key: item for key, item in resolved.items() if item is not None}
+
+
+def _env_file(around: Surroundings, item: Cursor) -> dict[str, str | None]:
+    name = item
+    if isinstance(item.value, dict):
+        item.check(keys.ENV_FILE)
+        name = item.get("path")
+        required = item.get("required")
+        if required and not required.boolean() and not (around.directory / name.text()).exists():
+            return {}
+    data = read_bytes(around.directory / name.text(), name.place, ENV_FILE_BYTES_MAX)
+    try:
+        return assignments(values.environment_file(data.decode()))
+    except ValueError as error:
+        raise name.error(f"{name.text()}: {error}") from error
+
+
+def _hosts(cursor: Cursor) -> list[tuple[str, str]]:
+    """``host:ip`` entries in their order; those of a mapping, which has none, sorted."""
+    if isinstance(cursor.value, dict):
+        return sorted(((ip.text(), host) for host, ip in cursor.entries()), key=" ".join)
+    made = []
+    for item in cursor.items():
+        host, separator, ip = item.text().replace("=", ":", 1).partition(":")
+        if not separator or not host or not ip:
+            raise item.error(f"want host:ip, got {item.text()[:80]!r}")
+        made.append((ip, host))
+    return made
+
+
+def _ulimit(limit: Cursor) -> Ulimit:
+    if isinstance(limit.value, dict):
+        limit.check(keys.ULIMIT)
+        return Ulimit(limit.get("soft").integer(-1), limit.get("hard").integer(-1))
+    return Ulimit(limit.integer(-1), limit.integer(-1))
+
+
+def _health(health: Cursor) -> Healthcheck:
+    health.check(keys.HEALTHCHECK)
+    test = health.get("test")
+    if health.get("disable").boolean():
+        if test:
+            raise test.error("test and disable can't both be set")
+        return Healthcheck(test=["NONE"])
+    words = test.texts() if isinstance(test.value, list) else ["CMD-SHELL", test.text()] if test else []
+    if isinstance(test.value, list) and words and words[0] not in ("NONE", "CMD", "CMD-SHELL"):
+        raise test.error(f"must begin with NONE, CMD or CMD-SHELL, got {words[0][:40]!r}")
+    return Healthcheck(
+        test=words,
+        interval_ns=health.get("interval").read(Cursor.duration_ns),
+        timeout_ns=health.get("timeout").read(Cursor.duration_ns),
+        start_period_ns=health.get("start_period").read(Cursor.duration_ns),
+        start_interval_ns=health.get("start_interval").read(Cursor.duration_ns),
+        retries=health.get("retries").read(Cursor.integer),
+    )
+
+
+def _logging(logging: Cursor) -> Logging:
+    return Logging(logging.get("driver").text(), logging.get("options").text_map())
+
+
+def _reference(kind: str, blobs: Mapping[str, Blob], item: Cursor) -> BlobReference:
+    """A config or secret of a service, in short (its key) or long form."""
+    if isinstance(item.value, dict):
+        item.check(keys.BLOB_REFERENCE)
+        made = BlobReference(
+            source=item.get("source").text(),
+            target=item.get("target").optional_text(),
+            uid=item.get("uid").optional_text(),
+            gid=item.get("gid").optional_text(),
+            mode=item.get("mode").read(file_mode),
+        )
+    else:
+        made = BlobReference(source=item.text())
+    if made.source not in blobs:
+        raise item.error(f"undefined {kind} {made.source!r}")
+    return made
+
+
+def _ports(item: Cursor) -> list[Port]:
+    """The ports of an entry: one in long form, one or a range of them in short form."""
+    if not isinstance(item.value, dict):
+        return [
+            Port(
+                target=int(port["TargetPort"]),
+                published=int(port.get("PublishedPort", 0)),
+                protocol=str(port["Protocol"]),
+                mode=str(port["PublishMode"]),
+            )
+            for port in item.parse(values.port)
+        ]
+    item.check(keys.PORT)
+    target, published = item.get("target"), item.get("published")
+    if not target:
+        raise item.error("target is required")
+    protocol, mode = item.get("protocol"), item.get("mode")
+    return [
+        Port(
+            target=target.parse(values.port_number),
+            published=published.parse(values.port_number) if published and published.text() != "0" else 0,
+            protocol=protocol.choice("tcp", "udp", "sctp") if protocol else "tcp",
+            mode=mode.choice("ingress", "host") if mode else "ingress",
+        )
+    ]
