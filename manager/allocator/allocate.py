@@ -6,8 +6,9 @@ and ports of the routing mesh come with the networks; they are decided here, in 
 
 from __future__ import annotations
 
-from manager.model.tasks import copy_service, copy_task, set_status
-from manager.model.transitions import Owner
+from manager.model.tasks import copy_task
+from manager.model.transitions import Owner, set_status
+from manager.model.versions import copy_service
 from proto.objects_pb2 import TASK_STATE_NEW, TASK_STATE_PENDING, Endpoint, Service, Task
 from proto.specs_pb2 import PUBLISH_MODE_HOST
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from manager.control.errors import InvalidRequestError
+from manager.model.modes import mode_of
 from proto.control_pb2 import Filters
 from proto.objects_pb2 import Config, Node, Secret, Service, SpecVersion, Task, TaskState
 from proto.options_pb2 import api
@@ -72,7 +73,7 @@ def service_filter(filters: Values) -> Callable[[Service], bool]:
             has_prefix(service.id, filters.get("id"))
             and has_prefix(spec.name, filters.get("name"))
             and has_labels(spec.labels, filters.get("label"))
-            and (not modes or mode_of(service) in modes)
+            and (not modes or mode_of(spec).word in modes)
             and (spec.task_template.runtime or "container") in runtimes
         )
 
@@ -143,11 +144,6 @@ def payload_filter(filters: Values) -> Callable[[Secret | Config], bool]:
 def task_name(task: Task, service_name: str) -> str:
     """``web.1.<task ID>``; a global service's task has its node in place of the slot (features A5.14)."""
     return f"{service_name}.{task.slot or task.node_id}.{task.id}"
-
-
-def mode_of(service: Service) -> str:
-    """``replicated``, ``global``, ``replicated-job`` or ``global-job``."""
-    return (service.spec.mode.WhichOneof("mode") or "replicated").replace("_", "-")
 
 
 def has_prefix(text: str, prefixes: Iterable[str] | None) -> bool:

@@ -17,6 +17,8 @@ from manager.consensus.port import LeaderState, Member
 from manager.control.defaults import NODE_CERT_EXPIRY_NS
 from manager.control.errors import FailedPreconditionError
 from manager.control.lookup import check_version
+from manager.model.tasks import copy_task, has_ended
+from manager.model.transitions import Owner, replace_status
 from manager.store import Working
 from proto.objects_pb2 import (
     Cluster,
@@ -24,7 +26,6 @@ from proto.objects_pb2 import (
     Node,
     NodeState,
     Reachability,
-    Task,
     TaskState,
     TaskStatus,
 )
@@ -137,17 +138,14 @@ def remove_node(
     working.update(changed)
     working.boundary()
     for task in list(working.tasks.by_node(node.id)):
-        if task.status.state < TaskState.TASK_STATE_COMPLETE:
-            orphan = Task()
-            orphan.CopyFrom(task)
-            orphan.updated_at.CopyFrom(now)
-            orphan.status.CopyFrom(
-                TaskStatus(
-                    timestamp=now,
-                    state=TaskState.TASK_STATE_ORPHANED,
-                    message="Task belonged to a node that has been deleted",
-                )
+        if not has_ended(task):
+            orphan = copy_task(task)
+            status = TaskStatus(
+                timestamp=now,
+                state=TaskState.TASK_STATE_ORPHANED,
+                message="Task belonged to a node that has been deleted",
             )
+            replace_status(orphan, Owner.CONTROL, status)
             working.update(orphan)
             working.boundary()
     working.remove(node)

@@ -22,10 +22,13 @@ from manager.control.errors import (
     UnimplementedError,
 )
 from manager.control.lookup import check_version
+from manager.model.modes import mode_of
+from manager.model.times import from_timestamp
+from manager.model.transitions import with_desired
 from manager.store import View, Working
 from manager.store.kinds import spec_version_id
 from proto.control_pb2 import ServiceStatus
-from proto.objects_pb2 import Node, NodeState, Service, SpecVersion, Task, TaskState, UpdateState, UpdateStatus
+from proto.objects_pb2 import Node, NodeState, Service, SpecVersion, TaskState, UpdateState, UpdateStatus
 from proto.specs_pb2 import PublishMode, ServiceSpec
 
 
@@ -63,7 +66,7 @@ def update_service(working: Working, service: Service, spec: ServiceSpec, *, ver
     """
     check_version(service, version)
     _check_references(working, spec)
-    if service.spec.mode.WhichOneof("mode") != spec.mode.WhichOneof("mode"):
+    if mode_of(service.spec) is not mode_of(spec):
         raise UnimplementedError("service mode change is not allowed")
     if service.spec.name != spec.name:
         raise UnimplementedError("renaming services is not supported")
@@ -112,11 +115,7 @@ def remove_service(working: Working, service: Service, *, now: Timestamp, tasks_
     working.update(changed)
     for task in list(working.tasks.by_service(service.id))[:tasks_max]:
         if task.desired_state < TaskState.TASK_STATE_REMOVE:
-            copy = Task()
-            copy.CopyFrom(task)
-            copy.desired_state = TaskState.TASK_STATE_REMOVE
-            copy.updated_at.CopyFrom(now)
-            working.update(copy)
+            working.update(with_desired(task, TaskState.TASK_STATE_REMOVE, from_timestamp(now)))
 
 
 def registry_auth_of(service: Service, given: str, *, from_previous: bool) -> str:
@@ -139,12 +138,12 @@ def service_status(view: View, service: Service) -> ServiceStatus:
 
     What a node that is down ran last is not known to run, and has been replaced (SwarmKit counts it).
     """
-    replicated = service.spec.mode.HasField("replicated")
-    status = ServiceStatus(desired_tasks=service.spec.mode.replicated.replicas if replicated else 0)
+    wanted = mode_of(service.spec).wanted_tasks
+    status = ServiceStatus(desired_tasks=wanted(service.spec) if wanted is not None else 0)
     for task in view.tasks.by_service(service.id):
         if task.status.state == TaskState.TASK_STATE_RUNNING and not _is_down(view.nodes.get(task.node_id)):
             status.running_tasks += 1
-        if not replicated and task.desired_state == TaskState.TASK_STATE_RUNNING:
+        if wanted is None and task.desired_state == TaskState.TASK_STATE_RUNNING:
             status.desired_tasks += 1
     return status
 

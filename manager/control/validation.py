@@ -19,6 +19,7 @@ from manager.control.references import is_image_reference
 from manager.model.constraints import ConstraintError
 from manager.model.constraints import parse as parse_constraints
 from manager.model.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
+from manager.model.modes import mode_of
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,
@@ -89,11 +90,11 @@ def _service_name(name: str) -> None:
 
 
 def _mode(spec: ServiceSpec) -> None:
-    mode = spec.mode.WhichOneof("mode")
-    if mode in ("replicated_job", "global_job"):
-        raise UnimplementedError(f"services of mode {mode.replace('_', '-')} are not served yet")
-    if mode is None:
+    if spec.mode.WhichOneof("mode") is None:
         raise InvalidArgumentError("Unrecognized service mode")
+    mode = mode_of(spec)
+    if not mode.served:
+        raise UnimplementedError(f"services of mode {mode.word} are not served yet")
 
 
 def _update_config(config: UpdateConfig) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from manager.model.tasks import has_ended
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import Config, Secret, SpecVersion, Task, TaskState
 
@@ -57,11 +58,6 @@ def spec_version_id(task: Task) -> str:
 def is_assigned(task: Task, node_id: str) -> bool:
     """Whether the node has to know of the task."""
     return task.node_id == node_id and task.status.state >= TaskState.TASK_STATE_ASSIGNED
-
-
-def is_live(task: Task) -> bool:
-    """Whether the task may still need its spec, secrets and configs."""
-    return task.status.state <= TaskState.TASK_STATE_RUNNING
 
 
 @dataclass(slots=True)
@@ -126,7 +122,7 @@ class AssignmentSet:
 
     def _put(self, task: Task, tables: Tables, touched: dict[Key, None]) -> AssignmentChange | None:
         sent = self._tasks.get(task.id)
-        needs = tuple(_needs(task, tables)) if is_live(task) else ()
+        needs = () if has_ended(task) else tuple(_needs(task, tables))
         if sent is None or sent.needs != needs:
             for key in needs:
                 self._uses[key] += 1
@@ -205,7 +201,7 @@ def _essence(task: Task) -> bytes:
     decided = [attachment for attachment in task.networks_attachments if attachment.network_id != NODE_NETWORK_ID]
     copy.ClearField("networks_attachments")
     copy.networks_attachments.extend(decided)
-    return copy.SerializeToString(deterministic=True) + (b"" if is_live(task) else b"ended")
+    return copy.SerializeToString(deterministic=True) + (b"ended" if has_ended(task) else b"")
 
 
 class MessagePacker:

@@ -1,6 +1,7 @@
 """What an agent's report does to the stored task. Pure: object and report in, object out (features A6.01, A6.03).
 
-A worker is believed about its own tasks only, and only forwards: states rise, a final state stays.
+A worker is believed about its own tasks only, once it was given them, and only forwards: states rise, a final state
+stays (``model.transitions``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.dispatcher.assignments import NODE_NETWORK_ID
+from manager.model.tasks import copy_task, has_ended
+from manager.model.transitions import REPORTABLE, TRANSITIONS, Owner, replace_status
 from proto.dispatcher_pb2 import TaskStatusUpdate
 from proto.objects_pb2 import NetworkAttachment, Task, TaskState, TaskStatus
 
@@ -21,21 +24,6 @@ PORTS_SIZE_BYTES_MAX = 16 * 1024
 ATTACHMENT_ADDRESSES_MAX = 16
 ADDRESS_LENGTH_MAX = 64
 
-REPORTABLE = frozenset(
-    {
-        TaskState.TASK_STATE_ACCEPTED,
-        TaskState.TASK_STATE_PREPARING,
-        TaskState.TASK_STATE_READY,
-        TaskState.TASK_STATE_STARTING,
-        TaskState.TASK_STATE_RUNNING,
-        TaskState.TASK_STATE_COMPLETE,
-        TaskState.TASK_STATE_SHUTDOWN,
-        TaskState.TASK_STATE_FAILED,
-        TaskState.TASK_STATE_REJECTED,
-    }
-)
-"""The states that are an agent's to report; the others are the managers' own."""
-
 
 def refusal(task: Task | None, update: TaskStatusUpdate, node_id: str) -> str:
     """Why a report is passed over; "" when it is to be applied. None of these is worth a second try by the agent."""
@@ -43,13 +31,14 @@ def refusal(task: Task | None, update: TaskStatusUpdate, node_id: str) -> str:
         return "no such task"
     if task.node_id != node_id:
         return "the task is not this node's"
-    if update.status.state not in REPORTABLE:
+    known, reported = task.status.state, update.status.state
+    if reported not in REPORTABLE:
         return "not a state an agent reports"
-    if update.status.state < task.status.state:
+    if reported < known:
         return "the state is behind what is known"
-    if task.status.state > TaskState.TASK_STATE_RUNNING and update.status.state != task.status.state:
-        return "the task has ended already"
-    return ""
+    if reported == known or (known, reported) in TRANSITIONS[Owner.AGENT]:
+        return ""
+    return "the task has ended already" if has_ended(task) else "the task is not assigned yet"
 
 
 def apply(task: Task, update: TaskStatusUpdate, now: Timestamp) -> Task | None:
@@ -72,9 +61,8 @@ def apply(task: Task, update: TaskStatusUpdate, now: Timestamp) -> Task | None:
     attachments = _merged(task.networks_attachments, update.networks_attachments)
     if _same(task.status, status) and list(task.networks_attachments) == attachments:
         return None
-    changed = Task()
-    changed.CopyFrom(task)
-    changed.status.CopyFrom(status)
+    changed = copy_task(task)
+    replace_status(changed, Owner.AGENT, status)
     del changed.networks_attachments[:]
     changed.networks_attachments.extend(attachments)
     return changed

@@ -8,21 +8,15 @@ Source: swarmkit ``manager/orchestrator/global``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from manager.model.actions import CreateTask, Outcome, RemoveTask, UpdateTask
 from manager.model.constraints import ConstraintError, node_matches, parse_cached
-from manager.model.tasks import (
-    CreateTask,
-    Outcome,
-    RemoveTask,
-    UpdateTask,
-    has_ended,
-    is_live,
-    is_node_lost,
-    new_task,
-    with_desired,
-)
-from manager.orchestrator.replicated import ServiceInputs
+from manager.model.modes import GLOBAL
+from manager.model.nodes import is_node_lost
+from manager.model.tasks import has_ended, is_live, new_task
+from manager.model.transitions import with_desired
+from manager.orchestrator.inputs import ServiceInputs
 from manager.orchestrator.restart import SlotRules, is_finished, reconcile_slot
 from manager.orchestrator.update import SlotTasks, UpdateInputs, advance
 from proto.objects_pb2 import TASK_STATE_RUNNING, TASK_STATE_SHUTDOWN, Node, Service, Task
@@ -64,25 +58,27 @@ def reconcile_node(rules: SlotRules, node_id: str, tasks: Sequence[Task]) -> Out
         return outcome
     if any(is_live(task) for task in tasks):
         return reconcile_slot(rules, tasks)
-    if is_finished(tasks, rules.spec_of, global_service=True):
+    if is_finished(tasks, rules.spec_of, GLOBAL):
         return outcome
     task = new_task(rules.service, task_id=rules.new_id(), now=rules.now, node_id=node_id, desired=TASK_STATE_RUNNING)
     outcome.add(CreateTask(task))
     return outcome
 
 
-def reconcile(inputs: ServiceInputs, nodes: Iterable[Node]) -> Outcome:
-    """The next step of a global service's update. Which nodes have a task is decided node by node.
+def nodes_to_look_at(inputs: ServiceInputs) -> Iterator[str]:
+    """IDs of every node, since a change of the spec may change where the service belongs, and of where it is."""
+    yield from (node.id for node in inputs.nodes.values())
+    yield from (task.node_id for task in inputs.tasks if is_live(task))
 
-    Args:
-        nodes: every node of the cluster.
-    """
+
+def reconcile(inputs: ServiceInputs) -> Outcome:
+    """The next step of a global service's update. Which nodes have a task is decided node by node."""
     by_node: dict[str, list[Task]] = {}
     for task in inputs.tasks:
         by_node.setdefault(task.node_id, []).append(task)
     eligible = sorted(
         node.id
-        for node in nodes
+        for node in inputs.nodes.values()
         if may_run_on(inputs.service, node) and node.spec.availability != NODE_AVAILABILITY_PAUSE
     )
     return advance(

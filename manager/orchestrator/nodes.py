@@ -8,26 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from manager import constants
+from manager.model.actions import Outcome, UpdateTask
 from manager.model.constraints import node_matches
 from manager.model.needs import Needs
 from manager.model.resources import GenericPool
-from manager.model.tasks import (
-    EVICTED_MESSAGE,
-    Outcome,
-    UpdateTask,
-    age_key,
-    copy_task,
-    from_timestamp,
-    is_live,
-    set_status,
-)
-from manager.model.transitions import Owner
+from manager.model.tasks import EVICTED_MESSAGE, age_key, copy_task, is_live, is_on_node
+from manager.model.times import from_timestamp
+from manager.model.transitions import Owner, set_status
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
-    TASK_STATE_ASSIGNED,
     TASK_STATE_ORPHANED,
     TASK_STATE_REJECTED,
-    TASK_STATE_RUNNING,
     Node,
     Task,
 )
@@ -44,7 +35,7 @@ def orphan(node: Node | None, tasks: Iterable[Task], now: float) -> Outcome:
         tasks: every task on it.
     """
     outcome = Outcome()
-    held = [task for task in tasks if TASK_STATE_ASSIGNED <= task.status.state <= TASK_STATE_RUNNING]
+    held = [task for task in tasks if is_on_node(task)]
     if not held:
         return outcome
     if node is not None:
@@ -119,6 +110,6 @@ class _Bearing:
 
 def _placed(tasks: Iterable[Task]) -> Sequence[Task]:
     return sorted(
-        (task for task in tasks if is_live(task) and TASK_STATE_ASSIGNED <= task.status.state <= TASK_STATE_RUNNING),
+        (task for task in tasks if is_live(task) and is_on_node(task)),
         key=age_key,
     )

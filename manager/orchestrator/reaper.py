@@ -7,19 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from manager.model.actions import Action, RemoveService, RemoveTask, UpdateTask
 from manager.model.defaults import restart_rules
-from manager.model.tasks import (
-    Action,
-    Nodes,
-    RemoveService,
-    RemoveTask,
-    UpdateTask,
-    age_key,
-    has_ended,
-    is_live,
-    newest,
-    with_desired,
-)
+from manager.model.inputs import Nodes
+from manager.model.tasks import age_key, has_ended, is_live, newest
+from manager.model.transitions import with_desired
 from proto.objects_pb2 import (
     TASK_STATE_ASSIGNED,
     TASK_STATE_COMPLETE,

@@ -6,47 +6,18 @@ Source: swarmkit ``manager/orchestrator/replicated``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import count, islice
 
-from manager.model.dirty import DirtyCheck
-from manager.model.tasks import (
-    CreateTask,
-    InvariantError,
-    MissingOf,
-    NewID,
-    Nodes,
-    Outcome,
-    SpecOf,
-    UpdateTask,
-    is_live,
-    new_task,
-    wanted_slots,
-    with_desired,
-)
-from manager.orchestrator.restart import is_finished
+from manager.model.actions import CreateTask, Outcome, UpdateTask
+from manager.model.defaults import replicas
+from manager.model.inputs import SpecOf
+from manager.model.modes import REPLICATED
+from manager.model.tasks import is_live, new_task
+from manager.model.transitions import InvariantError, with_desired
+from manager.orchestrator.inputs import ServiceInputs
+from manager.orchestrator.restart import SlotRules, is_finished, reconcile_slot
 from manager.orchestrator.update import SlotTasks, UpdateInputs, advance
 from proto.objects_pb2 import TASK_STATE_REMOVE, TASK_STATE_RUNNING, Service, Task
-
-
-@dataclass(frozen=True)
-class ServiceInputs:
-    """Everything a look at a whole service goes by.
-
-    Attributes:
-        tasks: every task of the service, in any state and order.
-        limit: slots to change at most this time; ``look_at_service`` says that there is more to do.
-    """
-
-    service: Service
-    tasks: Iterable[Task]
-    check: DirtyCheck
-    nodes: Nodes
-    spec_of: SpecOf
-    missing_of: MissingOf
-    now: float
-    new_id: NewID
-    limit: int
 
 
 def reconcile(inputs: ServiceInputs) -> Outcome:
@@ -58,7 +29,7 @@ def reconcile(inputs: ServiceInputs) -> Outcome:
     service = inputs.service
     slots = _by_slot(service, inputs.tasks)
     occupied = {slot: tasks for slot, tasks in slots.items() if _is_occupied(tasks, inputs.spec_of)}
-    wanted = wanted_slots(service)
+    wanted = replicas(service.spec)
     outcome = Outcome()
     kept = sorted(occupied)
     if len(occupied) > wanted:
@@ -91,6 +62,15 @@ def reconcile(inputs: ServiceInputs) -> Outcome:
     return outcome
 
 
+def reconcile_numbered(rules: SlotRules, tasks: Sequence[Task]) -> Outcome:
+    """Bring one slot to one live task; whether an empty one is filled is decided for the whole service.
+
+    Args:
+        tasks: every task of the slot.
+    """
+    return reconcile_slot(rules, tasks) if tasks else Outcome(look_at_service=True)
+
+
 def removal_order(occupied: dict[int, list[Task]]) -> list[int]:
     """Slots in the order in which they are given up.
 
@@ -120,7 +100,7 @@ def _by_slot(service: Service, tasks: Iterable[Task]) -> dict[int, list[Task]]:
 
 
 def _is_occupied(tasks: Sequence[Task], spec_of: SpecOf) -> bool:
-    return any(is_live(task) for task in tasks) or is_finished(tasks, spec_of, global_service=False)
+    return any(is_live(task) for task in tasks) or is_finished(tasks, spec_of, REPLICATED)
 
 
 def _relevant(tasks: Sequence[Task]) -> list[Task]:

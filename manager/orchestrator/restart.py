@@ -20,34 +20,26 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from manager import constants
+from manager.model.actions import CreateTask, Outcome, UpdateService, UpdateTask
 from manager.model.defaults import RestartRules, restart_rules
+from manager.model.inputs import NewID, Nodes, SpecOf
+from manager.model.modes import Mode, mode_of
+from manager.model.nodes import is_node_lost, is_node_unreachable
 from manager.model.tasks import (
-    CreateTask,
-    NewID,
-    Nodes,
-    Outcome,
-    SpecOf,
-    UpdateService,
-    UpdateTask,
     age_key,
     changed_at,
     ended_by_itself,
-    from_timestamp,
     has_ended,
-    is_ahead,
-    is_global,
     is_live,
-    is_node_lost,
-    is_node_unreachable,
+    is_on_node,
     new_task,
     newest,
-    to_timestamp,
     was_evicted,
-    with_desired,
 )
+from manager.model.times import from_timestamp, is_ahead, to_timestamp
+from manager.model.transitions import set_desired, with_desired
 from manager.orchestrator import rollout
 from proto.objects_pb2 import (
-    TASK_STATE_ASSIGNED,
     TASK_STATE_COMPLETE,
     TASK_STATE_READY,
     TASK_STATE_REMOVE,
@@ -76,11 +68,12 @@ def may_restart(task: Task, rules: RestartRules) -> bool:
     return len(recent) < rules.max_attempts
 
 
-def is_finished(slot_tasks: Sequence[Task], spec_of: SpecOf, *, global_service: bool) -> bool:
+def is_finished(slot_tasks: Sequence[Task], spec_of: SpecOf, mode: Mode) -> bool:
     """Whether a slot without a live task is to stay so: its last task ended and the policy says that is that.
 
     Args:
         slot_tasks: every task of the slot, in any order.
+        mode: the service's.
     """
     last = newest(slot_tasks)
     if last is None or is_live(last) or last.desired_state == TASK_STATE_REMOVE:
@@ -92,7 +85,7 @@ def is_finished(slot_tasks: Sequence[Task], spec_of: SpecOf, *, global_service: 
     if ended_by_itself(last):
         return not may_restart(last, rules)
     # It was stopped from here. Only `none` keeps a replicated slot empty then; a node that came back gets its task.
-    return rules.condition == RESTART_CONDITION_NONE and not global_service
+    return rules.condition == RESTART_CONDITION_NONE and not mode.per_node
 
 
 @dataclass(frozen=True)
@@ -188,9 +181,7 @@ def start_time(
 
 
 def _must_be_awaited(stopping: Task, nodes: Nodes) -> bool:
-    if not TASK_STATE_ASSIGNED <= stopping.status.state <= TASK_STATE_RUNNING:
-        return False
-    return not is_node_unreachable(nodes.get(stopping.node_id))
+    return is_on_node(stopping) and not is_node_unreachable(nodes.get(stopping.node_id))
 
 
 def _replace(rules: SlotRules, task: Task, slot_tasks: Sequence[Task], *, lost: bool, outcome: Outcome) -> None:
@@ -202,7 +193,7 @@ def _replace(rules: SlotRules, task: Task, slot_tasks: Sequence[Task], *, lost: 
         task_id=rules.new_id(),
         now=rules.now,
         slot=task.slot,
-        node_id=task.node_id if is_global(service) else "",
+        node_id=task.node_id if mode_of(service.spec).per_node else "",
         desired=TASK_STATE_READY,
     )
     replacement.replaces_task_id = task.id
@@ -219,7 +210,7 @@ def _replace(rules: SlotRules, task: Task, slot_tasks: Sequence[Task], *, lost: 
         replacement.restart_history.CopyFrom(history)
     start_at = start_time(replacement, slot_tasks, rules.nodes, rules.now, stopped=[stopped])
     if start_at is None or start_at <= rules.now:
-        replacement.desired_state = TASK_STATE_RUNNING
+        set_desired(replacement, TASK_STATE_RUNNING, rules.now)
     else:
         outcome.wait_until(start_at)
     outcome.add(UpdateTask(stopped), CreateTask(replacement))
@@ -231,7 +222,7 @@ def _is_replaced(rules: SlotRules, task: Task, *, lost: bool) -> bool:
     if was_evicted(task):
         return policy.condition != RESTART_CONDITION_NONE
     if lost and not ended_by_itself(task):
-        if is_global(rules.service):
+        if mode_of(rules.service.spec).per_node:
             return False
         return policy.condition != RESTART_CONDITION_NONE
     return may_restart(task, policy)

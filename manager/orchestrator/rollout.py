@@ -7,7 +7,8 @@ failure ratio is taken of) and the tasks that failed; ``Service.update_status`` 
 from __future__ import annotations
 
 from manager.model.defaults import update_rules
-from manager.model.tasks import copy_service, running_since, was_evicted
+from manager.model.tasks import running_since, was_evicted
+from manager.model.versions import copy_service
 from proto.objects_pb2 import (
     TASK_STATE_ORPHANED,
     UPDATE_STATE_PAUSED,
@@ -23,14 +24,14 @@ ACTIVE = (UPDATE_STATE_UPDATING, UPDATE_STATE_ROLLBACK_STARTED)
 PAUSED = (UPDATE_STATE_PAUSED, UPDATE_STATE_ROLLBACK_PAUSED)
 
 
-def is_active(service: Service) -> bool:
+def is_under_way(service: Service) -> bool:
     """Whether an update or rollback of the service is under way."""
     return service.update_status.state in ACTIVE
 
 
 def is_unfinished(service: Service) -> bool:
     """Whether tasks may be of an older spec because the update has not come to them: it is under way, or paused."""
-    return is_active(service) or service.update_status.state in PAUSED
+    return is_under_way(service) or service.update_status.state in PAUSED
 
 
 def is_rollback(service: Service) -> bool:
@@ -53,7 +54,7 @@ def counts_as_failure(service: Service, task: Task, now: float) -> bool:
     It does when it ended before it ran, or within the monitor window after (A8.07); each task once. One that was given
     up with its node, or evicted, says nothing about the new spec; nobody counts where failures change nothing.
     """
-    if not is_active(service) or not belongs(service, task) or task.id in service.rollout.failed_task_ids:
+    if not is_under_way(service) or not belongs(service, task) or task.id in service.rollout.failed_task_ids:
         return False
     rules = update_rules(service.spec, rollback=is_rollback(service))
     given_up = task.status.state == TASK_STATE_ORPHANED or was_evicted(task)

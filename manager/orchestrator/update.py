@@ -17,31 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from manager.model.actions import CreateTask, Outcome, UpdateService, UpdateTask
 from manager.model.defaults import UpdateRules, update_rules
 from manager.model.dirty import DirtyCheck
-from manager.model.tasks import (
-    CreateTask,
-    MissingOf,
-    NewID,
-    Nodes,
-    Outcome,
-    SpecOf,
-    UpdateService,
-    UpdateTask,
-    age_key,
-    changed_at,
-    copy_service,
-    from_timestamp,
-    has_ended,
-    is_ahead,
-    is_global,
-    is_live,
-    new_task,
-    newest,
-    running_since,
-    to_timestamp,
-    with_desired,
-)
+from manager.model.inputs import MissingOf, NewID, Nodes, SpecOf
+from manager.model.modes import mode_of
+from manager.model.tasks import age_key, changed_at, has_ended, is_live, new_task, newest, running_since
+from manager.model.times import from_timestamp, is_ahead, to_timestamp
+from manager.model.transitions import set_desired, state_name, with_desired
+from manager.model.versions import copy_service
 from manager.orchestrator import rollout
 from manager.orchestrator.restart import is_finished, start_time
 from proto.objects_pb2 import (
@@ -59,7 +43,6 @@ from proto.objects_pb2 import (
     Rollout,
     Service,
     Task,
-    TaskState,
     UpdateStatus,
 )
 from proto.specs_pb2 import (
@@ -116,7 +99,7 @@ def advance(inputs: UpdateInputs) -> Outcome:
     mixed = [slot for slot, kind in kinds if kind == "mixed"]
     stale = [slot for slot, kind in kinds if kind == "stale"]
     if not mixed and not stale:
-        return _complete_when_due(inputs, rules) if rollout.is_active(service) else Outcome()
+        return _complete_when_due(inputs, rules) if rollout.is_under_way(service) else Outcome()
     outcome = Outcome()
     begun = _begun(service, len(mixed) + len(stale), inputs.now)
     if begun is not service:
@@ -161,7 +144,7 @@ def _classify(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules) -> str:
         last = newest(slot.tasks)
         if last is None or not _is_dirty(inputs, last):
             return "settled"
-        finished = is_finished(slot.tasks, inputs.spec_of, global_service=is_global(inputs.service))
+        finished = is_finished(slot.tasks, inputs.spec_of, mode_of(inputs.service.spec))
         return "stale" if finished else "settled"
     clean = [task for task in live if not _is_dirty(inputs, task)]
     if clean:
@@ -170,7 +153,7 @@ def _classify(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules) -> str:
             return "settled"  # the late one: nothing is left to do for the slot unless it runs after all
         return "mixed"
     current = [task for task in slot.tasks if task.spec_version == inputs.service.spec_version]
-    if current and is_finished(current, inputs.spec_of, global_service=is_global(inputs.service)):
+    if current and is_finished(current, inputs.spec_of, mode_of(inputs.service.spec)):
         # Start-first, and the new task failed for good: the old one goes on; trying again would never end.
         return "settled"
     return "stale"
@@ -254,7 +237,7 @@ def _with_late(inputs: UpdateInputs, rules: UpdateRules) -> Service | None:
     """The service with tasks that are late counted as failures of the update; None when there are none to count."""
     service = inputs.service
     counts = rules.progress_deadline_s is not None and rules.failure_action != FAILURE_ACTION_CONTINUE
-    if not counts or not rollout.is_active(service):
+    if not counts or not rollout.is_under_way(service):
         return None
     for slot in inputs.slots:
         for task in slot.tasks:
@@ -297,18 +280,19 @@ def _replace(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, outcome:
         now=inputs.now,
         slot=slot.slot,
         node_id=slot.node_id,
-        desired=TASK_STATE_RUNNING,
+        desired=TASK_STATE_READY,
     )
     task.replaces_task_id = replaced.id
+    start_at = None
     if rules.order == UPDATE_ORDER_STOP_FIRST:
         stopped = [with_desired(old, TASK_STATE_SHUTDOWN, inputs.now) for old in live]
         start_at = start_time(task, slot.tasks, inputs.nodes, inputs.now, stopped=stopped)
-        if start_at is not None and start_at > inputs.now:
-            task.desired_state = TASK_STATE_READY
     else:
         # One goes on until the new one runs, the best there is; an update that was interrupted may have left more.
         serving = max(live, key=lambda old: old.status.state == TASK_STATE_RUNNING, default=None)
         stopped = [with_desired(old, TASK_STATE_SHUTDOWN, inputs.now) for old in live if old is not serving]
+    if start_at is None or start_at <= inputs.now:
+        set_desired(task, TASK_STATE_RUNNING, inputs.now)
     outcome.add(*map(UpdateTask, stopped), CreateTask(task))
 
 
@@ -354,7 +338,7 @@ def _complete_when_due(inputs: UpdateInputs, rules: UpdateRules) -> Outcome:
 def _after_failures(inputs: UpdateInputs, rules: UpdateRules) -> Service | None:
     """What failed tasks make of the service: paused or rolled back; None when they are not too many."""
     service, record = inputs.service, inputs.service.rollout
-    if not rollout.is_active(service) or record.spec_version != service.spec_version or not record.failed_task_ids:
+    if not rollout.is_under_way(service) or record.spec_version != service.spec_version or not record.failed_task_ids:
         return None
     ratio = len(record.failed_task_ids) / max(record.slots_total, 1)
     if ratio <= rules.max_failure_ratio or rules.failure_action == FAILURE_ACTION_CONTINUE:
@@ -380,7 +364,7 @@ def _reason(inputs: UpdateInputs, task_id: str, rules: UpdateRules) -> str:
     for slot in inputs.slots:
         for task in slot.tasks:
             if task.id == task_id and _is_late(inputs, slot, task, rules):
-                state = TaskState.Name(task.status.state).removeprefix("TASK_STATE_").lower()
+                state = state_name(task.status.state).lower()
                 return f"task {task_id}, which did not run within {rules.progress_deadline_s:g} s (it is {state})"
     return f"failure or early termination of task {task_id}"
 

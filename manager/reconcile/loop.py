@@ -20,14 +20,14 @@ import structlog
 
 from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
+from manager.model.modes import mode_of
 from manager.model.needs import NOTHING_NEEDED, Needs, needs_of
-from manager.model.tasks import changed_at, is_global, is_live
-from manager.orchestrator.rollout import is_active
+from manager.model.tasks import changed_at, is_live
+from manager.orchestrator import rollout
 from manager.reconcile.agenda import Agenda, NodeKey, ServiceKey, SlotKey
 from manager.reconcile.reconcile_pass import ReconcilePass, slot_key
 from manager.scheduler.assign import assign, is_unassigned
-from manager.scheduler.nodes import NodeSet, Round, has_failed, occupies_node
-from manager.scheduler.nodes import is_active as counts_on_node
+from manager.scheduler.nodes import NodeSet, Round, counts_on_node, has_failed, occupies_node
 from manager.store import Change, SequenceConflictError, Store, StoreError, TransactionTooLargeError, View
 from proto.objects_pb2 import TASK_STATE_ASSIGNED, Cluster, Node, Service, SpecVersion, Task
 
@@ -175,7 +175,7 @@ class ReconcileLoop:
             new_id=self._ids,
             limit=self._limit,
             looks_max=self._looks_max,
-            global_service_ids=tuple(self._global_service_ids),
+            per_node_services=tuple(self._per_node_services),
             needs_of=self._needs_of,
         )
         work.run()
@@ -246,7 +246,7 @@ class ReconcileLoop:
         self._nodes = NodeSet(lambda task: self._needs_of(task, self._store.view))
         self._unassigned: dict[str, None] = {}
         self._waiting: OrderedDict[str, None] = OrderedDict()
-        self._global_service_ids: dict[str, None] = {}
+        self._per_node_services: dict[str, None] = {}
         self._schedule_again = False
         self._unseen = None
 
@@ -330,7 +330,7 @@ class ReconcileLoop:
             self._nodes.note_failure(new, self._clock())
         service = self._store.view.services.get(task.service_id)
         self._agenda.mark(slot_key(task, service))
-        if service is None or is_active(service) or (service.pending_delete and new is None):
+        if service is None or rollout.is_under_way(service) or (service.pending_delete and new is None):
             self._agenda.mark(ServiceKey(task.service_id))
 
     def _follow_node(self, old: Node | None, new: Node | None) -> None:
@@ -347,23 +347,23 @@ class ReconcileLoop:
         elif not _matters(old, new):
             return
         self._agenda.mark(NodeKey(new.id))
-        for service_id in self._global_service_ids:
+        for service_id in self._per_node_services:
             self._agenda.mark(SlotKey(service_id, new.id))
             # A node that was paused during an update is brought up to date when it is active again.
             self._agenda.mark(ServiceKey(service_id))
         for task in self._store.view.tasks.by_node(new.id):
             service = self._store.view.services.get(task.service_id)
-            if service is not None and is_active(service):
+            if service is not None and rollout.is_under_way(service):
                 self._agenda.mark(ServiceKey(task.service_id))
         self._schedule_again |= bool(self._unassigned)
 
     def _follow_service(self, old: Service | None, new: Service | None) -> None:
         service = new if new is not None else old
         assert service is not None
-        if new is not None and is_global(new):
-            self._global_service_ids[new.id] = None
+        if new is not None and mode_of(new.spec).per_node:
+            self._per_node_services[new.id] = None
         else:
-            self._global_service_ids.pop(service.id, None)
+            self._per_node_services.pop(service.id, None)
         self._agenda.mark(ServiceKey(service.id))
 
     def _follow_cluster(self, old: object, new: object) -> None:

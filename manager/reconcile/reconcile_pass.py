@@ -13,26 +13,16 @@ from typing import assert_never
 
 from manager import constants
 from manager.allocator.allocate import allocate_service, allocate_task
+from manager.model.actions import Action, CreateTask, Outcome, RemoveService, RemoveTask, UpdateService, UpdateTask
 from manager.model.dirty import DirtyCheck
+from manager.model.inputs import NewID
+from manager.model.modes import mode_of
 from manager.model.needs import Needs
-from manager.model.tasks import (
-    Action,
-    CreateTask,
-    NewID,
-    Outcome,
-    RemoveService,
-    RemoveTask,
-    UpdateService,
-    UpdateTask,
-    copy_task,
-    has_ended,
-    is_global,
-    is_job,
-    is_live,
-)
-from manager.orchestrator import global_services, nodes, reaper, replicated, rollout
-from manager.orchestrator.replicated import ServiceInputs
-from manager.orchestrator.restart import SlotRules, reconcile_slot
+from manager.model.tasks import copy_task, has_ended, is_live
+from manager.orchestrator import nodes, reaper, rollout
+from manager.orchestrator.inputs import ServiceInputs
+from manager.orchestrator.modes import ORCHESTRATORS
+from manager.orchestrator.restart import SlotRules
 from manager.reconcile.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
 from manager.store import Working, spec_version_id
 from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
@@ -59,7 +49,7 @@ class ReconcilePass:
     new_id: NewID
     limit: int
     looks_max: int
-    global_service_ids: Iterable[str]
+    per_node_services: Iterable[str]
     needs_of: Callable[[Task, Working], Needs]
     touched: dict[str, Task] = field(default_factory=dict)
     looked_at: list[Key] = field(default_factory=list)
@@ -111,7 +101,7 @@ class ReconcilePass:
             # Of one that is stopping, too: its replacement waits for it only while the node can tell.
             if is_live(task) or not has_ended(task):
                 self.mark_slot_of(task)
-        for service_id in self.global_service_ids:
+        for service_id in self.per_node_services:
             self.agenda.mark(SlotKey(service_id, key.node_id))
         return outcome
 
@@ -148,21 +138,21 @@ class ReconcilePass:
         self._apply(outcome)
         if outcome.look_at_service:
             self.agenda.mark(ServiceKey(service.id))
-        limit = None if is_job(service) else reaper.history_limit(service, self._retention_limit)
+        mode = mode_of(service.spec)
+        limit = reaper.history_limit(service, self._retention_limit) if mode.served else None
         reaped = reaper.reap_slot(self._tasks_of(key) if outcome.groups else tasks, limit, self.working.nodes)
         if reaped:
             self._apply(Outcome([[action] for action in reaped]))
-            if not is_global(service) and not self._tasks_of(key):
+            if not mode.per_node and not self._tasks_of(key):
                 self.agenda.mark(ServiceKey(service.id))
         return outcome
 
     def _reconciled_slot(self, service: Service, key: SlotKey, tasks: list[Task]) -> Outcome:
-        if is_job(service):
+        orchestrator = ORCHESTRATORS.get(mode_of(service.spec))
+        if orchestrator is None:
             return Outcome()
         rules = SlotRules(service, self.working.nodes, self._spec_of, self.now, self.new_id)
-        if is_global(service):
-            return global_services.reconcile_node(rules, str(key.slot), tasks)
-        return reconcile_slot(rules, tasks) if tasks else Outcome(look_at_service=True)
+        return orchestrator.reconcile_slot(rules, key.slot, tasks)
 
     def _tasks_of(self, key: SlotKey) -> list[Task]:
         if isinstance(key.slot, str):
@@ -206,7 +196,8 @@ class ReconcilePass:
         return service
 
     def _reconciled_service(self, service: Service, tasks: Iterable[Task], room: int) -> Outcome:
-        if is_job(service):
+        orchestrator = ORCHESTRATORS.get(mode_of(service.spec))
+        if orchestrator is None:
             return Outcome()
         inputs = ServiceInputs(
             service=service,
@@ -219,15 +210,9 @@ class ReconcilePass:
             new_id=self.new_id,
             limit=room,
         )
-        if not is_global(service):
-            return replicated.reconcile(inputs)
-        # Its nodes are looked at one by one as well: a change of the spec may change where it belongs.
-        for node in self.working.nodes:
-            self.agenda.mark(SlotKey(service.id, node.id))
-        for task in tasks:
-            if is_live(task):
-                self.agenda.mark(SlotKey(service.id, task.node_id))
-        return global_services.reconcile(inputs, self.working.nodes)
+        for slot in orchestrator.slots_of_all(inputs):
+            self.agenda.mark(SlotKey(service.id, slot))
+        return orchestrator.reconcile(inputs)
 
     def _check(self, service: Service) -> DirtyCheck:
         key = (service.id, service.spec_version)
@@ -322,4 +307,5 @@ class ReconcilePass:
 
 def slot_key(task: Task, service: Service | None) -> SlotKey:
     """The slot a task belongs to."""
-    return SlotKey(task.service_id, task.node_id if service is not None and is_global(service) else task.slot)
+    per_node = service is not None and mode_of(service.spec).per_node
+    return SlotKey(task.service_id, task.node_id if per_node else task.slot)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from manager.model.needs import Needs
-from manager.model.tasks import copy_task, is_live, set_status, to_timestamp
-from manager.model.transitions import Owner
+from manager.model.tasks import copy_task, is_live
+from manager.model.times import to_timestamp
+from manager.model.transitions import Owner, set_status
 from manager.scheduler.nodes import Round
 from manager.scheduler.schedule import Decision, Placed, Unplaced, schedule_bound, schedule_group
 from proto.objects_pb2 import TASK_STATE_ASSIGNED, TASK_STATE_PENDING, Task

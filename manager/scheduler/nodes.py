@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from manager import constants
 from manager.model.needs import HostPort, Needs
 from manager.model.resources import GenericPool
+from manager.model.tasks import is_on_node
 from proto.objects_pb2 import (
-    TASK_STATE_ASSIGNED,
     TASK_STATE_COMPLETE,
     TASK_STATE_FAILED,
     TASK_STATE_REJECTED,
-    TASK_STATE_RUNNING,
     Node,
     Task,
 )
@@ -78,7 +77,7 @@ class NodeInfo:
     def put(self, task: Task, needs: Needs) -> None:
         """Take note of a task that lies on this node, new or changed."""
         self.drop(task.id)
-        load = _Load(task.service_id, is_active(task), needs, tuple(task.assigned_generic_resources))
+        load = _Load(task.service_id, counts_on_node(task), needs, tuple(task.assigned_generic_resources))
         self.loads[task.id] = load
         self._account(load, 1)
         self.generic.consume(load.generic)
@@ -115,13 +114,14 @@ class NodeInfo:
             self.generic.consume(load.generic)
 
 
-def is_active(task: Task) -> bool:
+def counts_on_node(task: Task) -> bool:
+    """Whether a task of the node is not on its way out: the ranking counts it."""
     return task.desired_state <= TASK_STATE_COMPLETE
 
 
 def occupies_node(task: Task) -> bool:
     """Whether the task lies on its node: assigned, and not seen to have ended."""
-    return bool(task.node_id) and TASK_STATE_ASSIGNED <= task.status.state <= TASK_STATE_RUNNING
+    return bool(task.node_id) and is_on_node(task)
 
 
 _Version = tuple[str, int]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.dispatcher import status
+from manager.model.transitions import REPORTABLE, TRANSITIONS, UNASSIGNED, Owner
 from proto.dispatcher_pb2 import TaskStatusUpdate
 from proto.objects_pb2 import NetworkAttachment, PortStatus, TaskState, TaskStatus
 from proto.specs_pb2 import PortConfig
@@ -36,12 +39,29 @@ def test_states_only_rise_and_final_ones_stay(states: list[int]) -> None:
             task = status.apply(task, update, NOW) or task
         assert task.status.state >= before
         assert before <= RUNNING or task.status.state == before
-        assert task.status.state in {*status.REPORTABLE, TaskState.TASK_STATE_ASSIGNED}
+        assert task.status.state in {*REPORTABLE, TaskState.TASK_STATE_ASSIGNED}
 
 
 def test_another_nodes_task_is_none_of_its_business() -> None:
     assert status.refusal(make_task("t1", "n1"), report(RUNNING), "n2") == "the task is not this node's"
     assert status.refusal(None, report(RUNNING), "n2") == "no such task"
+
+
+def test_a_task_that_waits_for_its_node_is_not_the_nodes_yet() -> None:
+    """One of a global service is bound to its node before the scheduler gave it to it."""
+    for state in UNASSIGNED:
+        task = make_task("t1", "n1")
+        task.status.state = state
+        assert status.refusal(task, report(RUNNING), "n1") == "the task is not assigned yet"
+
+
+def test_what_is_let_through_is_what_an_agent_may_do() -> None:
+    for before, after in product(TaskState.values(), TaskState.values()):
+        task = make_task("t1", "n1")
+        task.status.state = before
+        same = before == after and after in REPORTABLE
+        allowed = same or (before, after) in TRANSITIONS[Owner.AGENT]
+        assert (status.refusal(task, report(after), "n1") == "") == allowed
 
 
 def test_the_same_news_twice_is_no_change() -> None:

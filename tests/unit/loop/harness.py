@@ -11,7 +11,7 @@ from itertools import count
 
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
-from manager.model.tasks import to_timestamp
+from manager.model.times import to_timestamp
 from manager.reconcile.loop import ReconcileLoop
 from manager.store import Store, Working
 from proto.objects_pb2 import (

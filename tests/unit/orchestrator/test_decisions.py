@@ -9,24 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manager.model.actions import CreateTask, Outcome, RemoveService, RemoveTask, UpdateTask
 from manager.model.constraints import parse
 from manager.model.defaults import insert_defaults, nanoseconds, restart_rules, update_rules
 from manager.model.dirty import DirtyCheck, is_task_dirty
 from manager.model.needs import Needs
-from manager.model.tasks import (
-    CreateTask,
-    InvariantError,
-    Outcome,
-    RemoveService,
-    RemoveTask,
-    UpdateTask,
-    is_live,
-    to_timestamp,
-    with_desired,
-)
+from manager.model.tasks import is_live
+from manager.model.times import to_timestamp
+from manager.model.transitions import InvariantError, with_desired
 from manager.orchestrator import reaper, replicated, rollout
+from manager.orchestrator.inputs import ServiceInputs
 from manager.orchestrator.nodes import enforce
-from manager.orchestrator.replicated import ServiceInputs
 from manager.orchestrator.restart import SlotRules, may_restart, reconcile_slot
 from proto.objects_pb2 import (
     NODE_STATE_READY,
