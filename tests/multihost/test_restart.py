@@ -1,4 +1,4 @@
-"""A daemon that is killed and started again finds its containers, which never noticed (features D06)."""
+"""A daemon that is killed and started again finds its containers, which never noticed (features D10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Managers that leave, over real gRPC: a leader hands over first, and its successor takes it out (features A1.11, A4.05)."""
+"""Managers that leave, over real gRPC: a leader hands over first, and its successor takes it out (features A1.18, A4.05)."""
 
 from __future__ import annotations
 

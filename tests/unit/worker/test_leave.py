@@ -1,4 +1,4 @@
-"""A manager that leaves is out of the Raft group afterwards, whatever happens meanwhile (feature A1.11)."""
+"""A manager that leaves is out of the Raft group afterwards, whatever happens meanwhile (features A1.18)."""
 
 from __future__ import annotations
 
