@@ -26,7 +26,7 @@ from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.creator import Creator
 from runtime.containers.exec_manager import ExecManager
-from runtime.containers.lifecycle import Lifecycle, event_attributes, network_kind
+from runtime.containers.lifecycle import Lifecycle, event_attributes
 from runtime.containers.readoption import Readoption
 from runtime.containers.record import Container
 from runtime.containers.spec import HostFacts
@@ -46,8 +46,9 @@ from runtime.containers.types import (
 from runtime.errors import ConflictError, InvalidParameterError
 from runtime.events import EventBus
 from runtime.images import ContainerUse, ImageNotFoundError, ImageStore
+from runtime.kernel.linux_network import LinuxNetwork
 from runtime.kernel.syscalls import Watcher
-from runtime.networks import Networks
+from runtime.networks import Driver, Networks, predefined
 from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ class Engine:
         bridge: device name of the default bridge network.
         bridge_subnet: its subnet in CIDR form; the next free private one is taken when the host uses it already.
         insecure_registries, mirrors: see ``ImageStore``.
+        network_drivers: besides those of bridge, host and none.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Engine:
         bridge_subnet: str = "172.17.0.0/16",
         insecure_registries: Sequence[str] = (),
         mirrors: Sequence[str] = (),
+        network_drivers: Sequence[Driver] = (),
     ) -> None:
         self._state, self._paths = state, conmon.Paths(run)
         self._layout = cgroups.detect()
@@ -93,7 +96,13 @@ class Engine:
         )
         self.events = EventBus()
         self.images = ImageStore(state / "images", insecure_registries=insecure_registries, mirrors=mirrors)
-        self.networks = Networks(state, bridge=bridge, subnet=bridge_subnet)
+        self.networks = Networks(
+            state,
+            drivers=[*predefined.drivers(LinuxNetwork()), *network_drivers],
+            predefined=predefined.networks(bridge=bridge, subnet=bridge_subnet),
+            events=self.events,
+            name_of=self._name_of,
+        )
         self.volumes = Volumes(state / "volumes", self.events)
         self._store = ContainerStore(state / "containers")
         self._lifecycle: Lifecycle
@@ -117,7 +126,6 @@ class Engine:
         await asyncio.to_thread(cgroups.prepare_parent, self._layout, self._parent)
         self.images.users = self._image_users
         self.volumes.users = self._volume_users
-        self.networks.names = self._name_of
         await self.images.open()
         await self.volumes.open()
         await self.networks.open()
@@ -313,7 +321,7 @@ class Engine:
     def inspect(self, ref: str) -> ContainerJSON:
         """Everything about one container; the structure is a copy."""
         container = self._store.get(ref)
-        return views.inspect(container, network_id=self._network_id(container))
+        return views.inspect(container, network_id=self.networks.id_of)
 
     def list(
         self,
@@ -333,7 +341,7 @@ class Engine:
         found = [item for item in self._store if (everything or item.running) and chosen.takes(item)]
         found.sort(key=lambda item: item.record.CreatedNs, reverse=True)
         shown = found[:limit] if limit > 0 else found
-        return [views.summary(item, network_id=self._network_id(item), now=now) for item in shown]
+        return [views.summary(item, network_id=self.networks.id_of, now=now) for item in shown]
 
     def logs(
         self,
@@ -459,10 +467,6 @@ class Engine:
             return self.images.get(name).id
         except ImageNotFoundError:
             return ""
-
-    def _network_id(self, container: Container) -> str:
-        kind = network_kind(container)
-        return "" if kind == "container" else self.networks.id_of(kind)
 
     def _publish(self, container: Container, action: str, **attributes: str) -> None:
         self.events.publish("container", action, container.id, {**event_attributes(container), **attributes})

@@ -18,7 +18,7 @@ from runtime.containers.conmon import CreateRequest
 from runtime.containers.record import Container
 from runtime.containers.types import DeviceMapping
 from runtime.errors import ConflictError, HostError, InvalidParameterError
-from runtime.networks.bridge import Attachment
+from runtime.networks import Sandbox
 from runtime.volumes.local import Volumes, copy_up
 
 
@@ -30,13 +30,13 @@ class BundleBuilder:
     ) -> None:
         self._volumes, self._facts, self._parent, self._lookup = volumes, facts, cgroup_parent, lookup
 
-    def build(self, container: Container, rootfs: Path, attachment: Attachment | None) -> CreateRequest:
+    def build(self, container: Container, rootfs: Path, sandbox: Sandbox) -> CreateRequest:
         """Raises InvalidParameterError, ConflictError, HostError."""
         record = container.record
         config, host = record.Config, record.HostConfig
         hostname = hostname_of(container)
         own = [self._mount(request, rootfs, record.ID) for request in record.Requests]
-        folder = self._files(container, hostname, attachment)
+        folder = self._files(container, hostname, sandbox)
         document = spec.build(
             spec.SpecInput(
                 container_id=record.ID,
@@ -89,21 +89,20 @@ class BundleBuilder:
             source.mkdir(parents=True, exist_ok=True)
         return mounts.to_oci(request, str(source))
 
-    def _files(self, container: Container, hostname: str, attachment: Attachment | None) -> Path:
+    def _files(self, container: Container, hostname: str, sandbox: Sandbox) -> Path:
         host, folder = container.record.HostConfig, container.folder
         if host.NetworkMode.startswith("container:"):
             return self._lookup(host.NetworkMode.removeprefix("container:")).folder
         if host.NetworkMode == "host" and not host.ExtraHosts:
             hosts = read_text(Path("/etc/hosts")) or ""
         else:
-            endpoint = attachment.endpoint if attachment else None
             domain = container.record.Config.Domainname
             names = [f"{hostname}.{domain}", hostname] if domain else [hostname]
             hosts = files.hosts_text(
                 host.ExtraHosts or (),
-                address=endpoint.IPAddress if endpoint else "",
+                addresses=[*sandbox.addresses()],
                 names=names,
-                gateway=endpoint.Gateway if endpoint else "",
+                gateway=sandbox.default_gateway(),
             )
         try:
             for name, text in (

@@ -15,7 +15,7 @@ _FALLBACK = ("8.8.8.8", "8.8.4.4")
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")
 
 
-def hosts_text(extra: Sequence[str], *, address: str, names: Sequence[str], gateway: str) -> str:
+def hosts_text(extra: Sequence[str], *, addresses: Sequence[str], names: Sequence[str], gateway: str) -> str:
     """``extra`` are "name:ip" or "name=ip"; "host-gateway" stands for ``gateway``. Raises InvalidParameterError."""
     text = _LOCAL + _IPV6
     for entry in extra:
@@ -29,9 +29,7 @@ def hosts_text(extra: Sequence[str], *, address: str, names: Sequence[str], gate
                 )
             value = gateway
         text += f"{value.strip('[]')}\t{name}\n"
-    if address:
-        text += f"{address}\t{' '.join(names)}\n"
-    return text
+    return text + "".join(f"{address}\t{' '.join(names)}\n" for address in addresses)
 
 
 def resolv_text(host: HostConfig, source: str) -> str:

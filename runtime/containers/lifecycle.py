@@ -23,15 +23,15 @@ import structlog
 
 from runtime.containers import attach, cgroups, conmon, processes, restart
 from runtime.containers.bundle import BundleBuilder
-from runtime.containers.record import Container, PublishedPortRecord
+from runtime.containers.record import Container
 from runtime.containers.states import UNDOING, Event, Status
 from runtime.containers.store import ContainerStore
-from runtime.containers.types import EndpointSettings, Health
+from runtime.containers.types import Health
 from runtime.errors import ConflictError, EngineError, HostError, NotModifiedError, StartError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
 from runtime.kernel.syscalls import Watcher
-from runtime.networks.bridge import Attachment, Networks
+from runtime.networks import Networks, Sandbox
 from runtime.networks.ports import requests as port_requests
 from runtime.volumes import Volumes
 
@@ -164,23 +164,23 @@ class Lifecycle:
         self.on_started(container)
 
     async def _launch(self, container: Container) -> None:
-        attachment = await self._reserve(container)
+        record = container.record
+        ports = port_requests(record.Config, record.HostConfig)
+        sandbox = await self._networks.reserve(container.id, record.networks(), ports)
         rootfs = await self._images.mount_rootfs(container.id)
-        request = await self.run(self._bundles.build, container, rootfs, attachment)
+        request = await self.run(self._bundles.build, container, rootfs, sandbox)
         created = await self.run(conmon.create, self._tools, self._paths, request)
         try:
-            await self._let_go(container, created, attachment)
+            await self._let_go(container, created, sandbox)
         except BaseException:
             await self.run(conmon.abandon, created)
             raise
         self.watch_conmon(container)
 
-    async def _let_go(self, container: Container, created: conmon.Created, attachment: Attachment | None) -> None:
+    async def _let_go(self, container: Container, created: conmon.Created, sandbox: Sandbox) -> None:
         """From a waiting init to a running process."""
         container.hold("init", created.pid)
-        if attachment is not None:
-            await self._networks.connect(container.id, created.pid)
-            self._publish_network(container, "connect")
+        await self._networks.attach(container.id, created.pid)
         self._connect_attaches(container)
         state = container.state
         state.Pid, state.ConmonPid = created.pid, created.conmon_pid
@@ -191,35 +191,13 @@ class Lifecycle:
         state.BootID = processes.boot_id()
         state.OOMKilled, state.Error, state.ExitCode = False, "", 0
         state.Health = Health() if _has_healthcheck(container) else None
-        self._remember_network(container, attachment)
+        state.Endpoints = dict(sandbox.endpoints)
         state.StartedAt = rfc3339(time.time_ns())
         # Saved before the process runs: a daemon that dies in between finds a container that runs, or one that runc
         # says was never started.
         container.move(Event.STARTED, pid=created.pid)
         self._store.save_state(container, required=True)
         await self.run(conmon.start, self._tools, self._paths, container.id, created.pid)
-
-    async def _reserve(self, container: Container) -> Attachment | None:
-        record = container.record
-        if network_kind(container) != "bridge":
-            return None
-        wanted = next(iter(record.Endpoints.values()), None)
-        return await self._networks.reserve(container.id, wanted, port_requests(record.Config, record.HostConfig))
-
-    def _remember_network(self, container: Container, attachment: Attachment | None) -> None:
-        state = container.state
-        state.Endpoint = attachment.endpoint if attachment else None
-        state.Link = attachment.link if attachment else ""
-        state.Ports = [
-            PublishedPortRecord(
-                Protocol=port.protocol,
-                HostIP=port.host_ip,
-                HostPort=port.host_port,
-                ContainerIP=port.container_ip,
-                ContainerPort=port.container_port,
-            )
-            for port in (attachment.ports if attachment else ())
-        ]
 
     def _connect_attaches(self, container: Container) -> None:
         """Before the process runs, so that its first byte is seen."""
@@ -323,8 +301,7 @@ class Lifecycle:
             other.running and other.record.HostConfig.NetworkMode == f"container:{container.id}"
             for other in self._store
         )
-        if await self._networks.release(container.id, delete_link=shared):
-            self._publish_network(container, "disconnect")
+        await self._networks.release(container.id, namespace_stays=shared)
 
     # ---- restart ---------------------------------------------------------------------------------------------------
 
@@ -483,25 +460,11 @@ class Lifecycle:
     def _publish(self, container: Container, action: str, **attributes: str) -> None:
         self._events.publish("container", action, container.id, {**event_attributes(container), **attributes})
 
-    def _publish_network(self, container: Container, action: str) -> None:
-        attributes = {"container": container.id, "name": "bridge", "type": "bridge"}
-        self._events.publish("network", action, self._networks.id_of("bridge"), attributes)
-
 
 def event_attributes(container: Container) -> dict[str, str]:
     """What each event of a container carries: its labels, image and name."""
     config = container.record.Config
     return {**(config.Labels or {}), "image": config.Image, "name": container.record.Name}
-
-
-def network_kind(container: Container) -> str:
-    """bridge, host, none or container."""
-    if container.record.Config.NetworkDisabled:
-        return "none"
-    mode = container.record.HostConfig.NetworkMode
-    if mode.startswith("container:"):
-        return "container"
-    return "bridge" if mode in ("", "default") else mode
 
 
 async def _nothing(_container: Container, _volumes: bool) -> None:
@@ -517,20 +480,3 @@ def _to_ns(text: str) -> int:
     moment = dt.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=dt.UTC)
     fraction = text[20:].rstrip("Z")
     return int(moment.timestamp()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0")[:9])
-
-
-def endpoints_for_inspect(container: Container, network_id: str) -> dict[str, EndpointSettings]:
-    """``NetworkSettings.Networks``: the facts while it runs, the request (with the network's ID) before and after."""
-    kind = network_kind(container)
-    if kind == "container":
-        return {}
-    if container.state.Endpoint is not None and container.running:
-        return {kind: container.state.Endpoint}
-    asked = next(iter(container.record.Endpoints.values()), None)
-    return {
-        kind: EndpointSettings(
-            IPAMConfig=asked.IPAMConfig if asked else None,
-            Aliases=asked.Aliases if asked else None,
-            NetworkID=network_id,
-        )
-    }

@@ -15,8 +15,7 @@ from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore
 from runtime.errors import EngineError
 from runtime.images import ImageStore
-from runtime.networks.bridge import Attachment, Networks
-from runtime.networks.rules import PublishedPort
+from runtime.networks import Networks
 from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -134,12 +133,7 @@ class Readoption:
         if frozen != (state.Status is Status.PAUSED):  # the daemon died between freezing and noting it down
             container.move(Event.PAUSED if frozen else Event.UNPAUSED)
             self._store.save_state(container)
-        if state.Endpoint is not None:
-            ports = [
-                PublishedPort(port.Protocol, port.HostIP, port.HostPort, port.ContainerIP, port.ContainerPort)
-                for port in state.Ports
-            ]
-            self._networks.adopt(container.id, Attachment(state.Endpoint, ports, state.Link))
+        self._networks.adopt(container.id, state.Endpoints)
         for point in container.record.Mounts:
             if point.Type == "volume":
                 self._volumes.adopt(point.Name, container.id)

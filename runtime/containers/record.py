@@ -28,23 +28,14 @@ from runtime.containers.types import (
     Health,
     HostConfig,
     MountPoint,
-    PortBinding,
     WaitResult,
 )
+from runtime.networks.driver import Endpoint
+from runtime.networks.rules import PublishedPort
 
 log = structlog.get_logger(__name__)
 
 TASK_ID_LABEL = "com.docker.swarm.task.id"
-
-
-class PublishedPortRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A published port as kept on disk."""
-
-    Protocol: str
-    HostIP: str
-    HostPort: int
-    ContainerIP: str
-    ContainerPort: int
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -66,13 +57,21 @@ class Record(msgspec.Struct, kw_only=True):
     Mounts: list[MountPoint]
     Requests: list[MountRequest] = msgspec.field(default_factory=list)
 
+    def networks(self) -> dict[str, EndpointSettings]:
+        """The networks to be on, by name, as requested. None of its own in another container's namespace."""
+        if self.Config.NetworkDisabled:
+            return {"none": next(iter(self.Endpoints.values()), EndpointSettings())}
+        return self.Endpoints
 
-class RunState(msgspec.Struct, kw_only=True):
+
+class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What changes.
 
     ``PidStart`` and ``ConmonStart`` are start times in clock ticks since boot (proc(5), stat field 22): together with
-    ``BootID`` they tell our process from a later one with the same number. ``Link`` is the host's end of the veth
-    pair. ``StoppedByUser`` keeps "unless-stopped" containers down over a restart of the daemon.
+    ``BootID`` they tell our process from a later one with the same number. ``Endpoints`` are those of the last run, by
+    network name. ``StoppedByUser`` keeps "unless-stopped" containers down over a restart of the daemon.
+
+    Unknown fields are refused: a file of another version, half understood, would give away an address in use.
     """
 
     Status: Status = Status.CREATED
@@ -89,9 +88,12 @@ class RunState(msgspec.Struct, kw_only=True):
     RestartCount: int = 0
     StoppedByUser: bool = False
     Health: Health | None = None
-    Endpoint: EndpointSettings | None = None
-    Link: str = ""
-    Ports: list[PublishedPortRecord] = msgspec.field(default_factory=list)
+    Endpoints: dict[str, Endpoint] = msgspec.field(default_factory=dict)
+
+    @property
+    def ports(self) -> list[PublishedPort]:
+        """Published on any of its networks."""
+        return [port for endpoint in self.Endpoints.values() for port in endpoint.Ports]
 
 
 class Container:
@@ -211,12 +213,3 @@ class Container:
         except ProcessLookupError:
             return False
         return True
-
-
-def api_port_bindings(ports: list[PublishedPortRecord]) -> dict[str, list[PortBinding]]:
-    """Published ports by "80/tcp"."""
-    found: dict[str, list[PortBinding]] = {}
-    for port in ports:
-        binding = PortBinding(HostIp=port.HostIP, HostPort=str(port.HostPort))
-        found.setdefault(f"{port.ContainerPort}/{port.Protocol}", []).append(binding)
-    return found

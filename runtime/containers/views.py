@@ -6,12 +6,12 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 
 from runtime.containers import spec
-from runtime.containers.lifecycle import endpoints_for_inspect, network_kind
-from runtime.containers.record import Container, api_port_bindings
+from runtime.containers.record import Container
 from runtime.containers.types import (
     NEVER,
     ContainerJSON,
     ContainerSummary,
+    EndpointSettings,
     GraphDriver,
     NetworkSettings,
     Port,
@@ -20,6 +20,7 @@ from runtime.containers.types import (
     SummaryNetworkSettings,
 )
 from runtime.errors import InvalidParameterError
+from runtime.networks import views as network_views
 
 _STATUSES = {"created", "running", "paused", "restarting", "removing", "exited", "dead"}
 KNOWN_FILTERS = {
@@ -38,10 +39,13 @@ KNOWN_FILTERS = {
     "status",
     "volume",
 }
+NetworkID = Callable[[str], str]
+"""A network's ID by its name."""
+
 TASK_LABEL = "com.docker.swarm.task"
 
 
-def inspect(container: Container, *, network_id: str) -> ContainerJSON:
+def inspect(container: Container, *, network_id: NetworkID) -> ContainerJSON:
     """The answer of ``GET /containers/{id}/json``."""
     record, folder = container.record, container.folder
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
@@ -50,7 +54,7 @@ def inspect(container: Container, *, network_id: str) -> ContainerJSON:
         SandboxID=record.ID if container.running else "",
         SandboxKey=f"/proc/{state.Pid}/ns/net" if container.running else "",
         Ports=_ports(container),
-        Networks=endpoints_for_inspect(container, network_id),
+        Networks=_networks(container, network_id),
     )
     return ContainerJSON(
         Id=record.ID,
@@ -79,15 +83,28 @@ def inspect(container: Container, *, network_id: str) -> ContainerJSON:
     )
 
 
+def _networks(container: Container, network_id: NetworkID) -> dict[str, EndpointSettings]:
+    """The facts while it runs, the request (with the network's ID) before and after."""
+    endpoints = container.state.Endpoints if container.running else {}
+    return {
+        name: network_views.endpoint_settings(asked, endpoints.get(name), network_id(name))
+        for name, asked in container.record.networks().items()
+    }
+
+
 def _ports(container: Container) -> dict[str, list[PortBinding] | None]:
     exposed = {key if "/" in key else f"{key}/tcp" for key in container.record.Config.ExposedPorts or ()}
-    bound = api_port_bindings(container.state.Ports) if container.running else {}
-    if network_kind(container) != "bridge" or not container.running:
+    state = container.state
+    if not container.running or not any(endpoint.ID for endpoint in state.Endpoints.values()):
         return {}
+    bound: dict[str, list[PortBinding]] = {}
+    for port in state.ports:
+        binding = PortBinding(HostIp=port.host_ip, HostPort=str(port.host_port))
+        bound.setdefault(f"{port.container_port}/{port.protocol}", []).append(binding)
     return {key: bound.get(key) for key in sorted(exposed | set(bound))}
 
 
-def summary(container: Container, *, network_id: str, now: dt.datetime) -> ContainerSummary:
+def summary(container: Container, *, network_id: NetworkID, now: dt.datetime) -> ContainerSummary:
     """One row of ``docker ps``."""
     record = container.record
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
@@ -116,7 +133,7 @@ def summary(container: Container, *, network_id: str, now: dt.datetime) -> Conta
         HostConfig=SummaryHostConfig(
             NetworkMode=record.HostConfig.NetworkMode, Annotations=record.HostConfig.Annotations
         ),
-        NetworkSettings=SummaryNetworkSettings(Networks=endpoints_for_inspect(container, network_id)),
+        NetworkSettings=SummaryNetworkSettings(Networks=_networks(container, network_id)),
         Mounts=list(record.Mounts),
     )
 
@@ -240,10 +257,9 @@ class ContainerFilter:
         if key == "ancestor":
             return record.ImageID in self._images or record.Config.Image in values
         if key == "network":
-            kind = network_kind(container)
-            networks = {kind, *(name for name in record.Endpoints)}
-            network_id = container.state.Endpoint.NetworkID if container.state.Endpoint else ""
-            return any(value in networks or (network_id and network_id.startswith(value)) for value in values)
+            names = {*record.networks(), *record.Endpoints} or {"container"}
+            ids = [endpoint.NetworkID for endpoint in container.state.Endpoints.values()]
+            return any(value in names or any(each.startswith(value) for each in ids) for value in values)
         if key == "volume":
             return any(
                 value in (point.Name, point.Source, point.Destination) for point in record.Mounts for value in values
@@ -256,7 +272,7 @@ class ContainerFilter:
     def _port_keys(key: str, container: Container) -> set[str]:
         if key == "expose":
             return {_normal_port(port) for port in container.record.Config.ExposedPorts or ()}
-        return {f"{port.HostPort}/{port.Protocol}" for port in container.state.Ports if container.running}
+        return {f"{port.host_port}/{port.protocol}" for port in container.state.ports if container.running}
 
 
 def _normal_port(text: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from runtime.kernel.network import IPAddress, IPInterface
 from runtime.kernel.syscalls import CLONE_NEWNET, setns
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
@@ -23,10 +23,12 @@ _RTM_NEWADDR, _RTM_NEWROUTE = 20, 24
 _REQUEST, _ACK, _DUMP, _CREATE, _EXCL, _REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
+_IFLA_EXT_MASK, _SKIP_STATS = 29, 8
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_GATEWAY, _RTA_OIF = 5, 4
 _IFF_UP = 1
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
 
@@ -103,20 +105,20 @@ def set_up(index: int) -> Message:
     return Message(_RTM_NEWLINK, 0, _link(index, b"", up=True), f"up link {index}")
 
 
-def add_address(index: int, address: ipaddress.IPv4Interface) -> Message:
-    """With the broadcast address of its subnet; there already is fine."""
+def add_address(index: int, address: IPInterface) -> Message:
+    """With the broadcast address of its subnet, in IPv4; there already is fine."""
     packed = address.ip.packed
-    body = struct.pack("=BBBBi", socket.AF_INET, address.network.prefixlen, 0, 0, index)
+    body = struct.pack("=BBBBi", _FAMILIES[address.version], address.network.prefixlen, 0, 0, index)
     body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
-    body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+    if address.version == 4:
+        body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
     return Message(_RTM_NEWADDR, _CREATE | _EXCL, body, f"address {address}", (errno.EEXIST,))
 
 
-def add_default_route(gateway: ipaddress.IPv4Address) -> Message:
-    """IPv4 default route in the main table."""
-    body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 3, 0, 1, 0) + _attribute(
-        _RTA_GATEWAY, gateway.packed
-    )
+def add_default_route(gateway: IPAddress) -> Message:
+    """Default route of the gateway's address family, in the main table."""
+    body = struct.pack("=BBBBBBBBI", _FAMILIES[gateway.version], 0, 0, 0, 254, 3, 0, 1, 0)
+    body += _attribute(_RTA_GATEWAY, gateway.packed)
     return Message(_RTM_NEWROUTE, _CREATE | _REPLACE, body, f"default route via {gateway}")
 
 
@@ -178,6 +180,20 @@ def send(sock: socket.socket, messages: Sequence[Message]) -> None:
                 failure = OSError(code, f"{message.what}: {os.strerror(code)}")
     if failure:
         raise failure
+
+
+def link_index(sock: socket.socket, name: str) -> int:
+    """Index of one link. Raises OSError (ENODEV)."""
+    body = _link(0, _name(name) + _attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS)))
+    sock.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST, 1, 0) + body)
+    while True:
+        for kind, _, answer in decode(sock.recv(1 << 18)):
+            if kind == _NLMSG_ERROR:
+                code = -struct.unpack_from("=i", answer)[0]
+                raise OSError(code, f"link {name}: {os.strerror(code)}")
+            if kind == _RTM_NEWLINK:
+                index: int = _IFINFO.unpack_from(answer)[2]
+                return index
 
 
 def links(sock: socket.socket) -> dict[str, tuple[int, int]]:

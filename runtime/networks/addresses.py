@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from runtime.errors import InvalidParameterError, UnavailableError
+from runtime.kernel.network import IPAddress
 
 
 class AddressPool:
@@ -21,7 +22,7 @@ class AddressPool:
             raise InvalidParameterError(f"subnet {subnet} is too small: want /30 or larger")
         self.subnet = subnet
         self.gateway = subnet.network_address + 1
-        self._taken = {self.gateway}
+        self._taken: set[IPAddress] = {self.gateway}
         self._last = int(self.gateway)
 
     def allocate(self, wanted: str = "") -> ipaddress.IPv4Address:
@@ -52,11 +53,12 @@ class AddressPool:
         self._taken.add(address)
         return address
 
-    def adopt(self, address: ipaddress.IPv4Address) -> None:
-        """Mark as taken what a container already has."""
-        self._taken.add(address)
+    def adopt(self, address: IPAddress) -> None:
+        """Mark as taken what a container already has; one of another subnet or address family is passed over."""
+        if address in self.subnet:
+            self._taken.add(address)
 
-    def release(self, address: ipaddress.IPv4Address) -> None:
+    def release(self, address: IPAddress) -> None:
         """Give it back. Idempotent; the gateway stays."""
         if address != self.gateway:
             self._taken.discard(address)
@@ -83,16 +85,3 @@ def choose_subnet(wanted: ipaddress.IPv4Network, used: Iterable[ipaddress.IPv4Ne
 def _private() -> Iterator[ipaddress.IPv4Network]:
     yield from (ipaddress.IPv4Network((f"172.{second}.0.0", 16)) for second in range(17, 32))
     yield from (ipaddress.IPv4Network((f"192.168.{third}.0", 20)) for third in range(0, 256, 16))
-
-
-def parse_routes(table: str) -> list[ipaddress.IPv4Network]:
-    """Destinations of /proc/net/route, the default route left out."""
-    found = []
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) < 8:
-            continue
-        address, mask = (int.from_bytes(bytes.fromhex(fields[i]), "little") for i in (1, 7))
-        if mask:
-            found.append(ipaddress.IPv4Network((address, mask.bit_count()), strict=False))
-    return found

@@ -1,348 +1,240 @@
-"""The networks of a host: ``bridge`` with addresses, masquerade and published ports; ``host`` and ``none``.
+"""The bridge driver: a bridge device a network, with addresses, masquerade and published ports.
 
-The bridge device is made at the first container, from what is kept on disk (ID and subnet, so that both survive a
-restart). A container's link is a veth pair whose far end is born as eth0 inside the container's own namespace, reached
-by its init's /proc/PID/ns/net between ``create`` and ``start``: no namespace file to bind and to clean, and the kernel
-takes the pair away with the namespace. Which address belongs to whom is kept in the containers' records alone; the
-engine hands it back by ``adopt`` after a restart.
+A container's link is a veth pair whose far end is born inside the container's own namespace, reached by its init's
+/proc/PID/ns/net between ``create`` and ``start``: no namespace file to bind and to clean, and the kernel takes the pair
+away with the namespace. The near end is named after the endpoint's ID. Which address belongs to whom is kept in the
+containers' records alone; it comes back by ``adopt`` after a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
+import contextlib
 import ipaddress
-import os
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 import structlog
 
-from base.files import read_text, write_atomic
 from runtime.containers.types import EndpointSettings
-from runtime.errors import HostError, InvalidParameterError, NetworkNotFoundError
-from runtime.kernel import netlink, nft
+from runtime.errors import HostError
+from runtime.kernel.network import (
+    AddAddress,
+    AddBridge,
+    AddDefaultRoute,
+    AddVeth,
+    Batch,
+    Change,
+    DeleteLink,
+    IPAddress,
+    KernelNetwork,
+    SetUp,
+)
 from runtime.networks import rules
-from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_routes
-from runtime.networks.ports import PortClaims, PortRequest
-from runtime.networks.rules import PublishedPort
-from runtime.networks.types import IPAM, IPAMConfig, NetworkContainer, NetworkResource
+from runtime.networks.addresses import AddressPool, choose_subnet, mac_for
+from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
+from runtime.networks.ports import PortClaims
 
 log = structlog.get_logger(__name__)
 
-PREDEFINED = ("bridge", "host", "none")
+DEVICE_OPTION = "com.docker.network.bridge.name"
+MTU_OPTION = "com.docker.network.driver.mtu"
 MTU = 1500
-_LINK_PREFIX = "veth"
 _LINK = re.compile(r"veth[0-9a-f]{7}")
 
 
-class _Saved(msgspec.Struct, kw_only=True):
-    """networks.json: IDs by name and the bridge's subnet, "" until it was first made."""
+class _Bridge:
+    """What is handed out on one network, and whether its device is made."""
 
-    Created: str
-    IDs: dict[str, str]
-    Subnet: str = ""
+    def __init__(self, network: Network) -> None:
+        self.device = network.Options[DEVICE_OPTION]
+        self.mtu = int(network.Options.get(MTU_OPTION, MTU))
+        self.pools: list[AddressPool] = []
+        self.claims = PortClaims()
+        self.made = False
+        self.lock = asyncio.Lock()
 
+    @property
+    def table(self) -> str:
+        return f"ip {rules.table_name(self.device)}"
 
-@dataclass(slots=True)
-class Attachment:
-    """A container's place on the bridge: ``link`` is the host's end of the pair, "" before ``connect``."""
+    def ruleset(self) -> str:
+        return rules.ruleset(self.device, self.pools[0].subnet, self.claims.all())
 
-    endpoint: EndpointSettings
-    ports: list[PublishedPort]
-    link: str = ""
-
-
-class Networks:
-    """The networks below one state folder, in this process's network namespace.
-
-    ``names`` tells a container's name by ID for inspect; the engine sets it.
-    """
-
-    names: Callable[[str], str]
-
-    def __init__(self, state: Path, *, bridge: str, subnet: str) -> None:
-        self._file = state / "networks.json"
-        self._bridge = bridge
-        self._wanted = ipaddress.IPv4Network(subnet)
-        self._saved = _Saved(Created="", IDs={})
-        self._pool: AddressPool | None = None
-        self._index = 0
-        self._attached: dict[str, Attachment] = {}
-        self._claims = PortClaims()
-        self._lock = asyncio.Lock()
-        self.names = lambda container_id: container_id[:12]
-
-    async def open(self) -> None:
-        """Read the state, or make it. Touches no device."""
-        text = read_text(self._file)
-        if text is not None:
+    def allocate(self, settings: EndpointSettings) -> list[ipaddress.IPv4Address]:
+        """One address a pool, all or none. Raises UnavailableError, InvalidParameterError."""
+        wanted = settings.IPAMConfig.IPv4Address if settings.IPAMConfig else ""
+        found: list[ipaddress.IPv4Address] = []
+        for pool in self.pools:
             try:
-                self._saved = msgspec.json.decode(text, type=_Saved)
-            except msgspec.DecodeError as error:
-                log.error("networks.unreadable", path=str(self._file), reason=str(error))
-        missing = [name for name in PREDEFINED if name not in self._saved.IDs]
-        if missing:
-            created = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
-            ids = {**self._saved.IDs, **{name: secrets.token_hex(32) for name in missing}}
-            self._saved = _Saved(Created=self._saved.Created or created, IDs=ids, Subnet=self._saved.Subnet)
-            await self._save()
-        if self._saved.Subnet:
-            self._pool = AddressPool(ipaddress.IPv4Network(self._saved.Subnet))
+                found.append(pool.allocate(wanted))
+            except BaseException:
+                self.give_back(found)
+                raise
+        return found
 
-    async def close(self) -> None:
-        """Give back the sockets; devices and rules stay for the containers that run on."""
-        self._claims.close()
+    def give_back(self, addresses: Sequence[IPAddress]) -> None:
+        """Idempotent."""
+        for pool in self.pools:
+            for address in addresses:
+                pool.release(address)
 
-    async def remove_devices(self) -> None:
-        """Take the bridge and its rules away (tests, uninstall). Containers on it lose their network."""
-        await asyncio.to_thread(_remove_devices, self._bridge)
-        self._index = 0
 
-    def resolve(self, ref: str) -> str:
-        """Name of a network by name, ID or unique ID prefix. Raises NetworkNotFoundError."""
-        if ref in self._saved.IDs:
-            return ref
-        found = [name for name, network_id in self._saved.IDs.items() if ref and network_id.startswith(ref)]
-        if len(found) != 1:
-            raise NetworkNotFoundError(ref)
-        return found[0]
+class BridgeDriver:
+    """See ``Driver``. The device's name is an option of the network (``DEVICE_OPTION``)."""
 
-    def id_of(self, name: str) -> str:
-        """ID of a network by name. Raises NetworkNotFoundError."""
-        return self._saved.IDs[self.resolve(name)]
+    name = "bridge"
+    scope: Literal["local"] = "local"
+    routes = True
 
-    def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[NetworkResource]:
-        """All networks. Filters: driver, id, name, scope, type, dangling, label. Raises InvalidParameterError."""
-        filters = filters or {}
-        if unknown := set(filters) - {"driver", "id", "name", "scope", "type", "dangling", "label"}:
-            raise InvalidParameterError(f"invalid filter '{min(unknown)}'")
-        return [network for name in PREDEFINED if _matches(network := self.inspect(name), filters)]
+    def __init__(self, kernel: KernelNetwork) -> None:
+        self._kernel = kernel
+        self._bridges: dict[str, _Bridge] = {}
 
-    def inspect(self, ref: str) -> NetworkResource:
-        """One network. Raises NetworkNotFoundError."""
-        name = self.resolve(ref)
-        driver = {"none": "null"}.get(name, name)
-        base = NetworkResource(Name=name, Id=self._saved.IDs[name], Created=self._saved.Created, Driver=driver)
-        if name != "bridge":
-            return base
-        pool = self._pool
-        subnet = pool.subnet if pool else self._wanted
-        gateway = str(pool.gateway if pool else subnet.network_address + 1)
-        return msgspec.structs.replace(
-            base,
-            IPAM=IPAM(Config=[IPAMConfig(Subnet=str(subnet), Gateway=gateway)]),
-            Containers={
-                container_id: NetworkContainer(
-                    Name=self.names(container_id),
-                    EndpointID=attachment.endpoint.EndpointID,
-                    MacAddress=attachment.endpoint.MacAddress,
-                    IPv4Address=f"{attachment.endpoint.IPAddress}/{attachment.endpoint.IPPrefixLen}",
-                )
-                for container_id, attachment in self._attached.items()
-            },
-            Options={
-                "com.docker.network.bridge.default_bridge": "true",
-                "com.docker.network.bridge.enable_icc": "true",
-                "com.docker.network.bridge.enable_ip_masquerade": "true",
-                "com.docker.network.bridge.name": self._bridge,
-                "com.docker.network.driver.mtu": str(MTU),
-            },
-        )
-
-    async def reserve(
-        self, container_id: str, wanted: EndpointSettings | None, ports: Sequence[PortRequest]
-    ) -> Attachment:
-        """Address, MAC and host ports for a container on the bridge, before its namespace exists.
-
-        Raises:
-            UnavailableError: no address left, a port is taken.
-            HostError: the bridge could not be made.
-        """
-        pool = await self._ensure_bridge()
-        asked = wanted.IPAMConfig.IPv4Address if wanted and wanted.IPAMConfig else ""
-        address = pool.allocate(asked)
+    async def settle(self, network: Network) -> Network:
+        """The wanted subnets, or for one that the host routes already the next free private one."""
+        device = network.Options[DEVICE_OPTION]
         try:
-            published = self._claims.claim(container_id, ports, str(address))
-        except BaseException:
-            pool.release(address)
-            raise
-        endpoint = EndpointSettings(
-            IPAMConfig=wanted.IPAMConfig if wanted else None,
-            Aliases=wanted.Aliases if wanted else None,
-            DriverOpts=wanted.DriverOpts if wanted else None,
-            NetworkID=self._saved.IDs["bridge"],
-            EndpointID=secrets.token_hex(32),
-            Gateway=str(pool.gateway),
-            IPAddress=str(address),
-            MacAddress=(wanted.MacAddress if wanted else "") or mac_for(address),
-            IPPrefixLen=pool.subnet.prefixlen,
-        )
-        attachment = self._attached[container_id] = Attachment(endpoint, published)
-        return attachment
-
-    async def connect(self, container_id: str, pid: int) -> None:
-        """Give the namespace of process ``pid`` its eth0. Raises HostError."""
-        attachment = self._attached[container_id]
-        attachment.link = f"{_LINK_PREFIX}{secrets.token_hex(4)[:7]}"
-        try:
-            await asyncio.to_thread(_connect, attachment, self._index, pid)
-            if attachment.ports:
-                await self._apply_rules()
+            routes = await self._kernel.routes()
         except OSError as error:
+            raise HostError(f"cannot make bridge {device}: {error}") from error
+        used = [route.destination for route in routes if route.link != device]
+        pools = []
+        for pool in network.Pools:
+            subnet = choose_subnet(ipaddress.IPv4Network(pool.Subnet), used)
+            pools.append(Pool(Subnet=str(subnet), Gateway=str(AddressPool(subnet).gateway)))
+        return msgspec.structs.replace(network, Pools=pools, Settled=True)
+
+    async def create(self, network: Network) -> None:
+        """The bridge with its addresses, forwarding and rules."""
+        bridge = self._bridge(network)
+        async with bridge.lock:
+            if bridge.made:
+                return
+            try:
+                await self._kernel.apply(Batch(_device_changes(bridge)))
+                settings = ("ipv4/ip_forward", f"ipv4/conf/{bridge.device}/route_localnet")
+                await self._kernel.set_sysctls(dict.fromkeys(settings, "1"))
+                await self._kernel.run_rules(bridge.ruleset())
+            except OSError as error:
+                raise HostError(f"cannot make bridge {bridge.device}: {error}") from error
+            bridge.made = True
+            log.info("bridge.created", device=bridge.device, subnets=[str(pool.subnet) for pool in bridge.pools])
+
+    async def remove(self, network: Network) -> None:
+        bridge = self._bridges.pop(network.ID, None) or _Bridge(network)
+        bridge.claims.close()
+        try:
+            await self._kernel.apply(Batch((DeleteLink(bridge.device),)))
+        except OSError as error:
+            raise HostError(f"cannot remove bridge {bridge.device}: {error}") from error
+        await self._kernel.run_rules(f"add table {bridge.table}\ndelete table {bridge.table}\n")
+
+    async def reserve(self, network: Network, request: EndpointRequest) -> Endpoint:
+        bridge, settings = self._bridge(network), request.settings
+        endpoint_id = secrets.token_hex(32)
+        addresses = bridge.allocate(settings)
+        try:
+            ports = bridge.claims.claim(endpoint_id, request.ports, str(addresses[0]))
+        except BaseException:
+            bridge.give_back(addresses)
+            raise
+        return Endpoint(
+            NetworkID=network.ID,
+            ID=endpoint_id,
+            Interface=request.interface,
+            Link=f"veth{endpoint_id[:7]}",
+            Addresses=[f"{each}/{pool.subnet.prefixlen}" for each, pool in zip(addresses, bridge.pools, strict=True)],
+            Gateways=[str(pool.gateway) for pool in bridge.pools],
+            MacAddress=settings.MacAddress or mac_for(addresses[0]),
+            Aliases=settings.Aliases,
+            Ports=ports,
+        )
+
+    async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
+        bridge = self._bridge(network)
+        pair = AddVeth(endpoint.Link, bridge.device, bridge.mtu, endpoint.Interface, endpoint.MacAddress, namespace)
+        inside = Batch(_interface_changes(endpoint, default_route=default_route), namespace)
+        try:
+            await self._kernel.apply(Batch((pair,)), inside)
+            if endpoint.Ports:
+                await self._apply_rules(bridge)
+        except (OSError, HostError) as error:
+            with contextlib.suppress(OSError, HostError):  # else the kernel does, with the namespace
+                await self.detach(network, endpoint)
+            if isinstance(error, HostError):
+                raise
             raise HostError(f"failed to set up container networking: {error}") from error
 
-    async def release(self, container_id: str, *, delete_link: bool = False) -> bool:
-        """Give back what ``reserve`` took; true when it had been connected. Idempotent.
-
-        ``delete_link`` takes the pair away too, for a namespace that outlives the container (another joined it);
-        else the kernel does so when the namespace ends.
-        """
-        attachment = self._attached.pop(container_id, None)
-        if attachment is None:
-            return False
-        if delete_link and attachment.link:
-            await asyncio.to_thread(_delete_links, [attachment.link])
-        if self._pool is not None:
-            self._pool.release(ipaddress.IPv4Address(attachment.endpoint.IPAddress))
-        if self._claims.release(container_id):
-            await self._apply_rules()
-        return bool(attachment.link)
-
-    def adopt(self, container_id: str, attachment: Attachment) -> None:
-        """Take back what a container that ran on while the daemon was away still has."""
-        self._attached[container_id] = attachment
-        if self._pool is not None:
-            self._pool.adopt(ipaddress.IPv4Address(attachment.endpoint.IPAddress))
-        if attachment.ports:
-            self._claims.adopt(container_id, attachment.ports)
-
-    async def reconcile(self) -> None:
-        """After a restart: the rules as they should be, and no link whose container is gone. Nothing when unused."""
-        if self._pool is None:
-            return
+    async def detach(self, network: Network, endpoint: Endpoint) -> None:
         try:
-            wanted = {attachment.link for attachment in self._attached.values()}
-            exists = await asyncio.to_thread(_drop_strangers, self._bridge, wanted)
+            await self._kernel.apply(Batch((DeleteLink(endpoint.Link),)))
         except OSError as error:
-            raise HostError(f"cannot tidy bridge {self._bridge}: {error}") from error
-        if exists or self._attached:  # rules of containers that ended meanwhile would lead their ports to nobody
-            await self._ensure_bridge()
+            raise HostError(f"cannot remove link {endpoint.Link}: {error}") from error
 
-    async def _ensure_bridge(self) -> AddressPool:
-        """The bridge with its address, forwarding and rules; made at most once in the life of this object."""
-        async with self._lock:
-            if self._index and self._pool:
-                return self._pool
-            try:
-                if self._pool is None:
-                    self._pool = AddressPool(await asyncio.to_thread(_free_subnet, self._bridge, self._wanted))
-                    self._saved.Subnet = str(self._pool.subnet)
-                    await self._save()
-                self._index = await asyncio.to_thread(_make_bridge, self._bridge, self._pool)
-                await asyncio.to_thread(nft.run, self._ruleset(self._pool))
-            except OSError as error:
-                self._index = 0
-                raise HostError(f"cannot make bridge {self._bridge}: {error}") from error
-            log.info("bridge.created", device=self._bridge, subnet=str(self._pool.subnet))
-            return self._pool
+    async def release(self, network: Network, endpoint: Endpoint) -> None:
+        bridge = self._bridge(network)
+        bridge.give_back([interface.ip for interface in endpoint.interfaces()])
+        if bridge.claims.release(endpoint.ID):
+            await self._apply_rules(bridge)
 
-    async def _apply_rules(self) -> None:
-        async with self._lock:
-            if self._pool is not None:
-                await asyncio.to_thread(nft.run, self._ruleset(self._pool))
+    def adopt(self, network: Network, endpoint: Endpoint) -> None:
+        bridge = self._bridge(network)
+        for pool in bridge.pools:
+            for interface in endpoint.interfaces():
+                pool.adopt(interface.ip)
+        if endpoint.Ports:
+            bridge.claims.adopt(endpoint.ID, endpoint.Ports)
 
-    def _ruleset(self, pool: AddressPool) -> str:
-        return rules.ruleset(self._bridge, pool.subnet, self._claims.all())
-
-    async def _save(self) -> None:
-        await asyncio.to_thread(write_atomic, self._file, msgspec.json.encode(self._saved), durable=True)
-
-
-def _matches(network: NetworkResource, filters: Mapping[str, Sequence[str]]) -> bool:
-    for key, values in filters.items():
-        good = {
-            "driver": network.Driver in values,
-            "id": any(network.Id.startswith(value) for value in values),
-            "name": any(value in network.Name for value in values),
-            "scope": network.Scope in values,
-            "type": "builtin" in values,
-            "dangling": any(value.lower() in ("false", "0") for value in values),
-            "label": False,
-        }[key]
-        if not good:
-            return False
-    return True
-
-
-def _free_subnet(bridge: str, wanted: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
-    table = Path("/proc/thread-self/net/route").read_text()
-    others = "\n".join(line for line in table.splitlines() if line.split()[:1] != [bridge])
-    return choose_subnet(wanted, parse_routes(others))
-
-
-def _make_bridge(name: str, pool: AddressPool) -> int:
-    with netlink.connection() as sock:
-        netlink.send(sock, [netlink.add_bridge(name, mac_for(pool.gateway))])
-        index = netlink.links(sock)[name][0]
-        interface = ipaddress.IPv4Interface((int(pool.gateway), pool.subnet.prefixlen))
-        netlink.send(sock, [netlink.add_address(index, interface), netlink.set_up(index)])
-    settings = Path("/proc/sys/net/ipv4")
-    for path in (settings / "ip_forward", settings / "conf" / name / "route_localnet"):
-        if path.read_text().strip() != "1":
-            path.write_text("1")
-    return index
-
-
-def _connect(attachment: Attachment, bridge_index: int, pid: int) -> None:
-    endpoint = attachment.endpoint
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with netlink.connection() as sock:
-            pair = netlink.add_veth(attachment.link, bridge_index, "eth0", endpoint.MacAddress, namespace, MTU)
-            netlink.send(sock, [pair])
-        with netlink.connection(namespace) as sock:
-            index = netlink.links(sock)["eth0"][0]
-            interface = ipaddress.IPv4Interface(f"{endpoint.IPAddress}/{endpoint.IPPrefixLen}")
-            gateway = ipaddress.IPv4Address(endpoint.Gateway)
-            messages = [
-                netlink.set_up(index),
-                netlink.add_address(index, interface),
-                netlink.add_default_route(gateway),
+    async def reconcile(self, network: Network, endpoints: Sequence[Endpoint]) -> None:
+        """No link of nobody, and the rules as they should be. Nothing when the bridge is not there and not needed."""
+        bridge = self._bridge(network)
+        wanted = {endpoint.Link for endpoint in endpoints}
+        try:
+            links = await self._kernel.links()
+            strangers = [
+                name
+                for name, link in links.items()
+                if link.bridge == bridge.device and _LINK.fullmatch(name) and name not in wanted
             ]
-            netlink.send(sock, messages)
-    finally:
-        os.close(namespace)
+            if strangers:
+                await self._kernel.apply(Batch(tuple(DeleteLink(name) for name in strangers)))
+                log.info("links.removed", count=len(strangers))
+        except OSError as error:
+            raise HostError(f"cannot tidy bridge {bridge.device}: {error}") from error
+        # Rules of containers that ended meanwhile would lead their ports to nobody.
+        if bridge.device in links or endpoints:
+            await self.create(network)
+
+    def close(self) -> None:
+        for bridge in self._bridges.values():
+            bridge.claims.close()
+
+    def _bridge(self, network: Network) -> _Bridge:
+        bridge = self._bridges.get(network.ID)
+        if bridge is None:
+            bridge = self._bridges[network.ID] = _Bridge(network)
+        if network.Settled and not bridge.pools:
+            bridge.pools = [AddressPool(ipaddress.IPv4Network(pool.Subnet)) for pool in network.Pools]
+        return bridge
+
+    async def _apply_rules(self, bridge: _Bridge) -> None:
+        async with bridge.lock:
+            await self._kernel.run_rules(bridge.ruleset())
 
 
-def _delete_links(names: Sequence[str]) -> None:
-    with netlink.connection() as sock:
-        netlink.send(sock, [netlink.delete_link(name) for name in names])
+def _device_changes(bridge: _Bridge) -> tuple[Change, ...]:
+    addresses = [
+        AddAddress(bridge.device, ipaddress.ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}"))
+        for pool in bridge.pools
+    ]
+    return (AddBridge(bridge.device, mac_for(bridge.pools[0].gateway)), *addresses, SetUp(bridge.device))
 
 
-def _drop_strangers(bridge: str, wanted: set[str]) -> bool:
-    """Take away links of nobody; whether the bridge exists."""
-    with netlink.connection() as sock:
-        found = netlink.links(sock)
-        if bridge not in found:
-            return False
-        index = found[bridge][0]
-        strangers = [
-            name
-            for name, (_, master) in found.items()
-            if master == index and _LINK.fullmatch(name) and name not in wanted
-        ]
-        if strangers:
-            netlink.send(sock, [netlink.delete_link(name) for name in strangers])
-            log.info("links.removed", count=len(strangers))
-        return True
-
-
-def _remove_devices(bridge: str) -> None:
-    _delete_links([bridge])
-    table = f"ip {rules.table_name(bridge)}"
-    nft.run(f"add table {table}\ndelete table {table}\n")
+def _interface_changes(endpoint: Endpoint, *, default_route: bool) -> tuple[Change, ...]:
+    addresses = [AddAddress(endpoint.Interface, address) for address in endpoint.interfaces()]
+    gateways = [AddDefaultRoute(ipaddress.ip_address(gateway)) for gateway in endpoint.Gateways]
+    return (SetUp(endpoint.Interface), *addresses, *(gateways if default_route else ()))

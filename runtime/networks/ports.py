@@ -69,7 +69,7 @@ def _host_ports(text: str) -> tuple[int, ...]:
 
 
 class PortClaims:
-    """The host ports in use, by container."""
+    """The host ports in use, by owner (an endpoint's ID)."""
 
     def __init__(self) -> None:
         self._sockets: dict[str, list[socket.socket]] = {}
@@ -79,11 +79,7 @@ class PortClaims:
         """Every published port."""
         return [port for ports in self._ports.values() for port in ports]
 
-    def of(self, container_id: str) -> list[PublishedPort]:
-        """Published ports of one container."""
-        return list(self._ports.get(container_id, ()))
-
-    def claim(self, container_id: str, wanted: Sequence[PortRequest], container_ip: str) -> list[PublishedPort]:
+    def claim(self, owner: str, wanted: Sequence[PortRequest], container_ip: str) -> list[PublishedPort]:
         """All or none. Raises UnavailableError with dockerd's text when a port is taken."""
         if not wanted:
             return []
@@ -100,27 +96,27 @@ class PortClaims:
             for made in held:
                 made.close()
             raise
-        self._sockets[container_id], self._ports[container_id] = held, ports
+        self._sockets[owner], self._ports[owner] = held, ports
         return ports
 
-    def adopt(self, container_id: str, ports: Sequence[PublishedPort]) -> None:
-        """Take back the ports of a container that ran on while the daemon was away; a lost claim stays published."""
+    def adopt(self, owner: str, ports: Sequence[PublishedPort]) -> None:
+        """Take back the ports of an owner that was there before; a lost claim stays published."""
         held = []
         for port in ports:
             with contextlib.suppress(UnavailableError):
                 held.append(_bind(PortRequest(port.protocol, port.container_port, port.host_ip, (port.host_port,))))
-        self._sockets[container_id], self._ports[container_id] = held, list(ports)
+        self._sockets[owner], self._ports[owner] = held, list(ports)
 
-    def release(self, container_id: str) -> bool:
+    def release(self, owner: str) -> bool:
         """Give them back; true when there were any."""
-        for held in self._sockets.pop(container_id, ()):
+        for held in self._sockets.pop(owner, ()):
             held.close()
-        return bool(self._ports.pop(container_id, None))
+        return bool(self._ports.pop(owner, None))
 
     def close(self) -> None:
         """Let go of every socket."""
-        for container_id in list(self._sockets):
-            self.release(container_id)
+        for owner in list(self._sockets):
+            self.release(owner)
 
 
 def _bind(request: PortRequest) -> socket.socket:

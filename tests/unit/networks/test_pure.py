@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
 from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.kernel import netlink
-from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_routes
+from runtime.kernel.linux_network import parse_routes
+from runtime.kernel.network import Route
+from runtime.networks.addresses import AddressPool, choose_subnet, mac_for
 from runtime.networks.ports import PortClaims, PortRequest, parse_port, requests
 from runtime.networks.rules import PublishedPort, ruleset
 
@@ -69,7 +71,7 @@ def test_routes() -> None:
         "eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
         "eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
     )
-    assert parse_routes(table) == [Net("172.17.0.0/16")]
+    assert parse_routes(table) == [Route(Net("172.17.0.0/16"), "eth0")]
 
 
 def test_mac() -> None:

@@ -1,0 +1,147 @@
+"""The kernel network port on this host's kernel: rtnetlink, /proc and libnftables, each call in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import assert_never
+
+from runtime.kernel import netlink, nft
+from runtime.kernel.network import (
+    AddAddress,
+    AddBridge,
+    AddDefaultRoute,
+    AddVeth,
+    Batch,
+    Change,
+    DeleteLink,
+    Link,
+    Route,
+    SetUp,
+)
+
+_SYSCTLS = Path("/proc/sys/net")
+
+
+class LinuxNetwork:
+    """See ``KernelNetwork``. The daemon's own namespace is that of the thread a call runs in."""
+
+    async def apply(self, *batches: Batch) -> None:
+        await asyncio.to_thread(_apply, batches)
+
+    async def links(self, namespace: str = "") -> dict[str, Link]:
+        return await asyncio.to_thread(_links, namespace)
+
+    async def routes(self) -> list[Route]:
+        return await asyncio.to_thread(lambda: parse_routes(Path("/proc/thread-self/net/route").read_text()))
+
+    async def set_sysctls(self, values: Mapping[str, str]) -> None:
+        await asyncio.to_thread(_set_sysctls, values)
+
+    async def run_rules(self, commands: str) -> None:
+        await asyncio.to_thread(nft.run, commands)
+
+    async def tables(self) -> set[str]:
+        listed = await asyncio.to_thread(nft.run, "list tables")
+        return {line.removeprefix("table ") for line in listed.splitlines()}
+
+
+class _Namespaces:
+    """Open namespaces by path, for the time of one call."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._fds: dict[str, int] = {}
+
+    def fd(self, path: str) -> int:
+        if path not in self._fds:
+            self._fds[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._stack.callback(os.close, self._fds[path])
+        return self._fds[path]
+
+    def connection(self, path: str) -> contextlib.AbstractContextManager[socket.socket]:
+        return netlink.connection(self.fd(path) if path else None)
+
+
+def _apply(batches: Sequence[Batch]) -> None:
+    with contextlib.ExitStack() as stack:
+        namespaces = _Namespaces(stack)
+        for batch in batches:
+            with namespaces.connection(batch.namespace) as sock:
+                _carry_out(sock, batch.changes, namespaces)
+
+
+def _carry_out(sock: socket.socket, changes: Sequence[Change], namespaces: _Namespaces) -> None:
+    """In as few system calls as may be: what has gathered is sent when a change needs the index of a link."""
+    pending: list[netlink.Message] = []
+    indices: dict[str, int] = {}
+
+    def index_of(link: str) -> int:
+        if link not in indices:
+            if pending:
+                netlink.send(sock, pending)
+                pending.clear()
+            indices[link] = netlink.link_index(sock, link)
+        return indices[link]
+
+    for change in changes:
+        message = _message(change, index_of, namespaces)
+        pending.append(message)
+    if pending:
+        netlink.send(sock, pending)
+
+
+def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namespaces) -> netlink.Message:
+    if isinstance(change, AddBridge):
+        return netlink.add_bridge(change.name, change.mac)
+    if isinstance(change, AddVeth):
+        return netlink.add_veth(
+            change.name,
+            index_of(change.bridge),
+            change.peer,
+            change.peer_mac,
+            namespaces.fd(change.peer_namespace),
+            change.mtu,
+        )
+    if isinstance(change, AddAddress):
+        return netlink.add_address(index_of(change.link), change.address)
+    if isinstance(change, AddDefaultRoute):
+        return netlink.add_default_route(change.gateway)
+    if isinstance(change, SetUp):
+        return netlink.set_up(index_of(change.link))
+    if isinstance(change, DeleteLink):
+        return netlink.delete_link(change.name)
+    assert_never(change)
+
+
+def _links(namespace: str) -> dict[str, Link]:
+    with contextlib.ExitStack() as stack, _Namespaces(stack).connection(namespace) as sock:
+        found = netlink.links(sock)
+    names = {index: name for name, (index, _) in found.items()}
+    return {name: Link(name, names.get(master, "")) for name, (_, master) in found.items()}
+
+
+def _set_sysctls(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        path = _SYSCTLS / name
+        if path.read_text().strip() != value:
+            path.write_text(value)
+
+
+def parse_routes(table: str) -> list[Route]:
+    """What /proc/net/route says, the default route left out. Pure."""
+    found = []
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 8:
+            continue
+        address, mask = (int.from_bytes(bytes.fromhex(fields[i]), "little") for i in (1, 7))
+        if mask:
+            destination = ipaddress.IPv4Network((address, mask.bit_count()), strict=False)
+            found.append(Route(destination, fields[0]))
+    return found

@@ -1,0 +1,160 @@
+"""The port between the engine and what makes networks: networks, endpoints, and what a driver does with them.
+
+The bridge, host and null drivers of this package implement it; others (the cluster's overlays) are handed to the engine
+from outside. The table of networks and of who is on them is ``Networks``'; a driver keeps what it has handed out
+(addresses, ports) in memory and what it has made in the kernel, and is told the rest.
+
+A container's endpoint goes one way: ``reserve`` before its process exists, ``attach`` once it has a network namespace,
+``release`` after its end; ``adopt`` instead of the first two when it ran on while the daemon was away.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import msgspec
+
+from runtime.containers.types import EndpointSettings
+from runtime.kernel.network import IPInterface
+from runtime.networks.ports import PortRequest
+from runtime.networks.rules import PublishedPort
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """A subnet in CIDR form, of either address family, and the address of its gateway."""
+
+    Subnet: str
+    Gateway: str
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A network as it is kept.
+
+    ``Pools`` holds at most one pool an address family. While it is not ``Settled`` they are wishes, and the network has
+    no devices; from then on they are what its endpoints' addresses come from.
+    """
+
+    ID: str
+    Name: str
+    Driver: str
+    Created: str
+    Options: dict[str, str] = msgspec.field(default_factory=dict)
+    Pools: list[Pool] = msgspec.field(default_factory=list)
+    Settled: bool = False
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's place on one network.
+
+    ``ID`` is "" where a container has none of its own (host, none). ``Interface`` is the device inside the container,
+    ``Link`` the host's side of it, if any. ``Addresses`` are in CIDR form and ``Gateways`` plain, at most one an address
+    family, IPv4 first.
+    """
+
+    NetworkID: str
+    ID: str = ""
+    Interface: str = ""
+    Link: str = ""
+    Addresses: list[str] = msgspec.field(default_factory=list)
+    Gateways: list[str] = msgspec.field(default_factory=list)
+    MacAddress: str = ""
+    Aliases: list[str] | None = None
+    Ports: list[PublishedPort] = msgspec.field(default_factory=list)
+
+    def interfaces(self) -> list[IPInterface]:
+        """The addresses, parsed."""
+        return [ipaddress.ip_interface(address) for address in self.Addresses]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRequest:
+    """What a container wants of one network: ``settings`` as the user wrote them, ``interface`` the name to give.
+
+    ``ports`` are to be published, empty on all but one of a container's networks.
+    """
+
+    container_id: str
+    settings: EndpointSettings
+    interface: str
+    ports: Sequence[PortRequest] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A container's endpoints by network name, in order; the one named by ``gateway`` has the default route ("": none)."""
+
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    gateway: str = ""
+
+    def addresses(self) -> Iterator[str]:
+        """All, without the prefix length."""
+        return (str(each.ip) for endpoint in self.endpoints.values() for each in endpoint.interfaces())
+
+    def default_gateway(self) -> str:
+        """The first there is, IPv4 before IPv6, or ""."""
+        return next(iter(self.endpoints[self.gateway].Gateways), "") if self.gateway else ""
+
+
+class Driver(Protocol):
+    """Makes networks of one kind. Methods raise HostError when the kernel refuses, and have undone their part then."""
+
+    @property
+    def name(self) -> str:
+        """``Driver`` of its networks, such as "bridge"."""
+        ...
+
+    @property
+    def scope(self) -> Literal["local", "swarm"]:
+        """How far its networks reach."""
+        ...
+
+    @property
+    def routes(self) -> bool:
+        """Whether an endpoint here can have the default route and published ports."""
+        ...
+
+    async def settle(self, network: Network) -> Network:
+        """Choose what was left open: the pools as they will be. Makes no device. Raises UnavailableError."""
+        ...
+
+    async def create(self, network: Network) -> None:
+        """Make what a settled network needs on this host. Called before each reservation: at once when it is made."""
+        ...
+
+    async def remove(self, network: Network) -> None:
+        """Take away what ``create`` made and forget the network. Idempotent."""
+        ...
+
+    async def reserve(self, network: Network, request: EndpointRequest) -> Endpoint:
+        """Addresses, MAC and host ports, before the container's namespace exists; all or none.
+
+        Raises UnavailableError: no address is left, an address or port is taken. InvalidParameterError.
+        """
+        ...
+
+    async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
+        """Give the network namespace at this path (/proc/PID/ns/net) its interface."""
+        ...
+
+    async def detach(self, network: Network, endpoint: Endpoint) -> None:
+        """Take the interface away from a namespace that goes on. One that ends takes it along by itself."""
+        ...
+
+    async def release(self, network: Network, endpoint: Endpoint) -> None:
+        """Give back what ``reserve`` took. Idempotent."""
+        ...
+
+    def adopt(self, network: Network, endpoint: Endpoint) -> None:
+        """Note as taken what a container that ran on still has."""
+        ...
+
+    async def reconcile(self, network: Network, endpoints: Sequence[Endpoint]) -> None:
+        """After a restart, all adopted: make the kernel's side as it should be, with these endpoints and no other."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the daemon holds (sockets). Devices and rules stay for the containers that run on."""
+        ...

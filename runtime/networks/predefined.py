@@ -1,0 +1,33 @@
+"""The networks that every host has: "bridge", "host" and "none"."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from runtime.kernel.network import KernelNetwork
+from runtime.networks.bridge import DEVICE_OPTION, MTU, MTU_OPTION, BridgeDriver
+from runtime.networks.driver import Driver, Network, Pool
+from runtime.networks.plain import PlainDriver
+
+
+def drivers(kernel: KernelNetwork) -> list[Driver]:
+    """Those of a host by itself."""
+    return [BridgeDriver(kernel), PlainDriver("host"), PlainDriver("null")]
+
+
+def networks(*, bridge: str, subnet: str) -> list[Network]:
+    """Without ID and time. ``bridge`` is the device of the default bridge, ``subnet`` what it would like to have."""
+    wanted = ipaddress.IPv4Network(subnet)
+    options = {
+        "com.docker.network.bridge.default_bridge": "true",
+        "com.docker.network.bridge.enable_icc": "true",
+        "com.docker.network.bridge.enable_ip_masquerade": "true",
+        DEVICE_OPTION: bridge,
+        MTU_OPTION: str(MTU),
+    }
+    pool = Pool(Subnet=str(wanted), Gateway=str(wanted.network_address + 1))
+    return [
+        Network(ID="", Name="bridge", Driver="bridge", Created="", Options=options, Pools=[pool]),
+        Network(ID="", Name="host", Driver="host", Created="", Settled=True),
+        Network(ID="", Name="none", Driver="null", Created="", Settled=True),
+    ]
