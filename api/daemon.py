@@ -22,8 +22,8 @@ from runtime.engine import Engine
 from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
 from worker.membership.description import describe
+from worker.membership.host import Host
 from worker.membership.node import Node
-from worker.membership.participation import Host
 from worker.membership.zygote import Zygote
 
 log = structlog.get_logger(__name__)

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import grpc
 import grpc.aio
 import structlog
 
-from base.files import ensure_private_folder, sync_folder
+from base.files import ensure_private_folder
 from base.unix_rpc import UnixChannel
 from pki.addresses import join_host_port, split_host_port
 from pki.certificates import Role
 from pki.errors import CertificateExpiredError, NodeCertificateExpiredError, PKIError
 from pki.grpc_credentials import RotatingChannel
-from pki.node_certificate import NodeCertificate, NodeCredentials, forget_key, utc_now
+from pki.node_certificate import NodeCertificate, NodeCredentials, utc_now
 from pki.renewal import Renewer
 from pki.tls_info import node_tls_info
 from proto.ca_pb2 import ManagerAddress, RenewCertificateRequest, RenewCertificateResponse
@@ -40,23 +37,17 @@ from proto.raft_pb2_grpc import RaftMembershipStub
 from proto.specs_pb2 import NodeRole
 from runtime.kernel.syscalls import Watcher
 from worker.agent.agent import Agent
-from worker.agent.executor import Executor, ExecutorError
+from worker.agent.executor import ExecutorError
 from worker.membership import local_state
 from worker.membership.addresses import GRPC_PORT
 from worker.membership.cluster_member import LocalNodeState, MembershipError
+from worker.membership.host import Host
 from worker.membership.manager_process import ManagerProcess
-from worker.membership.zygote import Zygote, ZygoteError
+from worker.membership.state_folder import AGENT, MANAGER_ERROR, MANAGER_LOCK, MANAGER_SOCKET, discard_log, erase
+from worker.membership.zygote import ZygoteError
 
 log = structlog.get_logger(__name__)
 
-CERTIFICATES = "certificates"
-AGENT = "agent"
-RAFT = "raft"
-RAFT_REMOVED = "raft.removed"
-MANAGER_LOCK = "manager.lock"
-MANAGER_SOCKET = "manager.sock"
-
-MANAGER_ERROR = "manager.error"
 MANAGER_READY_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 10.0
 _ROLE_RETRY_S = 1.0
@@ -66,24 +57,6 @@ _HEALTHY_AFTER_S = 60.0
 _READY_RETRY_S = 0.1
 
 _ENDED_SILENTLY = "the manager process was killed: out of memory? (the kernel's log knows)"
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a participation needs of the daemon around it.
-
-    Attributes:
-        state_dir, run_dir: as given to swarmd.
-        zygote: forks managers.
-        executor: this host's engine, open; stays the daemon's.
-        describe: this host as it is now.
-    """
-
-    state_dir: Path
-    run_dir: Path
-    zygote: Zygote
-    executor: Executor
-    describe: Callable[[], NodeDescription]
 
 
 class Participation:
@@ -478,7 +451,7 @@ class Participation:
         self._manager_ready = False
         self.state.role = NodeRole.NODE_ROLE_WORKER
         self._save()
-        await asyncio.to_thread(_discard, self._host.state_dir / RAFT)
+        await asyncio.to_thread(discard_log, self._host.state_dir)
         if self._holds_manager_certificate:
             await self._renewer.renew_once()
 
@@ -500,25 +473,3 @@ class Participation:
 
 class MembershipNotYetError(PKIError):
     """The managers have not come round to it; ask again."""
-
-
-def _discard(folder: Path) -> None:
-    """Remove it as a whole: half of a log would be refused as damaged by the manager of the next promotion."""
-    removed = folder.with_name(RAFT_REMOVED)
-    shutil.rmtree(removed, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(removed)
-        sync_folder(folder.parent)
-    shutil.rmtree(removed, ignore_errors=True)
-
-
-def erase(state_dir: Path) -> None:
-    """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays.
-
-    A host that loses power in between comes back with a mark by which ``worker.membership.node`` sees that this has to be finished.
-    """
-    local_state.begin_leave(state_dir)
-    forget_key(state_dir / CERTIFICATES)
-    for name in (CERTIFICATES, RAFT, RAFT_REMOVED, AGENT):
-        shutil.rmtree(state_dir / name, ignore_errors=True)
-    local_state.end_leave(state_dir)

@@ -17,7 +17,7 @@ from proto.dispatcher_pb2 import TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from tests.unit.worker.support import Place, place
 from worker.membership.cluster_member import InitRequest, JoinRequest
-from worker.membership.participation import CERTIFICATES
+from worker.membership.state_folder import CERTIFICATES
 
 DEADLINE_S = 60.0
 

@@ -11,17 +11,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 import manager.listener
 import manager.main
-import worker.membership.node
 from proto.objects_pb2 import NodeDescription
 from tests.support_addresses import loopback
 from tests.unit.agent.fakes import FakeExecutor
+from worker.membership.host import Host
 from worker.membership.manager_process import lock_holder
 from worker.membership.node import Node
-from worker.membership.participation import MANAGER_LOCK, Host
+from worker.membership.state_folder import MANAGER_LOCK
 from worker.membership.zygote import Zygote
 
 PATIENCE_S = 100.0
@@ -47,7 +45,7 @@ class Place:
     node: Node = field(init=False)
 
     def __post_init__(self) -> None:
-        self.node = Node(self.host)
+        self.node = Node(self.host, join_timeout_s=PATIENCE_S)
 
     @property
     def listen(self) -> str:
@@ -67,7 +65,7 @@ class Place:
     async def restart(self) -> None:
         """The daemon stops and is started again."""
         await self.node.close()
-        self.node = Node(self.host)
+        self.node = Node(self.host, join_timeout_s=PATIENCE_S)
         await self.node.open()
 
     async def restart_after_kill(self) -> None:
@@ -76,7 +74,7 @@ class Place:
         for task in ours:
             task.cancel()
         await asyncio.wait(ours)
-        self.node = Node(self.host)
+        self.node = Node(self.host, join_timeout_s=PATIENCE_S)
         await self.node.open()
 
 
@@ -91,9 +89,7 @@ async def place(folder: Path) -> AsyncIterator[Place]:
     made = Place(folder, loopback(next(_numbers)), Host(state, run_dir, zygote, FakeExecutor(), NodeDescription))
     await made.node.open()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker.membership.node, "JOIN_TIMEOUT_S", PATIENCE_S)
-            yield made
+        yield made
     finally:
         try:
             await made.node.close()

@@ -13,7 +13,7 @@ from pki.node_certificate import NodeCertificate
 from proto.node_pb2 import LocalState
 from tests.unit.pki.support import Authority
 from worker.membership import local_state
-from worker.membership.participation import CERTIFICATES, RAFT, erase
+from worker.membership.state_folder import CERTIFICATES, RAFT, erase
 
 
 class PowerLoss(BaseException):

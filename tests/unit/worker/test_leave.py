@@ -24,8 +24,10 @@ from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.pki.support import Authority
 from worker.agent.executor import ContainerPhase, Observation
+from worker.membership.host import Host
 from worker.membership.node import Node
-from worker.membership.participation import CERTIFICATES, MANAGER_SOCKET, Host, Participation
+from worker.membership.participation import Participation
+from worker.membership.state_folder import CERTIFICATES, MANAGER_SOCKET
 from worker.membership.zygote import Zygote
 
 OWN, OTHER = "n1", "n2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import signal
@@ -22,9 +23,8 @@ from proto.node_pb2 import LocalState
 from proto.objects_pb2 import JoinTokens, Node, NodeState
 from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
 from tests.unit.pki.support import Authority
-from tests.unit.worker.support import Place, place, until
+from tests.unit.worker.support import PATIENCE_S, Place, place, until
 from worker.membership import local_state
-from worker.membership import node as module
 from worker.membership.addresses import SystemAddress
 from worker.membership.cluster_member import (
     AlreadyInSwarmError,
@@ -37,7 +37,7 @@ from worker.membership.cluster_member import (
     NotInSwarmError,
     NotManagerError,
 )
-from worker.membership.participation import CERTIFICATES, MANAGER_SOCKET, RAFT
+from worker.membership.state_folder import CERTIFICATES, MANAGER_SOCKET, RAFT
 
 ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
 NOT_MANAGER = (
@@ -165,8 +165,8 @@ async def test_a_join_that_cannot_work_is_refused_at_once(
 # A join that goes on in the background
 
 
-async def test_a_join_without_an_answer_goes_on_and_can_be_left(alone: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JOIN_TIMEOUT_S", 0.05)
+async def test_a_join_without_an_answer_goes_on_and_can_be_left(alone: Place) -> None:
+    alone.node.join_timeout_s = 0.05
     with pytest.raises(JoinTimeoutError, match="The attempt to join the swarm will continue in the background"):
         await alone.node.join(join_request(alone, f"{alone.address}:1"))
     await until(lambda: "could not connect" in alone.node.info().error)
@@ -179,32 +179,28 @@ async def test_a_join_without_an_answer_goes_on_and_can_be_left(alone: Place, mo
     assert alone.state == set()
 
 
-async def test_a_join_that_fails_in_the_background_is_told_and_leaves_the_way_free(
-    alone: Place, other: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "JOIN_TIMEOUT_S", 0.05)
+async def test_a_join_that_fails_in_the_background_is_told_and_leaves_the_way_free(alone: Place, other: Place) -> None:
+    alone.node.join_timeout_s = 0.05
     with pytest.raises(JoinTimeoutError):
         await alone.node.join(join_request(alone, other.listen))
     await other.node.init(init_request(other))  # of another cluster than the token's
     await until(lambda: "remote CA does not match fingerprint" in alone.node.info().error)
     assert alone.node.info().local_node_state is LocalNodeState.ERROR
     assert alone.state == set()
-    monkeypatch.undo()
+    alone.node.join_timeout_s = PATIENCE_S
     await alone.node.join(join_request(alone, other.listen, (await tokens(other)).worker))
     assert alone.node.info().local_node_state is LocalNodeState.ACTIVE
     assert alone.node.info().error == ""
 
 
-async def test_a_join_succeeds_in_the_background_once_a_manager_answers(
-    alone: Place, other: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_join_succeeds_in_the_background_once_a_manager_answers(alone: Place, other: Place) -> None:
     await other.node.init(init_request(other))
     token = (await tokens(other)).worker
     await other.node.close()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "JOIN_TIMEOUT_S", 0.05)
-        with pytest.raises(JoinTimeoutError):
-            await alone.node.join(join_request(alone, other.listen, token))
+    alone.node.join_timeout_s = 0.05
+    with pytest.raises(JoinTimeoutError):
+        await alone.node.join(join_request(alone, other.listen, token))
+    alone.node.join_timeout_s = PATIENCE_S
     await other.restart()
     await until(lambda: alone.node.info().local_node_state is LocalNodeState.ACTIVE)
     assert alone.node.info().error == ""
@@ -528,13 +524,11 @@ def as_if_moved(host: Place, *, asked: str | None) -> None:
     local_state.save(host.host.state_dir, state)
 
 
-async def test_a_host_whose_address_changed_over_night_tells_the_new_one(
-    manager: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_host_whose_address_changed_over_night_tells_the_new_one(manager: Place) -> None:
     async def addresses() -> list[SystemAddress]:
         return [SystemAddress("eth0", manager.address), SystemAddress("eth1", "198.51.100.1")]
 
-    monkeypatch.setattr(module, "system_addresses", addresses)
+    manager.host = dataclasses.replace(manager.host, addresses=addresses)
     await manager.node.close()
     as_if_moved(manager, asked="eth0")
     await manager.restart()
@@ -549,14 +543,14 @@ async def test_a_host_whose_address_changed_over_night_tells_the_new_one(
 
 @pytest.mark.parametrize("asked", [None, "eth9"], ids=["the user's own", "an interface that is gone"])
 async def test_an_address_stays_that_the_user_named_or_for_which_there_is_no_other(
-    manager: Place, monkeypatch: pytest.MonkeyPatch, asked: str | None
+    manager: Place, asked: str | None
 ) -> None:
     """Behind address translation no address that is told is the host's own (X23)."""
 
     async def addresses() -> list[SystemAddress]:
         return [SystemAddress("eth0", manager.address), SystemAddress("eth1", "198.51.100.1")]
 
-    monkeypatch.setattr(module, "system_addresses", addresses)
+    manager.host = dataclasses.replace(manager.host, addresses=addresses)
     await manager.node.close()
     as_if_moved(manager, asked=asked)
     await manager.restart()

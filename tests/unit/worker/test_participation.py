@@ -26,7 +26,8 @@ from worker.agent.agent import Agent
 from worker.membership import local_state
 from worker.membership import participation as module
 from worker.membership.cluster_member import LocalNodeState
-from worker.membership.participation import Host, Participation
+from worker.membership.host import Host
+from worker.membership.participation import Participation
 from worker.membership.zygote import Zygote
 
 T = TypeVar("T", bound=Participation)

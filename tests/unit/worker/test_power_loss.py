@@ -21,7 +21,7 @@ from tests.unit.worker.power import lose_power_everywhere
 from worker.agent.contents import Contents, change_of
 from worker.agent.persistence import FILE_NAME, AssignmentFile
 from worker.membership import local_state
-from worker.membership.participation import AGENT, CERTIFICATES, RAFT, erase
+from worker.membership.state_folder import AGENT, CERTIFICATES, RAFT, erase
 
 OLD, NEW = LocalState(node_id="n", cluster_id="old"), LocalState(node_id="n", cluster_id="new" * 400)
 CLUSTER = Authority()

@@ -20,7 +20,9 @@ from tests.unit.pki.support import Authority
 from tests.unit.worker.support import until
 from worker.membership import participation as module
 from worker.membership.cluster_member import MembershipError
-from worker.membership.participation import CERTIFICATES, RAFT, Host, Participation, erase
+from worker.membership.host import Host
+from worker.membership.participation import Participation
+from worker.membership.state_folder import CERTIFICATES, RAFT, RAFT_REMOVED, discard_log, erase
 from worker.membership.zygote import Zygote
 
 NODE = "n1"
@@ -205,11 +207,11 @@ async def test_a_log_whose_removal_is_cut_short_is_gone_for_the_next_promotion(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", cut_short)
         with pytest.raises(Killed):
-            module._discard(tmp_path / RAFT)
+            discard_log(tmp_path)
     assert not (tmp_path / RAFT).exists()
     (tmp_path / RAFT).mkdir()
-    module._discard(tmp_path / RAFT)
+    discard_log(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(RAFT)] == []
-    (tmp_path / module.RAFT_REMOVED).mkdir()
+    (tmp_path / RAFT_REMOVED).mkdir()
     erase(tmp_path)
-    assert not (tmp_path / module.RAFT_REMOVED).exists()
+    assert not (tmp_path / RAFT_REMOVED).exists()

@@ -1,0 +1,43 @@
+"""What of a cluster lies in the state folder, by name, and how it goes (node.json and the marks: ``local_state``)."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from base.files import sync_folder
+from pki.node_certificate import forget_key
+from worker.membership import local_state
+
+CERTIFICATES = "certificates"
+AGENT = "agent"
+RAFT = "raft"
+RAFT_REMOVED = "raft.removed"
+MANAGER_LOCK = "manager.lock"
+
+MANAGER_SOCKET = "manager.sock"
+"""In the run folder, as is the next."""
+MANAGER_ERROR = "manager.error"
+
+
+def discard_log(state_dir: Path) -> None:
+    """Remove it as a whole: half of a log would be refused as damaged by the manager of the next promotion."""
+    folder, removed = state_dir / RAFT, state_dir / RAFT_REMOVED
+    shutil.rmtree(removed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(removed)
+        sync_folder(state_dir)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def erase(state_dir: Path) -> None:
+    """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays.
+
+    A host that loses power in between comes back with a mark by which ``Node.open`` sees that this has to be finished.
+    """
+    local_state.begin_leave(state_dir)
+    forget_key(state_dir / CERTIFICATES)
+    for name in (CERTIFICATES, RAFT, RAFT_REMOVED, AGENT):
+        shutil.rmtree(state_dir / name, ignore_errors=True)
+    local_state.end_leave(state_dir)
