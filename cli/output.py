@@ -110,7 +110,8 @@ def _columns(char: str) -> int:
 def apply(template: str, value: Any) -> str:
     """Render a template, or end the command with its error."""
     # Imported when a template is given: a table alone starts 10 ms sooner.
-    from cli.gotemplate import TemplateError, render
+    from base.gotemplate.faults import TemplateError
+    from cli.formats import render
 
     try:
         return render(template, value)

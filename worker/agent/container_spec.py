@@ -12,6 +12,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from base.gotemplate.faults import TemplateError
+from base.gotemplate.functions import Function
+from base.gotemplate.values import Labels
 from proto.objects_pb2 import Task
 from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
 from proto.specs_pb2 import Mount as MountSpec
@@ -30,7 +33,7 @@ from runtime.containers.types import (
 )
 from runtime.images import RegistryAuth
 from worker.agent.executor import Assignment, ExecutorError
-from worker.agent.templates import Function, Labels, TemplateError, Value, expand
+from worker.agent.templates import Value, expand
 
 LABEL = "com.docker.swarm"
 TASK_ID_LABEL = f"{LABEL}.task.id"

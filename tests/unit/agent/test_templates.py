@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.agent.templates import Labels, TemplateError, expand
+from base.gotemplate.faults import TemplateError
+from base.gotemplate.values import Labels
+from worker.agent.templates import expand
 
 FIELDS: dict[str, object] = {
     "Service": {"ID": "s1", "Name": "web", "Labels": Labels({"zone": "a", "com.example.tier": "front"})},

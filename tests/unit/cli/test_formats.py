@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cli.gotemplate import TemplateError, render
+from base.gotemplate.faults import TemplateError
+from cli.formats import render
 
 VALUE: dict[str, Any] = {
     "Name": "web",

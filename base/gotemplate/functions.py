@@ -1,89 +1,42 @@
-"""Functions of Go templates, over decoded JSON; ``cli.gotemplate`` calls them with a list of evaluated operands.
+"""Functions of templates: Go's ``and or not len index slice print printf println eq ne lt le gt ge`` and Docker's ``json
+upper lower title split join pad truncate``.
 
-Every one of them raises TemplateError and nothing else, whatever it is given, and makes no text longer than
-``WIDTH_MAX`` out of a number.
+Every one of them raises Fault and nothing else, whatever it is given, and makes no text longer than ``WIDTH_MAX`` out of
+a number.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from base.gotemplate.faults import Fault
+from base.gotemplate.values import Missing, inner_text, short, text_of
+
+Function = Callable[..., Any]
 
 WIDTH_MAX = 10_000
 
 
-class TemplateError(ValueError):
-    """The template cannot be parsed, or asks for something that is not there."""
+def _takes(least: int, most: int | None = None) -> Callable[[Function], Function]:
+    """A function of so many operands (``most`` None: any number); what it cannot handle is a Fault."""
 
-
-class Missing:
-    """A key that is not in the object: empty where it is tested, an error where it is printed."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __eq__(self, other: object) -> bool:
-        return other is None or isinstance(other, Missing)
-
-    def __hash__(self) -> int:
-        return hash(None)
-
-
-def text_of(value: Any) -> str:
-    """How Go prints a value (``%v``)."""
-    match value:
-        case Missing():
-            raise TemplateError(f'template parsing error: map has no entry for key "{value.name}"')
-        case None:
-            return "<no value>"
-        case bool():
-            return "true" if value else "false"
-        case float():
-            return _float_text(value)
-        case dict():
-            return "map[" + " ".join(f"{key}:{_inner(item)}" for key, item in sorted(value.items())) + "]"
-        case list() | tuple():
-            return "[" + " ".join(_inner(item) for item in value) + "]"
-        case _:
-            return str(value)
-
-
-def _inner(value: Any) -> str:
-    return "<nil>" if value is None else text_of(value)
-
-
-def _float_text(value: float) -> str:
-    """Go's shortest %g: an exponent below 1e-4 and from 1e21 on, at least two digits of it."""
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
-    if value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
-    return re.sub(r"e([-+])(\d)$", r"e\g<1>0\2", repr(value))
-
-
-def _takes(least: int, most: int | None = None) -> Callable[[Callable[..., Any]], Callable[[Sequence[Any]], Any]]:
-    """A function of so many operands (``most`` None: any number); what it cannot handle is a TemplateError."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[[Sequence[Any]], Any]:
+    def decorate(function: Function) -> Function:
         name = function.__name__.strip("_")
 
         @functools.wraps(function)
-        def call(operands: Sequence[Any]) -> Any:
+        def call(*operands: Any) -> Any:
             if len(operands) < least or (most is not None and len(operands) > most):
-                raise TemplateError(f"template: wrong number of args for {name}: want {least} got {len(operands)}")
+                raise Fault("argument_count", name=name, want=least, got=len(operands))
             try:
                 return function(*operands)
-            except TemplateError:
+            except Fault:
                 raise
             except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-                raise TemplateError(f"template: error calling {name}: {error}") from error
+                raise Fault("calling", name=name, reason=error) from error
 
         return call
 
@@ -92,13 +45,13 @@ def _takes(least: int, most: int | None = None) -> Callable[[Callable[..., Any]]
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise TemplateError(f"template: wrong type for value; expected string; got {text_of(value)[:40]}")
+        raise Fault("no_string", value=short(value))
     return value
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= WIDTH_MAX:
-        raise TemplateError(f"template: want a number from 0 to {WIDTH_MAX}, got {text_of(value)[:40]}")
+        raise Fault("no_number", most=WIDTH_MAX, value=short(value))
     return value
 
 
@@ -133,7 +86,7 @@ def _join(values: Any, separator: Any) -> str:
     if values is None or isinstance(values, Missing):
         return ""
     if not isinstance(values, list):
-        raise TemplateError(f"template: error calling join: expected slice, got {text_of(values)[:40]}")
+        raise Fault("calling", name="join", reason=f"expected slice, got {short(values)}")
     return _string(separator).join(text_of(item) for item in values)
 
 
@@ -154,35 +107,35 @@ def _len(value: Any) -> int:
         return len(value.encode(errors="surrogatepass"))
     if isinstance(value, Missing) or value is None:
         return 0
-    if isinstance(value, list | dict):
+    if isinstance(value, list | Mapping):
         return len(value)
-    raise TemplateError(f"template: error calling len: len of {text_of(value)[:40]}")
+    raise Fault("no_length", value=short(value))
 
 
 @_takes(1)
 def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
         if value is None or isinstance(value, Missing):
-            raise TemplateError("template: error calling index: index of nil")
+            raise Fault("calling", name="index", reason="index of nil")
         if isinstance(value, Mapping):
             # Docker's maps hold strings: the empty one stands for an absent key.
             value = value.get(_string(key), "")
         elif isinstance(value, list | str):
             if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < len(value):
-                raise TemplateError(f"template: error calling index: index out of range: {text_of(key)[:40]}")
+                raise Fault("calling", name="index", reason=f"index out of range: {short(key)}")
             value = value[key] if isinstance(value, list) else ord(value[key])
         else:
-            raise TemplateError(f"template: error calling index: can't index item of {text_of(value)[:40]}")
+            raise Fault("no_index", value=short(value))
     return value
 
 
 @_takes(1, 3)
 def _slice(value: Any, start: Any = 0, end: Any = None) -> Any:
     if not isinstance(value, list | str):
-        raise TemplateError(f"template: error calling slice: can't slice item of {text_of(value)[:40]}")
+        raise Fault("calling", name="slice", reason=f"can't slice item of {short(value)}")
     last = len(value) if end is None else _count(end)
     if not _count(start) <= last <= len(value):
-        raise TemplateError("template: error calling slice: index out of range")
+        raise Fault("calling", name="slice", reason="index out of range")
     return value[_count(start) : last]
 
 
@@ -193,13 +146,13 @@ def _print(*values: Any) -> str:
     for index, value in enumerate(values):
         if index and not isinstance(value, str) and not isinstance(values[index - 1], str):
             out += " "
-        out += _inner(value)
+        out += inner_text(value)
     return out
 
 
 @_takes(0)
 def _println(*values: Any) -> str:
-    return " ".join(_inner(value) for value in values) + "\n"
+    return " ".join(inner_text(value) for value in values) + "\n"
 
 
 _VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d*)(?:\.(?P<precision>\d*))?(?P<verb>.|\Z)", re.DOTALL)
@@ -219,7 +172,7 @@ def _printf(form: Any, *values: Any) -> str:
 
     text = _VERB.sub(replace, _string(form))
     if left:
-        text += "%!(EXTRA " + ", ".join(_inner(value) for value in left) + ")"
+        text += "%!(EXTRA " + ", ".join(inner_text(value) for value in left) + ")"
     return text
 
 
@@ -228,15 +181,15 @@ def _formatted(match: re.Match[str], value: Any) -> str:
     width, precision = int(match["width"][:9] or 0), match["precision"]
     places = None if precision is None else int(precision[:9] or 0)
     if width > WIDTH_MAX or (places or 0) > WIDTH_MAX:
-        raise TemplateError("template: error calling printf: width out of range")
+        raise Fault("calling", name="printf", reason="width out of range")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if verb in "sv":
-        text = _inner(value)
+        text = inner_text(value)
         text = text[:places] if places is not None and verb == "s" else text
     elif verb == "q" and isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False)
     elif verb == "t" and isinstance(value, bool):
-        text = _inner(value)
+        text = inner_text(value)
     elif (verb in "doxXbc" and isinstance(value, int) and number) or (verb in "feEgG" and number):
         if verb == "c":
             text = chr(value)
@@ -246,7 +199,7 @@ def _formatted(match: re.Match[str], value: Any) -> str:
             text = format(value, f".{6 if places is None else places}{verb}")
         text = f"+{text}" if "+" in flags and value >= 0 else text
     else:
-        return f"%!{verb}({type(value).__name__}={_inner(value)})"
+        return f"%!{verb}({type(value).__name__}={inner_text(value)})"
     if "-" in flags:
         return text.ljust(width)
     return text.zfill(width) if "0" in flags and number else text.rjust(width)
@@ -255,7 +208,7 @@ def _formatted(match: re.Match[str], value: Any) -> str:
 def _comparable(a: Any, b: Any) -> None:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
     if not numbers and not (isinstance(a, str) and isinstance(b, str)):
-        raise TemplateError("template: incompatible types for comparison")
+        raise Fault("incomparable")
 
 
 @_takes(2)
@@ -267,7 +220,7 @@ def _eq(first: Any, *rest: Any) -> bool:
 
 @_takes(2, 2)
 def _ne(a: Any, b: Any) -> bool:
-    return not _eq([a, b])
+    return not _eq(a, b)
 
 
 @_takes(2, 2)
@@ -299,7 +252,7 @@ def _not(value: Any) -> bool:
     return not value
 
 
-FUNCTIONS: Mapping[str, Callable[[Sequence[Any]], Any]] = {
+FUNCTIONS: Mapping[str, Function] = {
     function.__name__.strip("_"): function
     for function in (
         *(_json, _upper, _lower, _title, _split, _join, _pad, _truncate),
@@ -308,5 +261,5 @@ FUNCTIONS: Mapping[str, Callable[[Sequence[Any]], Any]] = {
     )
 }
 
-# "and" and "or": the value of an operand that ends the evaluation.
 LAZY: Mapping[str, bool] = {"and": False, "or": True}
+"""Functions that stop at the operand that decides: the truth of such an operand. They are the evaluator's."""
