@@ -26,6 +26,9 @@ from worker.membership.host import Host
 from worker.membership.node import Node
 from worker.membership.zygote import Zygote
 
+WARM_AFTER_S = 1.0
+"""So long after the API answers the zygote imports the manager: the first requests come first."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -85,7 +88,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
             raise StartError(str(error)) from error
         log.info("daemon.started", version=VERSION, pid=os.getpid(), hostname=platform.node())
         notify_systemd("READY=1")
-        zygote.warm()
+        loop.call_later(WARM_AFTER_S, zygote.warm)
         await stop.wait()
         notify_systemd("STOPPING=1")
         log.info("daemon.stopping")
