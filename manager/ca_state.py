@@ -12,7 +12,7 @@ from manager.consensus.port import Consensus, ConsensusError
 from manager.constants import NEVER_CAME_NODES_MAX
 from manager.control.defaults import NODE_CERT_EXPIRY_NS
 from manager.dispatcher.nodes import has_come
-from manager.store import Change, Store, StoreError, Working
+from manager.store import CLUSTERS, NODES, Change, Store, StoreError, Working
 from pki.authority import RootCA
 from pki.certificates import Identity, Role
 from pki.node_certificate import utc_now
@@ -56,11 +56,11 @@ class StoreCAState:
 
     def _on_change(self, changes: Sequence[Change]) -> None:
         refused: set[str] = set()
-        if any(change.table == "clusters" for change in changes):
+        if any(change.kind is CLUSTERS for change in changes):
             removed = frozenset(node for cluster in self._store.view.clusters for node in cluster.removed_nodes)
             refused |= removed - self._removed
             self._removed = removed
-        nodes = {change.id for change in changes if change.table == "nodes"}
+        nodes = {change.id for change in changes if change.kind is NODES}
         void = {node_id: before for node_id in nodes if (before := self._void_time(node_id)) is not None}
         if any(self._void_before.get(node_id) != before for node_id, before in void.items()):
             refused |= {node_id for node_id, before in void.items() if self._void_before.get(node_id) != before}

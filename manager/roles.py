@@ -16,7 +16,7 @@ from datetime import datetime
 import structlog
 
 from manager.consensus.port import Consensus, ConsensusError, Member, MembershipError, NodeID, NoQuorumError
-from manager.store import Change, Store, StoreError, Working
+from manager.store import NODES, Change, Store, StoreError, Working
 from pki.node_certificate import utc_now
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
@@ -110,7 +110,7 @@ class RoleManager:
         return decide(self._store.view.nodes.values(), self._consensus.members, self._consensus.node_id)
 
     def _on_change(self, changes: Sequence[Change]) -> None:
-        if any(change.table == "nodes" for change in changes):
+        if any(change.kind is NODES for change in changes):
             self._wake.set()
 
     async def _do(self, action: RoleAction) -> None:

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class StoreObject(_message.Message):
-    """One object of any table."""
+    """One object of any kind."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -106,24 +106,24 @@ Global___StoreAction: _TypeAlias = StoreAction  # noqa: Y015
 class StoreRemoval(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    TABLE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     VERSION_INDEX_FIELD_NUMBER: _builtins.int
-    table: _builtins.str
-    """Table name as in StoreObject's oneof."""
+    kind: _builtins.str
+    """As in StoreObject's oneof."""
     id: _builtins.str
     version_index: _builtins.int
     """Version it was read at; 0 removes whatever is there."""
     def __init__(
         self,
         *,
-        table: _builtins.str = ...,
+        kind: _builtins.str = ...,
         id: _builtins.str = ...,
         version_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "table", b"table", "version_index", b"version_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "version_index", b"version_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from manager.control import filters, validation
 from manager.control.errors import AlreadyExistsError, InvalidArgumentError
 from manager.control.lookup import check_version
+from manager.store import CONFIGS as CONFIG_KIND
+from manager.store import SECRETS as SECRET_KIND
 from manager.store import Table, View, Working
 from proto.objects_pb2 import Config, Secret, Service
 
@@ -56,7 +58,7 @@ SECRETS = PayloadKind[Secret](
     word="secret",
     table=lambda view: view.secrets,
     by_name=lambda view, name: view.secrets.by_name(name),
-    users=lambda view, secret_id: view.services.referencing_secret(secret_id),
+    users=lambda view, secret_id: view.services.naming(SECRET_KIND, secret_id),
     validate=lambda secret: validation.validate_secret_spec(secret.spec),
     filter_keys=filters.SECRET_KEYS,
     shown=without_data,
@@ -66,7 +68,7 @@ CONFIGS = PayloadKind[Config](
     word="config",
     table=lambda view: view.configs,
     by_name=lambda view, name: view.configs.by_name(name),
-    users=lambda view, config_id: view.services.referencing_config(config_id),
+    users=lambda view, config_id: view.services.naming(CONFIG_KIND, config_id),
     validate=lambda config: validation.validate_config_spec(config.spec),
     filter_keys=filters.CONFIG_KEYS,
     shown=lambda config: config,

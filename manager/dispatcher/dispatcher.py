@@ -28,10 +28,12 @@ from manager.dispatcher.liveness import Liveness
 from manager.dispatcher.session import AgentSession, End
 from manager.dispatcher.tables import ViewTables
 from manager.log_limit import LogLimit
-from manager.store import Change, Store, StoreError, Working
+from manager.store import CLUSTERS, CONFIGS, NODES, SECRETS, SPEC_VERSIONS, TASKS, Change, Store, StoreError, Working
+from manager.store.kinds import AnyKind
 from pki.certificates import Identity
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import (
+    AssignmentKind,
     AssignmentsRequest,
     SessionRequest,
     UpdateTaskStatusRequest,
@@ -51,7 +53,11 @@ FIRST_MESSAGE_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 BROKEN_NOTICE_S = 0.1
 
-_DEPENDENCY_TABLES = {"spec_versions": SPEC_VERSION, "secrets": SECRET, "configs": CONFIG}
+_DEPENDENCY_KINDS: dict[AnyKind, AssignmentKind.ValueType] = {
+    SPEC_VERSIONS: SPEC_VERSION,
+    SECRETS: SECRET,
+    CONFIGS: CONFIG,
+}
 
 
 class Dispatcher(DispatcherServicer):
@@ -362,14 +368,14 @@ class Dispatcher(DispatcherServicer):
         if not self._leading:
             return
         for change in changes:
-            if change.table == "tasks":
+            if change.kind is TASKS:
                 self._mark_task(change.id, change.old, change.new)
-            elif kind := _DEPENDENCY_TABLES.get(change.table):
+            elif kind := _DEPENDENCY_KINDS.get(change.kind):
                 for session in self._sessions.values():
                     session.mark_needed((kind, change.id))
-            elif change.table == "nodes":
+            elif change.kind is NODES:
                 self._node_changed(change.id, change.old, change.new)
-            elif change.table == "clusters":
+            elif change.kind is CLUSTERS:
                 self._cluster_changed()
 
     def _mark_task(self, task_id: str, old: object, new: object) -> None:

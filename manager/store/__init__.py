@@ -12,15 +12,38 @@ from manager.store.errors import (
     StoreError,
     TransactionTooLargeError,
 )
-from manager.store.kinds import StoredObject, TableName, spec_version_id
+from manager.store.kinds import (
+    CLUSTERS,
+    CONFIGS,
+    KINDS,
+    NODES,
+    SECRETS,
+    SERVICES,
+    SPEC_VERSIONS,
+    TASKS,
+    Kind,
+    Kinds,
+    spec_version_id,
+)
+from manager.store.objects import StoredObject
 from manager.store.store import Store
 from manager.store.tables import Table
 from manager.store.views import View, Working
 from manager.store.watch import Change, Resync, Watch
 
 __all__ = [
+    "CLUSTERS",
+    "CONFIGS",
+    "KINDS",
+    "NODES",
+    "SECRETS",
+    "SERVICES",
+    "SPEC_VERSIONS",
+    "TASKS",
     "AmbiguousReferenceError",
     "Change",
+    "Kind",
+    "Kinds",
     "MutatedObjectError",
     "NameConflictError",
     "ObjectExistsError",
@@ -33,7 +56,6 @@ __all__ = [
     "StoreError",
     "StoredObject",
     "Table",
-    "TableName",
     "TransactionTooLargeError",
     "View",
     "Watch",

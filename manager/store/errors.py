@@ -48,12 +48,12 @@ class AmbiguousReferenceError(StoreError):
 
 
 class ObjectInUseError(StoreError):
-    """A secret or config that services still name cannot be removed."""
+    """What other objects still name cannot be removed."""
 
-    def __init__(self, *, kind: str, name: str, services: tuple[str, ...]) -> None:
-        noun = "service" if len(services) == 1 else "services"
-        super().__init__(f"{kind} '{name}' is in use by the following {noun}: {', '.join(services)}")
-        self.kind, self.name, self.services = kind, name, services
+    def __init__(self, *, kind: str, name: str, user_kind: str, users: tuple[str, ...]) -> None:
+        noun = user_kind if len(users) == 1 else f"{user_kind}s"
+        super().__init__(f"{kind} '{name}' is in use by the following {noun}: {', '.join(users)}")
+        self.kind, self.name, self.users = kind, name, users
 
 
 class TransactionTooLargeError(StoreError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from manager.store.errors import MutatedObjectError
-from manager.store.kinds import StoredObject, kind_of
+from manager.store.objects import StoredObject
 from manager.store.watch import Change
 
 
@@ -24,19 +24,19 @@ class MutationDetector:
         """Follow the store."""
         for change in changes:
             if change.new is None:
-                self._known.pop((change.table, change.id), None)
+                self._known.pop((change.kind.name, change.id), None)
             else:
-                self._known[change.table, change.id] = (change.new, _bytes(change.new))
+                self._known[change.kind.name, change.id] = (change.new, _bytes(change.new))
 
     def reset(self, objects: Mapping[str, Iterable[StoredObject]]) -> None:
-        """Start again from these objects."""
-        self._known = {(kind_of(obj).table, obj.id): (obj, _bytes(obj)) for rows in objects.values() for obj in rows}
+        """Start again from these objects, by the name of their kind."""
+        self._known = {(name, obj.id): (obj, _bytes(obj)) for name, rows in objects.items() for obj in rows}
 
     def check_all(self) -> None:
         """Raises: MutatedObjectError for the first message that is not as it was stored."""
-        for obj, stored in self._known.values():
+        for (kind, object_id), (obj, stored) in self._known.items():
             if _bytes(obj) != stored:
-                raise MutatedObjectError(kind=kind_of(obj).name, object_id=obj.id)
+                raise MutatedObjectError(kind=kind, object_id=object_id)
 
 
 def _bytes(obj: StoredObject) -> bytes:

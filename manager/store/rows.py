@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, ValuesView
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Collection, Hashable, Iterator, ValuesView
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from manager.store.kinds import IndexKey, Kind, StoredObject, T
+from manager.store.objects import StoredObject, T
+
+if TYPE_CHECKING:  # a kind says what class its table is, and tables stand on rows
+    from manager.store.kinds.kind import AnyKind, Kind
+
+IndexKey = Hashable
+
+NAME_INDEX = "name"
+"""The index of the names that objects answer to."""
 
 T_co = TypeVar("T_co", bound=StoredObject, covariant=True)
 
@@ -13,8 +21,8 @@ T_co = TypeVar("T_co", bound=StoredObject, covariant=True)
 class Rows(Protocol[T_co]):
     """What a table reads from."""
 
-    kind: Kind
-
+    @property
+    def kind(self) -> AnyKind: ...
     def get(self, object_id: str) -> T_co | None: ...
     def values(self) -> Iterator[T_co]: ...
     def lookup(self, index: str, key: IndexKey) -> Collection[T_co]: ...
@@ -27,11 +35,11 @@ class CommittedRows(Generic[T]):
 
     __slots__ = ("_indexes", "_key_functions", "kind", "objects")
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind[T]) -> None:
         self.kind = kind
         self.objects: dict[str, T] = {}
-        self._key_functions = tuple(kind.indexes.items())
-        self._indexes: dict[str, dict[IndexKey, dict[str, T]]] = {name: {} for name in kind.indexes}
+        self._key_functions = kind.key_functions
+        self._indexes: dict[str, dict[IndexKey, dict[str, T]]] = {name: {} for name, _ in kind.key_functions}
 
     def get(self, object_id: str) -> T | None:
         return self.objects.get(object_id)
@@ -90,14 +98,21 @@ class CommittedRows(Generic[T]):
 
 
 class LayeredRows(Generic[T]):
-    """What a transaction has written, over the committed rows; reads see both."""
+    """What a transaction has written, over the committed rows; reads see both.
 
-    __slots__ = ("_base", "_removed", "_written", "kind")
+    Most transactions write to few tables, so what was written gets rows of its own with the first object.
+    """
 
-    def __init__(self, base: CommittedRows[T]) -> None:
+    __slots__ = ("_base", "_nothing", "_removed", "_written", "kind")
+
+    def __init__(self, base: CommittedRows[T], nothing: CommittedRows[T]) -> None:
+        """
+        Args:
+            nothing: empty rows of the kind, which any number of layers share.
+        """
         self.kind = base.kind
         self._base = base
-        self._written: CommittedRows[T] = CommittedRows(base.kind)
+        self._written = self._nothing = nothing
         self._removed: set[str] = set()
 
     def get(self, object_id: str) -> T | None:
@@ -134,6 +149,8 @@ class LayeredRows(Generic[T]):
 
     def put(self, obj: T) -> None:
         self._removed.discard(obj.id)
+        if self._written is self._nothing:
+            self._written = CommittedRows(self.kind)
         self._written.put(obj)
 
     def drop(self, object_id: str) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from manager.store.errors import SnapshotError
-from manager.store.kinds import KINDS, Kind, StoredObject
-from proto.store_pb2 import SnapshotChunk, SnapshotHeader, StoreObject
+from manager.store.kinds import AnyKind, Kinds, UnknownKindError
+from manager.store.objects import StoredObject
+from proto.store_pb2 import SnapshotChunk, SnapshotHeader
 
 SNAPSHOT_FORMAT = 1
 
@@ -27,11 +27,12 @@ _LENGTH = struct.Struct(">I")
 
 
 def write(
-    objects: Mapping[str, Sequence[StoredObject]], *, index: int, recent_transaction_ids: Sequence[str]
+    kinds: Kinds, objects: Mapping[str, Sequence[StoredObject]], *, index: int, recent_transaction_ids: Sequence[str]
 ) -> Iterator[bytes]:
     """Serialise a state.
 
     Args:
+        kinds: in this order.
         objects: kind name -> its objects; none of them may change while this runs (it may run on another thread).
         index: log index of the last entry applied.
         recent_transaction_ids: oldest first.
@@ -43,18 +44,20 @@ def write(
         recent_transaction_ids=recent_transaction_ids,
     )
     yield _framed(header.SerializeToString(deterministic=True))
-    for kind in KINDS:
+    for kind in kinds:
         rows = objects[kind.name]
         for start in range(0, len(rows), CHUNK_OBJECTS):
-            chunk = SnapshotChunk(objects=[_wrap(kind, obj) for obj in rows[start : start + CHUNK_OBJECTS]])
+            chunk = SnapshotChunk()
+            for obj in rows[start : start + CHUNK_OBJECTS]:
+                kind.wrap(obj, chunk.objects.add())
             yield _framed(chunk.SerializeToString(deterministic=True))
 
 
-def read(pieces: Iterable[bytes]) -> tuple[SnapshotHeader, list[tuple[str, StoredObject]]]:
+def read(kinds: Kinds, pieces: Iterable[bytes]) -> tuple[SnapshotHeader, list[tuple[AnyKind, StoredObject]]]:
     """Parse a whole snapshot.
 
     Returns:
-        The header, and (kind name, object) in the order written; each object is a message of its own.
+        The header, and (kind, object) in the order written; each object is a message of its own.
 
     Raises:
         SnapshotError: cut short, of another format, unreadable, or not as many objects as the header says.
@@ -67,9 +70,13 @@ def read(pieces: Iterable[bytes]) -> tuple[SnapshotHeader, list[tuple[str, Store
         header = SnapshotHeader.FromString(first)
         if header.format != SNAPSHOT_FORMAT:
             raise SnapshotError(f"snapshot has format {header.format}, this version reads {SNAPSHOT_FORMAT}")
-        objects = [_unwrap(wrapped) for message in messages for wrapped in SnapshotChunk.FromString(message).objects]
+        objects = [
+            kinds.unwrap(wrapped) for message in messages for wrapped in SnapshotChunk.FromString(message).objects
+        ]
     except DecodeError as error:
         raise SnapshotError(f"snapshot is unreadable: {error}") from error
+    except UnknownKindError as error:
+        raise SnapshotError("snapshot holds an object of a kind that this version does not know") from error
     if len(objects) != header.objects_total:
         raise SnapshotError(f"snapshot holds {len(objects)} objects, its header says {header.objects_total}")
     return header, objects
@@ -96,22 +103,3 @@ def _messages(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def _framed(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
-
-
-def _wrap(kind: Kind, obj: StoredObject) -> StoreObject:
-    fields: dict[str, Any] = {kind.name: obj}
-    return StoreObject(**fields)
-
-
-def _unwrap(wrapped: StoreObject) -> tuple[str, StoredObject]:
-    name = wrapped.WhichOneof("object")
-    if name is None:
-        raise SnapshotError("snapshot holds an object of a kind that this version does not know")
-    return name, detached(getattr(wrapped, name))
-
-
-def detached(obj: StoredObject) -> StoredObject:
-    """A copy of a message that lies inside another: kept as it is, it would keep the whole outer one in memory."""
-    copy = type(obj)()
-    copy.CopyFrom(obj)  # type: ignore[arg-type]  # type(obj) is obj's own class, which the union hides
-    return copy

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.consensus.port import ENTRY_SIZE_BYTES_MAX, Consensus, Entry, ProposalUnknownError
 from manager.store.errors import SequenceConflictError, TransactionTooLargeError
+from manager.store.kinds import KINDS, AnyKind, Kinds
 from manager.store.machine import Machine
 from manager.store.mutation import MutationDetector
 from manager.store.views import View, Working
@@ -40,11 +41,14 @@ class Store:
     ``read_barrier`` first.
     """
 
-    def __init__(self, consensus: Consensus, *, clock: Callable[[], float], debug: bool | None = None) -> None:
+    def __init__(
+        self, consensus: Consensus, *, clock: Callable[[], float], debug: bool | None = None, kinds: Kinds = KINDS
+    ) -> None:
         """
         Args:
             consensus: the log; the caller starts it with this store as its machine.
             clock: seconds since the epoch; read when proposing, never when applying.
+            kinds: what it holds.
             debug: detect stored messages changed in place; by default when ``SWARM_STORE_DEBUG`` is 1.
         """
         if debug is None:
@@ -52,7 +56,7 @@ class Store:
         self._consensus = consensus
         self._clock = clock
         self._detector = MutationDetector() if debug else None
-        self._machine = Machine(self._detector)
+        self._machine = Machine(self._detector, kinds=kinds)
         self._watches: set[Watch] = set()
         self._callbacks: list[Callable[[Sequence[Change]], None]] = []
 
@@ -122,9 +126,9 @@ class Store:
 
     # ------------------------------------------------------------------ watching
 
-    def watch(self, *tables: str) -> Watch:
-        """Changes of these tables (plural names; none means all) from now on."""
-        watch = Watch(frozenset(tables), self._watches.discard)
+    def watch(self, *kinds: AnyKind) -> Watch:
+        """Changes of objects of these kinds (none means all) from now on."""
+        watch = Watch(frozenset(kinds), self._watches.discard)
         self._watches.add(watch)
         return watch
 

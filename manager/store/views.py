@@ -13,39 +13,43 @@ from manager.store.errors import (
     ObjectNotFoundError,
     SequenceConflictError,
 )
-from manager.store.kinds import KINDS, Kind, StoredObject, kind_of
-from manager.store.rows import CommittedRows, LayeredRows
-from manager.store.tables import (
-    ClusterTable,
-    ConfigTable,
-    NodeTable,
-    SecretTable,
-    ServiceTable,
-    SpecVersionTable,
-    TaskTable,
-)
-from proto.objects_pb2 import Cluster, Config, Secret, Service
+from manager.store.kinds import AnyKind, Kind, Kinds, ServiceTable, SpecVersionTable, TaskTable
+from manager.store.objects import StoredObject, T
+from manager.store.rows import NAME_INDEX, CommittedRows, LayeredRows, Rows
+from manager.store.tables import Table
+from proto.objects_pb2 import Cluster, Config, Node, Secret
 from proto.store_pb2 import StoreAction, StoreRemoval
 
 Committed = Mapping[str, CommittedRows[Any]]
 """Kind name -> its rows."""
 
 
-def empty_state() -> dict[str, CommittedRows[Any]]:
-    return {kind.name: CommittedRows(kind) for kind in KINDS}
+def empty_state(kinds: Kinds) -> dict[str, CommittedRows[Any]]:
+    return {kind.name: CommittedRows(kind) for kind in kinds}
 
 
 class View:
-    """The state, by table. Live: across an ``await`` it may change; the objects in it never do."""
+    """The state, by table. Live: across an ``await`` it may change; the objects in it never do.
 
-    def __init__(self, rows: Mapping[str, Any]) -> None:
-        self.clusters = ClusterTable(rows["cluster"])
-        self.nodes = NodeTable(rows["node"])
-        self.services = ServiceTable(rows["service"])
-        self.spec_versions = SpecVersionTable(rows["spec_version"])
-        self.tasks = TaskTable(rows["task"])
-        self.secrets = SecretTable(rows["secret"])
-        self.configs = ConfigTable(rows["config"])
+    Each kind's table is ``of(kind)`` and the attribute named by ``Kind.plural``. Those below are the ones that are spelled
+    out, for type checkers.
+    """
+
+    clusters: Table[Cluster]
+    nodes: Table[Node]
+    services: ServiceTable
+    spec_versions: SpecVersionTable
+    tasks: TaskTable
+    secrets: Table[Secret]
+    configs: Table[Config]
+
+    def __init__(self, kinds: Kinds, rows: Mapping[str, Rows[Any]]) -> None:
+        self._tables: dict[AnyKind, Table[Any]] = {kind: kind.table(rows[kind.name]) for kind in kinds}
+        vars(self).update((kind.plural, table) for kind, table in self._tables.items())
+
+    def of(self, kind: Kind[T]) -> Table[T]:
+        """The table of a kind."""
+        return self._tables[kind]
 
     @property
     def cluster(self) -> Cluster:
@@ -66,7 +70,7 @@ class _Write:
     """One object's action, made into a message only when it is proposed: many are written more than once."""
 
     verb: str
-    kind: Kind
+    kind: AnyKind
     obj: StoredObject | None = None
     removal: StoreRemoval | None = None
 
@@ -75,7 +79,7 @@ class _Write:
             return StoreAction(remove=self.removal)
         action = StoreAction()
         wrapped = action.create if self.verb == _CREATE else action.update
-        getattr(wrapped, self.kind.name).CopyFrom(self.obj)
+        self.kind.wrap(self.obj, wrapped)
         return action
 
 
@@ -90,11 +94,20 @@ class Working(View):
         ObjectExistsError, NameConflictError, SequenceConflictError, ObjectNotFoundError, ObjectInUseError.
     """
 
-    def __init__(self, committed: Committed) -> None:
-        self._rows: dict[str, LayeredRows[Any]] = {name: LayeredRows(rows) for name, rows in committed.items()}
+    def __init__(self, kinds: Kinds, committed: Committed, nothing: Committed) -> None:
+        """
+        Args:
+            kinds: what the store holds.
+            committed: the rows to build on.
+            nothing: an ``empty_state`` that nobody writes to.
+        """
+        self._kinds = kinds
+        self._rows: dict[str, LayeredRows[Any]] = {
+            name: LayeredRows(rows, nothing[name]) for name, rows in committed.items()
+        }
         self._writes: dict[_Key, _Write] = {}
         self._boundaries: set[_Key] = set()
-        super().__init__(self._rows)
+        super().__init__(kinds, self._rows)
 
     @property
     def actions(self) -> list[StoreAction]:
@@ -122,7 +135,7 @@ class Working(View):
 
     def create(self, obj: StoredObject) -> None:
         """Add a new object; its ID must be set, its version is the store's to set."""
-        kind = kind_of(obj)
+        kind = self._kinds.of(obj)
         if not obj.id:
             raise ValueError(f"a {kind.name} without an ID cannot be stored")
         rows = self._rows[kind.name]
@@ -130,20 +143,20 @@ class Working(View):
             raise ObjectExistsError(kind=kind.name, object_id=obj.id)
         if (kind.name, obj.id) in self._writes:
             raise ObjectExistsError(kind=kind.name, object_id=obj.id)  # removed in this transaction: IDs are used once
-        self._check_name(kind, obj, None)
-        self._check_references(obj, None)
+        self._check_name(kind, obj)
+        self._check_references(kind, obj, None)
         rows.put(obj)
         self._writes[kind.name, obj.id] = _Write(_CREATE, kind, obj)
 
     def update(self, obj: StoredObject) -> None:
         """Replace an object by a changed copy of it; ``version`` must be that of the copy's source."""
-        kind = kind_of(obj)
+        kind = self._kinds.of(obj)
         rows = self._rows[kind.name]
         old = self.existing(obj)
         if old.version.index != obj.version.index:
             raise _conflict(kind, obj.id, obj.version.index, old.version.index)
-        self._check_name(kind, obj, old)
-        self._check_references(obj, old)
+        self._check_name(kind, obj)
+        self._check_references(kind, obj, old)
         rows.put(obj)
         key = (kind.name, obj.id)
         earlier = self._writes.get(key)
@@ -152,7 +165,7 @@ class Working(View):
 
     def existing(self, obj: StoredObject) -> StoredObject:
         """What the transaction now holds under the ID of ``obj``. Raises: ObjectNotFoundError."""
-        kind = kind_of(obj)
+        kind = self._kinds.of(obj)
         old: StoredObject | None = self._rows[kind.name].get(obj.id)
         if old is None:
             raise ObjectNotFoundError(kind=kind.name, ref=obj.id)
@@ -160,10 +173,10 @@ class Working(View):
 
     def remove(self, obj: StoredObject) -> None:
         """Remove an object as it was read: refused when it has changed since."""
-        kind = kind_of(obj)
+        kind = self._kinds.of(obj)
         self.remove_by_id(kind, obj.id, obj.version.index)
 
-    def remove_by_id(self, kind: Kind, object_id: str, version_index: int) -> None:
+    def remove_by_id(self, kind: AnyKind, object_id: str, version_index: int) -> None:
         """Remove by ID; version 0 removes whatever is there."""
         rows = self._rows[kind.name]
         old = rows.get(object_id)
@@ -171,17 +184,17 @@ class Working(View):
             raise ObjectNotFoundError(kind=kind.name, ref=object_id)
         if version_index not in (0, old.version.index):
             raise _conflict(kind, object_id, version_index, old.version.index)
-        self._check_unused(old)
+        self._check_unused(kind, old)
         rows.drop(object_id)
         key = (kind.name, object_id)
         earlier = self._writes.get(key)
         if earlier is not None and earlier.verb == _CREATE:
             self._forget(key)
         else:
-            removal = StoreRemoval(table=kind.name, id=object_id, version_index=version_index)
+            removal = StoreRemoval(kind=kind.name, id=object_id, version_index=version_index)
             self._writes[key] = _Write(_REMOVE, kind, removal=removal)
 
-    def merge(self, on_change: Callable[[Kind, StoredObject | None, StoredObject | None], None]) -> None:
+    def merge(self, on_change: Callable[[AnyKind, StoredObject | None, StoredObject | None], None]) -> None:
         """Move everything written into the committed state (the store's own use, when an entry is applied)."""
         for layered in self._rows.values():
             for old, new in layered.merge():
@@ -197,43 +210,32 @@ class Working(View):
                 self._boundaries.add(keys[at - 1])
         del self._writes[key]
 
-    def _check_name(self, kind: Kind, obj: StoredObject, old: StoredObject | None) -> None:
-        if kind.unique is None:
+    def _check_name(self, kind: AnyKind, obj: StoredObject) -> None:
+        if not kind.unique_names:
             return
-        keys_of = kind.indexes[kind.unique]
-        for name in keys_of(obj):
-            for holder in self._rows[kind.name].lookup(kind.unique, name):
+        for name in kind.names(obj):
+            for holder in self._rows[kind.name].lookup(NAME_INDEX, name):
                 if holder.id != obj.id:
-                    raise NameConflictError(kind=kind.name, name=str(name), holder_id=holder.id)
+                    raise NameConflictError(kind=kind.name, name=name, holder_id=holder.id)
 
-    def _check_references(self, obj: StoredObject, old: StoredObject | None) -> None:
-        """A service may begin to name only secrets and configs that are there."""
-        if not isinstance(obj, Service) or obj.pending_delete:
-            return
-        container = obj.spec.task_template.container_spec
-        if not container.secrets and not container.configs:
-            return
-        before = old.spec.task_template.container_spec if isinstance(old, Service) else None
-        known = {ref.secret_id for ref in before.secrets} if before else set()
-        for secret in container.secrets:
-            if secret.secret_id not in known and secret.secret_id not in self.secrets:
-                raise ObjectNotFoundError(kind="secret", ref=secret.secret_name or secret.secret_id)
-        known = {ref.config_id for ref in before.configs} if before else set()
-        for config in container.configs:
-            if config.config_id not in known and config.config_id not in self.configs:
-                raise ObjectNotFoundError(kind="config", ref=config.config_name or config.config_id)
+    def _check_references(self, kind: AnyKind, obj: StoredObject, old: StoredObject | None) -> None:
+        """An object may begin to name only what is there."""
+        for reference in kind.references:
+            named: Mapping[str, str] = reference.ids(obj)
+            if not named:
+                continue
+            known = reference.ids(old) if old is not None else {}
+            for object_id, name in named.items():
+                if object_id not in known and object_id not in self.of(reference.to):
+                    raise ObjectNotFoundError(kind=reference.to.name, ref=name or object_id)
 
-    def _check_unused(self, old: StoredObject) -> None:
-        if isinstance(old, Secret):
-            users = self.services.referencing_secret(old.id)
-        elif isinstance(old, Config):
-            users = self.services.referencing_config(old.id)
-        else:
-            return
-        if users:
-            names = tuple(sorted(service.spec.name for service in users))
-            raise ObjectInUseError(kind=kind_of(old).name, name=old.spec.name, services=names)
+    def _check_unused(self, kind: AnyKind, old: StoredObject) -> None:
+        for user_kind, _ in self._kinds.referrers(kind):
+            users = self.of(user_kind).naming(kind, old.id)
+            if users:
+                names = tuple(sorted(user_kind.name_of(user) for user in users))
+                raise ObjectInUseError(kind=kind.name, name=kind.name_of(old), user_kind=user_kind.name, users=names)
 
 
-def _conflict(kind: Kind, object_id: str, expected: int, actual: int) -> SequenceConflictError:
+def _conflict(kind: AnyKind, object_id: str, expected: int, actual: int) -> SequenceConflictError:
     return SequenceConflictError(kind=kind.name, object_id=object_id, expected=expected, actual=actual)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from manager.store.kinds import StoredObject, TableName
+from manager.store.kinds import AnyKind
+from manager.store.objects import StoredObject
 
 WATCH_CHANGES_MAX = 20_000
 """Changes a watch holds for a reader that lags; beyond that it gets one ``Resync`` in their place."""
@@ -18,14 +19,14 @@ class Change:
     """One object changed.
 
     Attributes:
-        table: plural name of its table, as in ``View``.
+        kind: what it is.
         id: the object's ID.
         old: what it was; None when it is new.
         new: what it is; None when it was removed.
         index: log index of the entry that did it.
     """
 
-    table: TableName
+    kind: AnyKind
     id: str
     old: StoredObject | None
     new: StoredObject | None
@@ -45,8 +46,8 @@ class Watch:
     Close it (or use it as a context manager) when done; it then ends. One reader at a time.
     """
 
-    def __init__(self, tables: frozenset[str], forget: Callable[[Watch], None]) -> None:
-        self._tables = tables
+    def __init__(self, kinds: frozenset[AnyKind], forget: Callable[[Watch], None]) -> None:
+        self._kinds = kinds
         self._forget = forget
         self._changes: list[Change] = []
         self._resync: Resync | None = None
@@ -55,7 +56,7 @@ class Watch:
 
     def offer(self, changes: Sequence[Change]) -> None:
         """Take note of committed changes (called by the store)."""
-        mine = [change for change in changes if change.table in self._tables] if self._tables else changes
+        mine = [change for change in changes if change.kind in self._kinds] if self._kinds else changes
         if not mine:
             return
         if self._resync is not None or len(self._changes) + len(mine) > WATCH_CHANGES_MAX:

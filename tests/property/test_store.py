@@ -99,7 +99,7 @@ def test_tables_and_indexes_show_what_was_written(transactions: list[list[tuple[
         result, changes = machine.apply(index, data)
         assert result == index
         check(machine.view, expected)
-        assert len({(change.table, change.id) for change in changes}) == len(changes)
+        assert len({(change.kind, change.id) for change in changes}) == len(changes)
         other = Machine()
         other.load(machine.snapshot()(), index)()
         check(other.view, expected)

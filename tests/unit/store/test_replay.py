@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from manager.store import SnapshotError, Working
-from manager.store.kinds import StoredObject
+from manager.store import TASKS, SnapshotError, StoredObject, Working
 from manager.store.machine import TRANSACTION_IDS_KEPT, Machine
 from manager.store.mutation import MutationDetector
 from proto.objects_pb2 import Node, Service, Task
@@ -132,7 +131,7 @@ def test_restore_tells_what_became_different() -> None:
     changes = machine.load([snapshot_of(other)], other.index)()
     known = {task.id: task for task in replayed(log[:60]).view.tasks}
     for change in changes:
-        if change.table == "tasks":
+        if change.kind is TASKS:
             if change.new is None:
                 known.pop(change.id)
             else:

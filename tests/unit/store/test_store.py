@@ -10,6 +10,8 @@ import pytest_asyncio
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import Entry, NotLeaderError, ProposalUnknownError
 from manager.store import (
+    SECRETS,
+    SERVICES,
     AmbiguousReferenceError,
     MutatedObjectError,
     NameConflictError,
@@ -210,7 +212,7 @@ async def test_nodes_are_found_by_host_name_and_may_share_it(store: Store) -> No
     with pytest.raises(AmbiguousReferenceError):
         store.view.nodes.find("host")
     assert store.view.nodes.find("special").id == "n2"
-    assert len(store.view.nodes.by_name("host")) == 2
+    assert len(store.view.nodes.named("host")) == 2
 
 
 async def test_tasks_are_found_by_name(store: Store) -> None:
@@ -221,7 +223,7 @@ async def test_tasks_are_found_by_name(store: Store) -> None:
 async def test_a_secret_in_use_cannot_be_removed(store: Store) -> None:
     await put(store, named_secret("key"))
     await put(store, service("web", secrets=("id-key",)), service("api", secrets=("id-key",)))
-    assert {user.spec.name for user in store.view.services.referencing_secret("id-key")} == {"web", "api"}
+    assert {user.spec.name for user in store.view.services.naming(SECRETS, "id-key")} == {"web", "api"}
     with pytest.raises(ObjectInUseError, match="secret 'key' is in use by the following services: api, web"):
         store.begin().remove(store.view.secrets.find("key"))
 
@@ -315,14 +317,14 @@ async def test_one_large_object_fits_one_too_large_does_not(store: Store) -> Non
 
 
 async def test_watch_sees_changes_in_order_and_only_its_tables(store: Store) -> None:
-    with store.watch("services") as watch:
+    with store.watch(SERVICES) as watch:
         await put(store, Task(id="t1"), service("web"))
         await store.update(lambda working: working.update(copied(working.services.find("web"))))
         changes = await anext(watch)
         assert isinstance(changes, list)
-        assert [(change.table, change.old is None, change.index) for change in changes] == [
-            ("services", True, store.index - 1),
-            ("services", False, store.index),
+        assert [(change.kind, change.old is None, change.index) for change in changes] == [
+            (SERVICES, True, store.index - 1),
+            (SERVICES, False, store.index),
         ]
     assert [item async for item in watch] == []
 

@@ -1,0 +1,198 @@
+"""What a kind of objects declares of itself; everything generic in the store, in control and in the dispatcher follows it.
+
+Pure: what is declared of an object (names, keys, references) must depend on the object alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic
+
+from google.protobuf.message import Message
+
+from manager.store.objects import StoredObject, T
+from manager.store.rows import NAME_INDEX, IndexKey
+from manager.store.tables import Table
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind
+from proto.objects_pb2 import Task
+from proto.specs_pb2 import ServiceSpec
+from proto.store_pb2 import StoreObject
+
+KeyFunction = Callable[[T], Collection[IndexKey]]
+"""The keys under which an object stands in an index."""
+
+
+def _nameless(_: StoredObject) -> Collection[str]:
+    return ()
+
+
+def _no_labels(_: StoredObject) -> Mapping[str, str]:
+    return {}
+
+
+def _as_it_is(obj: T) -> T:
+    return obj
+
+
+@dataclass(frozen=True, eq=False)
+class Reference(Generic[T]):
+    """Objects of this kind name objects of another, which cannot be removed while they do.
+
+    Attributes:
+        to: the kind that is named.
+        ids: what an object names: IDs, each with the name that messages call it by. An object may begin to name only
+            what is there.
+    """
+
+    to: AnyKind
+    ids: Callable[[T], Mapping[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Assigned(Generic[T]):
+    """How agents are told of a kind's objects.
+
+    Attributes:
+        kind: its name in AssignmentKind; the field of AssignmentChange is called alike.
+        needed_by: the IDs that a live task needs; its spec is None once the service is gone.
+        sent: what of an object goes over the wire; all of it unless something is left out.
+    """
+
+    kind: AssignmentKind.ValueType
+    needed_by: Callable[[Task, ServiceSpec | None], Iterable[str]]
+    sent: Callable[[T], T] = _as_it_is
+
+    @cached_property
+    def field(self) -> str:
+        """The field of AssignmentChange."""
+        return AssignmentKind.Name(self.kind).removeprefix("ASSIGNMENT_KIND_").lower()
+
+    def change(self, obj: T) -> AssignmentChange:
+        """What an agent is told of ``obj``."""
+        change = AssignmentChange(kind=self.kind, id=obj.id)
+        content: T = getattr(change, self.field)
+        content.CopyFrom(self.sent(obj))
+        return change
+
+
+@dataclass(frozen=True, eq=False)
+class Kind(Generic[T]):
+    """One kind of stored object.
+
+    Attributes:
+        name: singular, as users read it; also the field of StoreObject, which tags it in the log and in snapshots.
+        plural: the attribute of a view that is its table.
+        message: its message class.
+        table: how it is read, where that is more than any table can do.
+        names: the names an object answers to.
+        unique_names: a name belongs to one object.
+        labels: the labels an object is listed by.
+        indexes: name of an index -> the keys of an object in it.
+        references: the kinds whose objects it names.
+        assigned: how agents are told of it; None when they are not, or (tasks) when it is what they are told of.
+    """
+
+    name: str
+    plural: str
+    message: type[T]
+    table: type[Table[T]] = Table
+    names: Callable[[T], Collection[str]] = _nameless
+    unique_names: bool = False
+    labels: Callable[[T], Mapping[str, str]] = _no_labels
+    indexes: Mapping[str, KeyFunction[T]] = field(default_factory=dict)
+    references: tuple[Reference[T], ...] = ()
+    assigned: Assigned[T] | None = None
+
+    @cached_property
+    def key_functions(self) -> tuple[tuple[str, KeyFunction[T]], ...]:
+        """Every index: those declared, and those that follow from names and references."""
+        functions: dict[str, KeyFunction[T]] = dict(self.indexes)
+        if self.has_names:
+            functions[NAME_INDEX] = self.names
+        functions.update((reference.to.reference_index, reference.ids) for reference in self.references)
+        return tuple(functions.items())
+
+    @property
+    def has_names(self) -> bool:
+        return self.names is not _nameless
+
+    @property
+    def reference_index(self) -> str:
+        """The index, in the tables of other kinds, of which of their objects name which of these."""
+        return f"{self.name} named"
+
+    def name_of(self, obj: T) -> str:
+        """What messages call ``obj``: its first name, else its ID."""
+        return next(iter(self.names(obj)), obj.id)
+
+    def wrap(self, obj: T, into: StoreObject) -> None:
+        """Write ``obj`` into an action or a snapshot."""
+        content: T = getattr(into, self.name)
+        content.CopyFrom(obj)
+
+
+AnyKind = Kind[Any]
+"""A kind of which it does not matter here what its objects are; each function of it is given its own."""
+
+
+class UnknownKindError(ValueError):
+    """An object or a name of a kind that this version does not know."""
+
+
+class Kinds:
+    """The kinds that a store holds, in the order in which snapshots hold them."""
+
+    def __init__(self, *kinds: AnyKind) -> None:
+        """Raises: TypeError: a kind does not fit the schema."""
+        self._kinds = kinds
+        self._by_name = {kind.name: kind for kind in kinds}
+        self._by_message: dict[type[Message], AnyKind] = {kind.message: kind for kind in kinds}
+        self.assigned = tuple(kind for kind in kinds if kind.assigned is not None)
+        """What agents are told of besides tasks."""
+        self._referrers: dict[AnyKind, list[tuple[AnyKind, Reference[Any]]]] = {}
+        for kind in kinds:
+            _check_schema(StoreObject, kind.name, kind)
+            if kind.assigned is not None:
+                _check_schema(AssignmentChange, kind.assigned.field, kind)
+            for reference in kind.references:
+                self._referrers.setdefault(reference.to, []).append((kind, reference))
+
+    def __iter__(self) -> Iterator[AnyKind]:
+        return iter(self._kinds)
+
+    def of(self, obj: StoredObject) -> AnyKind:
+        """The kind of ``obj``. Raises: TypeError when it is no storable message."""
+        try:
+            return self._by_message[type(obj)]  # type: ignore[index]  # the messages are all there is of this protocol
+        except KeyError:
+            raise TypeError(f"not a storable object: {type(obj).__name__}") from None
+
+    def named(self, name: str) -> AnyKind:
+        """Raises: UnknownKindError."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise UnknownKindError(f"no kind of objects is called {name!r}") from None
+
+    def referrers(self, kind: AnyKind) -> Iterable[tuple[AnyKind, Reference[Any]]]:
+        """The kinds that name objects of ``kind``, and how."""
+        return self._referrers.get(kind, ())
+
+    def unwrap(self, wrapped: StoreObject) -> tuple[AnyKind, StoredObject]:
+        """The object in an action or a snapshot, as a message of its own: within the outer one it would keep that alive.
+
+        Raises:
+            UnknownKindError.
+        """
+        kind = self.named(wrapped.WhichOneof("object") or "")
+        obj: StoredObject = kind.message()
+        obj.CopyFrom(getattr(wrapped, kind.name))
+        return kind, obj
+
+
+def _check_schema(outer: type[Message], name: str, kind: AnyKind) -> None:
+    declared = outer.DESCRIPTOR.fields_by_name.get(name)
+    if declared is None or declared.message_type is not kind.message.DESCRIPTOR:
+        raise TypeError(f"{outer.__name__} has no field {name} for {kind.message.__name__}")

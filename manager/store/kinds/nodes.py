@@ -1,0 +1,22 @@
+"""Nodes. Host names need not be unique."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from manager.store.kinds.kind import Kind
+from proto.objects_pb2 import Node
+
+
+def _names(node: Node) -> Collection[str]:
+    """A node answers to its host name and to the name its spec gives it, if any."""
+    return dict.fromkeys(name for name in (node.description.hostname, node.spec.name) if name)
+
+
+NODES = Kind(
+    name="node",
+    plural="nodes",
+    message=Node,
+    names=_names,
+    labels=lambda node: node.spec.labels,
+)

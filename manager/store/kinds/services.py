@@ -1,0 +1,50 @@
+"""Services. One that its user has removed (``pending_delete``) is there until its last task has stopped, but answers to
+no name or ID prefix, holds no name and uses no secret or config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from manager.store.kinds.configs import CONFIGS
+from manager.store.kinds.kind import Kind, Reference
+from manager.store.kinds.secrets import SECRETS
+from manager.store.tables import Table
+from proto.objects_pb2 import Service
+
+
+class ServiceTable(Table[Service]):
+    """Services; ``find`` and ``by_name`` leave out those their user has removed."""
+
+    __slots__ = ()
+
+    def _is_findable(self, obj: Service) -> bool:
+        return not obj.pending_delete
+
+
+def _names(service: Service) -> Collection[str]:
+    return () if service.pending_delete else (service.spec.name,)
+
+
+def _secrets(service: Service) -> Mapping[str, str]:
+    if service.pending_delete:
+        return {}
+    return {ref.secret_id: ref.secret_name for ref in service.spec.task_template.container_spec.secrets}
+
+
+def _configs(service: Service) -> Mapping[str, str]:
+    if service.pending_delete:
+        return {}
+    return {ref.config_id: ref.config_name for ref in service.spec.task_template.container_spec.configs}
+
+
+SERVICES = Kind(
+    name="service",
+    plural="services",
+    message=Service,
+    table=ServiceTable,
+    names=_names,
+    unique_names=True,
+    labels=lambda service: service.spec.labels,
+    references=(Reference(SECRETS, _secrets), Reference(CONFIGS, _configs)),
+)

@@ -1,0 +1,181 @@
+"""A declaration is enough: a kind that is known here alone is stored, indexed, snapshotted, guarded and told to agents.
+
+Its messages are those of configs and secrets, for which the schema has a place in the log; nothing else of those two is
+in the store of these tests.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+import pytest
+import pytest_asyncio
+
+from manager.consensus.inprocess import InProcessConsensus
+from manager.store import (
+    CLUSTERS,
+    KINDS,
+    NODES,
+    SPEC_VERSIONS,
+    TASKS,
+    Kind,
+    Kinds,
+    MutatedObjectError,
+    NameConflictError,
+    ObjectInUseError,
+    ObjectNotFoundError,
+    SnapshotError,
+    Store,
+    View,
+)
+from manager.store.kinds import Assigned, Reference
+from proto.dispatcher_pb2 import AssignmentKind
+from proto.objects_pb2 import Config, Node, Secret, Task
+from proto.specs_pb2 import ServiceSpec
+
+
+def _gadgets_of(task: Task, spec: ServiceSpec | None) -> Iterable[str]:
+    return () if spec is None else filter(None, spec.labels["gadgets"].split(","))
+
+
+def _without_data(gadget: Config) -> Config:
+    copy = Config()
+    copy.CopyFrom(gadget)
+    copy.spec.ClearField("data")
+    return copy
+
+
+GADGETS = Kind(
+    name="config",
+    plural="gadgets",
+    message=Config,
+    names=lambda gadget: (gadget.spec.name,),
+    unique_names=True,
+    labels=lambda gadget: gadget.spec.labels,
+    indexes={"colour": lambda gadget: (gadget.spec.labels["colour"],)},
+    assigned=Assigned(AssignmentKind.ASSIGNMENT_KIND_CONFIG, _gadgets_of, sent=_without_data),
+)
+
+
+def _gadget_of(owner: Secret) -> Mapping[str, str]:
+    return {owner.spec.labels["gadget"]: "the gadget"}
+
+
+OWNERS = Kind(
+    name="secret",
+    plural="owners",
+    message=Secret,
+    names=lambda owner: (owner.spec.name,),
+    references=(Reference(GADGETS, _gadget_of),),
+)
+
+TOYS = Kinds(CLUSTERS, NODES, SPEC_VERSIONS, TASKS, GADGETS, OWNERS)
+
+
+@pytest_asyncio.fixture
+async def store() -> AsyncIterator[Store]:
+    log = InProcessConsensus()
+    made = Store(log, clock=lambda: 1000.0, debug=True, kinds=TOYS)
+    await log.start(made)
+    yield made
+    await log.stop()
+
+
+def gadget(name: str, colour: str = "red") -> Config:
+    made = Config(id=f"id-{name}")
+    made.spec.name, made.spec.data, made.spec.labels["colour"] = name, b"inside", colour
+    return made
+
+
+def owner(name: str, gadget_name: str) -> Secret:
+    made = Secret(id=f"id-{name}")
+    made.spec.name, made.spec.labels["gadget"] = name, f"id-{gadget_name}"
+    return made
+
+
+async def put(store: Store, *objects: Config | Secret | Node) -> None:
+    working = store.begin()
+    for obj in objects:
+        working.create(obj)
+    await store.commit(working)
+
+
+def ids(objects: Iterable[Config | Secret]) -> set[str]:
+    return {obj.id for obj in objects}
+
+
+async def test_it_is_stored_found_and_indexed(store: Store) -> None:
+    await put(store, gadget("lamp"), gadget("lens"), gadget("fuse", "blue"))
+    gadgets = store.view.of(GADGETS)
+    assert gadgets.find("lamp").id == gadgets.find("id-la").id == "id-lamp"
+    assert ids(gadgets) == {"id-lamp", "id-lens", "id-fuse"}
+    assert ids(gadgets.lookup("colour", "red")) == {"id-lamp", "id-lens"}
+    working = store.begin()
+    working.remove(gadgets.find("lens"))
+    assert ids(working.of(GADGETS).lookup("colour", "red")) == {"id-lamp"}
+    twin = gadget("lamp")
+    twin.id = "another"
+    with pytest.raises(NameConflictError, match="config lamp already exists"):
+        working.create(twin)
+
+
+async def test_watchers_see_it_as_what_it_is(store: Store) -> None:
+    with store.watch(GADGETS) as watch:
+        await put(store, Node(id="n1"), gadget("lamp"))
+        changes = await anext(watch)
+    assert isinstance(changes, list)
+    assert [(change.kind, change.id) for change in changes] == [(GADGETS, "id-lamp")]
+
+
+async def test_it_comes_through_a_snapshot(store: Store) -> None:
+    await put(store, gadget("lamp"), owner("ann", "lamp"))
+    chunks = list(store.snapshot()())
+    other = Store(InProcessConsensus(), clock=lambda: 0.0, kinds=TOYS)
+    other.load(chunks, store.index)()
+    assert other.view.of(GADGETS).find("lamp") == store.view.of(GADGETS).find("lamp")
+    assert ids(other.view.of(OWNERS).naming(GADGETS, "id-lamp")) == {"id-ann"}
+    assert list(other.snapshot()()) == chunks
+    stranger = Store(InProcessConsensus(), clock=lambda: 0.0, kinds=Kinds(CLUSTERS, NODES))
+    with pytest.raises(SnapshotError, match="a kind that this version does not know"):
+        stranger.load(chunks, store.index)
+
+
+async def test_it_cannot_go_while_it_is_named(store: Store) -> None:
+    with pytest.raises(ObjectNotFoundError, match="config the gadget not found"):
+        await put(store, owner("ann", "lamp"))
+    await put(store, gadget("lamp"), owner("ann", "lamp"), owner("bob", "lamp"))
+    working = store.begin()
+    with pytest.raises(ObjectInUseError, match="config 'lamp' is in use by the following secrets: ann, bob"):
+        working.remove(working.of(GADGETS).find("lamp"))
+    for name in ("ann", "bob"):
+        working.remove(working.of(OWNERS).find(name))
+    working.remove(working.of(GADGETS).find("lamp"))
+    await store.commit(working)
+    assert not len(store.view.of(GADGETS))
+
+
+async def test_a_change_in_place_is_noticed(store: Store) -> None:
+    await put(store, gadget("lamp"))
+    store.view.of(GADGETS).find("lamp").spec.name = "changed"
+    with pytest.raises(MutatedObjectError, match="config id-lamp"):
+        store.check_unmutated()
+
+
+def test_a_kind_that_does_not_fit_the_schema_is_refused() -> None:
+    with pytest.raises(TypeError, match="StoreObject has no field gadget for Config"):
+        Kinds(Kind(name="gadget", plural="gadgets", message=Config))
+    with pytest.raises(TypeError, match="AssignmentChange has no field secret for Config"):
+        Kinds(
+            Kind(
+                name="config",
+                plural="gadgets",
+                message=Config,
+                assigned=Assigned(AssignmentKind.ASSIGNMENT_KIND_SECRET, _gadgets_of),
+            )
+        )
+
+
+def test_the_tables_that_views_spell_out_are_those_of_the_kinds() -> None:
+    spelled_out = inspect.get_annotations(View)
+    assert set(spelled_out) <= {kind.plural for kind in KINDS}
