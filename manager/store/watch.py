@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # noqa: TID251 - subscribers wait; nothing here applies
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
