@@ -17,12 +17,15 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("count", type=int)
     up.add_argument("--managers", type=int)
     up.add_argument("--network", default="192.168.88")
+    up.add_argument("--log-level", default="info")
     for name in ("env", "exec", "kill", "stop", "start", "cut", "heal"):
         command = commands.add_parser(name)
         command.add_argument("host", type=int)
         if name == "exec":
             command.add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("status")
+    story = commands.add_parser("story", help="what all daemons logged of these objects, in order of time")
+    story.add_argument("ids", nargs="*")
     commands.add_parser("down")
     return top
 
@@ -43,7 +46,7 @@ def status(testbed: Testbed) -> None:
 def main() -> None:
     args = parser().parse_args()
     if args.command == "up":
-        testbed = Testbed(args.count, name=args.name, network=args.network)
+        testbed = Testbed(args.count, name=args.name, network=args.network, log_level=args.log_level)
         testbed.up()
         testbed.form_cluster(args.managers)
         status(testbed)
@@ -54,6 +57,9 @@ def main() -> None:
     testbed = load(args.name)
     if args.command == "status":
         status(testbed)
+        return
+    if args.command == "story":
+        print(testbed.story(args.ids))
         return
     if args.host not in testbed.hosts():
         raise TestbedError(f"no host {args.host}: there are hosts 1 to {testbed.count}")

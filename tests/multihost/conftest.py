@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from tests.multihost.testbed import Testbed
 from tests.support_images import busybox_rootfs
+
+STORY_LINES_MAX = 400
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def make_testbed(count: int, managers: int, *, name: str, network: str, heartbeat_s: float = 5.0) -> Iterator[Testbed]:
     """A cluster with the image ``busybox:latest`` on every host."""
-    testbed = Testbed(count, name=name, network=network)
+    testbed = Testbed(count, name=name, network=network, log_level="debug")
     try:
         testbed.up()
         rootfs = busybox_rootfs()
@@ -57,13 +60,17 @@ def patient() -> Iterator[Testbed]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Add the end of every host's log, and what the cluster says of its tasks, to a failure."""
+    """Add to a failure what the cluster says of its tasks, and the story of those that are not as they should be."""
     outcome: Any = yield
     report = outcome.get_result()
     if report.when != "call" or not report.failed:
         return
+    since = datetime.fromtimestamp(call.start, UTC).isoformat()
     for value in getattr(item, "funcargs", {}).values():
         if isinstance(value, Testbed):
             report.sections.append(("cluster", value.snapshot()))
-            for host in value.hosts():
-                report.sections.append((f"log of host {host}", "\n".join(value.log(host).splitlines()[-15:])))
+            lines = value.story(value.unsettled(), since=since).splitlines()
+            left_out = (
+                [f"({len(lines) - STORY_LINES_MAX} earlier lines left out)"] if len(lines) > STORY_LINES_MAX else []
+            )
+            report.sections.append(("story since the test began", "\n".join(left_out + lines[-STORY_LINES_MAX:])))

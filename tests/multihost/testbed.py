@@ -21,11 +21,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
+
+from tests.multihost import timeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = REPOSITORY / ".venv" / "bin"
@@ -78,6 +80,7 @@ class Testbed:
         name: short; the prefix of every namespace. One testbed of a name exists at a time.
         network: first three octets of the underlay; host i is ``network.i``.
         deadline_s: how long a host, a daemon or the cluster may take to come up.
+        log_level: of the daemons; ``debug`` follows each task.
         folder: logs, sockets and state of the hosts; removed by ``down``.
     """
 
@@ -91,11 +94,13 @@ class Testbed:
         network: str = "192.168.88",
         folder: Path | None = None,
         deadline_s: float = DEADLINE_S,
+        log_level: str = "info",
     ) -> None:
         self.count = count
         self.name = name
         self.network = network
         self.deadline_s = deadline_s
+        self.log_level = log_level
         self.folder = folder or Path("/var/tmp/swarm-testbed") / name
 
     # ------------------------------------------------------------------ names
@@ -227,6 +232,7 @@ class Testbed:
         return [
             *(str(BIN / "swarmd"), "--state", str(self.directory(host) / "state"), "--run", "/run/swarm"),
             *("--host", f"unix://{self.socket(host)}", "--cgroup-parent", self.cgroup_parent(host)),
+            *("--log-level", self.log_level),
         ]
 
     def start(self, host: int, *, wait: bool = True) -> None:
@@ -383,6 +389,22 @@ class Testbed:
                 return "\n".join(lines)
         return "no host answers"
 
+    def unsettled(self) -> set[str]:
+        """IDs of the tasks that are not as they should be, as the first host that answers sees them."""
+        for host in self.hosts():
+            with contextlib.suppress(Exception):
+                return {
+                    task["ID"]
+                    for task in self.client(host, timeout_s=5).api.tasks()
+                    if task["DesiredState"] != task["Status"]["State"] or task["Status"].get("Err")
+                }
+        return set()
+
+    def story(self, about: Collection[str] = (), *, since: str = "") -> str:
+        """What the daemons of all hosts logged of these objects (``timeline.story``), one line an event."""
+        entries = (entry for host in self.hosts() for entry in timeline.read(host, self.log(host)))
+        return "\n".join(str(entry) for entry in timeline.story(entries, about, since=since))
+
     def leader(self, via: int) -> int:
         """Number of the host that leads, asked of host ``via``."""
         for node in self.client(via, timeout_s=25).nodes.list():
@@ -392,17 +414,6 @@ class Testbed:
 
     def host_of(self, address: str) -> int:
         return int(address.rsplit(".", 1)[1])
-
-    def story(self, needle: str) -> str:
-        """Every log line of every host that names ``needle`` (a task, node or service ID), in order of time."""
-        lines = []
-        for host in self.hosts():
-            for line in self.log(host).splitlines():
-                if needle in line:
-                    with contextlib.suppress(ValueError):
-                        event = json.loads(line)
-                        lines.append((str(event.get("timestamp", "")), f"h{host} {line}"))
-        return "\n".join(text for _, text in sorted(lines))
 
 
 def load(name: str) -> Testbed:
