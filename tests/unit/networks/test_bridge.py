@@ -1,0 +1,226 @@
+"""What the bridge driver does to the kernel, in which order, and what it takes back when a step fails: no root."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import pytest
+
+from runtime.containers.types import EndpointIPAMConfig, EndpointSettings
+from runtime.errors import HostError, UnavailableError
+from runtime.kernel.network import AddAddress, AddBridge, AddDefaultRoute, AddVeth, Batch, DeleteLink, SetUp
+from runtime.networks import predefined
+from runtime.networks.bridge import BridgeDriver
+from runtime.networks.driver import Endpoint, EndpointRequest, Network
+from runtime.networks.ports import PortRequest
+from tests.unit.networks.fakes import Device, RecordingKernel, Step
+
+INSIDE = "/proc/7/ns/net"
+TABLE = "ip engine-br7"
+
+
+@pytest.fixture
+def kernel() -> RecordingKernel:
+    made = RecordingKernel()
+    made.add_namespace(INSIDE)
+    return made
+
+
+@pytest.fixture
+def driver(kernel: RecordingKernel) -> BridgeDriver:
+    return BridgeDriver(kernel)
+
+
+async def settled(driver: BridgeDriver) -> Network:
+    bridge, _, _ = predefined.networks(bridge="br7", subnet="172.17.0.0/16")
+    return await driver.settle(bridge)
+
+
+def request(*ports: PortRequest, address: str = "") -> EndpointRequest:
+    wanted = EndpointIPAMConfig(IPv4Address=address) if address else None
+    return EndpointRequest("c1", EndpointSettings(IPAMConfig=wanted), "eth0", ports)
+
+
+def free_port() -> PortRequest:
+    return PortRequest("tcp", 80, "127.0.0.1", (0,))
+
+
+def interface(text: str) -> ipaddress.IPv4Interface:
+    return ipaddress.IPv4Interface(text)
+
+
+async def test_the_first_container_makes_the_bridge_and_the_next_only_a_pair(
+    kernel: RecordingKernel, driver: BridgeDriver
+) -> None:
+    network = await settled(driver)
+    assert kernel.done == []
+    for _ in range(2):
+        await driver.create(network)
+    assert kernel.done == [
+        AddBridge("br7", "02:42:ac:11:00:01"),
+        AddAddress("br7", interface("172.17.0.1/16")),
+        SetUp("br7"),
+        "rules",
+    ]
+    assert kernel.sysctls == {"ipv4/ip_forward": "1", "ipv4/conf/br7/route_localnet": "1"}
+    kernel.done.clear()
+
+    endpoint = await driver.reserve(network, request())
+    assert kernel.done == []
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    assert kernel.done == [
+        AddVeth(endpoint.Link, "br7", 1500, "eth0", "02:42:ac:11:00:02", INSIDE),
+        SetUp("eth0"),
+        AddAddress("eth0", interface("172.17.0.2/16")),
+        AddDefaultRoute(ipaddress.IPv4Address("172.17.0.1")),
+    ]
+    kernel.done.clear()
+    await driver.release(network, endpoint)
+    assert kernel.done == []  # the pair goes with the namespace
+
+
+async def test_one_of_several_networks_has_the_default_route(kernel: RecordingKernel, driver: BridgeDriver) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request())
+    await driver.attach(network, endpoint, INSIDE, default_route=False)
+    assert not any(isinstance(change, AddDefaultRoute) for change in kernel.done)
+
+
+async def test_published_ports_are_in_the_rules_from_attach_to_release(
+    kernel: RecordingKernel, driver: BridgeDriver
+) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request(free_port()))
+    (port,) = endpoint.Ports
+    assert port.container_ip == "172.17.0.2"
+    assert "dnat to" not in kernel.rules[TABLE]
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    assert f"tcp dport {port.host_port} dnat to 172.17.0.2:80" in kernel.rules[TABLE]
+    await driver.release(network, endpoint)
+    assert "dnat to" not in kernel.rules[TABLE]
+    socket.create_server(("127.0.0.1", port.host_port)).close()
+
+
+async def test_a_reservation_is_all_or_none(driver: BridgeDriver) -> None:
+    network = await settled(driver)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        fixed = PortRequest("tcp", 80, "127.0.0.1", (taken.getsockname()[1],))
+        with pytest.raises(UnavailableError, match="port is already allocated"):
+            await driver.reserve(network, request(fixed, address="172.17.9.9"))
+    endpoint = await driver.reserve(network, request(address="172.17.9.9"))
+    assert endpoint.Addresses == ["172.17.9.9/16"]
+    with pytest.raises(UnavailableError, match="Address already in use"):
+        await driver.reserve(network, request(address="172.17.9.9"))
+    for _ in range(2):
+        await driver.release(network, endpoint)
+    await driver.reserve(network, request(address="172.17.9.9"))
+
+
+@pytest.mark.parametrize("step", [AddBridge, AddAddress, SetUp, "sysctls", "rules"])
+async def test_a_bridge_that_could_not_be_made_is_made_by_the_next(
+    kernel: RecordingKernel, driver: BridgeDriver, step: Step
+) -> None:
+    network = await settled(driver)
+    kernel.refuse(step)
+    with pytest.raises(HostError):
+        await driver.create(network)
+    await driver.create(network)
+    assert kernel.devices[""]["br7"].addresses == [interface("172.17.0.1/16")]
+    assert TABLE in kernel.rules
+
+
+@pytest.mark.parametrize("step", [AddVeth, SetUp, AddAddress, AddDefaultRoute, "rules"])
+async def test_a_failed_attach_leaves_no_link_and_release_gives_back_the_rest(
+    kernel: RecordingKernel, driver: BridgeDriver, step: Step
+) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request(free_port(), address="172.17.9.9"))
+    kernel.refuse(step)
+    with pytest.raises(HostError):
+        await driver.attach(network, endpoint, INSIDE, default_route=True)
+    assert (set(kernel.devices[""]), set(kernel.devices[INSIDE])) == ({"lo", "br7"}, {"lo"})
+    await driver.release(network, endpoint)
+    assert "dnat to" not in kernel.rules[TABLE]
+    await driver.reserve(network, request(address="172.17.9.9"))
+
+
+async def test_what_is_reserved_is_given_back_though_the_rules_are_refused(
+    kernel: RecordingKernel, driver: BridgeDriver
+) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request(free_port(), address="172.17.9.9"))
+    kernel.refuse("rules")
+    with pytest.raises(HostError, match="busy"):
+        await driver.release(network, endpoint)
+    await driver.reserve(network, request(address="172.17.9.9"))
+    socket.create_server(("127.0.0.1", endpoint.Ports[0].host_port)).close()
+
+
+async def test_detach_takes_the_link_of_a_namespace_that_goes_on(kernel: RecordingKernel, driver: BridgeDriver) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request())
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    await driver.detach(network, endpoint)
+    assert kernel.done[-1] == DeleteLink(endpoint.Link)
+    assert set(kernel.devices[INSIDE]) == {"lo"}
+
+
+async def test_a_subnet_the_host_routes_is_passed_over_but_not_by_the_bridge_itself(
+    kernel: RecordingKernel, driver: BridgeDriver
+) -> None:
+    kernel.devices[""]["br7"] = Device(up=True, addresses=[interface("172.17.0.1/16")])
+    assert (await settled(driver)).Pools[0].Subnet == "172.17.0.0/16"
+    kernel.devices[""]["busy"] = Device(up=True, addresses=[interface("172.17.5.1/24")])
+    network = await settled(driver)
+    assert (network.Pools[0].Subnet, network.Pools[0].Gateway, network.Settled) == ("172.18.0.0/16", "172.18.0.1", True)
+
+
+async def test_the_next_daemon_keeps_what_runs_and_takes_away_what_does_not(kernel: RecordingKernel) -> None:
+    before = BridgeDriver(kernel)
+    network = await settled(before)
+    await before.create(network)
+    stays = await before.reserve(network, request(free_port()))
+    await before.attach(network, stays, INSIDE, default_route=True)
+    kernel.add_namespace("/proc/8/ns/net")
+    ended = await before.reserve(network, request(free_port()))
+    await before.attach(network, ended, "/proc/8/ns/net", default_route=True)
+    kernel.devices[""]["veth-other"] = Device(bridge="br7")
+    before.close()
+
+    after = BridgeDriver(kernel)
+    after.adopt(network, stays)
+    await after.reconcile(network, [stays])
+    assert set(kernel.devices[""]) == {"lo", "br7", stays.Link, "veth-other"}
+    assert kernel.rules[TABLE].count("dnat to") == 1
+    with pytest.raises(UnavailableError):
+        await after.reserve(network, request(address="172.17.0.2"))
+    await after.reserve(network, request(address="172.17.0.3"))
+
+
+async def test_a_bridge_that_is_not_there_and_not_needed_is_not_made(kernel: RecordingKernel) -> None:
+    driver = BridgeDriver(kernel)
+    network = await settled(driver)
+    await driver.reconcile(network, [])
+    assert kernel.done == []
+    gone = Endpoint(NetworkID=network.ID, ID="e1", Link="veth0000001", Addresses=["172.17.0.2/16"])
+    driver.adopt(network, gone)
+    await driver.reconcile(network, [gone])
+    assert "br7" in kernel.devices[""]
+
+
+async def test_removal_takes_device_and_rules(kernel: RecordingKernel, driver: BridgeDriver) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    for _ in range(2):
+        await driver.remove(network)
+    assert set(kernel.devices[""]) == {"lo"}
+    assert kernel.rules == {}
+    await kernel.apply(Batch((AddBridge("br7", "02:42:ac:11:00:01"),)))
+    await driver.create(network)
+    assert kernel.devices[""]["br7"].addresses == [interface("172.17.0.1/16")]
