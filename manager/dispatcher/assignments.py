@@ -1,7 +1,7 @@
-"""What one node has to run, as a set and its differences (features A2.08, A6.02). Pure: tables in, changes out.
+"""What one node has to run, as a set and its differences (features A2.08, A6.02). Pure: a view in, changes out.
 
-A node gets its tasks, the spec versions that its live tasks name, and the secrets and configs of those specs, nothing
-else. A task counts as live until its observed state is final: what is dead needs its secrets no longer, but stays
+A node gets its tasks and what its live tasks need, nothing else: that is said by the kinds of objects themselves
+(``Kind.assigned``; spec versions, secrets and configs). A task counts as live until its observed state is final: what is dead needs its secrets no longer, but stays
 assigned until its object is removed, so that the node keeps the container (A6.09).
 
 What the agent itself reported (status, addresses on the node's own bridge) is not sent back as a change, with one
@@ -13,46 +13,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from manager.model.tasks import has_ended
+from manager.store import KINDS, Kinds, View
+from manager.store.kinds import AnyKind
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
-from proto.objects_pb2 import Config, Secret, SpecVersion, Task, TaskState
+from proto.objects_pb2 import Task, TaskState
 
 MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
 """Changes are packed up to here; gRPC refuses messages above 4 MiB. One larger object travels alone."""
 
+_TASK = AssignmentKind.ASSIGNMENT_KIND_TASK
+
 NODE_NETWORK_ID = "bridge"
 """Attachments to it are reported by the node, not decided for it."""
 
-TASK = AssignmentKind.ASSIGNMENT_KIND_TASK
-SPEC_VERSION = AssignmentKind.ASSIGNMENT_KIND_SPEC_VERSION
-SECRET = AssignmentKind.ASSIGNMENT_KIND_SECRET
-CONFIG = AssignmentKind.ASSIGNMENT_KIND_CONFIG
-
-Key = tuple[AssignmentKind.ValueType, str]
+Key = tuple[AnyKind, str]
 """(kind, ID) of something a task needs."""
-
-Dependency = SpecVersion | Secret | Config
-
-
-class Tables(Protocol):
-    """The part of the store's view that assignments are made from."""
-
-    def task(self, task_id: str) -> Task | None: ...
-
-    def tasks_of_node(self, node_id: str) -> Iterable[Task]: ...
-
-    def spec_version(self, spec_version_id: str) -> SpecVersion | None: ...
-
-    def secret(self, secret_id: str) -> Secret | None: ...
-
-    def config(self, config_id: str) -> Config | None: ...
-
-
-def spec_version_id(task: Task) -> str:
-    """The ID of the spec version that ``task`` names."""
-    return f"{task.service_id}.{task.spec_version}"
 
 
 def is_assigned(task: Task, node_id: str) -> bool:
@@ -71,58 +48,66 @@ class _Sent:
 class AssignmentSet:
     """What one session's agent knows. ``complete`` first, then ``update`` with what may have changed."""
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, kinds: Kinds = KINDS) -> None:
         self._node_id = node_id
+        self._kinds = kinds
         self._tasks: dict[str, _Sent] = {}
         self._uses: Counter[Key] = Counter()
         self._versions: dict[Key, int] = {}
 
-    def uses(self, kind: AssignmentKind.ValueType, object_id: str) -> bool:
-        """Whether a change of that spec version, secret or config is of interest here."""
+    def uses(self, kind: AnyKind, object_id: str) -> bool:
+        """Whether a change of that object is of interest here."""
         return (kind, object_id) in self._uses
 
-    def complete(self, tables: Tables) -> list[AssignmentChange]:
+    def complete(self, view: View) -> list[AssignmentChange]:
         """Everything, from nothing: what a task needs comes before the task."""
         self._tasks.clear()
         self._uses.clear()
         self._versions.clear()
-        tasks = sorted(tables.tasks_of_node(self._node_id), key=lambda task: task.id)
-        return self._difference([task.id for task in tasks], tables)
+        tasks = sorted(view.tasks.by_node(self._node_id), key=lambda task: task.id)
+        return self._difference([task.id for task in tasks], view)
 
-    def update(self, task_ids: Iterable[str], keys: Iterable[Key], tables: Tables) -> list[AssignmentChange]:
+    def update(self, task_ids: Iterable[str], keys: Iterable[Key], view: View) -> list[AssignmentChange]:
         """What to tell the agent after these tasks, and these needed objects, may have changed.
 
         Args:
             task_ids: of any node; those of other nodes are left out or, when they moved away, removed.
-            keys: spec versions, secrets and configs that changed.
-            tables: the state now.
+            keys: needed objects that changed.
+            view: the state now.
 
         Returns:
             Changes in the order in which they are to be applied: needs, tasks, then what is needed no longer.
         """
-        return self._difference(list(dict.fromkeys(task_ids)), tables, keys)
+        return self._difference(list(dict.fromkeys(task_ids)), view, keys)
 
-    def _difference(self, task_ids: Sequence[str], tables: Tables, keys: Iterable[Key] = ()) -> list[AssignmentChange]:
+    def _difference(self, task_ids: Sequence[str], view: View, keys: Iterable[Key] = ()) -> list[AssignmentChange]:
         tasks: list[AssignmentChange] = []
         removed: list[AssignmentChange] = []
         touched: dict[Key, None] = dict.fromkeys(keys)
         for task_id in task_ids:
-            task = tables.task(task_id)
+            task = view.tasks.get(task_id)
             if task is None or not is_assigned(task, self._node_id):
                 sent = self._tasks.pop(task_id, None)
                 if sent is not None:
-                    removed.append(_removal(TASK, task_id))
+                    removed.append(AssignmentChange(kind=_TASK, id=task_id))
                     self._release(sent.needs, touched)
                 continue
-            change = self._put(task, tables, touched)
+            change = self._put(task, view, touched)
             if change is not None:
                 tasks.append(change)
-        needs = list(self._settle(touched, tables, removed))
+        needs = list(self._settle(touched, view, removed))
         return needs + tasks + removed
 
-    def _put(self, task: Task, tables: Tables, touched: dict[Key, None]) -> AssignmentChange | None:
+    def _needs(self, task: Task, view: View) -> Iterator[Key]:
+        version = view.spec_versions.of(task.service_id, task.spec_version)
+        spec = version.spec if version is not None else None
+        for kind in self._kinds.assigned:
+            assert kind.assigned is not None
+            yield from dict.fromkeys((kind, object_id) for object_id in kind.assigned.needed_by(task, spec))
+
+    def _put(self, task: Task, view: View, touched: dict[Key, None]) -> AssignmentChange | None:
         sent = self._tasks.get(task.id)
-        needs = () if has_ended(task) else tuple(_needs(task, tables))
+        needs = () if has_ended(task) else tuple(self._needs(task, view))
         if sent is None or sent.needs != needs:
             for key in needs:
                 self._uses[key] += 1
@@ -133,7 +118,7 @@ class AssignmentSet:
         self._tasks[task.id] = _Sent(essence, needs)
         if sent is not None and sent.essence == essence:
             return None
-        return AssignmentChange(kind=TASK, id=task.id, task=task)
+        return AssignmentChange(kind=_TASK, id=task.id, task=task)
 
     def _release(self, needs: tuple[Key, ...], touched: dict[Key, None]) -> None:
         for key in needs:
@@ -141,55 +126,23 @@ class AssignmentSet:
             touched[key] = None
 
     def _settle(
-        self, touched: Iterable[Key], tables: Tables, removed: list[AssignmentChange]
+        self, touched: Iterable[Key], view: View, removed: list[AssignmentChange]
     ) -> Iterator[AssignmentChange]:
         """Bring the needed objects up to date; removals go to ``removed``."""
         for key in touched:
             kind, object_id = key
-            wanted = _look_up(tables, key) if self._uses[key] > 0 else None
+            assert kind.assigned is not None
+            wanted = view.of(kind).get(object_id) if self._uses[key] > 0 else None
             if self._uses[key] <= 0:
                 del self._uses[key]
             known = self._versions.get(key)
             if wanted is None:
                 if known is not None:
                     del self._versions[key]
-                    removed.append(_removal(kind, object_id))
+                    removed.append(AssignmentChange(kind=kind.assigned.kind, id=object_id))
             elif known != wanted.version.index:
                 self._versions[key] = wanted.version.index
-                yield _as_change(wanted)
-
-
-def _needs(task: Task, tables: Tables) -> Iterator[Key]:
-    """The spec first: its absence says that the service is gone."""
-    name = spec_version_id(task)
-    yield SPEC_VERSION, name
-    version = tables.spec_version(name)
-    if version is None:
-        return
-    container = version.spec.task_template.container_spec
-    yield from dict.fromkeys((SECRET, reference.secret_id) for reference in container.secrets)
-    yield from dict.fromkeys((CONFIG, reference.config_id) for reference in container.configs)
-
-
-def _look_up(tables: Tables, key: Key) -> Dependency | None:
-    kind, object_id = key
-    if kind == SPEC_VERSION:
-        return tables.spec_version(object_id)
-    if kind == SECRET:
-        return tables.secret(object_id)
-    return tables.config(object_id)
-
-
-def _as_change(needed: Dependency) -> AssignmentChange:
-    if isinstance(needed, SpecVersion):
-        return AssignmentChange(kind=SPEC_VERSION, id=needed.id, spec_version=needed)
-    if isinstance(needed, Secret):
-        return AssignmentChange(kind=SECRET, id=needed.id, secret=needed)
-    return AssignmentChange(kind=CONFIG, id=needed.id, config=needed)
-
-
-def _removal(kind: AssignmentKind.ValueType, object_id: str) -> AssignmentChange:
-    return AssignmentChange(kind=kind, id=object_id)
+                yield kind.assigned.change(wanted)
 
 
 def _essence(task: Task) -> bytes:

@@ -20,20 +20,17 @@ import structlog
 from manager.consensus.port import ConsensusError, NotLeaderError
 from manager.constants import STATUS_BATCH_MAX
 from manager.dispatcher import budget, nodes, status
-from manager.dispatcher.assignments import CONFIG, SECRET, SPEC_VERSION, AssignmentSet, MessagePacker
+from manager.dispatcher.assignments import AssignmentSet, MessagePacker
 from manager.dispatcher.budget import Budgets
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
 from manager.dispatcher.session import AgentSession, End
-from manager.dispatcher.tables import ViewTables
 from manager.log_limit import LogLimit
-from manager.store import CLUSTERS, CONFIGS, NODES, SECRETS, SPEC_VERSIONS, TASKS, Change, Store, StoreError, Working
-from manager.store.kinds import AnyKind
+from manager.store import CLUSTERS, NODES, TASKS, Change, Store, StoreError, Working
 from pki.certificates import Identity
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import (
-    AssignmentKind,
     AssignmentsRequest,
     SessionRequest,
     UpdateTaskStatusRequest,
@@ -52,12 +49,6 @@ LEADER_METADATA_KEY = "swarm-leader-addr"
 FIRST_MESSAGE_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 BROKEN_NOTICE_S = 0.1
-
-_DEPENDENCY_KINDS: dict[AnyKind, AssignmentKind.ValueType] = {
-    SPEC_VERSIONS: SPEC_VERSION,
-    SECRETS: SECRET,
-    CONFIGS: CONFIG,
-}
 
 
 class Dispatcher(DispatcherServicer):
@@ -86,7 +77,6 @@ class Dispatcher(DispatcherServicer):
         """
         self._store, self._caller = store, caller
         self._managers, self._leader_addr, self._unheard_managers = managers, leader_addr, unheard_managers
-        self._tables = ViewTables(store)
         self._intake = Intake(store)
         self._budgets = Budgets(monotonic)
         self._lines = LogLimit()
@@ -307,7 +297,7 @@ class Dispatcher(DispatcherServicer):
         known, packer = AssignmentSet(session.node_id), MessagePacker()
         session.take_marks()
         session.uses = known.uses
-        messages = packer.complete(known.complete(self._tables))
+        messages = packer.complete(known.complete(self._store.view))
         while True:
             for message in messages:
                 await context.write(message)
@@ -316,7 +306,7 @@ class Dispatcher(DispatcherServicer):
                 break
             task_ids, keys = session.take_marks()
             needed = [key for key in keys if known.uses(*key)]
-            messages = packer.incremental(known.update(task_ids, needed, self._tables))
+            messages = packer.incremental(known.update(task_ids, needed, self._store.view))
         if session.end is not None:
             if session.end.code is not grpc.StatusCode.OK:
                 await self._abort(context, session.end)
@@ -370,9 +360,9 @@ class Dispatcher(DispatcherServicer):
         for change in changes:
             if change.kind is TASKS:
                 self._mark_task(change.id, change.old, change.new)
-            elif kind := _DEPENDENCY_KINDS.get(change.kind):
+            elif change.kind.assigned is not None:
                 for session in self._sessions.values():
-                    session.mark_needed((kind, change.id))
+                    session.mark_needed((change.kind, change.id))
             elif change.kind is NODES:
                 self._node_changed(change.id, change.old, change.new)
             elif change.kind is CLUSTERS:

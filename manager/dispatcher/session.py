@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import grpc
 
 from manager.dispatcher.assignments import Key
+from manager.store.kinds import AnyKind
 from proto.ca_pb2 import ManagerAddress
-from proto.dispatcher_pb2 import AssignmentKind, SessionMessage
+from proto.dispatcher_pb2 import SessionMessage
 from proto.objects_pb2 import Node
 
 
@@ -48,8 +49,8 @@ class AgentSession:
         self.assignments_due = asyncio.Event()
         self.assignments_stream = 0
         """Number of the Assignments call that serves; an earlier one gives way."""
-        self.uses: Callable[[AssignmentKind.ValueType, str], bool] = lambda _kind, _object_id: False
-        """Whether that spec version, secret or config is needed by what was sent; the serving call knows."""
+        self.uses: Callable[[AnyKind, str], bool] = lambda _kind, _object_id: False
+        """Whether that object is needed by what was sent; the serving call knows."""
         self.alive = asyncio.Event()
         """Set at each sign of life; who wants to know clears it first."""
         self._tasks: set[str] = set()

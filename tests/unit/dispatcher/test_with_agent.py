@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from manager.dispatcher import heartbeat, liveness
-from manager.dispatcher.assignments import SECRET, AssignmentSet, Key
+from manager.dispatcher.assignments import AssignmentSet, Key
+from manager.store import SECRETS
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import Config, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
@@ -102,7 +103,7 @@ async def test_a_session_is_woken_for_what_its_tasks_need_alone(
     update = AssignmentSet.update
 
     def counted(self: AssignmentSet, task_ids: Any, keys: Any, tables: Any) -> Any:
-        looks.append((sorted(task_ids), sorted(keys)))
+        looks.append((sorted(task_ids), list(keys)))
         return update(self, task_ids, keys, tables)
 
     monkeypatch.setattr(AssignmentSet, "update", counted)
@@ -121,7 +122,7 @@ async def test_a_session_is_woken_for_what_its_tasks_need_alone(
     await manager.add(Config(id="c9"))
     await manager.edit("secrets", "s1", lambda changed: changed.spec.labels.update({"a": "b"}))
     await until(lambda: agent._assignments.contents.of(Secret)["s1"].spec.labels)
-    assert ([], [(SECRET, "s1")]) in looks
+    assert ([], [(SECRETS, "s1")]) in looks
     assert ([], []) not in looks
     await host.stop()
 

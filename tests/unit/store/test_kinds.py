@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from manager.consensus.inprocess import InProcessConsensus
+from manager.dispatcher.assignments import AssignmentSet, MessagePacker
 from manager.store import (
     CLUSTERS,
     KINDS,
@@ -27,12 +28,15 @@ from manager.store import (
     ObjectNotFoundError,
     SnapshotError,
     Store,
+    StoredObject,
     View,
 )
 from manager.store.kinds import Assigned, Reference
 from proto.dispatcher_pb2 import AssignmentKind
-from proto.objects_pb2 import Config, Node, Secret, Task
+from proto.objects_pb2 import Config, Node, Secret, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec
+from tests.unit.dispatcher.support import make_task
+from worker.agent.assignments import ReceivedAssignments
 
 
 def _gadgets_of(task: Task, spec: ServiceSpec | None) -> Iterable[str]:
@@ -94,7 +98,7 @@ def owner(name: str, gadget_name: str) -> Secret:
     return made
 
 
-async def put(store: Store, *objects: Config | Secret | Node) -> None:
+async def put(store: Store, *objects: StoredObject) -> None:
     working = store.begin()
     for obj in objects:
         working.create(obj)
@@ -153,6 +157,35 @@ async def test_it_cannot_go_while_it_is_named(store: Store) -> None:
     working.remove(working.of(GADGETS).find("lamp"))
     await store.commit(working)
     assert not len(store.view.of(GADGETS))
+
+
+async def test_an_agent_gets_what_its_tasks_need_of_it(store: Store) -> None:
+    """From the store to what an agent holds, and away again."""
+    version = SpecVersion(id="web.1", service_id="web", spec_version=1)
+    version.spec.labels["gadgets"] = "id-lamp"
+    await put(store, gadget("lamp"), gadget("lens"), owner("ann", "lamp"), version, make_task("t1", "n1"))
+    sent, packer, received = AssignmentSet("n1", TOYS), MessagePacker(), ReceivedAssignments("n1")
+
+    for message in packer.complete(sent.complete(store.view)):
+        received.apply(message)
+    held = received.contents.of(Config)
+    assert set(held) == {"id-lamp"}
+    assert held["id-lamp"] == _without_data(store.view.of(GADGETS).find("lamp"))
+    assert not received.contents.of(Secret), "owners are no agent's business"
+    assert sent.uses(GADGETS, "id-lamp")
+    assert not sent.uses(GADGETS, "id-lens")
+
+    changed = gadget("lamp", "green")
+    changed.version.CopyFrom(store.view.of(GADGETS).find("lamp").version)
+    await store.update(lambda working: working.update(changed))
+    for message in packer.incremental(sent.update([], [(GADGETS, "id-lamp")], store.view)):
+        received.apply(message)
+    assert received.contents.of(Config)["id-lamp"].spec.labels == {"colour": "green"}
+
+    await store.update(lambda working: working.remove(working.tasks.find("t1")))
+    for message in packer.incremental(sent.update(["t1"], [], store.view)):
+        received.apply(message)
+    assert received.contents.keys() == set()
 
 
 async def test_a_change_in_place_is_noticed(store: Store) -> None:
