@@ -1,7 +1,7 @@
 """What sessions and their absence do to node objects. Pure: object in, object out.
 
-Owner: ``status``, ``status_since`` and ``description`` of a node are written here and nowhere else. Who has a
-description has had a session.
+Owner: ``status``, ``status_since`` and ``description`` of a node are written here, but for the object that a join makes.
+Who has a description has had a session.
 """
 
 from __future__ import annotations
