@@ -1,0 +1,122 @@
+"""The design pages give the figures that are in force (those of agent.md and pki.md: beside the tests of these parts)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from api import server, streams, versions
+from api.engine_routes import container_io, images
+from manager import constants
+from manager.consensus import adapter, changes, commands, journal, port, proposals, transport, wire
+from manager.consensus.settings import SnapshotPolicy, Timing
+from manager.control import forward, nodes, service
+from manager.dispatcher import assignments, budget, dispatcher, heartbeat, liveness
+from manager.store import machine, store, watch
+from runtime.images import content, manifests
+from runtime.images import transport as registry
+from worker.membership import manager_process
+
+DOCS = Path(__file__).parents[3] / "docs"
+MIB = 1024 * 1024
+TIMING, POLICY = Timing(), SnapshotPolicy()
+
+
+def thousands(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+def s(seconds: float) -> str:
+    return f"{seconds:g} s"
+
+
+@pytest.mark.parametrize(
+    ("page", "claim"),
+    [
+        ("api", f"Announced: {versions.MAX_VERSION}, accepted {versions.MIN_VERSION} to {versions.MAX_VERSION}."),
+        ("api", f"`VirtualSize` of images up to {images.VIRTUAL_SIZE_UNTIL}"),
+        ("api", f"multiplexed streams from {container_io.MULTIPLEXED_SINCE}"),
+        ("api", f"`ApiServer.close` waits {s(server.OPERATION_GRACE_S)}"),
+        ("api", f"ahead by at most {streams.READ_AHEAD_BYTES_MAX // 1024} KiB"),
+        ("api", f"the client gets {s(streams.LINGER_S)} to close its own"),
+        ("consensus", f"At most {thousands(adapter.UNAPPLIED_ENTRIES_MAX)} entries"),
+        ("consensus", f"or {adapter.UNAPPLIED_BYTES_MAX // MIB} MiB are handed over"),
+        ("consensus", f"`propose` waits while {proposals.PENDING_BYTES_MAX // MIB} MiB are on their way"),
+        ("consensus", f"stream holds at most {transport.WINDOW_SIZE_BYTES // MIB} MiB"),
+        ("consensus", f"One entry is at most {port.ENTRY_SIZE_BYTES_MAX // MIB} MiB"),
+        ("consensus", f"a frame {wire.FRAME_SIZE_BYTES_MAX // MIB} MiB"),
+        ("consensus", f"at the latest {TIMING.commit_notice_s * 1000:g} ms later"),
+        ("consensus", f"every {s(proposals.SWEEP_PERIOD_S)} for those whose time is up"),
+        ("consensus", f"Segments roll at {journal.SEGMENT_SIZE_BYTES // MIB} MiB"),
+        (
+            "consensus",
+            f"every {thousands(POLICY.interval_entries)} entries or {POLICY.interval_bytes // MIB} MiB of log",
+        ),
+        ("consensus", f"{POLICY.trailing_entries} entries kept behind"),
+        ("consensus", f"{TIMING.election_timeout_s_min} to {TIMING.election_timeout_s_max} s"),
+        ("consensus", f"no majority for {s(TIMING.check_quorum_s)} steps down"),
+        ("consensus", f"lack at most {changes.CAUGHT_UP_ENTRIES} entries"),
+        ("consensus", f"the last {commands.WINDOW_COMMANDS} commands"),
+        ("control", f"up to {service.TASKS_PER_REMOVAL} of its tasks"),
+        ("control", f"no leader for {s(forward.NO_LEADER_TIMEOUT_S)}"),
+        ("control", f"no answer within {s(constants.REQUEST_TIMEOUT_S)}"),
+        ("control", f"plus {nodes.REMOVED_GRACE.days} days, counted from the removal"),
+        ("control", f"One log entry holds {store.TRANSACTION_OBJECTS_MAX} objects"),
+        ("dispatcher", f"the period is {s(constants.HEARTBEAT_PERIOD_S)} by default"),
+        ("dispatcher", f"up to {heartbeat.PERIOD_JITTER * 100:g} % of jitter"),
+        ("dispatcher", f"one** period, {s(heartbeat.GRACE_S_BROKEN_MIN)} at least"),
+        ("dispatcher", f"within {dispatcher.BROKEN_NOTICE_S * 1000:g} ms"),
+        (
+            "dispatcher",
+            f"one period ({s(heartbeat.GRACE_S_BROKEN_MIN)} at least), counted from {s(liveness.RAFT_HEARING_S)}",
+        ),
+        ("dispatcher", f"woke more than {s(liveness.STALL_S)} later than planned"),
+        ("dispatcher", f"of a node within {s(constants.REGISTRATIONS_WINDOW_S)} are refused"),
+        ("dispatcher", f"If it answers within {s(dispatcher.PROBE_TIMEOUT_S)}"),
+        ("dispatcher", f"cut below {assignments.MESSAGE_SIZE_BYTES_MAX // MIB} MiB"),
+        ("dispatcher", f"up to {thousands(constants.STATUS_BATCH_MAX)}. Each change"),
+        ("dispatcher", f"a description counts as {budget.DESCRIPTION_WEIGHT}"),
+        ("dispatcher", f"`RESOURCE_EXHAUSTED` after {s(budget.REFUSAL_DELAY_S)}"),
+        ("dispatcher", f'"{constants.NODE_UNKNOWN_MESSAGE}"'),
+        ("images", f"{content.RESERVE_BYTES // MIB} MB and {thousands(content.RESERVE_FILES)} files"),
+        ("images", f"less than {registry.PROGRESS_BYTES // 1024} KiB within a minute"),
+        ("images", f"make {manifests.LAYERS_MAX} layers fit"),
+        ("store", f"at most {store.TRANSACTION_OBJECTS_MAX} objects and {store.TRANSACTION_SIZE_BYTES_MAX / 1e6:g} MB"),
+        ("store", f"the last {machine.TRANSACTION_IDS_KEPT} transactions"),
+        ("store", f"A watch holds {thousands(watch.WATCH_CHANGES_MAX)} changes"),
+        ("../operations", f"pauses of up to {s(manager_process.RESTART_DELAY_S_MAX)}"),
+        ("../operations", f"{constants.NEVER_CAME_NODES_MAX} nodes joined without"),
+    ],
+)
+def test_the_page_gives_the_figure_that_is_in_force(page: str, claim: str) -> None:
+    text = " ".join((DOCS / "design" / f"{page}.md").read_text().split())
+    assert claim in text
+
+
+def test_the_budgets_are_those_of_the_page() -> None:
+    """What a node may do at once, and what a second later, by trying it."""
+    text = (DOCS / "design" / "dispatcher.md").read_text()
+    clock = [0.0]
+    budgets = budget.Budgets(lambda: clock[0])
+    taken: dict[str, Callable[[], bool]] = {
+        "calls": lambda: budgets.take_call("n"),
+        "complete sets of assignments": lambda: budgets.take_assignments("n"),
+        "statuses": lambda: budgets.take_statuses("n", 1),
+    }
+    for what, take in taken.items():
+        clock[0] = 0.0
+        at_once = had(take)
+        clock[0] = 1.0
+        later = had(take)
+        shown = thousands(at_once) if at_once >= 10_000 else str(at_once)
+        assert f"| {what} | {shown} | {later} |" in text
+
+
+def had(take: Callable[[], bool]) -> int:
+    """How often it is granted before it is refused."""
+    count = 0
+    while take():
+        count += 1
+    return count
