@@ -1,68 +1,183 @@
-"""Removing and measuring directory trees of hostile shape: any depth, any names, no recursion."""
+"""Walking, removing and measuring directory trees of hostile shape: any depth, any names, no recursion.
+
+Every step is taken by descriptor (``openat`` with ``O_NOFOLLOW``), so that no path gets longer than ``PATH_MAX`` and no
+link is followed, also when one takes a folder's place while the walk is under way. At most ``OPEN_MAX`` descriptors are
+open: those of folders further up are closed and come back by ``..``, which is believed only if it is the folder that was
+left. What is mounted below the tree belongs to it: who does not want that unmounts first.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from itertools import count
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-DEPTH_MAX = 50
+OPEN_MAX = 32
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CLOSED = -1
+
+
+@dataclass(slots=True)
+class Folder:
+    """A folder of a tree, while it is walked.
+
+    Attributes:
+        name: in the folder it lies in; the path of the tree's top.
+        parent: a descriptor of that folder; None at the top.
+        fd: a descriptor of its own. Both are the walk's and good until its next step.
+        others: the names of what in it is no folder, in no order.
+    """
+
+    name: str
+    fd: int
+    parent: int | None = None
+    others: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
+    identity: tuple[int, int] = (0, 0)
+
+
+def walk_tree(path: Path, on_error: Callable[[OSError], None]) -> Iterator[Folder]:
+    """Every folder of a tree, ``path`` as the last one, each after those in it: they may be removed on the way.
+
+    What vanishes meanwhile is left out; what takes a folder's place meanwhile is one of ``others``.
+
+    Args:
+        on_error: told of each folder that cannot be read and is left out. With the error ESTALE the walk ends, as a
+            folder was moved away while the walk was in it. It may raise, which ends the walk too.
+
+    Raises:
+        OSError: ``path`` itself cannot be opened (FileNotFoundError, NotADirectoryError).
+    """
+    way = [_opened(str(path), None)]
+    try:
+        while way:
+            folder = way[-1]
+            if folder.pending:
+                if (child := _child(folder, folder.pending.pop(), on_error)) is not None:
+                    way.append(child)
+                    if len(way) > OPEN_MAX:
+                        _close(way[-1 - OPEN_MAX])
+                continue
+            if len(way) > 1:
+                try:
+                    folder.parent = _come_back(way[-2], folder)
+                except OSError as error:
+                    on_error(error)
+                    return
+            yield folder
+            _close(way.pop())
+    finally:
+        for folder in way:
+            _close(folder)
 
 
 def remove_tree(path: Path) -> None:
-    """Delete ``path`` and all below it; nothing there is fine. Never follows a link, never crosses to another tree.
+    """Delete ``path`` and all below it; nothing there is fine.
 
-    What lies ``DEPTH_MAX`` levels down is moved up below ``path`` first, so that neither the depth of the tree nor the
-    length of its paths matters (``shutil.rmtree`` recurses and gives up at about a thousand levels).
+    Raises:
+        OSError: something could not be removed, the first one of possibly many: all the rest is gone.
     """
+    failed: list[OSError] = []
+
+    def note(error: OSError) -> None:
+        if not failed:
+            failed.append(error)
+
     try:
-        mode = path.lstat().st_mode
+        for folder in walk_tree(path, note):
+            for name in folder.others:
+                _remove(os.unlink, name, folder.fd, note)
+            _remove(os.rmdir, folder.name, folder.parent, note)
     except FileNotFoundError:
         return
-    if not stat.S_ISDIR(mode):
+    except NotADirectoryError:
         path.unlink(missing_ok=True)
-        return
-    names = count()
-    pending, found = [(str(path), 0)], list[str]()
-    while pending:
-        directory, depth = pending.pop()
-        found.append(directory)
-        with os.scandir(directory) as entries:
-            for entry in list(entries):
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)
-                elif depth < DEPTH_MAX:
-                    pending.append((entry.path, depth + 1))
-                else:
-                    pending.append((_moved_up(entry.path, path, names), 1))
-    for directory in reversed(found):  # every directory was found after the one it lies in
-        os.rmdir(directory)
-
-
-def _moved_up(source: str, top: Path, names: count[int]) -> str:
-    while True:
-        target = top / f".removed-{next(names)}"
-        if not target.exists() and not target.is_symlink():
-            os.rename(source, target)
-            return str(target)
+    if failed:
+        raise failed[0]
 
 
 def tree_size(path: Path) -> int:
-    """Bytes in the regular files below ``path``, hard links counted once; what vanishes meanwhile is left out."""
-    total, seen, pending = 0, set[tuple[int, int]](), [str(path)]
-    while pending:
-        with contextlib.suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    info = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(info.st_mode):
-                        pending.append(entry.path)
-                    elif stat.S_ISREG(info.st_mode):
-                        if info.st_nlink > 1:
-                            if (info.st_dev, info.st_ino) in seen:
-                                continue
-                            seen.add((info.st_dev, info.st_ino))
-                        total += info.st_size
+    """Bytes in the regular files below ``path``, hard links counted once; what vanishes meanwhile is left out.
+
+    Raises:
+        OSError: a folder cannot be read, or ``path`` is none. Nothing there is 0.
+    """
+
+    def check(error: OSError) -> None:
+        if error.errno != errno.ESTALE:
+            raise error
+
+    total, seen = 0, set[tuple[int, int]]()
+    with contextlib.suppress(FileNotFoundError):
+        for folder in walk_tree(path, check):
+            for name in folder.others:
+                try:
+                    info = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if not stat.S_ISREG(info.st_mode):
+                    continue
+                if info.st_nlink > 1:
+                    if (info.st_dev, info.st_ino) in seen:
+                        continue
+                    seen.add((info.st_dev, info.st_ino))
+                total += info.st_size
     return total
+
+
+def _opened(name: str, parent: int | None) -> Folder:
+    """With its entries. Raises: OSError."""
+    folder = Folder(name, os.open(name, _FOLDER, dir_fd=parent))
+    try:
+        info = os.fstat(folder.fd)
+        folder.identity = (info.st_dev, info.st_ino)
+        with os.scandir(folder.fd) as entries:
+            for entry in entries:
+                (folder.pending if entry.is_dir(follow_symlinks=False) else folder.others).append(entry.name)
+    except BaseException:
+        _close(folder)
+        raise
+    return folder
+
+
+def _child(folder: Folder, name: str, on_error: Callable[[OSError], None]) -> Folder | None:
+    try:
+        return _opened(name, folder.fd)
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        folder.others.append(name)
+    except OSError as error:
+        on_error(error)
+    return None
+
+
+def _come_back(parent: Folder, child: Folder) -> int:
+    """A descriptor of the folder that ``child`` was found in. Raises: OSError."""
+    if parent.fd == _CLOSED:
+        fd = os.open("..", _FOLDER, dir_fd=child.fd)
+        info = os.fstat(fd)
+        if (info.st_dev, info.st_ino) != parent.identity:
+            os.close(fd)
+            raise OSError(errno.ESTALE, "moved while it was walked", child.name)
+        parent.fd = fd
+    return parent.fd
+
+
+def _close(folder: Folder) -> None:
+    if folder.fd != _CLOSED:
+        os.close(folder.fd)
+        folder.fd = _CLOSED
+
+
+def _remove(call: Callable[..., None], name: str, fd: int | None, note: Callable[[OSError], None]) -> None:
+    try:
+        call(name, dir_fd=fd)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        note(error)

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from base.files import read_text, write_atomic
-from base.trees import remove_tree
+from base.trees import remove_tree, tree_size
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
 from runtime.events import EventBus
 from runtime.images.work import run_abortable
@@ -85,7 +85,7 @@ class Volumes:
                 if mounting.is_mounted(folder / "_data"):
                     log.error("volume.left_mounted", path=str(folder))
                 else:
-                    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                    await asyncio.to_thread(_clear, folder)
                 continue
             try:
                 volume = msgspec.json.decode(text, type=Volume)
@@ -167,7 +167,7 @@ class Volumes:
         try:
             await run_abortable(lambda _: _make(folder, volume))
         except BaseException as error:
-            await run_abortable(lambda _: shutil.rmtree(folder, ignore_errors=True))
+            await run_abortable(lambda _: _clear(folder))
             if isinstance(error, OSError):
                 raise HostError(f"create {name}: {error}") from error
             raise
@@ -335,15 +335,20 @@ def _delete(folder: Path) -> None:
     if mounting.is_mounted(folder / "_data"):
         raise OSError(f"{folder / '_data'} is a mount point")
     (folder / "volume.json").unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    remove_tree(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is no volume. What stays is tried again at the next start."""
+    try:
+        remove_tree(folder)
+    except OSError as error:
+        log.warning("volume.remains_left", path=str(folder), reason=str(error))
 
 
 def _size(folder: Path) -> int:
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(path) / name).lstat().st_size
-            except OSError:
-                continue
-    return total
+    """For a report: what cannot be measured counts nothing."""
+    try:
+        return tree_size(folder)
+    except OSError:
+        return 0

@@ -249,3 +249,17 @@ async def test_a_removal_with_volumes_that_a_kill_cut_short_is_finished_by_the_n
         await bench.engine.close()
     bench.engine = bench.make()
     await bench.engine.open()
+
+
+async def test_a_volume_goes_whatever_a_container_nested_in_it(tmp_path: Path) -> None:
+    """Paths longer than PATH_MAX are made with a few ``cd``."""
+    volumes = Volumes(tmp_path, EventBus())
+    await volumes.open()
+    volume = await volumes.create()
+    name = "n" * 254
+    make = f"for _ in $(seq 20); do mkdir {name} && cd -P {name} || exit 1; done; printf 12345 > file"
+    await asyncio.to_thread(subprocess.run, ["sh", "-c", make], cwd=volume.Mountpoint, check=True)
+    report = await volumes.prune()
+    assert report.VolumesDeleted == [volume.Name]
+    assert report.SpaceReclaimed == 5
+    assert list(tmp_path.iterdir()) == []
