@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -19,7 +20,7 @@ from runtime.kernel.network import IPAddress, IPInterface
 from runtime.kernel.syscalls import CLONE_NEWNET, setns
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWADDR, _RTM_NEWROUTE = 20, 24
+_RTM_NEWADDR, _RTM_GETADDR, _RTM_NEWROUTE = 20, 22, 24
 _REQUEST, _ACK, _DUMP, _CREATE, _EXCL, _REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200, 0x100
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
@@ -31,6 +32,9 @@ _IFF_UP = 1
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBi")
+SCOPE_UNIVERSE = 0
+"""Addresses that other hosts may know (rtnetlink(7)); those of a link or of the host itself have other scopes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,15 @@ class Message:
     body: bytes
     what: str
     ignore: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    """An address of a link."""
+
+    link_index: int
+    ip: IPAddress
+    scope: int
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -108,7 +121,7 @@ def set_up(index: int) -> Message:
 def add_address(index: int, address: IPInterface) -> Message:
     """With the broadcast address of its subnet, in IPv4; there already is fine."""
     packed = address.ip.packed
-    body = struct.pack("=BBBBi", _FAMILIES[address.version], address.network.prefixlen, 0, 0, index)
+    body = _IFADDR.pack(_FAMILIES[address.version], address.network.prefixlen, 0, SCOPE_UNIVERSE, index)
     body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
     if address.version == 4:
         body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
@@ -198,18 +211,34 @@ def link_index(sock: socket.socket, name: str) -> int:
 
 def links(sock: socket.socket) -> dict[str, tuple[int, int]]:
     """Index and master's index (0: none) of every link, by name."""
-    header = _HEADER.pack(_HEADER.size + _IFINFO.size, _RTM_GETLINK, _REQUEST | _DUMP, 1, 0)
-    sock.send(header + _link(0, b""))
     found: dict[str, tuple[int, int]] = {}
+    for body in _dump(sock, _RTM_GETLINK, _link(0, b"")):
+        attributes = dict(_attributes(body[_IFINFO.size :]))
+        name = attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
+        master = attributes.get(_IFLA_MASTER)
+        found[name] = (_IFINFO.unpack_from(body)[2], struct.unpack("=I", master)[0] if master else 0)
+    return found
+
+
+def addresses(sock: socket.socket) -> list[LinkAddress]:
+    """Every address of every link, in the order of the kernel; of a point-to-point link the near end's."""
+    found = []
+    for body in _dump(sock, _RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        _, _, _, scope, index = _IFADDR.unpack_from(body)
+        attributes = dict(_attributes(body[_IFADDR.size :]))
+        packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+        if packed:
+            found.append(LinkAddress(index, ipaddress.ip_address(packed), scope))
+    return found
+
+
+def _dump(sock: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
+    sock.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, 1, 0) + body)
     while True:
-        for kind, _, body in decode(sock.recv(1 << 18)):
-            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                return found
-            index = _IFINFO.unpack_from(body)[2]
-            attributes = dict(_attributes(body[_IFINFO.size :]))
-            name = attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
-            master = attributes.get(_IFLA_MASTER)
-            found[name] = (index, struct.unpack("=I", master)[0] if master else 0)
+        for answer, _, content in decode(sock.recv(1 << 18)):
+            if answer in (_NLMSG_DONE, _NLMSG_ERROR):
+                return
+            yield content
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pki.addresses import AddressError, join_host_port, split_host_port
+from runtime.kernel import netlink
 
 GRPC_PORT = 7946
 _OURS = ("docker", "swarm", "br-", "veth", "lo")
-_RT_SCOPE_UNIVERSE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +119,16 @@ def _only_address(system: Sequence[SystemAddress]) -> str:
     raise AddressError(f"could not choose an IP address to advertise since {where} - specify one with --advertise-addr")
 
 
-async def warm() -> None:
-    """Import what ``system_addresses`` needs, so that an init or join to come does not wait for it."""
-    await asyncio.to_thread(importlib.import_module, "pyroute2")
-
-
 async def system_addresses() -> list[SystemAddress]:
     """Every global address of this host, in the order of the kernel."""
     return await asyncio.to_thread(_read_system_addresses)
 
 
 def _read_system_addresses() -> list[SystemAddress]:
-    from pyroute2 import IPRoute  # 9 MB and 75 ms: the manager process does without, see ``warm``
-
-    with IPRoute() as netlink:
-        names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links()}
+    with netlink.connection() as sock:
+        names = {index: name for name, (index, _) in netlink.links(sock).items()}
         return [
-            SystemAddress(names.get(address["index"], ""), str(address.get_attr("IFA_ADDRESS")))
-            for address in netlink.get_addr()
-            if address["scope"] == _RT_SCOPE_UNIVERSE and names.get(address["index"]) != "lo"
+            SystemAddress(names.get(address.link_index, ""), str(address.ip))
+            for address in netlink.addresses(sock)
+            if address.scope == netlink.SCOPE_UNIVERSE and names.get(address.link_index) != "lo"
         ]

@@ -18,7 +18,6 @@ from pki.node_certificate import NodeCertificate
 from proto.node_pb2 import Bootstrap, LocalState
 from proto.specs_pb2 import NodeRole
 from worker.membership import local_state
-from worker.membership.addresses import warm
 from worker.membership.cluster_member import (
     AlreadyInSwarmError,
     InitRequest,
@@ -108,7 +107,6 @@ class Node:
             self._cannot_use(LocalState(), error)
             return
         if state is None:
-            self._tasks.spawn(warm(), name="addresses.warm")
             return
         try:
             certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)
