@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -244,3 +246,71 @@ def test_a_file_that_is_no_stack_file(run: Run, tmp_path: Path, data: bytes) -> 
     ran = run("stack", "deploy", "-c", str(tmp_path / "s.yml"), "s")
     assert ran.code == 1
     assert len(ran.err.splitlines()) == 1
+
+
+def test_config_prints_the_merged_file_with_and_without_its_variables(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAG", "1.10")
+    (tmp_path / "a.yml").write_text("services:\n  web:\n    image: i:$TAG\n    labels: [a=b]\n")
+    (tmp_path / "b.yml").write_text("services:\n  web:\n    labels: {c: d}\n")
+    files = ("-c", str(tmp_path / "a.yml"), "-c", str(tmp_path / "b.yml"))
+    ran = run("stack", "config", *files)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "services:\n  web:\n    image: i:1.10\n    labels:\n      a: b\n      c: d\n"
+    assert "image: i:$TAG\n" in run("stack", "config", "--skip-interpolation", *files).out
+
+
+DIGEST = f"sha256:{'b' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("resolve", "image", "deployed"),
+    [
+        ("always", "busybox:1", f"busybox:1@{DIGEST}"),
+        ("changed", "busybox:1", "busybox:1@old"),
+        ("changed", "busybox:2", f"busybox:2@{DIGEST}"),
+        ("never", "busybox:2", "busybox:2"),
+    ],
+)
+def test_an_image_is_resolved_always_where_it_changed_or_never(
+    engine: FakeEngine, run: Run, tmp_path: Path, resolve: str, image: str, deployed: str
+) -> None:
+    old = {
+        "ID": "svc",
+        "Version": {"Index": 7},
+        "Spec": {
+            "Name": "s_web",
+            "Labels": {"com.docker.stack.namespace": "s", "com.docker.stack.image": "busybox:1"},
+            "TaskTemplate": {"ContainerSpec": {"Image": "busybox:1@old"}},
+        },
+    }
+    engine.routes = {
+        "GET /services": [old],
+        "GET /distribution/.+/json": {"Descriptor": {"mediaType": "m", "digest": DIGEST, "size": 1}, "Platforms": []},
+        "POST /services/svc/update": {"Warnings": None},
+    }
+    (tmp_path / "s.yml").write_text(f"services:\n  web: {{image: '{image}'}}\n")
+    ran = run("stack", "deploy", "--resolve-image", resolve, "-c", str(tmp_path / "s.yml"), "s")
+    assert (ran.code, ran.err) == (0, "")
+    [spec] = engine.bodies("POST", "/services/svc/update")
+    assert spec["TaskTemplate"]["ContainerSpec"]["Image"] == deployed
+
+
+@pytest.mark.parametrize("with_auth", [True, False])
+def test_credentials_go_with_a_service_when_asked_for(
+    engine: FakeEngine, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_auth: bool
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    auth = base64.b64encode(b"me:secret").decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry.example": {"auth": auth}}}))
+    (tmp_path / "s.yml").write_text("services:\n  web: {image: registry.example/app:1}\n")
+    engine.routes = {"GET /services": [], "POST /services/create": {"ID": "svc"}}
+    flags = ["--with-registry-auth"] if with_auth else []
+    ran = run("stack", "deploy", *flags, "--resolve-image", "never", "-c", str(tmp_path / "s.yml"), "s")
+    assert (ran.code, ran.err) == (0, "")
+    [created] = [asked for asked in engine.asked if asked.path == "/services/create"]
+    sent = created.headers.get("X-Registry-Auth")
+    decoded = json.loads(base64.urlsafe_b64decode(sent)) if sent else None
+    expected = {"username": "me", "password": "secret", "serveraddress": "registry.example"}
+    assert decoded == (expected if with_auth else None)
