@@ -21,9 +21,9 @@ from pathlib import Path
 
 import structlog
 
+from base.threads import run_abortable
 from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
-from runtime.images.work import run_abortable
 from runtime.kernel.syscalls import Watcher
 
 log = structlog.get_logger(__name__)

@@ -13,12 +13,12 @@ import msgspec
 import structlog
 
 from base.files import read_text, write_atomic
+from base.threads import run_abortable
 from runtime.containers.names import random_name
 from runtime.containers.record import Container, Record, RunState
 from runtime.containers.states import Status
 from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidParameterError, NameConflictError
-from runtime.images.work import run_abortable
 
 log = structlog.get_logger(__name__)
 

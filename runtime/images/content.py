@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from base.files import remove_leftovers, sync_folder, write_atomic
+from base.threads import AbortedError, run_abortable
 from runtime.images.errors import ContentError, DigestMismatchError, NoSpaceError
 from runtime.images.reference import check_digest
-from runtime.images.work import AbortedError, Listener, SharedWork, run_abortable
+from runtime.images.work import Listener, SharedWork
 
 CHUNK_BYTES = 1 << 20
 PARTIAL_AGE_S_MAX = 7 * 24 * 3600.0

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from base.files import remove_leftovers, write_atomic
+from base.tasks import wait_to_end
 from runtime.images.content import disk_full_as_error
 from runtime.images.errors import ImageNotFoundError, ImagesError, InvalidReferenceError
 from runtime.images.manifests import ConfigFile, image_of
@@ -152,7 +153,7 @@ class ImageRecords:
             try:
                 await asyncio.shield(write)
             except asyncio.CancelledError:
-                await asyncio.wait([write])
+                await wait_to_end(write)
                 if write.exception() is None:
                     self._install(records)
                 raise

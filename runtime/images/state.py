@@ -11,13 +11,14 @@ from pathlib import Path
 
 import structlog
 
+from base.threads import run_abortable
 from base.trees import remove_tree
 from runtime.images.content import ContentStore
 from runtime.images.manifests import ConfigFile
 from runtime.images.records import Entry, ImageRecord, ImageRecords, Records, name_image
 from runtime.images.snapshots import Snapshots, chain_ids
 from runtime.images.types import Descriptor
-from runtime.images.work import Listener, SharedWork, run_abortable
+from runtime.images.work import Listener, SharedWork
 
 log = structlog.get_logger(__name__)
 

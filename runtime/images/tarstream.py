@@ -13,10 +13,10 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
+from base.threads import AbortedError
 from runtime.images import compression
 from runtime.images.content import Reader
 from runtime.images.errors import LayerError
-from runtime.images.work import AbortedError
 
 HEADER_BYTES_MAX = 1 << 20
 HEADERS_BYTES_MAX = 8 << 20

@@ -1,15 +1,15 @@
-"""Two small tools of the adapter: work that several callers share, and threads that stop when their caller does."""
+"""Two small tools of the adapter: work that several callers share, and a stream that a thread reads."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from base.tasks import cancel_and_wait
+from base.tasks import cancel_and_wait, wait_to_end
+from base.threads import AbortedError
 
 T = TypeVar("T")
 Update = tuple[str, int, int]
@@ -82,27 +82,6 @@ class SharedWork(Generic[T]):
         for entry in list(self._running.values()):
             entry.dying = True
             await cancel_and_wait(entry.task)
-
-
-class AbortedError(Exception):
-    """Raised inside a thread whose caller was cancelled."""
-
-
-async def run_abortable(work: Callable[[threading.Event], T]) -> T:
-    """Run ``work(abort)`` in a thread; when the caller is cancelled, set ``abort`` and wait for the thread's end.
-
-    ``asyncio.to_thread`` alone would leave the thread writing into a directory that the caller already removes.
-    """
-    abort = threading.Event()
-    future = asyncio.ensure_future(asyncio.to_thread(work, abort))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        abort.set()
-        await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()
-        raise
 
 
 class BytePipe:
@@ -180,8 +159,4 @@ async def run_with_stream(source: AsyncIterable[bytes], work: Callable[[BytePipe
     finally:
         pipe.fail(AbortedError())
         feeder.cancel()
-        await asyncio.wait([feeder, worker])
-        for task in (feeder, worker):
-            if not task.cancelled():
-                with contextlib.suppress(Exception):
-                    task.exception()
+        await wait_to_end(feeder, worker)

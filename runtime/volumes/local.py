@@ -22,10 +22,10 @@ import msgspec
 import structlog
 
 from base.files import read_text, write_atomic
+from base.threads import run_abortable
 from base.trees import remove_tree, tree_size
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
 from runtime.events import EventBus
-from runtime.images.work import run_abortable
 from runtime.volumes import mounting
 
 log = structlog.get_logger(__name__)

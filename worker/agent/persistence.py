@@ -24,10 +24,10 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from base.files import sync_folder, write_atomic
+from base.threads import run_abortable
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, TaskStatusUpdate
 from proto.objects_pb2 import TaskStatus
 from proto.options_pb2 import memory_only_field, memory_only_kind
-from runtime.images.work import run_abortable
 from worker.agent.contents import FIELDS, Contents, is_removal, message_of
 
 log = structlog.get_logger(__name__)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime.images.work import AbortedError, BytePipe, Listener, SharedWork, run_abortable, run_with_stream
+from runtime.images.work import BytePipe, Listener, SharedWork, run_with_stream
 
 
 async def test_new_caller_waits_for_the_end_of_cancelled_work() -> None:
@@ -63,23 +62,6 @@ async def test_failure_reaches_every_caller_and_is_not_kept() -> None:
         return None
 
     await shared.run("k", succeed)
-
-
-async def test_cancelled_thread_is_told_and_awaited() -> None:
-    started, ended = threading.Event(), threading.Event()
-
-    def work(abort: threading.Event) -> None:
-        started.set()
-        abort.wait(30)
-        ended.set()
-        raise AbortedError
-
-    running = asyncio.ensure_future(run_abortable(work))
-    await asyncio.to_thread(started.wait, 30)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert ended.is_set()
 
 
 async def test_stream_reaches_the_thread_whole_and_its_failure_too() -> None:
