@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from base.tasks import OwnedTasks
 from base.threads import run_abortable
 from base.trees import remove_tree
 from runtime.images.content import ContentStore
@@ -44,6 +45,7 @@ class State:
     snapshots: Snapshots
     records: ImageRecords
     unpacking: SharedWork[None] = field(default_factory=SharedWork)
+    removals: OwnedTasks = field(default_factory=OwnedTasks)
 
     async def ensure_layer(
         self, parents: Sequence[str], diff_id: str, blob: Descriptor, *, listener: Listener | None = None
@@ -112,7 +114,8 @@ class State:
         if not chains and not blobs:
             return [], 0
         freed = sum(sizes[chain_id] for chain_id in chains)
-        freed += await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(_remove, directories, blobs)))
+        removal = asyncio.to_thread(_remove, directories, blobs)
+        freed += await self.removals.run_to_end(removal, name="images.collect")
         log.info("layers.collected", layers=len(chains), freed_bytes=freed)
         return chains, freed
 

@@ -103,9 +103,10 @@ class ImageStore:
         return all(map(content.has, blobs)) and all(map(snapshots.has, chain_ids(config.diff_ids)))
 
     async def close(self) -> None:
-        """Cancel what is under way. Mounted root file systems stay mounted."""
+        """Cancel what is under way, but for removals, which are waited for. Mounted root file systems stay mounted."""
         await self._state.content.close()
         await self._state.unpacking.close()
+        await self._state.removals.wait()
         await self._registry.close()
         await asyncio.to_thread(self._state.snapshots.close)
 
