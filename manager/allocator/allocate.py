@@ -6,11 +6,11 @@ and ports of the routing mesh come with the networks; they are decided here, in 
 
 from __future__ import annotations
 
+from manager.model.endpoints import endpoint_of
 from manager.model.tasks import copy_task
 from manager.model.transitions import Owner, set_status
 from manager.model.versions import copy_service
-from proto.objects_pb2 import TASK_STATE_NEW, TASK_STATE_PENDING, Endpoint, Service, Task
-from proto.specs_pb2 import PUBLISH_MODE_HOST
+from proto.objects_pb2 import TASK_STATE_NEW, TASK_STATE_PENDING, Service, Task
 
 PENDING_MESSAGE = "pending task scheduling"
 
@@ -25,18 +25,9 @@ def allocate_task(task: Task, now: float) -> Task:
 
 
 def allocate_service(service: Service) -> Service | None:
-    """A copy of the service whose endpoint follows its spec; None when it does already.
-
-    Ports in host mode are taken as they stand in the spec. Those of the routing mesh are left as they are.
-    """
-    wanted = Endpoint()
-    wanted.CopyFrom(service.endpoint)
-    wanted.spec.CopyFrom(service.spec.endpoint_spec)
-    mesh = [port for port in service.endpoint.ports if port.publish_mode != PUBLISH_MODE_HOST]
-    del wanted.ports[:]
-    wanted.ports.extend(port for port in service.spec.endpoint_spec.ports if port.publish_mode == PUBLISH_MODE_HOST)
-    wanted.ports.extend(mesh)
-    if service.endpoint.spec == wanted.spec and service.endpoint.ports == wanted.ports:
+    """A copy of the service whose endpoint is as it should be; None when it is already."""
+    wanted = endpoint_of(service)
+    if service.endpoint == wanted:
         return None
     changed = copy_service(service)
     changed.endpoint.CopyFrom(wanted)

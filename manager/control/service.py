@@ -186,7 +186,7 @@ class ControlService:
         def change(working: Working) -> Service:
             while not named and working.services.by_name(spec.name) is not None:
                 spec.name = random_name()
-            return services.create_service(working, spec, service_id=service_id, now=self._now())
+            return services.create_service(working, spec, service_id=service_id)
 
         service = await self._write(change)
         service = self._store.view.services.get(service.id) or service
@@ -224,7 +224,7 @@ class ControlService:
             spec.task_template.registry_auth = services.registry_auth_of(
                 service, request.registry_auth, from_previous=bool(request.registry_auth_from)
             )
-            return services.update_service(working, service, spec, version=request.version, now=self._now())
+            return services.update_service(working, service, spec, version=request.version)
 
         service = await self._write(change)
         service = self._store.view.services.get(service.id) or service

@@ -1,11 +1,7 @@
 """Services: create, update, roll back, remove, count (features A5, A8.11, A8.12, W06, W11).
 
-Each function changes a transaction under construction and reads no clock and makes no ID itself: both come in.
-
-A spec is stored twice on purpose: in the service, where the API and the orchestrator look, and as a ``SpecVersion``,
-which tasks name. Versions count up from 1 with every change, a roll-back included: a number names one content for ever,
-and the tasks of a rollout are told from earlier ones of an equal spec. (Those are not replaced: what makes a task stale
-is another content, not another number.)
+Each function changes a transaction under construction and reads no clock and makes no ID itself: both come in. What a
+change of the spec makes of a service is ``model.versions``.
 """
 
 from __future__ import annotations
@@ -25,14 +21,14 @@ from manager.control.lookup import check_version
 from manager.model.modes import mode_of
 from manager.model.times import from_timestamp
 from manager.model.transitions import with_desired
-from manager.store import View, Working
-from manager.store.kinds import spec_version_id
+from manager.model.versions import copy_service, first_version, next_version, rolled_back
+from manager.store import SERVICES, View, Working
 from proto.control_pb2 import ServiceStatus
-from proto.objects_pb2 import Node, NodeState, Service, SpecVersion, TaskState, UpdateState, UpdateStatus
+from proto.objects_pb2 import Node, NodeState, Service, TaskState
 from proto.specs_pb2 import PublishMode, ServiceSpec
 
 
-def create_service(working: Working, spec: ServiceSpec, *, service_id: str, now: Timestamp) -> Service:
+def create_service(working: Working, spec: ServiceSpec, *, service_id: str) -> Service:
     """Add a service of a valid, normalised spec.
 
     Raises:
@@ -43,15 +39,12 @@ def create_service(working: Working, spec: ServiceSpec, *, service_id: str, now:
         raise AlreadyExistsError(f"name conflicts with an existing object: service {spec.name} already exists")
     _check_references(working, spec)
     check_port_conflicts(working, spec, service_id="")
-    service = Service(id=service_id, spec=spec, spec_version=1)
-    _set_endpoint(service)
-    _stamp(service, now, created=True)
+    service = first_version(service_id, spec)
     working.create(service)
-    _store_spec_version(working, service, now)
     return service
 
 
-def update_service(working: Working, service: Service, spec: ServiceSpec, *, version: int, now: Timestamp) -> Service:
+def update_service(working: Working, service: Service, spec: ServiceSpec, *, version: int) -> Service:
     """Give a service another spec; the present one becomes the previous one.
 
     Args:
@@ -72,10 +65,8 @@ def update_service(working: Working, service: Service, spec: ServiceSpec, *, ver
         raise UnimplementedError("renaming services is not supported")
     if spec.endpoint_spec != service.spec.endpoint_spec:
         check_port_conflicts(working, spec, service_id=service.id)
-    changed = _with_next_spec(service, spec, now)
-    changed.ClearField("update_status")
+    changed = next_version(service, spec)
     working.update(changed)
-    _store_spec_version(working, changed, now)
     return changed
 
 
@@ -93,14 +84,8 @@ def roll_back_service(working: Working, service: Service, *, version: int, now: 
     _check_references(working, service.previous_spec)
     if service.previous_spec.endpoint_spec != service.spec.endpoint_spec:
         check_port_conflicts(working, service.previous_spec, service_id=service.id)
-    changed = _with_next_spec(service, service.previous_spec, now)
-    changed.update_status.CopyFrom(
-        UpdateStatus(
-            state=UpdateState.UPDATE_STATE_ROLLBACK_STARTED, started_at=now, message="manually requested rollback"
-        )
-    )
+    changed = rolled_back(service, "manually requested rollback", started_at=now, returns=True)
     working.update(changed)
-    _store_spec_version(working, changed, now)
     return changed
 
 
@@ -110,7 +95,7 @@ def remove_service(working: Working, service: Service, *, now: Timestamp, tasks_
     Args:
         tasks_max: so many tasks at most in this transaction; the orchestrator sees to the others.
     """
-    changed = _changed(service, now)
+    changed = copy_service(service)
     changed.pending_delete = True
     working.update(changed)
     for task in list(working.tasks.by_service(service.id))[:tasks_max]:
@@ -203,69 +188,11 @@ def check_port_conflicts(view: View, spec: ServiceSpec, *, service_id: str) -> N
 
 
 def _check_references(view: View, spec: ServiceSpec) -> None:
-    container = spec.task_template.container_spec
-    missing_secrets = []
-    for reference in container.secrets:
-        secret = view.secrets.get(reference.secret_id)
-        if secret is None or secret.spec.name != reference.secret_name:
-            missing_secrets.append(reference.secret_name)
-    _refuse_missing("secret", missing_secrets)
-    missing_configs = []
-    for config_reference in container.configs:
-        config = view.configs.get(config_reference.config_id)
-        if config is None or config.spec.name != config_reference.config_name:
-            missing_configs.append(config_reference.config_name)
-    _refuse_missing("config", missing_configs)
-
-
-def _refuse_missing(kind: str, names: list[str]) -> None:
-    if names:
-        raise InvalidArgumentError(f"{kind}{'s' if len(names) > 1 else ''} not found: {', '.join(names)}")
-
-
-def _with_next_spec(service: Service, spec: ServiceSpec, now: Timestamp) -> Service:
-    """A copy of the next spec version; the updater begins its record of the rollout anew."""
-    changed = _changed(service, now)
-    changed.previous_spec.CopyFrom(service.spec)
-    changed.previous_spec_version = service.spec_version
-    changed.spec.CopyFrom(spec)
-    changed.spec_version = service.spec_version + 1
-    changed.ClearField("rollout")
-    _set_endpoint(changed)
-    return changed
-
-
-def _changed(service: Service, now: Timestamp) -> Service:
-    copy = Service()
-    copy.CopyFrom(service)
-    _stamp(copy, now, created=False)
-    return copy
-
-
-def _set_endpoint(service: Service) -> None:
-    """Ports in host mode need no allocation: what is wanted is what there is (or, for 0, what each node picks)."""
-    service.endpoint.spec.CopyFrom(service.spec.endpoint_spec)
-    del service.endpoint.ports[:]
-    service.endpoint.ports.extend(
-        port for port in service.spec.endpoint_spec.ports if port.publish_mode == PublishMode.PUBLISH_MODE_HOST
-    )
-
-
-def _stamp(item: Service | SpecVersion, now: Timestamp, *, created: bool) -> None:
-    if created:
-        item.created_at.CopyFrom(now)
-    item.updated_at.CopyFrom(now)
-
-
-def _store_spec_version(working: Working, service: Service, now: Timestamp) -> None:
-    version = SpecVersion(
-        id=spec_version_id(service.id, service.spec_version),
-        service_id=service.id,
-        spec_version=service.spec_version,
-        spec=service.spec,
-    )
-    _stamp(version, now, created=True)
-    working.create(version)
+    missing: dict[str, list[str]] = {}
+    for kind, name in view.missing(SERVICES, Service(spec=spec)):
+        missing.setdefault(kind.name, []).append(name)
+    for kind_name, names in missing.items():
+        raise InvalidArgumentError(f"{kind_name}{'s' if len(names) > 1 else ''} not found: {', '.join(names)}")
 
 
 def visible(services: Iterable[Service]) -> list[Service]:

@@ -25,7 +25,7 @@ from manager.model.modes import mode_of
 from manager.model.tasks import age_key, changed_at, has_ended, is_live, new_task, newest, running_since
 from manager.model.times import from_timestamp, is_ahead, to_timestamp
 from manager.model.transitions import set_desired, state_name, with_desired
-from manager.model.versions import copy_service
+from manager.model.versions import copy_service, rolled_back
 from manager.orchestrator import rollout
 from manager.orchestrator.restart import is_finished, start_time
 from proto.objects_pb2 import (
@@ -344,15 +344,22 @@ def _after_failures(inputs: UpdateInputs, rules: UpdateRules) -> Service | None:
     if ratio <= rules.max_failure_ratio or rules.failure_action == FAILURE_ACTION_CONTINUE:
         return None
     reason = _reason(inputs, record.failed_task_ids[-1], rules)
+    obstacle = ""
+    if rules.failure_action == FAILURE_ACTION_ROLLBACK and not rollout.is_rollback(service):
+        obstacle = _obstacle(service, inputs.missing_of)
+        if not obstacle:
+            started_at = service.update_status.started_at
+            return rolled_back(
+                service,
+                f"update rolled back due to {reason}",
+                started_at=started_at if service.update_status.HasField("started_at") else to_timestamp(inputs.now),
+                returns=False,
+            )
     changed = copy_service(service)
     if rollout.is_rollback(service):
         # A rollback is never rolled back.
         changed.update_status.state = UPDATE_STATE_ROLLBACK_PAUSED
         changed.update_status.message = f"rollback paused due to {reason}"
-        return changed
-    obstacle = _obstacle(service, inputs.missing_of) if rules.failure_action == FAILURE_ACTION_ROLLBACK else ""
-    if rules.failure_action == FAILURE_ACTION_ROLLBACK and not obstacle:
-        _roll_back(changed, reason, inputs.now)
     else:
         changed.update_status.state = UPDATE_STATE_PAUSED
         changed.update_status.message = f"update paused due to {reason}{obstacle}"
@@ -375,16 +382,3 @@ def _obstacle(service: Service, missing_of: MissingOf) -> str:
         return "; there is no previous spec to roll back to"
     missing = missing_of(service.previous_spec)
     return f"; the previous spec wants {missing}, which is gone" if missing else ""
-
-
-def _roll_back(service: Service, reason: str, now: float) -> None:
-    """Make the previous spec the present one, as a version of its own: version numbers only rise, tasks made from
-    the same spec under its old number are found to be as they should be."""
-    service.spec.CopyFrom(service.previous_spec)
-    service.spec_version += 1
-    service.ClearField("previous_spec")
-    service.previous_spec_version = 0
-    service.update_status.state = UPDATE_STATE_ROLLBACK_STARTED
-    service.update_status.message = f"update rolled back due to {reason}"
-    if not service.update_status.HasField("started_at"):
-        service.update_status.started_at.CopyFrom(to_timestamp(now))

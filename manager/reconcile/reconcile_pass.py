@@ -19,13 +19,14 @@ from manager.model.inputs import NewID
 from manager.model.modes import mode_of
 from manager.model.needs import Needs
 from manager.model.tasks import copy_task, has_ended, is_live
+from manager.model.versions import present_version
 from manager.orchestrator import nodes, reaper, rollout
 from manager.orchestrator.inputs import ServiceInputs
 from manager.orchestrator.modes import ORCHESTRATORS
 from manager.orchestrator.restart import SlotRules
 from manager.reconcile.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
-from manager.store import Working, spec_version_id
-from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
+from manager.store import SERVICES, Working
+from proto.objects_pb2 import Cluster, Service, Task
 from proto.specs_pb2 import ServiceSpec
 
 
@@ -64,6 +65,7 @@ class ReconcilePass:
             else constants.TASK_HISTORY_RETENTION_LIMIT
         )
         self._checks: dict[tuple[str, int], DirtyCheck] = {}
+        self._kept: set[tuple[str, int]] = set()
 
     def run(self) -> None:
         """Look at what is dirty, until that is nothing or the pass is large enough."""
@@ -229,25 +231,21 @@ class ReconcilePass:
         return service.spec if service is not None and service.spec_version == task.spec_version else None
 
     def _missing_of(self, spec: ServiceSpec) -> str:
-        container = spec.task_template.container_spec
-        for secret in container.secrets:
-            if secret.secret_id not in self.working.secrets:
-                return f"the secret {secret.secret_name}"
-        for config in container.configs:
-            if config.config_id not in self.working.configs:
-                return f"the config {config.config_name}"
-        return ""
+        missing = next(self.working.missing(SERVICES, Service(spec=spec)), None)
+        return f"the {missing[0].name} {missing[1]}" if missing is not None else ""
 
     def _keep_version(self, service: Service) -> None:
+        """Keep the present spec for the tasks that are made from it: nobody else makes versions."""
+        if (service.id, service.spec_version) in self._kept:
+            return
+        self._kept.add((service.id, service.spec_version))
         if self.working.spec_versions.of(service.id, service.spec_version) is None:
-            self.working.create(
-                SpecVersion(
-                    id=spec_version_id(service.id, service.spec_version),
-                    service_id=service.id,
-                    spec_version=service.spec_version,
-                    spec=service.spec,
-                )
-            )
+            self.working.create(present_version(service))
+
+    def _keep_version_of(self, new: Task) -> None:
+        service = self.working.services.get(new.service_id)
+        assert service is not None, "tasks are made for services that are there"
+        self._keep_version(service)
 
     def _drop_versions(self, service_id: str, service: Service | None) -> None:
         versions = list(self.working.spec_versions.by_service(service_id))
@@ -271,6 +269,7 @@ class ReconcilePass:
     def _perform(self, action: Action) -> None:
         match action:
             case CreateTask(task):
+                self._keep_version_of(task)
                 task = allocate_task(self._with_log_driver(task), self.now)
                 self.working.create(task)
                 self.touched[task.id] = task
@@ -286,7 +285,6 @@ class ReconcilePass:
                     self.agenda.mark(ServiceKey(task.service_id))
             case UpdateService(service):
                 self.working.update(service)
-                self._keep_version(service)
             case RemoveService(service):
                 self.working.remove(service)
             case _:

@@ -23,7 +23,6 @@ from manager.store.kinds import (
     TASKS,
     Kind,
     Kinds,
-    spec_version_id,
 )
 from manager.store.objects import StoredObject
 from manager.store.store import Store
@@ -60,5 +59,4 @@ __all__ = [
     "View",
     "Watch",
     "Working",
-    "spec_version_id",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,15 @@ class View:
     def of(self, kind: Kind[T]) -> Table[T]:
         """The table of a kind."""
         return self._tables[kind]
+
+    def missing(self, kind: Kind[T], obj: T) -> Iterator[tuple[AnyKind, str]]:
+        """What ``obj`` of that kind names and is not there under that ID and that name: its kind, and the name."""
+        for reference in kind.references:
+            table = self.of(reference.to)
+            for object_id, name in reference.named(obj):
+                found = table.get(object_id)
+                if found is None or name not in reference.to.names(found):
+                    yield reference.to, name
 
     @property
     def cluster(self) -> Cluster:
@@ -221,11 +230,11 @@ class Working(View):
     def _check_references(self, kind: AnyKind, obj: StoredObject, old: StoredObject | None) -> None:
         """An object may begin to name only what is there."""
         for reference in kind.references:
-            named: Mapping[str, str] = reference.ids(obj)
+            named: Collection[tuple[str, str]] = reference.named(obj)
             if not named:
                 continue
-            known = reference.ids(old) if old is not None else {}
-            for object_id, name in named.items():
+            known = reference.ids(old) if old is not None else ()
+            for object_id, name in named:
                 if object_id not in known and object_id not in self.of(reference.to):
                     raise ObjectNotFoundError(kind=reference.to.name, ref=name or object_id)
 

@@ -8,7 +8,7 @@ from manager.store.kinds.kind import AnyKind, Assigned, Kind, Kinds, Reference, 
 from manager.store.kinds.nodes import NODES
 from manager.store.kinds.secrets import SECRETS
 from manager.store.kinds.services import SERVICES, ServiceTable
-from manager.store.kinds.spec_versions import SPEC_VERSIONS, SpecVersionTable, spec_version_id
+from manager.store.kinds.spec_versions import SPEC_VERSIONS, SpecVersionTable
 from manager.store.kinds.tasks import TASKS, TaskTable
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "SpecVersionTable",
     "TaskTable",
     "UnknownKindError",
-    "spec_version_id",
 ]
 
 KINDS = Kinds(CLUSTERS, NODES, SERVICES, SPEC_VERSIONS, TASKS, SECRETS, CONFIGS)

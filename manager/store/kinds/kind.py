@@ -42,12 +42,16 @@ class Reference(Generic[T]):
 
     Attributes:
         to: the kind that is named.
-        ids: what an object names: IDs, each with the name that messages call it by. An object may begin to name only
-            what is there.
+        named: what an object names: IDs, each with the name that messages call it by. An object may begin to name
+            only what is there.
     """
 
     to: AnyKind
-    ids: Callable[[T], Mapping[str, str]]
+    named: Callable[[T], Collection[tuple[str, str]]]
+
+    def ids(self, obj: T) -> Collection[str]:
+        """The IDs alone."""
+        return {object_id for object_id, _ in self.named(obj)}
 
 
 @dataclass(frozen=True, eq=False)

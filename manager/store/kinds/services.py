@@ -4,7 +4,7 @@ no name or ID prefix, holds no name and uses no secret or config.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from manager.store.kinds.configs import CONFIGS
 from manager.store.kinds.kind import Kind, Reference
@@ -26,16 +26,16 @@ def _names(service: Service) -> Collection[str]:
     return () if service.pending_delete else (service.spec.name,)
 
 
-def _secrets(service: Service) -> Mapping[str, str]:
+def _secrets(service: Service) -> Collection[tuple[str, str]]:
     if service.pending_delete:
-        return {}
-    return {ref.secret_id: ref.secret_name for ref in service.spec.task_template.container_spec.secrets}
+        return ()
+    return [(ref.secret_id, ref.secret_name) for ref in service.spec.task_template.container_spec.secrets]
 
 
-def _configs(service: Service) -> Mapping[str, str]:
+def _configs(service: Service) -> Collection[tuple[str, str]]:
     if service.pending_delete:
-        return {}
-    return {ref.config_id: ref.config_name for ref in service.spec.task_template.container_spec.configs}
+        return ()
+    return [(ref.config_id, ref.config_name) for ref in service.spec.task_template.container_spec.configs]
 
 
 SERVICES = Kind(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from manager.model.versions import spec_version_id
 from manager.store.kinds.kind import Assigned, Kind
 from manager.store.tables import Table
 from proto.dispatcher_pb2 import AssignmentKind
 from proto.objects_pb2 import SpecVersion
-
-
-def spec_version_id(service_id: str, spec_version: int) -> str:
-    """ID of the ``SpecVersion`` that holds that version of a service's spec."""
-    return f"{service_id}.{spec_version}"
 
 
 class SpecVersionTable(Table[SpecVersion]):

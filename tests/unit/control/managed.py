@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from manager.consensus.inprocess import InProcessConsensus
 from manager.control.defaults import fill_cluster
 from manager.control.service import ControlService
+from manager.model.versions import present_version
 from manager.store import Store, Working
 from pki.authority import RootCA
 from pki.certificates import root_digest
@@ -68,7 +69,16 @@ class Managed:
             desired_state=desired,
         )
         task.status.state = state
-        await self.commit(lambda working: working.create(task))
+
+        def change(working: Working) -> None:
+            """As the loop makes it: with the version of the spec it names."""
+            service = working.services.get(service_id)
+            present = service is not None and service.spec_version == spec_version
+            if service is not None and present and working.spec_versions.of(service_id, spec_version) is None:
+                working.create(present_version(service))
+            working.create(task)
+
+        await self.commit(change)
         return task
 
 

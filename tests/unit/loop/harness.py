@@ -1,7 +1,8 @@
 """A whole manager without network and disk: store, reconcile loop, a clock moved by hand, and agents that obey.
 
-Everything goes through the real store and the real loop; the log is the in-process one. Stored messages that somebody
-changes in place are found at once.
+Everything goes through the real store and the real loop, what users and agents do through control's and the
+dispatcher's own functions; the log is the in-process one. Stored messages that somebody changes in place are found at
+once.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from itertools import count
 
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
+from manager.control import services as control
+from manager.dispatcher import status
+from manager.dispatcher.intake import put
 from manager.model.times import to_timestamp
 from manager.reconcile.loop import ReconcileLoop
 from manager.store import Store, Working
+from proto.dispatcher_pb2 import TaskStatusUpdate
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     NODE_STATE_READY,
@@ -134,18 +139,15 @@ class Harness:
         """An agent's status report, as the dispatcher writes it."""
 
         def change(working: Working) -> None:
-            current = self.store.view.tasks.get(task_id)
+            current = working.tasks.get(task_id)
             assert current is not None
-            assert current.status.state <= state, "agents only report progress"
-            task = Task()
-            task.CopyFrom(current)
-            task.status.state = state
-            task.status.timestamp.CopyFrom(to_timestamp(self.now))
-            if state == TASK_STATE_RUNNING:
-                task.status.running_since.CopyFrom(to_timestamp(self.now))
+            update = TaskStatusUpdate(task_id=task_id)
+            update.status.state = state
+            update.status.timestamp.CopyFrom(to_timestamp(self.now))
             if state in (TASK_STATE_COMPLETE, TASK_STATE_FAILED):
-                task.status.container_status.exit_code = exit_code
-            working.update(task)
+                update.status.container_status.exit_code = exit_code
+            assert status.refusal(current, update, current.node_id) == ""
+            put(working, status.apply(current, update, to_timestamp(self.now)))
 
         await self.store.update(change)
 
@@ -195,28 +197,33 @@ class Harness:
 
     async def create_service(self, name: str, *, replicas: int | None = 1, change: Change | None = None) -> str:
         """Replicated, or global when ``replicas`` is None. Returns its ID."""
-        service = Service(id=f"service-{name}", spec_version=1)
-        service.spec.name = name
-        service.spec.task_template.container_spec.image = "busybox"
+        spec = ServiceSpec(name=name)
+        spec.task_template.container_spec.image = "busybox"
         if replicas is None:
-            getattr(service.spec.mode, "global").SetInParent()
+            getattr(spec.mode, "global").SetInParent()
         else:
-            service.spec.mode.replicated.replicas = replicas
+            spec.mode.replicated.replicas = replicas
         if change is not None:
-            change(service.spec)
-        await self.store.update(lambda working: working.create(service))
-        return service.id
+            change(spec)
+        service_id = f"service-{name}"
+        await self.store.update(lambda working: control.create_service(working, spec, service_id=service_id))
+        return service_id
 
     async def update_service(self, service_id: str, change: Change) -> None:
         """What ``docker service update`` has control do."""
-        service = Service()
-        service.CopyFrom(self.service(service_id))
-        service.previous_spec.CopyFrom(service.spec)
-        service.previous_spec_version = service.spec_version
-        change(service.spec)
-        service.spec_version += 1
-        service.ClearField("update_status")
-        await self.store.update(lambda working: working.update(service))
+        service, spec = self.service(service_id), ServiceSpec()
+        spec.CopyFrom(service.spec)
+        change(spec)
+        await self.store.update(
+            lambda working: control.update_service(working, service, spec, version=service.version.index)
+        )
+
+    async def roll_back_service(self, service_id: str) -> None:
+        """What ``docker service rollback`` has control do."""
+        service, now = self.service(service_id), to_timestamp(self.now)
+        await self.store.update(
+            lambda working: control.roll_back_service(working, service, version=service.version.index, now=now)
+        )
 
     async def scale(self, service_id: str, replicas: int) -> None:
         def change(spec: ServiceSpec) -> None:
@@ -225,10 +232,9 @@ class Harness:
         await self.update_service(service_id, change)
 
     async def remove_service(self, service_id: str) -> None:
-        service = Service()
-        service.CopyFrom(self.service(service_id))
-        service.pending_delete = True
-        await self.store.update(lambda working: working.update(service))
+        """What ``docker service rm`` has control do where a task moved under it: its tasks are left to the loop."""
+        service, now = self.service(service_id), to_timestamp(self.now)
+        await self.store.update(lambda working: control.remove_service(working, service, now=now, tasks_max=0))
 
     # ------------------------------------------------------------------ looking
 

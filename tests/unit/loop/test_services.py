@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from manager.store import Change
 from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     NODE_STATE_READY,
@@ -15,6 +18,7 @@ from proto.objects_pb2 import (
     TASK_STATE_RUNNING,
     TASK_STATE_SHUTDOWN,
     Cluster,
+    Task,
 )
 from proto.specs_pb2 import (
     NODE_AVAILABILITY_ACTIVE,
@@ -302,6 +306,42 @@ async def test_task_history_is_bounded(limit: int, kept: int) -> None:
     await cluster.wait(6)
     assert len(cluster.tasks(web)) == kept
     assert len(cluster.running(web)) == 1
+
+
+async def test_a_service_is_kept_with_the_version_of_its_spec() -> None:
+    cluster = await Harness.started(nodes=1)
+    web = await cluster.create_service("web", replicas=0)
+    await cluster.settle()
+    (version,) = cluster.store.view.spec_versions
+    assert (version.service_id, version.spec_version, version.spec) == (web, 1, cluster.service(web).spec)
+
+
+async def test_a_task_comes_in_one_entry_with_the_version_it_names() -> None:
+    """Also one that a restart makes of a spec that came a moment ago, before the service as a whole was looked at."""
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=3)
+    await cluster.work()
+    seen: list[Task] = []
+
+    def follow(changes: Sequence[Change]) -> None:
+        for change in changes:
+            if isinstance(change.new, Task):
+                seen.append(change.new)
+                assert cluster.store.view.spec_versions.of(change.new.service_id, change.new.spec_version) is not None
+
+    cluster.store.on_change(follow)
+
+    def image(spec: ServiceSpec) -> None:
+        spec.task_template.container_spec.image = "busybox:2"
+
+    await cluster.update_service(web, image)
+    for task in cluster.running(web):
+        await cluster.fail(task)
+    await cluster.wait(30)
+    await cluster.roll_back_service(web)
+    await cluster.wait(30)
+    assert {task.spec_version for task in cluster.running(web)} == {3}
+    assert {task.spec_version for task in seen} == {1, 2, 3}
 
 
 async def test_versions_of_specs_are_kept_only_while_needed() -> None:

@@ -7,7 +7,7 @@ in the store of these tests.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable
 
 import pytest
 import pytest_asyncio
@@ -62,8 +62,8 @@ GADGETS = Kind(
 )
 
 
-def _gadget_of(owner: Secret) -> Mapping[str, str]:
-    return {owner.spec.labels["gadget"]: "the gadget"}
+def _gadget_of(owner: Secret) -> Collection[tuple[str, str]]:
+    return [(owner.spec.labels["gadget"], "the gadget")]
 
 
 OWNERS = Kind(
@@ -186,6 +186,19 @@ async def test_an_agent_gets_what_its_tasks_need_of_it(store: Store) -> None:
     for message in packer.incremental(sent.update(["t1"], [], store.view)):
         received.apply(message)
     assert received.contents.keys() == set()
+
+
+async def test_what_is_named_and_is_not_there_is_told(store: Store) -> None:
+    await put(store, gadget("lamp"))
+    (reference,) = OWNERS.references
+    assert list(store.view.missing(OWNERS, owner("ann", "lens"))) == [(GADGETS, "the gadget")]
+    assert list(store.view.missing(OWNERS, owner("ann", "lamp"))) == [(GADGETS, "the gadget")], "by another name"
+    renamed = gadget("lamp")
+    renamed.spec.name = "the gadget"
+    renamed.version.CopyFrom(store.view.of(GADGETS).find("lamp").version)
+    await store.update(lambda working: working.update(renamed))
+    assert not list(store.view.missing(OWNERS, owner("ann", "lamp")))
+    assert reference.ids(owner("ann", "lamp")) == {"id-lamp"}
 
 
 async def test_a_change_in_place_is_noticed(store: Store) -> None:
