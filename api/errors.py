@@ -101,6 +101,7 @@ STATUS_BY_TYPE: dict[type[BaseException], int] = {
     images.ImageConflictError: 409,
     images.ManifestUnknownError: 404,
     images.AccessDeniedError: 404,
+    images.LoginRefusedError: 401,
     cluster_member.MembershipError: 500,
     cluster_member.AlreadyInSwarmError: 503,
     cluster_member.NotInSwarmError: 503,

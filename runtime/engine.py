@@ -14,23 +14,26 @@ import builtins
 import contextlib
 import datetime as dt
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
-from runtime.containers import attach, capabilities, cgroups, conmon, signals, spec, update, views
+from runtime.containers import attach, capabilities, cgroups, conmon, prune, signals, spec, stats, update, views
 from runtime.containers import logs as container_logs
 from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.creator import Creator
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.lifecycle import Lifecycle, event_attributes
+from runtime.containers.prune import ContainerPruneReport
 from runtime.containers.readoption import Readoption
 from runtime.containers.record import Container
 from runtime.containers.spec import HostFacts
 from runtime.containers.states import Event, Status
+from runtime.containers.stats import Sample
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import (
     ContainerConfig,
@@ -43,7 +46,9 @@ from runtime.containers.types import (
     NetworkingConfig,
     WaitResult,
 )
-from runtime.errors import ConflictError, InvalidParameterError
+from runtime.containers.usage import list_processes
+from runtime.disk_usage import DiskUsage, disk_usage
+from runtime.errors import ConflictError, InvalidParameterError, NotFoundError
 from runtime.events import EventBus
 from runtime.images import ContainerUse, ImageNotFoundError, ImageStore
 from runtime.kernel.linux_network import LinuxNetwork
@@ -95,7 +100,9 @@ class Engine:
             init_path=next((path for path in INIT_PATHS if Path(path).exists()), ""),
         )
         self.events = EventBus()
-        self.images = ImageStore(state / "images", insecure_registries=insecure_registries, mirrors=mirrors)
+        self.images = ImageStore(
+            state / "images", events=self.events, insecure_registries=insecure_registries, mirrors=mirrors
+        )
         self.networks = Networks(
             state,
             drivers=[*predefined.drivers(LinuxNetwork()), *network_drivers],
@@ -394,6 +401,10 @@ class Engine:
             container.pending_attaches.append(stream)
         return stream
 
+    def detached(self, ref: str) -> None:
+        """Tell that a client left a container by the detach keys, which only who reads its input sees."""
+        self._publish(self._store.get(ref), "detach")
+
     async def resize(self, ref: str, *, height: int, width: int) -> None:
         """Set the terminal size of a container with a TTY."""
         container = self._store.get(ref)
@@ -416,6 +427,46 @@ class Engine:
     def exec_inspect(self, exec_id: str) -> ExecInspect:
         """State of an exec."""
         return self._exec.inspect(exec_id)
+
+    def exec_detached(self, exec_id: str) -> None:
+        """Tell that a client left an exec by the detach keys."""
+        found = self._exec.inspect(exec_id)
+        self.events.publish("container", "exec_detach", found.ContainerID, {"execID": found.ID})
+
+    # ---- what it uses ----------------------------------------------------------------------------------------------
+
+    def stats(self, ref: str) -> AsyncIterator[Sample]:
+        """A sample a second until the container is removed; a container that does not run uses nothing."""
+        container_id = self._store.get(ref).id
+        return stats.samples(lambda: self.inspect(container_id), self._layout)
+
+    async def stats_once(self, ref: str, *, at_once: bool) -> Sample:
+        """One sample: the second of two, or the first ``at_once``, which says nothing of the CPU in use."""
+        container_id = self._store.get(ref).id
+        return await stats.one_sample(lambda: self.inspect(container_id), self._layout, at_once=at_once)
+
+    async def top(self, ref: str, ps_args: str) -> tuple[builtins.list[str], builtins.list[builtins.list[str]]]:
+        """Titles and rows of ps for the container's processes. Raises ConflictError when it does not run."""
+        container = self._store.get(ref)
+        if not container.running:
+            raise ConflictError(f"container {container.id} is not running")
+        return await asyncio.to_thread(list_processes, container.state.Pid, self._layout, ps_args)
+
+    async def disk_usage(self, kinds: Collection[str]) -> DiskUsage:
+        """What the kinds (container, image, volume) take on the disk; for another kind nothing."""
+        return await disk_usage(kinds, images=self.images, volumes=self.volumes, containers=self.list(all=True))
+
+    async def prune(self, filters: Filters) -> ContainerPruneReport:
+        """Remove containers that do not run. Filters: label, label!, until. Raises InvalidParameterError."""
+        wanted = prune.choose(self.list(prune.query(filters), all=True), filters, now_s=time.time())
+        report = ContainerPruneReport()
+        for container_id in wanted:
+            size_bytes = await self.images.rootfs_size(container_id)
+            with contextlib.suppress(ConflictError, NotFoundError):  # started or removed meanwhile: not ours any more
+                await self.remove(container_id)
+                report.ContainersDeleted.append(container_id)
+                report.SpaceReclaimed += size_bytes
+        return report
 
     # ---- behind the methods ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from api.engine_routes.context import EngineContext
 from api.errors import BadRequestError, ConflictError, is_expected, message_of
-from api.filters import NANOSECONDS, timestamp_ns
+from api.filters import timestamp_ns
 from api.lenient import convert
 from api.requests import flag, integer, json_body, json_response
 from api.streams import (
@@ -30,6 +30,7 @@ from api.streams import (
     start_stream,
 )
 from api.versions import APIVersion, version_of
+from base.times import NANOSECONDS
 from runtime.containers.attach import AttachStream
 from runtime.containers.types import ExecConfig, ExecInspect, LogLine
 from runtime.errors import ConflictError as EngineConflictError
@@ -125,8 +126,7 @@ class ContainerIORoutes:
                 keys=keys if tty else b"",
             )
             if await pump.run():
-                name = container.Name.lstrip("/")
-                self._engine.events.publish("container", "detach", container.Id, {"name": name})
+                self._engine.detached(container.Id)
         return client
 
     async def _replay(
@@ -197,7 +197,7 @@ class ContainerIORoutes:
                     await self._engine.exec_resize(facts.ID, height=size[0], width=size[1])
             keys = _parsed_keys(facts.DetachKeys or "") if tty else b""
             if await Pump(client, stream, tty=body.Tty, stdin=facts.OpenStdin, keys=keys).run():
-                self._engine.events.publish("container", "exec_detach", facts.ContainerID, {"execID": facts.ID})
+                self._engine.exec_detached(facts.ID)
 
     async def exec_resize(self, request: web.Request) -> web.Response:
         await self._engine.exec_resize(

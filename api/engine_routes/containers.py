@@ -14,7 +14,6 @@ from aiohttp import web
 
 from api.engine_routes.context import EngineContext
 from api.errors import BadRequestError, message_of
-from api.filters import matches_any_label, prune_until_s
 from api.lenient import convert
 from api.requests import filters_of, flag, integer, json_body, json_response, no_content
 from api.streams import json_line, start_stream
@@ -27,7 +26,6 @@ from runtime.containers.types import (
     NetworkingConfig,
 )
 from runtime.engine import WaitCondition
-from runtime.errors import ConflictError
 from runtime.errors import NotFoundError as EngineNotFoundError
 from runtime.images import ImageNotFoundError, Platform, PlatformMismatchError
 from runtime.images.platforms import parse_platform, satisfies
@@ -227,23 +225,10 @@ class ContainerRoutes:
 
     async def prune(self, request: web.Request) -> web.Response:
         filters = filters_of(request, ("label", "label!", "until"))
-        query = {"status": ["created", "exited", "dead"]}
-        if "label" in filters:
-            query["label"] = filters["label"]
-        until_s = prune_until_s(filters)
-        deleted: list[str] = []
-        reclaimed_bytes = 0
-        for summary in self._engine.list(query, all=True):
-            if summary.Created > until_s or matches_any_label(summary.Labels, filters.get("label!", ())):
-                continue
-            size = await self._engine.images.rootfs_size(summary.Id)
-            try:
-                await self._operations.run(self._engine.remove(summary.Id), "container.prune")
-            except (ConflictError, EngineNotFoundError):
-                continue  # started or removed meanwhile: not ours to prune any more
-            deleted.append(summary.Id)
-            reclaimed_bytes += size
-        return json_response({"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed_bytes})
+        report = await self._operations.run(self._engine.prune(filters), "container.prune")
+        return json_response(
+            {"ContainersDeleted": report.ContainersDeleted or None, "SpaceReclaimed": report.SpaceReclaimed}
+        )
 
     async def _fill_size(self, found: ContainerSummary | ContainerJSON) -> None:
         found.SizeRw = await self._engine.images.rootfs_size(found.Id)

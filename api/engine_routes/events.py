@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from aiohttp import web
 
 from api.engine_routes.context import EngineContext
-from api.filters import NANOSECONDS, matches_label, timestamp_ns
+from api.filters import timestamp_ns
 from api.requests import filters_of
 from api.streams import json_line, start_stream
+from base.labels import has_labels
+from base.times import NANOSECONDS
 from runtime.events import EventMessage
 
 OBJECT_TYPES = frozenset(
@@ -88,7 +90,7 @@ def _matches_key(message: EventMessage, key: str, values: Sequence[str]) -> bool
     if key == "scope":
         return message.scope in values
     if key == "label":
-        return all(matches_label(message.Actor.Attributes, value) for value in values)
+        return has_labels(message.Actor.Attributes, values)
     if key == "image":
         return _matches_image(message, values)
     return message.Type == key and _matches_object(message, values)

@@ -32,8 +32,7 @@ class ImageRoutes:
     """Handlers of images; names contain slashes, hence the ``.+`` in the paths."""
 
     def __init__(self, context: EngineContext) -> None:
-        self._images, self._events = context.engine.images, context.engine.events
-        self._operations = context.operations
+        self._images, self._operations = context.engine.images, context.operations
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -68,27 +67,17 @@ class ImageRoutes:
         if not repository:
             raise BadRequestError("repository name must have at least one component")
         name, target = request.match_info["name"], f"{repository}:{tag}" if tag else repository
-        image = self._images.get(name)
         await self._operations.run(self._images.tag(name, target), "image.tag")
-        self._events.publish("image", "tag", image.id, {"name": target})
         return web.Response(status=201)
 
     async def remove(self, request: web.Request) -> web.Response:
         _refuse_platform(request, "platforms")
-        name = request.match_info["name"]
-        image_id = self._images.get(name).id
-        change = self._images.remove(name, force=flag(request, "force"), prune=not flag(request, "noprune"))
-        deleted = await self._operations.run(change, "image.remove")
-        for item in deleted:
-            if item.Untagged:
-                self._events.publish("image", "untag", image_id, {"name": item.Untagged})
-            else:
-                self._events.publish("image", "delete", item.Deleted, {"name": item.Deleted})
-        return json_response(deleted)
+        force, prune = flag(request, "force"), not flag(request, "noprune")
+        change = self._images.remove(request.match_info["name"], force=force, prune=prune)
+        return json_response(await self._operations.run(change, "image.remove"))
 
     async def prune(self, request: web.Request) -> web.Response:
         report = await self._operations.run(self._images.prune(filters=filters_of(request)), "image.prune")
-        self._events.publish("image", "prune", "", {"reclaimed": str(report.SpaceReclaimed)})
         return json_response({"ImagesDeleted": report.ImagesDeleted or None, "SpaceReclaimed": report.SpaceReclaimed})
 
     async def distribution(self, request: web.Request) -> web.Response:
@@ -113,10 +102,7 @@ class ImageRoutes:
         async def work(progress: Progress) -> Image:
             return await self._images.pull(reference, platform=platform, auth=auth, progress=progress)
 
-        def finish(image: Image) -> None:
-            self._events.publish("image", "pull", reference, {"name": reference.partition("@")[0]})
-
-        return await answer_with_progress(request, work, finish)
+        return await answer_with_progress(request, work)
 
     async def push(self, request: web.Request) -> web.StreamResponse:
         """``tag`` names what to push; without it and without one in the name every tag is meant, which is not served."""
@@ -127,10 +113,7 @@ class ImageRoutes:
         async def work(progress: Progress) -> str:
             return await self._images.push(reference, auth=auth, progress=progress)
 
-        def finish(digest: str) -> None:
-            self._events.publish("image", "push", reference, {"name": reference})
-
-        return await answer_with_progress(request, work, finish)
+        return await answer_with_progress(request, work)
 
     async def _import(self, request: web.Request) -> web.StreamResponse:
         if request.query["fromSrc"] != "-":
@@ -147,7 +130,6 @@ class ImageRoutes:
             )
 
         def finish(image: Image) -> ProgressMessage:
-            self._events.publish("image", "import", image.id, {"name": image.id})
             return {"status": image.id}
 
         return await answer_with_progress(request, work, finish)
@@ -160,7 +142,6 @@ class ImageRoutes:
             source = request.content.iter_any()
             for name in await self._images.load(source, progress=None if quiet else progress):
                 image_id = self._images.get(name).id
-                self._events.publish("image", "load", image_id, {"name": name})
                 text = f"Loaded image ID: {name}\n" if name == image_id else f"Loaded image: {name}\n"
                 progress({"stream": text})
 
@@ -174,14 +155,11 @@ class ImageRoutes:
             names = request.query.getall("names", [])
         if not names:
             raise BadRequestError("no image is named")
-        ids = [self._images.get(name).id for name in names]
         chunks = self._images.save(names)
         response = await start_stream(request, TAR)
         async for chunk in chunks:
             await response.write(chunk)
         await response.write_eof()
-        for name, image_id in zip(names, ids, strict=True):
-            self._events.publish("image", "save", image_id, {"name": name})
         return response
 
 

@@ -28,8 +28,6 @@ from api.engine_routes.swarm_block import swarm_block, swarm_status
 from api.errors import BadRequestError, NotFoundError
 from api.requests import json_response
 from api.versions import MAX_VERSION, MIN_VERSION
-from base.trees import tree_size
-from runtime.volumes import Volume
 
 DISK_USAGE_TYPES = ("container", "image", "volume", "build-cache")
 HELPERS = ("runc", "conmon")
@@ -200,41 +198,12 @@ class SystemRoutes:
     # ------------------------------------------------------------ disk usage
 
     async def disk_usage(self, request: web.Request) -> web.Response:
-        """Only what ``type`` names, everything without it; arrays of the objects as clients <= 1.51 read them."""
+        """Only what ``type`` names, everything without it."""
         wanted = request.query.getall("type", DISK_USAGE_TYPES)
         for kind in wanted:
             if kind not in DISK_USAGE_TYPES:
                 raise BadRequestError(f"unknown object type: {kind}")
-        answer: dict[str, object] = {}
-        containers = self._engine.list(all=True)
-        if "image" in wanted:
-            answer |= self._image_usage(Counter(summary.ImageID for summary in containers))
-        if "container" in wanted:
-            for summary in containers:
-                summary.SizeRw = await self._engine.images.rootfs_size(summary.Id)
-            answer["Containers"] = containers
-        if "volume" in wanted:
-            answer["Volumes"] = [await self._volume_usage(volume) for volume in self._engine.volumes.list()]
-        if "build-cache" in wanted:
-            answer["BuildCache"] = []
-        return json_response(answer)
-
-    async def _volume_usage(self, volume: Volume) -> dict[str, object]:
-        size = await asyncio.to_thread(tree_size, Path(volume.Mountpoint))
-        usage = {"Size": size, "RefCount": len(self._engine.volumes.users(volume.Name))}
-        return {name: getattr(volume, name) for name in volume.__struct_fields__} | {"UsageData": usage}
-
-    def _image_usage(self, uses: Counter[str]) -> dict[str, object]:
-        """Images with the number of their containers; a layer counts as shared when another image has it too."""
-        images = self._engine.images.list()
-        layers = {str(image["Id"]): self._engine.images.layer_sizes(str(image["Id"])) for image in images}
-        owners = Counter(chain_id for sizes in layers.values() for chain_id in sizes)
-        unique = {chain_id: size for sizes in layers.values() for chain_id, size in sizes.items()}
-        for image in images:
-            sizes = layers[str(image["Id"])]
-            image["Containers"] = uses[str(image["Id"])]
-            image["SharedSize"] = sum(size for chain_id, size in sizes.items() if owners[chain_id] > 1)
-        return {"Images": images, "LayersSize": sum(unique.values())}
+        return json_response(await self._engine.disk_usage(wanted))
 
 
 def masked(url: str) -> str:

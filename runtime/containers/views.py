@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 
+from base.labels import has_labels
 from runtime.containers import spec
 from runtime.containers.record import Container
 from runtime.containers.types import (
@@ -244,8 +245,7 @@ class ContainerFilter:
         if key == "name":
             return any(value.removeprefix("/").strip("^$") in record.Name for value in values)
         if key == "label":
-            pairs = [value.partition("=") for value in values]
-            return all(name in labels and (not sep or labels[name] == value) for name, sep, value in pairs)
+            return has_labels(labels, values)
         if key == "status":
             return state.Status in values
         if key == "exited":

@@ -94,5 +94,9 @@ class UnauthorizedError(RegistryError):
     """The credentials were refused (HTTP 401 of the registry; dockerd answers 500)."""
 
 
+class LoginRefusedError(RegistryError):
+    """The registry does not accept the credentials of a login (HTTP 401)."""
+
+
 class RegistryUnavailableError(RegistryError):
     """The registry could not be reached or failed after bounded retries: trying again later may help."""

@@ -5,12 +5,12 @@ Source: Engine API ``ImageSummary``, ``ImageInspect``, ``HistoryResponseItem``; 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
+from base.labels import has_any_label, has_labels
+from base.times import moment_s
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.manifests import epoch_of
 from runtime.images.records import Entry, ImageRecords
@@ -20,7 +20,6 @@ from runtime.images.types import ImageHistoryItem
 Filters = Mapping[str, Sequence[str]]
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def summary(entry: Entry) -> dict[str, object]:
@@ -114,9 +113,7 @@ def matches(entry: Entry, filters: Filters, *, now: float) -> bool:
     labels = entry.image.config.Labels or {}
     if "dangling" in filters and truth("dangling", filters["dangling"]) != is_dangling(entry):
         return False
-    if not all(_has_label(labels, want) for want in filters.get("label", ())):
-        return False
-    if any(_has_label(labels, want) for want in filters.get("label!", ())):
+    if not has_labels(labels, filters.get("label", ())) or has_any_label(labels, filters.get("label!", ())):
         return False
     if any(epoch_of(entry.image.created) > moment(text, now=now) for text in filters.get("until", ())):
         return False
@@ -141,19 +138,7 @@ def truth(name: str, values: Sequence[str]) -> bool:
 
 def moment(text: str, *, now: float) -> float:
     """Seconds since the epoch of a timestamp, an RFC 3339 time, or a Go duration before ``now``."""
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
-        return float(text)
-    duration = _DURATION.fullmatch(text)
-    if text and duration is not None:
-        hours, minutes, seconds = (float(part or 0) for part in duration.groups())
-        return now - hours * 3600 - minutes * 60 - seconds
     try:
-        parsed = datetime.fromisoformat(text)
+        return moment_s(text, now)
     except ValueError:
         raise InvalidArgumentError(f"invalid filter 'until={text}': want a time or a duration such as 24h") from None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-
-
-def _has_label(labels: Mapping[str, str], want: str) -> bool:
-    name, equals, value = want.partition("=")
-    return name in labels and (not equals or labels[name] == value)

@@ -25,6 +25,7 @@ from runtime.images.errors import (
     RegistryUnavailableError,
     UnauthorizedError,
 )
+from runtime.images.login import login
 from runtime.images.manifests import (
     ACCEPT,
     CONFIG_BYTES_MAX,
@@ -83,6 +84,10 @@ class RegistryClient:
         self._insecure, self._mirrors = tuple(insecure_registries), tuple(mirrors)
         self._transport = Transport()
         self._working: dict[str, Endpoint] = {}
+
+    async def login(self, auth: RegistryAuth) -> None:
+        """Whether the registry that ``auth`` names accepts it. Raises: LoginRefusedError, RegistryUnavailableError."""
+        await login(self._transport, auth, insecure=self._insecure)
 
     async def close(self) -> None:
         await self._transport.close()

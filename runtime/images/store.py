@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from runtime.events import EventBus
 from runtime.images import listing
 from runtime.images.archive import Loader, layer_descriptor, read_archive
 from runtime.images.changes import apply_changes
@@ -63,7 +64,15 @@ class ImageStore:
 
     users: Callable[[str], Sequence[ContainerUse]]
 
-    def __init__(self, root: Path, *, insecure_registries: Sequence[str] = (), mirrors: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        events: EventBus | None = None,
+        insecure_registries: Sequence[str] = (),
+        mirrors: Sequence[str] = (),
+    ) -> None:
+        self._events = events or EventBus()
         root = self._root = root.absolute()  # threads that mount have a working directory of their own
         content, snapshots = ContentStore(root / "content"), Snapshots(root / "snapshots")
         records = ImageRecords(root / "images.json", lambda image_id: parse_config(content.read(image_id)))
@@ -169,6 +178,7 @@ class ImageStore:
             self._state.content.drop_partials()
             await self._state.collect()
             raise
+        self._publish("pull", ref, name=ref.partition("@")[0])
         return entry.image
 
     async def tag(self, name: str, target: str) -> None:
@@ -183,6 +193,7 @@ class ImageStore:
         tag = str(ref.with_default_tag())
         image_id = self._state.records.get(name).record.ID
         await self._state.records.change(lambda records: name_image(records, image_id, [tag], [], now=now_text()))
+        self._publish("tag", image_id, name=target)
 
     async def remove(self, name: str, *, force: bool = False, prune: bool = True) -> DeletedItems:
         """``DELETE /images/{name}``; ``prune`` changes nothing, there are no untagged parents.
@@ -216,6 +227,11 @@ class ImageStore:
             chains, _ = await self._state.collect()
             log.info("image.removed", image_id=image_id)
             items += [DeletedItem(Deleted=deleted) for deleted in (image_id, *chains)]
+        for item in items:
+            if item.Untagged:
+                self._publish("untag", image_id, name=item.Untagged)
+            else:
+                self._publish("delete", item.Deleted, name=item.Deleted)
         return items
 
     async def prune(self, *, filters: Filters | None = None) -> PruneReport:
@@ -237,7 +253,12 @@ class ImageStore:
                     names = (*entry.record.Tags, *entry.record.Digests)
                     items += await self._apply(entry, Removal(names, delete=True))
             await self._state.collect()  # pulls that failed left layers no image has
-        return PruneReport(items, max(0, before - self._layer_bytes()))
+        report = PruneReport(items, max(0, before - self._layer_bytes()))
+        self._publish("prune", "", reclaimed=str(report.SpaceReclaimed))
+        return report
+
+    def _publish(self, action: str, object_id: str, **attributes: str) -> None:
+        self._events.publish("image", action, object_id, attributes)
 
     def _layer_bytes(self) -> int:
         snapshots = self._state.snapshots
@@ -256,7 +277,10 @@ class ImageStore:
         try:
             with content.hold():
                 archive = await run_with_stream(source, lambda pipe: read_archive(pipe, content))
-                return await Loader(self._state).load(archive, progress or _ignore)
+                names = await Loader(self._state).load(archive, progress or _ignore)
+            for name in names:
+                self._publish("load", self.get(name).id, name=name)
+            return names
         finally:
             await self._state.collect()
 
@@ -301,7 +325,9 @@ class ImageStore:
                 )
                 image_id = await asyncio.to_thread(content.put, msgspec.json.encode(image))
                 new = NewImage(image_id, image, [layer], tags=[name] if name else [], comment=message)
-                return (await self._state.commit(new)).image
+                made = (await self._state.commit(new)).image
+                self._publish("import", made.id, name=made.id)
+                return made
         finally:
             await self._state.collect()
 
@@ -319,15 +345,20 @@ class ImageStore:
             if not self._state.records.is_id(name, image_id):
                 canonical = _canonical(name)
                 tags.update({canonical: None} if canonical in entry.record.Tags else {})
-        return self._save([(entry, list(tags)) for entry, tags in wanted.values()])
+        told = [(self._state.records.get(name).record.ID, name) for name in names]
+        return self._save([(entry, list(tags)) for entry, tags in wanted.values()], told)
 
-    async def _save(self, wanted: Sequence[tuple[Entry, Sequence[str]]]) -> AsyncIterator[bytes]:
+    async def _save(
+        self, wanted: Sequence[tuple[Entry, Sequence[str]]], told: Sequence[tuple[str, str]]
+    ) -> AsyncIterator[bytes]:
         with self._state.content.lease() as lease:
             for entry, _ in wanted:
                 for digest in entry.live_blobs:
                     lease.add(digest)
             async for chunk in save_archive(self._state.content, wanted):
                 yield chunk
+        for image_id, name in told:
+            self._publish("save", image_id, name=name)
 
     # -------------------------------------------------------------- registry
 
@@ -344,7 +375,17 @@ class ImageStore:
         reference = parse_reference(ref).with_default_tag()
         if reference.digest:
             raise InvalidArgumentError("cannot push a digest reference")
-        return await self._pusher.push(reference, auth, progress or _ignore)
+        digest = await self._pusher.push(reference, auth, progress or _ignore)
+        self._publish("push", ref, name=ref)
+        return digest
+
+    async def login(self, auth: RegistryAuth) -> None:
+        """``POST /auth``: ask the registry whether it accepts these.
+
+        Raises:
+            LoginRefusedError, RegistryUnavailableError
+        """
+        await self._registry.login(auth)
 
     # ----------------------------------------------------- root file systems
 

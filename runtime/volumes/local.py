@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from base.files import read_text, write_atomic
+from base.labels import has_labels
 from base.threads import run_abortable
 from base.trees import remove_tree, tree_size
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
@@ -255,8 +256,7 @@ class Volumes:
             elif key == "name":
                 good = any(value in volume.Name for value in values)
             elif key == "label":
-                pairs = [value.partition("=") for value in values]
-                good = all(name in labels and (not sep or labels[name] == value) for name, sep, value in pairs)
+                good = has_labels(labels, values)
             else:
                 dangling = not self.users(volume.Name)
                 good = any((value.lower() in ("true", "1")) == dangling for value in values)

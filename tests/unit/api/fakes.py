@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from api.engine_routes.context import DaemonInfo
 from runtime.containers.attach import AttachStream
+from runtime.containers.cgroups import Layout
+from runtime.containers.stats import Sample, one_sample, samples
 from runtime.containers.types import (
     ContainerConfig,
     ContainerJSON,
@@ -31,6 +33,8 @@ from runtime.engine import Engine, Filters, WaitCondition
 from runtime.errors import ConflictError, ContainerNotFoundError, NotModifiedError
 from runtime.events import EventBus
 from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, Progress, RegistryAuth
+from runtime.images.login import login
+from runtime.images.transport import Transport
 from runtime.volumes import Volume, Volumes
 from worker.membership.cluster_member import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
 
@@ -132,6 +136,13 @@ class FakeImages(ImageStore):
         async for chunk in source:
             self.loaded += chunk
         return ["busybox:latest"]
+
+    async def login(self, auth: RegistryAuth) -> None:
+        transport = Transport()
+        try:
+            await login(transport, auth, insecure=())
+        finally:
+            await transport.close()
 
     def layer_sizes(self, name: str) -> dict[str, int]:
         return {"sha256:layer": 1000}
@@ -289,6 +300,21 @@ class FakeEngine(Engine):
     ) -> AttachStream:
         self.calls.append(("attach", stdin, stdout, stderr, logs))
         return self.stream
+
+    def detached(self, ref: str) -> None:
+        self.events.publish("container", "detach", self._find(ref), {"name": "web"})
+
+    def stats(self, ref: str) -> AsyncIterator[Sample]:
+        container_id = self._find(ref)
+        return samples(lambda: self.inspect(container_id), Layout(2, {}, {}))
+
+    async def stats_once(self, ref: str, *, at_once: bool) -> Sample:
+        return await one_sample(lambda: self.inspect(ref), Layout(2, {}, {}), at_once=at_once)
+
+    async def top(self, ref: str, ps_args: str) -> Any:
+        if not self.running:
+            raise ConflictError(f"container {self._find(ref)} is not running")
+        return ["PID"], [["1"]]
 
     async def exec_create(self, ref: str, config: ExecConfig) -> str:
         self.calls.append(("exec_create", self._find(ref), config))

@@ -1,0 +1,68 @@
+"""What images, containers and volumes take on the disk: ``docker system df``.
+
+Source: moby ``daemon/disk_usage.go`` (API 1.51).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import msgspec
+
+from base.trees import tree_size
+from runtime.containers.types import ContainerSummary
+from runtime.images import ImageStore
+from runtime.volumes import Volume, Volumes
+
+
+class DiskUsage(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The answer of ``GET /system/df``, arrays of the objects as clients up to 1.51 read them; None was not asked for."""
+
+    LayersSize: int | None = None
+    Images: list[dict[str, object]] | None = None
+    Containers: Sequence[ContainerSummary] | None = None
+    Volumes: list[dict[str, object]] | None = None
+    BuildCache: list[object] | None = None
+
+
+async def disk_usage(
+    kinds: Collection[str], *, images: ImageStore, volumes: Volumes, containers: Sequence[ContainerSummary]
+) -> DiskUsage:
+    """Of the kinds (container, image, volume, build-cache) that are asked for; ``containers`` are all there are."""
+    usage = DiskUsage()
+    if "image" in kinds:
+        usage.Images, usage.LayersSize = _of_images(images, Counter(summary.ImageID for summary in containers))
+    if "container" in kinds:
+        for summary in containers:
+            summary.SizeRw = await images.rootfs_size(summary.Id)
+        usage.Containers = containers
+    if "volume" in kinds:
+        usage.Volumes = [await _of_volume(volumes, volume) for volume in volumes.list()]
+    if "build-cache" in kinds:
+        usage.BuildCache = []
+    return usage
+
+
+async def _of_volume(volumes: Volumes, volume: Volume) -> dict[str, object]:
+    size_bytes = await asyncio.to_thread(tree_size, Path(volume.Mountpoint))
+    usage = {"Size": size_bytes, "RefCount": len(volumes.users(volume.Name))}
+    return {name: getattr(volume, name) for name in volume.__struct_fields__} | {"UsageData": usage}
+
+
+def _of_images(images: ImageStore, uses: Counter[str]) -> tuple[list[dict[str, object]], int]:
+    """Images with the number of their containers, and the bytes of all layers.
+
+    A layer counts as shared when another image has it too.
+    """
+    found = images.list()
+    layers = {str(image["Id"]): images.layer_sizes(str(image["Id"])) for image in found}
+    owners = Counter(chain_id for sizes in layers.values() for chain_id in sizes)
+    unique = {chain_id: size for sizes in layers.values() for chain_id, size in sizes.items()}
+    for image in found:
+        sizes = layers[str(image["Id"])]
+        image["Containers"] = uses[str(image["Id"])]
+        image["SharedSize"] = sum(size for chain_id, size in sizes.items() if owners[chain_id] > 1)
+    return found, sum(unique.values())
