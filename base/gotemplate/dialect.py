@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from base.gotemplate.functions import Function
+from base.gotemplate.values import Function
 
 DEFINITIONS = frozenset({"define", "template", "block"})
 LOOPS = frozenset({"range", "break", "continue"})

@@ -14,9 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from base.gotemplate.faults import Fault
-from base.gotemplate.values import Missing, inner_text, short, text_of
-
-Function = Callable[..., Any]
+from base.gotemplate.values import Function, Missing, inner_text, short, text_of
 
 WIDTH_MAX = 10_000
 

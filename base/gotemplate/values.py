@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from base.gotemplate.faults import Fault
 
 # Any, here and in the package: a template works on whatever its caller has, and checks it where it is used.
+
+Function = Callable[..., Any]
 
 
 class Missing:

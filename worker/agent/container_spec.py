@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from base.gotemplate.faults import TemplateError
-from base.gotemplate.functions import Function
-from base.gotemplate.values import Labels
+from base.gotemplate.values import Function, Labels
 from proto.objects_pb2 import Task
 from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
 from proto.specs_pb2 import Mount as MountSpec
