@@ -40,6 +40,11 @@ def _rows(service: str, roles: frozenset[Role], *methods: str) -> dict[str, froz
     return {f"/swarm.v1.{service}/{method}": roles for method in methods}
 
 
+def _object_methods(kind: str) -> tuple[str, ...]:
+    """The RPCs of a kind of objects that users manage."""
+    return f"Create{kind}", f"Get{kind}", f"List{kind}s", f"Update{kind}", f"Remove{kind}"
+
+
 ROLES_BY_METHOD: Mapping[str, frozenset[Role]] = {
     **_rows(
         "Control",
@@ -57,16 +62,8 @@ ROLES_BY_METHOD: Mapping[str, frozenset[Role]] = {
         "RemoveService",
         "GetTask",
         "ListTasks",
-        "CreateSecret",
-        "GetSecret",
-        "ListSecrets",
-        "UpdateSecret",
-        "RemoveSecret",
-        "CreateConfig",
-        "GetConfig",
-        "ListConfigs",
-        "UpdateConfigSpec",
-        "RemoveConfig",
+        *_object_methods("Secret"),
+        *_object_methods("Config"),
         "GetManagerInfo",
     ),
     # A manager is a worker, too. What a node sees there is cut down to itself by the dispatcher, by the caller's ID.

@@ -1041,7 +1041,7 @@ class ListConfigsResponse(_message.Message):
 Global___ListConfigsResponse: _TypeAlias = ListConfigsResponse  # noqa: Y015
 
 @_typing.final
-class UpdateConfigSpecRequest(_message.Message):
+class UpdateConfigRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REF_FIELD_NUMBER: _builtins.int
@@ -1064,10 +1064,10 @@ class UpdateConfigSpecRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___UpdateConfigSpecRequest: _TypeAlias = UpdateConfigSpecRequest  # noqa: Y015
+Global___UpdateConfigRequest: _TypeAlias = UpdateConfigRequest  # noqa: Y015
 
 @_typing.final
-class UpdateConfigSpecResponse(_message.Message):
+class UpdateConfigResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIG_FIELD_NUMBER: _builtins.int
@@ -1084,7 +1084,7 @@ class UpdateConfigSpecResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___UpdateConfigSpecResponse: _TypeAlias = UpdateConfigSpecResponse  # noqa: Y015
+Global___UpdateConfigResponse: _TypeAlias = UpdateConfigResponse  # noqa: Y015
 
 @_typing.final
 class RemoveConfigRequest(_message.Message):

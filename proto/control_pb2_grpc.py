@@ -139,10 +139,10 @@ class ControlStub:
                 request_serializer=proto_dot_control__pb2.ListConfigsRequest.SerializeToString,
                 response_deserializer=proto_dot_control__pb2.ListConfigsResponse.FromString,
                 _registered_method=True)
-        self.UpdateConfigSpec = channel.unary_unary(
-                '/swarm.v1.Control/UpdateConfigSpec',
-                request_serializer=proto_dot_control__pb2.UpdateConfigSpecRequest.SerializeToString,
-                response_deserializer=proto_dot_control__pb2.UpdateConfigSpecResponse.FromString,
+        self.UpdateConfig = channel.unary_unary(
+                '/swarm.v1.Control/UpdateConfig',
+                request_serializer=proto_dot_control__pb2.UpdateConfigRequest.SerializeToString,
+                response_deserializer=proto_dot_control__pb2.UpdateConfigResponse.FromString,
                 _registered_method=True)
         self.RemoveConfig = channel.unary_unary(
                 '/swarm.v1.Control/RemoveConfig',
@@ -285,7 +285,7 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def UpdateConfigSpec(self, request, context):
+    def UpdateConfig(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -412,10 +412,10 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=proto_dot_control__pb2.ListConfigsRequest.FromString,
                     response_serializer=proto_dot_control__pb2.ListConfigsResponse.SerializeToString,
             ),
-            'UpdateConfigSpec': grpc.unary_unary_rpc_method_handler(
-                    servicer.UpdateConfigSpec,
-                    request_deserializer=proto_dot_control__pb2.UpdateConfigSpecRequest.FromString,
-                    response_serializer=proto_dot_control__pb2.UpdateConfigSpecResponse.SerializeToString,
+            'UpdateConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateConfig,
+                    request_deserializer=proto_dot_control__pb2.UpdateConfigRequest.FromString,
+                    response_serializer=proto_dot_control__pb2.UpdateConfigResponse.SerializeToString,
             ),
             'RemoveConfig': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveConfig,
@@ -1006,7 +1006,7 @@ class Control:
             _registered_method=True)
 
     @staticmethod
-    def UpdateConfigSpec(request,
+    def UpdateConfig(request,
             target,
             options=(),
             channel_credentials=None,
@@ -1019,9 +1019,9 @@ class Control:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/swarm.v1.Control/UpdateConfigSpec',
-            proto_dot_control__pb2.UpdateConfigSpecRequest.SerializeToString,
-            proto_dot_control__pb2.UpdateConfigSpecResponse.FromString,
+            '/swarm.v1.Control/UpdateConfig',
+            proto_dot_control__pb2.UpdateConfigRequest.SerializeToString,
+            proto_dot_control__pb2.UpdateConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

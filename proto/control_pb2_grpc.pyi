@@ -55,7 +55,7 @@ class ControlStub:
     CreateConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateConfigRequest, _control_pb2.CreateConfigResponse]
     GetConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]
     ListConfigs: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListConfigsRequest, _control_pb2.ListConfigsResponse]
-    UpdateConfigSpec: _grpc.UnaryUnaryMultiCallable[_control_pb2.UpdateConfigSpecRequest, _control_pb2.UpdateConfigSpecResponse]
+    UpdateConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.UpdateConfigRequest, _control_pb2.UpdateConfigResponse]
     RemoveConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveConfigRequest, _control_pb2.RemoveConfigResponse]
     GetManagerInfo: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetManagerInfoRequest, _control_pb2.GetManagerInfoResponse]
     """What GET /info says of the cluster, from this manager's own knowledge (never passed on)."""
@@ -84,7 +84,7 @@ class ControlAsyncStub(ControlStub):
     CreateConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateConfigRequest, _control_pb2.CreateConfigResponse]  # type: ignore[assignment]
     GetConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.GetConfigRequest, _control_pb2.GetConfigResponse]  # type: ignore[assignment]
     ListConfigs: _aio.UnaryUnaryMultiCallable[_control_pb2.ListConfigsRequest, _control_pb2.ListConfigsResponse]  # type: ignore[assignment]
-    UpdateConfigSpec: _aio.UnaryUnaryMultiCallable[_control_pb2.UpdateConfigSpecRequest, _control_pb2.UpdateConfigSpecResponse]  # type: ignore[assignment]
+    UpdateConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.UpdateConfigRequest, _control_pb2.UpdateConfigResponse]  # type: ignore[assignment]
     RemoveConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveConfigRequest, _control_pb2.RemoveConfigResponse]  # type: ignore[assignment]
     GetManagerInfo: _aio.UnaryUnaryMultiCallable[_control_pb2.GetManagerInfoRequest, _control_pb2.GetManagerInfoResponse]  # type: ignore[assignment]
     """What GET /info says of the cluster, from this manager's own knowledge (never passed on)."""
@@ -238,11 +238,11 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_pb2.ListConfigsResponse, _abc.Awaitable[_control_pb2.ListConfigsResponse]]: ...
 
     @_abc_1.abstractmethod
-    def UpdateConfigSpec(
+    def UpdateConfig(
         self,
-        request: _control_pb2.UpdateConfigSpecRequest,
+        request: _control_pb2.UpdateConfigRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.UpdateConfigSpecResponse, _abc.Awaitable[_control_pb2.UpdateConfigSpecResponse]]: ...
+    ) -> _typing.Union[_control_pb2.UpdateConfigResponse, _abc.Awaitable[_control_pb2.UpdateConfigResponse]]: ...
 
     @_abc_1.abstractmethod
     def RemoveConfig(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from api.swarm_routes import cluster, logs, nodes, payloads, services, tasks
+from api.swarm_routes import cluster, logs, nodes, objects, services, tasks
 from api.swarm_routes.context import LocalLogs, LogOptions, NetworkName, SwarmContext
 from api.swarm_routes.logs import engine_logs
 from api.swarm_routes.services import engine_network_name
@@ -31,5 +31,5 @@ def routes(
             replaces the names of networks by IDs, which mean nothing to other hosts.
     """
     context = SwarmContext(member, local_logs, network_name)
-    parts = (cluster, nodes, services, tasks, payloads, logs)
+    parts = (cluster, nodes, services, tasks, objects, logs)
     return [route for part in parts for route in part.routes(context)]

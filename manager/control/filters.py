@@ -10,8 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from manager.control.errors import InvalidRequestError
 from manager.model.modes import mode_of
+from manager.store import Kind
+from manager.store.objects import T
 from proto.control_pb2 import Filters
-from proto.objects_pb2 import Config, Node, Secret, Service, SpecVersion, Task, TaskState
+from proto.objects_pb2 import Node, Service, SpecVersion, Task, TaskState
 from proto.options_pb2 import api
 from proto.specs_pb2 import NodeRole
 
@@ -20,8 +22,7 @@ Values = Mapping[str, Collection[str]]
 NODE_KEYS = frozenset({"id", "label", "membership", "name", "node.label", "role"})
 SERVICE_KEYS = frozenset({"id", "label", "mode", "name", "runtime"})
 TASK_KEYS = frozenset({"_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"})
-SECRET_KEYS = frozenset({"id", "label", "name", "names"})
-CONFIG_KEYS = frozenset({"id", "label", "name"})
+OBJECT_KEYS = frozenset({"id", "label", "name"})
 
 _TASK_STATES = {value.GetOptions().Extensions[api]: value.number for value in TaskState.DESCRIPTOR.values}
 _ROLES = {value.GetOptions().Extensions[api]: value.number for value in NodeRole.DESCRIPTOR.values if value.number}
@@ -126,16 +127,17 @@ def task_filter(
     return matches
 
 
-def payload_filter(filters: Values) -> Callable[[Secret | Config], bool]:
-    """For secrets and configs."""
-    names = filters.get("names")
+def object_filter(kind: Kind[T], filters: Values) -> Callable[[T], bool]:
+    """By ID, name and labels, for kinds that have no filters of their own."""
+    ids, names, exact = filters.get("id"), filters.get("name"), filters.get("names")
+    labels = filters.get("label")
 
-    def matches(item: Secret | Config) -> bool:
+    def matches(obj: T) -> bool:
         return (
-            has_prefix(item.id, filters.get("id"))
-            and has_prefix(item.spec.name, filters.get("name"))
-            and (not names or item.spec.name in names)
-            and has_labels(item.spec.labels, filters.get("label"))
+            has_prefix(obj.id, ids)
+            and (not names or any(has_prefix(name, names) for name in kind.names(obj)))
+            and (not exact or any(name in exact for name in kind.names(obj)))
+            and (not labels or has_labels(kind.labels(obj), labels))
         )
 
     return matches

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from manager.control.errors import InvalidRequestError, NotFoundError, OutOfSequenceError
-from manager.store import AmbiguousReferenceError, ObjectNotFoundError, Table, View
-from proto.objects_pb2 import Cluster, Config, Node, Secret, Service, SpecVersion, Task
+from manager.store import NODES, SERVICES, TASKS, AmbiguousReferenceError, Kind, ObjectNotFoundError, StoredObject, View
+from manager.store.objects import T
+from proto.objects_pb2 import Node, Service, SpecVersion, Task
 
-T = TypeVar("T", Config, Node, Secret, Service, Task)
 
-
-def find(table: Table[T], kind: str, ref: str) -> T:
-    """Whatever ``table`` holds; ``kind`` names it. Raises: NotFoundError, InvalidRequestError (several match)."""
+def find(view: View, kind: Kind[T], ref: str) -> T:
+    """An object of any kind. Raises: NotFoundError, InvalidRequestError (several match)."""
     try:
-        return table.find(ref)
+        return view.of(kind).find(ref)
     except ObjectNotFoundError as error:
-        raise NotFoundError(kind, ref) from error
+        raise NotFoundError(kind.name, ref) from error
     except AmbiguousReferenceError as error:
         raise InvalidRequestError(str(error)) from error
 
 
 def find_node(view: View, ref: str) -> Node:
     """By ID, hostname or ID prefix. Raises: NotFoundError, InvalidRequestError (several match)."""
-    return find(view.nodes, "node", ref)
+    return find(view, NODES, ref)
 
 
 def find_service(view: View, ref: str) -> Service:
     """One that was not removed. Raises: NotFoundError, InvalidRequestError (several match)."""
-    return find(view.services, "service", ref)
+    return find(view, SERVICES, ref)
 
 
 def find_task(view: View, ref: str) -> Task:
     """By ID, by name (``web.1.<ID>``) or ID prefix. Raises: NotFoundError, InvalidRequestError (several match)."""
-    return find(view.tasks, "task", ref)
+    return find(view, TASKS, ref)
 
 
 def spec_version_of(view: View, task: Task) -> SpecVersion | None:
@@ -41,7 +38,7 @@ def spec_version_of(view: View, task: Task) -> SpecVersion | None:
     return view.spec_versions.of(task.service_id, task.spec_version)
 
 
-def check_version(item: Cluster | Config | Node | Secret | Service, version: int) -> None:
+def check_version(item: StoredObject, version: int) -> None:
     """Raises: OutOfSequenceError: ``version`` is not the object's version now (features W06)."""
     if item.version.index != version:
         raise OutOfSequenceError

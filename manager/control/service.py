@@ -14,27 +14,30 @@ import itertools
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from base.marked_fields import without_marked
 from manager.consensus.port import Consensus, NotLeaderError
 from manager.constants import REQUEST_TIMEOUT_S
-from manager.control import clusters, filters, nodes, payloads, services, validation
+from manager.control import clusters, filters, nodes, objects, services, validation
 from manager.control.barrier import ReadBarrier
 from manager.control.defaults import redacted_cluster
 from manager.control.errors import ControlError, OutOfSequenceError
 from manager.control.lookup import find, find_node, find_service, find_task, spec_version_of
 from manager.control.names import random_name
-from manager.control.payloads import CONFIGS, SECRETS, P, PayloadKind
+from manager.control.objects import Managed, S
+from manager.control.payloads import MANAGED_CONFIGS, MANAGED_SECRETS
 from manager.model.defaults import insert_defaults, normalize_service_spec
 from manager.model.dirty import DirtyCheck
-from manager.store import SequenceConflictError, Store, View, Working
+from manager.store import Kind, ObjectInUseError, SequenceConflictError, Store, View, Working
 from pki.identifiers import new_id
 from proto import control_pb2 as pb
-from proto.objects_pb2 import Cluster, Config, Secret, Service, SpecVersion, Task
+from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
+from proto.options_pb2 import write_only
 from proto.specs_pb2 import NodeRole, ServiceSpec
 
 log = structlog.get_logger(__name__)
@@ -47,6 +50,35 @@ SPLIT_ATTEMPTS = 5
 """How often a change of many objects is made anew because one of them moved meanwhile."""
 
 R = TypeVar("R")
+
+MANAGED: tuple[Managed[Any], ...] = (MANAGED_SECRETS, MANAGED_CONFIGS)
+"""The kinds that are served by their declaration. Of each the functions are given its own objects, hence the Any."""
+
+
+class _WithSpec(Protocol):
+    """CreateXRequest."""
+
+    @property
+    def spec(self) -> Message: ...
+
+
+class _WithRef(Protocol):
+    """GetXRequest, RemoveXRequest."""
+
+    ref: str
+
+
+class _WithFilters(Protocol):
+    """ListXsRequest."""
+
+    @property
+    def filters(self) -> pb.Filters: ...
+
+
+class _Update(_WithSpec, _WithRef, Protocol):
+    """UpdateXRequest."""
+
+    version: int
 
 
 class ControlService:
@@ -70,10 +102,12 @@ class ControlService:
         self._store, self._consensus = store, consensus
         self._clock_ns, self._make_id = clock_ns, make_id
         self._barrier = ReadBarrier(consensus)
-        self._methods: dict[str, Callable[..., Awaitable[Message]]] = {
-            method.name: getattr(self, _snake_case(method.name))
-            for method in pb.DESCRIPTOR.services_by_name["Control"].methods
-        }
+        self._methods: dict[str, Callable[..., Awaitable[Message]]] = {}
+        for managed in MANAGED:
+            self._methods.update(self._object_methods(managed))
+        for method in pb.DESCRIPTOR.services_by_name["Control"].methods:
+            if method.name not in self._methods:
+                self._methods[method.name] = getattr(self, _snake_case(method.name))
 
     async def call(self, method: str, request: Message) -> Message:
         """Answer one RPC.
@@ -277,81 +311,74 @@ class ControlService:
                 specs[key] = spec
         return pb.ListTasksResponse(tasks=found, specs=specs.values())
 
-    # ------------------------------------------------------------ secrets and configs
+    # ------------------------------------------------------------ the kinds of MANAGED
 
-    async def create_secret(self, request: pb.CreateSecretRequest) -> pb.CreateSecretResponse:
-        return pb.CreateSecretResponse(secret=await self._create_payload(SECRETS, Secret(spec=request.spec)))
+    def _object_methods(self, managed: Managed[S]) -> dict[str, Callable[..., Awaitable[Message]]]:
+        """The five RPCs of a kind. They and their fields are called alike, but for the kind's name."""
+        word, kind = managed.word, managed.kind
 
-    async def get_secret(self, request: pb.GetSecretRequest) -> pb.GetSecretResponse:
-        return pb.GetSecretResponse(secret=await self._get_payload(SECRETS, request.ref))
+        def answer(verb: str, obj: S) -> Message:
+            return _response(verb, word, **{kind.name: without_marked(obj, write_only)})
 
-    async def list_secrets(self, request: pb.ListSecretsRequest) -> pb.ListSecretsResponse:
-        return pb.ListSecretsResponse(secrets=await self._list_payloads(SECRETS, request.filters))
+        async def create(request: _WithSpec) -> Message:
+            return answer("Create", await self._create_object(managed, managed.wanted(request.spec)))
 
-    async def update_secret(self, request: pb.UpdateSecretRequest) -> pb.UpdateSecretResponse:
-        wanted = Secret(spec=request.spec)
-        secret = await self._update_payload(SECRETS, request.ref, wanted, version=request.version)
-        return pb.UpdateSecretResponse(secret=secret)
+        async def get(request: _WithRef) -> Message:
+            view = await self._read()
+            return answer("Get", find(view, kind, request.ref))
 
-    async def remove_secret(self, request: pb.RemoveSecretRequest) -> pb.RemoveSecretResponse:
-        await self._remove_payload(SECRETS, request.ref)
-        return pb.RemoveSecretResponse()
+        async def list_all(request: _WithFilters) -> Message:
+            matches = filters.object_filter(kind, filters.filter_values(request.filters, managed.filter_keys))
+            view = await self._read()
+            shown = [without_marked(obj, write_only) for obj in view.of(kind) if matches(obj)]
+            return _response("List", f"{word}s", **{kind.plural: shown})
 
-    async def create_config(self, request: pb.CreateConfigRequest) -> pb.CreateConfigResponse:
-        return pb.CreateConfigResponse(config=await self._create_payload(CONFIGS, Config(spec=request.spec)))
+        async def update(request: _Update) -> Message:
+            return answer("Update", await self._update_object(managed, request))
 
-    async def get_config(self, request: pb.GetConfigRequest) -> pb.GetConfigResponse:
-        return pb.GetConfigResponse(config=await self._get_payload(CONFIGS, request.ref))
+        async def remove(request: _WithRef) -> Message:
+            await self._remove_object(kind, request.ref)
+            return _response("Remove", word)
 
-    async def list_configs(self, request: pb.ListConfigsRequest) -> pb.ListConfigsResponse:
-        return pb.ListConfigsResponse(configs=await self._list_payloads(CONFIGS, request.filters))
+        methods: dict[str, Callable[..., Awaitable[Message]]] = {
+            "Create": create,
+            "Get": get,
+            "Update": update,
+            "Remove": remove,
+        }
+        methods = {f"{verb}{word}": method for verb, method in methods.items()}
+        return methods | {f"List{word}s": list_all}
 
-    async def update_config_spec(self, request: pb.UpdateConfigSpecRequest) -> pb.UpdateConfigSpecResponse:
-        wanted = Config(spec=request.spec)
-        config = await self._update_payload(CONFIGS, request.ref, wanted, version=request.version)
-        return pb.UpdateConfigSpecResponse(config=config)
-
-    async def remove_config(self, request: pb.RemoveConfigRequest) -> pb.RemoveConfigResponse:
-        await self._remove_payload(CONFIGS, request.ref)
-        return pb.RemoveConfigResponse()
-
-    async def _create_payload(self, kind: PayloadKind[P], wanted: P) -> P:
-        kind.validate(wanted)
-        payload_id = self._make_id()
-        item = await self._write(
-            lambda working: payloads.create(working, kind, wanted, payload_id=payload_id, now=self._now())
+    async def _create_object(self, managed: Managed[S], wanted: S) -> S:
+        managed.validate(wanted)
+        object_id = self._make_id()
+        obj = await self._write(
+            lambda working: objects.create(working, managed.kind, wanted, object_id=object_id, now=self._now())
         )
-        log.info("payload.created", kind=kind.word, id=item.id, name=item.spec.name)
-        return self._shown(kind, item)
+        log.info("object.created", kind=managed.kind.name, id=obj.id, name=managed.kind.name_of(obj))
+        return self._as_stored(managed.kind, obj)
 
-    async def _get_payload(self, kind: PayloadKind[P], ref: str) -> P:
-        view = await self._read()
-        return kind.shown(find(kind.table(view), kind.word, ref))
+    async def _update_object(self, managed: Managed[S], request: _Update) -> S:
+        wanted = managed.wanted(request.spec)
 
-    async def _list_payloads(self, kind: PayloadKind[P], wanted: pb.Filters) -> list[P]:
-        matches = filters.payload_filter(filters.filter_values(wanted, kind.filter_keys))
-        view = await self._read()
-        return [kind.shown(item) for item in kind.table(view) if matches(item)]
+        def change(working: Working) -> S:
+            obj = find(working, managed.kind, request.ref)
+            return objects.update(working, managed, obj, wanted, version=request.version, now=self._now())
 
-    async def _update_payload(self, kind: PayloadKind[P], ref: str, wanted: P, *, version: int) -> P:
-        def change(working: Working) -> P:
-            item = find(kind.table(working), kind.word, ref)
-            return payloads.update_labels(working, item, wanted, version=version, now=self._now())
+        return self._as_stored(managed.kind, await self._write(change))
 
-        return self._shown(kind, await self._write(change))
+    async def _remove_object(self, kind: Kind[S], ref: str) -> None:
+        def change(working: Working) -> S:
+            obj = find(working, kind, ref)
+            working.remove(obj)
+            return obj
 
-    async def _remove_payload(self, kind: PayloadKind[P], ref: str) -> None:
-        def change(working: Working) -> P:
-            item = find(kind.table(working), kind.word, ref)
-            payloads.remove(working, kind, item)
-            return item
+        obj = await self._write(change)
+        log.info("object.removed", kind=kind.name, id=obj.id, name=kind.name_of(obj))
 
-        item = await self._write(change)
-        log.info("payload.removed", kind=kind.word, id=item.id, name=item.spec.name)
-
-    def _shown(self, kind: PayloadKind[P], written: P) -> P:
+    def _as_stored(self, kind: Kind[S], written: S) -> S:
         """What was just written, with the version it got."""
-        return kind.shown(kind.table(self._store.view).get(written.id) or written)
+        return self._store.view.of(kind).get(written.id) or written
 
     # ------------------------------------------------------------ parts
 
@@ -373,7 +400,7 @@ class ControlService:
         commit = self._commit_split if split else self._store.update
         try:
             return await commit(change)
-        except ControlError:
+        except (ControlError, ObjectInUseError):
             await self._barrier.wait(timeout_s=REQUEST_TIMEOUT_S)
             if self._consensus.applied_index == seen:
                 raise
@@ -420,6 +447,12 @@ def _up_to_date_check(view: View) -> Callable[[Task], bool]:
         return check is not None and not check.is_dirty(task, view.nodes.get(task.node_id))
 
     return is_up_to_date
+
+
+def _response(verb: str, word: str, **fields: object) -> Message:
+    """The response message of an RPC of a managed kind."""
+    made: Message = getattr(pb, f"{verb}{word}Response")(**fields)
+    return made
 
 
 def _snake_case(name: str) -> str:

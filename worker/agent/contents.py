@@ -37,7 +37,7 @@ class AssignedObject(Protocol):
 M = TypeVar("M", bound=AssignedObject)
 
 
-def message_of(kind: int) -> Descriptor:
+def _message_of(kind: int) -> Descriptor:
     """What a kind's objects are."""
     message = AssignmentChange.DESCRIPTOR.fields_by_name[FIELDS[kind]].message_type
     assert message is not None
@@ -45,7 +45,7 @@ def message_of(kind: int) -> Descriptor:
 
 
 _KINDS: Mapping[str, AssignmentKind.ValueType] = {
-    message_of(number).full_name: AssignmentKind.ValueType(number) for number in FIELDS
+    _message_of(number).full_name: AssignmentKind.ValueType(number) for number in FIELDS
 }
 """Full name of a message -> its kind."""
 

@@ -12,23 +12,22 @@ registry credentials of a spec. A node that starts without a manager has the con
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import structlog
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from base.files import sync_folder, write_atomic
+from base.marked_fields import without_marked
 from base.threads import run_abortable
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, TaskStatusUpdate
 from proto.objects_pb2 import TaskStatus
 from proto.options_pb2 import memory_only_field, memory_only_kind
-from worker.agent.contents import FIELDS, Contents, is_removal, message_of
+from worker.agent.contents import Contents, is_removal
 
 log = structlog.get_logger(__name__)
 
@@ -52,37 +51,6 @@ _STATUS_KEY = -1
 _MEMORY_ONLY = {
     value.number for value in AssignmentKind.DESCRIPTOR.values if value.GetOptions().Extensions[memory_only_kind]
 }
-
-
-@functools.cache
-def _memory_only_fields(kind: int) -> tuple[Sequence[str], ...]:
-    """Paths of the fields of a change of that kind that are never written; they may not lie in repeated fields."""
-
-    def walk(message: Descriptor, path: Sequence[str], above: Sequence[Descriptor]) -> Iterator[Sequence[str]]:
-        for field in message.fields:
-            below = field.message_type
-            if field.GetOptions().Extensions[memory_only_field]:
-                yield (*path, field.name)
-            elif below is not None and not field.is_repeated and below not in above:
-                yield from walk(below, (*path, field.name), (*above, below))
-
-    message = message_of(kind)
-    return tuple(walk(message, (FIELDS[kind],), (message,)))
-
-
-def _without_memory_only(change: AssignmentChange) -> AssignmentChange:
-    """The change as it may be written; itself where nothing is to be left out."""
-    paths = _memory_only_fields(change.kind)
-    if not paths:
-        return change
-    copy = AssignmentChange()
-    copy.CopyFrom(change)
-    for *parents, name in paths:
-        message: Message = copy
-        for parent in parents:
-            message = getattr(message, parent)
-        message.ClearField(name)
-    return copy
 
 
 class AgentStateError(Exception):
@@ -144,7 +112,9 @@ class AssignmentFile:
             if change.kind in _MEMORY_ONLY:
                 continue
             if not is_removal(change):
-                self._store((change.kind, change.id), _CHANGE + _without_memory_only(change).SerializeToString())
+                self._store(
+                    (change.kind, change.id), _CHANGE + without_marked(change, memory_only_field).SerializeToString()
+                )
                 continue
             self._drop((change.kind, change.id))
             if change.kind == _TASK:

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.message import Message
 
 from manager.consensus.inprocess import InProcessConsensus
 from manager.control.defaults import fill_cluster
@@ -29,6 +32,10 @@ class Managed:
     store: Store
     control: ControlService
     now_ns: list[int] = field(default_factory=lambda: [CREATED_NS])
+
+    async def call(self, method: str, request: Message) -> Any:
+        """One RPC by name; its response, whose type follows from the name."""
+        return await self.control.call(method, request)
 
     async def commit(self, change: Callable[[Working], object]) -> None:
         await self.store.update(change)

@@ -120,12 +120,12 @@ async def test_rollback_swaps_specs_and_version_numbers_only_rise(manager: Manag
 
 
 async def test_rollback_to_a_secret_that_is_gone_is_refused(manager: Managed) -> None:
-    secret = (await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))).secret
+    secret = (await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))).secret
     spec = service_spec()
     spec.task_template.container_spec.secrets.add(secret_id=secret.id, secret_name="password").file.name = "password"
     service = await create(manager, spec)
     second = await update(manager, service, service_spec(image="busybox:2"))
-    await manager.control.remove_secret(pb.RemoveSecretRequest(ref=secret.id))
+    await manager.call("RemoveSecret", pb.RemoveSecretRequest(ref=secret.id))
     with pytest.raises(InvalidArgumentError, match="secret not found: password"):
         await update(manager, second, ServiceSpec(), rollback=True)
 
@@ -170,9 +170,9 @@ async def test_secrets_and_configs_must_exist(manager: Managed) -> None:
     reference.file.name = "password"
     with pytest.raises(InvalidArgumentError, match="secret not found: password"):
         await create(manager, spec)
-    secret = (await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))).secret
+    secret = (await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))).secret
     reference.secret_id = secret.id
-    config = (await manager.control.create_config(pb.CreateConfigRequest(spec=config_spec()))).config
+    config = (await manager.call("CreateConfig", pb.CreateConfigRequest(spec=config_spec()))).config
     wanted = spec.task_template.container_spec.configs.add(config_id=config.id, config_name="another")
     wanted.file.name = "/settings"
     with pytest.raises(InvalidArgumentError, match="config not found: another"):

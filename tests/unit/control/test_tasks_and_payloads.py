@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 
 from manager.control.errors import (
@@ -10,7 +11,10 @@ from manager.control.errors import (
     InvalidRequestError,
     NotFoundError,
     OutOfSequenceError,
+    WireError,
+    to_wire,
 )
+from manager.store import ObjectInUseError
 from proto import control_pb2 as pb
 from proto.objects_pb2 import Service, Task, TaskState
 from proto.specs_pb2 import ClusterSpec, ConfigSpec, SecretSpec, ServiceSpec
@@ -97,9 +101,9 @@ async def test_a_task_is_found_by_its_name(manager: Managed) -> None:
 
 
 async def test_a_secrets_data_never_comes_back(manager: Managed) -> None:
-    created = (await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))).secret
-    found = (await manager.control.get_secret(pb.GetSecretRequest(ref="password"))).secret
-    (listed,) = (await manager.control.list_secrets(pb.ListSecretsRequest())).secrets
+    created = (await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))).secret
+    found = (await manager.call("GetSecret", pb.GetSecretRequest(ref="password"))).secret
+    (listed,) = (await manager.call("ListSecrets", pb.ListSecretsRequest())).secrets
     assert [secret.spec.data for secret in (created, found, listed)] == [b"", b"", b""]
     stored = manager.store.view.secrets.get(created.id)
     assert stored is not None
@@ -107,56 +111,78 @@ async def test_a_secrets_data_never_comes_back(manager: Managed) -> None:
 
 
 async def test_names_of_secrets_and_configs_are_unique(manager: Managed) -> None:
-    await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))
+    await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))
     with pytest.raises(AlreadyExistsError, match="secret password already exists"):
-        await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))
-    await manager.control.create_config(pb.CreateConfigRequest(spec=config_spec()))
+        await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))
+    await manager.call("CreateConfig", pb.CreateConfigRequest(spec=config_spec()))
     with pytest.raises(AlreadyExistsError, match="config settings already exists"):
-        await manager.control.create_config(pb.CreateConfigRequest(spec=config_spec()))
+        await manager.call("CreateConfig", pb.CreateConfigRequest(spec=config_spec()))
 
 
 async def test_only_labels_of_a_secret_change(manager: Managed) -> None:
-    secret = (await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))).secret
+    secret = (await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))).secret
     for spec in (secret_spec(data=b"other"), secret_spec("other")):
         request = pb.UpdateSecretRequest(ref="password", version=secret.version.index, spec=spec)
         with pytest.raises(InvalidArgumentError, match="only updates to Labels are allowed"):
-            await manager.control.update_secret(request)
-    version = (await manager.control.get_secret(pb.GetSecretRequest(ref="password"))).secret.version.index
+            await manager.call("UpdateSecret", request)
+    version = (await manager.call("GetSecret", pb.GetSecretRequest(ref="password"))).secret.version.index
     spec = SecretSpec(name="password", labels={"a": "b"})
-    updated = await manager.control.update_secret(pb.UpdateSecretRequest(ref="password", version=version, spec=spec))
+    updated = await manager.call("UpdateSecret", pb.UpdateSecretRequest(ref="password", version=version, spec=spec))
     assert dict(updated.secret.spec.labels) == {"a": "b"}
     stored = manager.store.view.secrets.get(secret.id)
     assert stored is not None
     assert stored.spec.data == b"hunter2"
     with pytest.raises(OutOfSequenceError):
-        await manager.control.update_secret(pb.UpdateSecretRequest(ref="password", version=version, spec=spec))
+        await manager.call("UpdateSecret", pb.UpdateSecretRequest(ref="password", version=version, spec=spec))
 
 
 async def test_other_data_for_a_config_is_refused(manager: Managed) -> None:
-    await manager.control.create_config(pb.CreateConfigRequest(spec=config_spec()))
-    version = (await manager.control.get_config(pb.GetConfigRequest(ref="settings"))).config.version.index
-    request = pb.UpdateConfigSpecRequest(ref="settings", version=version, spec=config_spec(data=b"other"))
+    await manager.call("CreateConfig", pb.CreateConfigRequest(spec=config_spec()))
+    version = (await manager.call("GetConfig", pb.GetConfigRequest(ref="settings"))).config.version.index
+    request = pb.UpdateConfigRequest(ref="settings", version=version, spec=config_spec(data=b"other"))
     with pytest.raises(InvalidArgumentError, match="only updates to Labels are allowed"):
-        await manager.control.update_config_spec(request)
+        await manager.call("UpdateConfig", request)
     request.spec.CopyFrom(ConfigSpec(name="settings", data=b"a=1", labels={"x": "y"}))
-    assert (await manager.control.update_config_spec(request)).config.spec.data == b"a=1"
+    assert (await manager.call("UpdateConfig", request)).config.spec.data == b"a=1"
 
 
 async def test_what_services_name_is_not_removed(manager: Managed) -> None:
-    secret = (await manager.control.create_secret(pb.CreateSecretRequest(spec=secret_spec()))).secret
+    secret = (await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))).secret
     for name in ("web", "db"):
         spec = service_spec(name)
         reference = spec.task_template.container_spec.secrets.add(secret_id=secret.id, secret_name="password")
         reference.file.name = "password"
         await create(manager, spec)
-    with pytest.raises(InvalidArgumentError) as caught:
-        await manager.control.remove_secret(pb.RemoveSecretRequest(ref="password"))
-    assert str(caught.value) == "secret 'password' is in use by the following services: db, web"
+    with pytest.raises(ObjectInUseError) as caught:
+        await manager.call("RemoveSecret", pb.RemoveSecretRequest(ref="password"))
+    assert to_wire(caught.value) == WireError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "rpc error: code = InvalidArgument desc = secret 'password' is in use by the following services: db, web",
+    )
     for name in ("web", "db"):
         await manager.control.remove_service(pb.RemoveServiceRequest(ref=name))
-    await manager.control.remove_secret(pb.RemoveSecretRequest(ref="password"))
+    await manager.call("RemoveSecret", pb.RemoveSecretRequest(ref="password"))
     with pytest.raises(NotFoundError, match="secret password not found"):
-        await manager.control.get_secret(pb.GetSecretRequest(ref="password"))
+        await manager.call("GetSecret", pb.GetSecretRequest(ref="password"))
+
+
+async def test_a_refusal_to_remove_is_as_fresh_as_a_read(manager: Managed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that was deposed without knowing it would else refuse what is no longer in use."""
+    secret = (await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))).secret
+    spec = service_spec("web")
+    reference = spec.task_template.container_spec.secrets.add(secret_id=secret.id, secret_name="password")
+    reference.file.name = "password"
+    await create(manager, spec)
+    read_barrier = manager.consensus.read_barrier
+
+    async def told_by_the_barrier(*, timeout_s: float = 20.0) -> int:
+        monkeypatch.undo()
+        await manager.control.remove_service(pb.RemoveServiceRequest(ref="web"))
+        return await read_barrier(timeout_s=timeout_s)
+
+    monkeypatch.setattr(manager.consensus, "read_barrier", told_by_the_barrier)
+    await manager.call("RemoveSecret", pb.RemoveSecretRequest(ref="password"))
+    assert manager.store.view.secrets.get(secret.id) is None
 
 
 # ---------------------------------------------------------------- cluster

@@ -6,13 +6,22 @@ in the store of these tests.
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import AsyncIterator, Collection, Iterable
+import re
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.consensus.inprocess import InProcessConsensus
+from manager.control import objects
+from manager.control.errors import AlreadyExistsError, NotFoundError, OutOfSequenceError
+from manager.control.filters import object_filter
+from manager.control.lookup import find
+from manager.control.objects import Managed
 from manager.dispatcher.assignments import AssignmentSet, MessagePacker
 from manager.store import (
     CLUSTERS,
@@ -98,15 +107,15 @@ def owner(name: str, gadget_name: str) -> Secret:
     return made
 
 
-async def put(store: Store, *objects: StoredObject) -> None:
+async def put(store: Store, *new: StoredObject) -> None:
     working = store.begin()
-    for obj in objects:
+    for obj in new:
         working.create(obj)
     await store.commit(working)
 
 
-def ids(objects: Iterable[Config | Secret]) -> set[str]:
-    return {obj.id for obj in objects}
+def ids(found: Iterable[Config | Secret]) -> set[str]:
+    return {obj.id for obj in found}
 
 
 async def test_it_is_stored_found_and_indexed(store: Store) -> None:
@@ -201,6 +210,43 @@ async def test_what_is_named_and_is_not_there_is_told(store: Store) -> None:
     assert reference.ids(owner("ann", "lamp")) == {"id-lamp"}
 
 
+async def test_users_make_list_change_and_remove_it(store: Store) -> None:
+    now = Timestamp(seconds=5)
+
+    def change_colour(changed: Config, wanted: Config) -> None:
+        changed.spec.labels["colour"] = wanted.spec.labels["colour"]
+
+    managed = Managed[Config](GADGETS, validate=lambda gadget: None, change=change_colour)
+    working = store.begin()
+    made = [
+        objects.create(working, GADGETS, managed.wanted(gadget(name, colour).spec), object_id=f"id-{name}", now=now)
+        for name, colour in (("lamp", "red"), ("lens", "blue"))
+    ]
+    with pytest.raises(AlreadyExistsError, match="config lamp already exists"):
+        objects.create(working, GADGETS, made[0], object_id="another", now=now)
+    working.create(owner("ann", "lamp"))
+    await store.commit(working)
+
+    def listed(**filters: str) -> set[str]:
+        matches = object_filter(GADGETS, {key: [value] for key, value in filters.items()})
+        return ids(obj for obj in store.view.of(GADGETS) if matches(obj))
+
+    assert listed() == listed(name="l") == listed(id="id") == {"id-lamp", "id-lens"}
+    assert listed(name="la") == listed(label="colour=red") == listed(names="lamp") == {"id-lamp"}
+    assert listed(names="la") == set()
+    working = store.begin()
+    lens = find(working, GADGETS, "lens")
+    wanted = managed.wanted(gadget("lens", "green").spec)
+    with pytest.raises(OutOfSequenceError):
+        objects.update(working, managed, lens, wanted, version=lens.version.index - 1, now=now)
+    objects.update(working, managed, lens, wanted, version=lens.version.index, now=now)
+    assert ids(working.of(GADGETS).lookup("colour", "green")) == {"id-lens"}
+    with pytest.raises(ObjectInUseError, match="config 'lamp' is in use by the following secret: ann"):
+        working.remove(find(working, GADGETS, "lamp"))
+    with pytest.raises(NotFoundError, match="config fuse not found"):
+        find(working, GADGETS, "fuse")
+
+
 async def test_a_change_in_place_is_noticed(store: Store) -> None:
     await put(store, gadget("lamp"))
     store.view.of(GADGETS).find("lamp").spec.name = "changed"
@@ -225,3 +271,45 @@ def test_a_kind_that_does_not_fit_the_schema_is_refused() -> None:
 def test_the_tables_that_views_spell_out_are_those_of_the_kinds() -> None:
     spelled_out = inspect.get_annotations(View)
     assert set(spelled_out) <= {kind.plural for kind in KINDS}
+
+
+GENERIC = {
+    "manager/store": ["rows", "tables", "machine", "snapshot", "mutation", "watch", "store"],
+    "manager/dispatcher": ["assignments", "session", "dispatcher"],
+    "manager/control": ["objects", "lookup"],
+    "worker/agent": ["contents", "persistence"],
+}
+OTHERWISE_MEANT = {"secrets", "payload"}  # of the standard library; of a record in a file
+ROOT = Path(__file__).parents[3]
+
+
+def _words(source: str) -> Iterator[str]:
+    """The identifiers of a module, and its strings that are no texts."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_what_serves_every_kind_names_none() -> None:
+    named = re.compile(r"(?i)(.*_)?(secret|config|payload)(s|_id|_name|reference|spec)?")
+    for folder, modules in GENERIC.items():
+        for module in modules:
+            source = (ROOT / folder / f"{module}.py").read_text()
+            found = {word for word in _words(source) if named.fullmatch(word)}
+            assert found <= OTHERWISE_MEANT, f"{folder}/{module}.py"
+
+
+def test_the_page_that_says_how_to_add_a_kind_names_files_that_there_are() -> None:
+    page = (ROOT / "docs/design/store.md").read_text()
+    section = page.partition("## Adding a kind of objects")[2].partition("\n## ")[0]
+    files = re.findall(r"`([\w/]+/[\w./]*)`", section)
+    assert len(files) >= 10
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    for folder, modules in GENERIC.items():
+        assert [module for module in modules if f"`{module}`" not in section] == [], folder

@@ -1,6 +1,6 @@
-"""/secrets and /configs (features A10.14, A10.16): the same routes twice.
+"""The routes of kinds that are served by their declaration: /secrets and /configs (features A10.14, A10.16).
 
-That a secret's data never comes back is the managers' doing: they do not send it.
+What is not to be shown, such as a secret's data, never comes here: managers do not send it.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from proto.specs_pb2 import ConfigSpec, SecretSpec
 
 def routes(context: SwarmContext) -> list[web.RouteDef]:
     return [
-        *_PayloadRoutes(context, "secret", SecretSpec, update="UpdateSecret").routes(),
-        *_PayloadRoutes(context, "config", ConfigSpec, update="UpdateConfigSpec").routes(),
+        *ObjectRoutes(context, "secret", SecretSpec).routes(),
+        *ObjectRoutes(context, "config", ConfigSpec).routes(),
     ]
 
 
-class _PayloadRoutes:
+class ObjectRoutes:
     """The routes of one kind. The RPCs and their fields are called alike, but for the kind's name."""
 
-    def __init__(self, context: SwarmContext, word: str, spec: type[Message], *, update: str) -> None:
+    def __init__(self, context: SwarmContext, word: str, spec: type[Message]) -> None:
         self._context, self._word, self._spec = context, word, spec
         kind = word.capitalize()
         rpcs = {
             "list": f"List{kind}s",
             "create": f"Create{kind}",
             "get": f"Get{kind}",
-            "update": update,
+            "update": f"Update{kind}",
             "remove": f"Remove{kind}",
         }
         self._rpcs = {verb: (rpc, getattr(control_pb2, f"{rpc}Request")) for verb, rpc in rpcs.items()}
