@@ -1,6 +1,6 @@
 """The HTTP server of the daemon: the Docker Engine API over unix sockets and loopback TCP.
 
-A handler is cancelled when its client goes away; changes of the engine go on nevertheless (``Operations``).
+A handler is cancelled when its client goes away; changes of the engine go on nevertheless (``EngineContext.operations``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from aiohttp import web
 
 from api import engine_routes, swarm_routes
 from api.application import build
-from api.engine_routes.context import DaemonInfo, EngineContext, Operations
+from api.engine_routes.context import DaemonInfo, EngineContext
 from api.sockets import Listener, ListenError, listen
 from api.swarm_routes import LocalLogs, engine_logs
 from api.versions import MAX_VERSION
+from base.tasks import OwnedTasks
 from runtime.engine import Engine
 from worker.membership.cluster_member import ClusterMember
 
@@ -43,7 +44,7 @@ class ApiServer:
     def __init__(
         self, engine: Engine, member: ClusterMember, *, info: DaemonInfo, local_logs: LocalLogs | None = None
     ) -> None:
-        self._operations = Operations()
+        self._operations = OwnedTasks()
         self._context = EngineContext(engine, member, info, self._operations)
         self._local_logs = local_logs or engine_logs(engine)
         self._runner: web.AppRunner | None = None

@@ -21,6 +21,7 @@ import structlog
 from aiohttp import web
 
 from api.errors import message_of
+from base.tasks import cancel_and_wait
 
 log = structlog.get_logger(__name__)
 
@@ -131,9 +132,7 @@ async def answer_with_progress(
         await response.write_eof()
         return response
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        await cancel_and_wait(task)
 
 
 # ---------------------------------------------------------------- detach keys

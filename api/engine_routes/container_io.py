@@ -30,6 +30,7 @@ from api.streams import (
     start_stream,
 )
 from api.versions import APIVersion, version_of
+from base.tasks import cancel_and_wait
 from base.times import NANOSECONDS
 from runtime.containers.attach import AttachStream
 from runtime.containers.types import ExecConfig, ExecInspect, LogLine
@@ -153,7 +154,9 @@ class ContainerIORoutes:
             raise BadRequestError("No exec command specified")
         if config.DetachKeys:
             _parsed_keys(config.DetachKeys)
-        exec_id = await self._operations.run(self._engine.exec_create(request.match_info["id"], config), "exec.create")
+        exec_id = await self._operations.run_to_end(
+            self._engine.exec_create(request.match_info["id"], config), name="exec.create"
+        )
         return json_response({"Id": exec_id}, status=201)
 
     async def exec_start(self, request: web.Request) -> web.StreamResponse:
@@ -166,7 +169,7 @@ class ContainerIORoutes:
         exec_id = request.match_info["id"]
         facts = self._engine.exec_inspect(exec_id)
         if body.Detach:
-            await self._operations.run(self._engine.exec_start(exec_id, detach=True), "exec.start")
+            await self._operations.run_to_end(self._engine.exec_start(exec_id, detach=True), name="exec.start")
             return web.Response()
         if facts.Running or facts.ExitCode is not None:
             raise ConflictError(f"exec {exec_id} has already been run")
@@ -175,7 +178,7 @@ class ContainerIORoutes:
         client = await hijack(request, multiplexed=not tty and version_of(request) >= MULTIPLEXED_SINCE)
         with _after_head("exec.failed"):
             try:
-                stream = await self._operations.run(self._engine.exec_start(exec_id), "exec.start")
+                stream = await self._operations.run_to_end(self._engine.exec_start(exec_id), name="exec.start")
             except Exception as error:
                 text = f"{message_of(error)}\r\n".encode()
                 await client.send(text if tty else frame("stdout", text))
@@ -263,9 +266,7 @@ class Pump:
             await output  # the end of the input alone is no end: the process may still answer
             return False
         finally:
-            for task in (output, stdin):
-                task.cancel()
-            await asyncio.wait((output, stdin))
+            await cancel_and_wait(output, stdin)
 
     async def _copy_output(self) -> None:
         while (piece := await self._process.read()) is not None:
@@ -321,9 +322,7 @@ class LineReader:
 
     async def close(self) -> None:
         """Stop reading and let the engine close its files."""
-        if not self._first.done():
-            self._first.cancel()
-            await asyncio.wait([self._first])
+        await cancel_and_wait(self._first)
         if isinstance(self._lines, AsyncGenerator):
             await self._lines.aclose()
 

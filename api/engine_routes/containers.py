@@ -17,6 +17,7 @@ from api.errors import BadRequestError, message_of
 from api.lenient import convert
 from api.requests import filters_of, flag, integer, json_body, json_response, no_content
 from api.streams import json_line, start_stream
+from base.tasks import cancel_and_wait
 from runtime.containers.types import (
     ContainerConfig,
     ContainerJSON,
@@ -123,9 +124,9 @@ class ContainerRoutes:
         if platform := request.query.get("platform"):
             self._check_platform(config.Image, platform)
         try:
-            container_id, warnings = await self._operations.run(
+            container_id, warnings = await self._operations.run_to_end(
                 self._engine.create(config, around.HostConfig, around.NetworkingConfig, name.lstrip("/") or None),
-                "container.create",
+                name="container.create",
             )
         except EngineNotFoundError as error:
             # A 404 here tells clients to pull the image; a missing network, container or volume must not.
@@ -149,22 +150,22 @@ class ContainerRoutes:
         return json_response(_inspected(found))
 
     async def start(self, request: web.Request) -> web.Response:
-        await self._operations.run(self._engine.start(request.match_info["id"]), "container.start")
+        await self._operations.run_to_end(self._engine.start(request.match_info["id"]), name="container.start")
         return no_content()
 
     async def stop(self, request: web.Request) -> web.Response:
         change = self._engine.stop(request.match_info["id"], _grace(request), _signal(request))
-        await self._operations.run(change, "container.stop")
+        await self._operations.run_to_end(change, name="container.stop")
         return no_content()
 
     async def restart(self, request: web.Request) -> web.Response:
         change = self._engine.restart(request.match_info["id"], _grace(request), _signal(request))
-        await self._operations.run(change, "container.restart")
+        await self._operations.run_to_end(change, name="container.restart")
         return no_content()
 
     async def kill(self, request: web.Request) -> web.Response:
         change = self._engine.kill(request.match_info["id"], _signal(request) or "SIGKILL")
-        await self._operations.run(change, "container.kill")
+        await self._operations.run_to_end(change, name="container.kill")
         return no_content()
 
     async def rename(self, request: web.Request) -> web.Response:
@@ -173,27 +174,31 @@ class ContainerRoutes:
             raise BadRequestError("Neither old nor new names may be empty")
         if not NAME.fullmatch(name):
             raise BadRequestError(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
-        await self._operations.run(self._engine.rename(request.match_info["id"], name.lstrip("/")), "container.rename")
+        await self._operations.run_to_end(
+            self._engine.rename(request.match_info["id"], name.lstrip("/")), name="container.rename"
+        )
         return no_content()
 
     async def update(self, request: web.Request) -> web.Response:
         wanted = convert(await json_body(request), HostConfig)
-        await self._operations.run(self._engine.update(request.match_info["id"], wanted), "container.update")
+        await self._operations.run_to_end(
+            self._engine.update(request.match_info["id"], wanted), name="container.update"
+        )
         return json_response({"Warnings": None})
 
     async def pause(self, request: web.Request) -> web.Response:
-        await self._operations.run(self._engine.pause(request.match_info["id"]), "container.pause")
+        await self._operations.run_to_end(self._engine.pause(request.match_info["id"]), name="container.pause")
         return no_content()
 
     async def unpause(self, request: web.Request) -> web.Response:
-        await self._operations.run(self._engine.unpause(request.match_info["id"]), "container.unpause")
+        await self._operations.run_to_end(self._engine.unpause(request.match_info["id"]), name="container.unpause")
         return no_content()
 
     async def remove(self, request: web.Request) -> web.Response:
         if flag(request, "link"):
             raise BadRequestError("container links are not supported")
         change = self._engine.remove(request.match_info["id"], force=flag(request, "force"), volumes=flag(request, "v"))
-        await self._operations.run(change, "container.remove")
+        await self._operations.run_to_end(change, name="container.remove")
         return no_content()
 
     async def wait(self, request: web.Request) -> web.StreamResponse:
@@ -221,11 +226,11 @@ class ContainerRoutes:
             await response.write_eof()
             return response
         finally:
-            task.cancel()
+            await cancel_and_wait(task)
 
     async def prune(self, request: web.Request) -> web.Response:
         filters = filters_of(request, ("label", "label!", "until"))
-        report = await self._operations.run(self._engine.prune(filters), "container.prune")
+        report = await self._operations.run_to_end(self._engine.prune(filters), name="container.prune")
         return json_response(
             {"ContainersDeleted": report.ContainersDeleted or None, "SpaceReclaimed": report.SpaceReclaimed}
         )

@@ -67,17 +67,17 @@ class ImageRoutes:
         if not repository:
             raise BadRequestError("repository name must have at least one component")
         name, target = request.match_info["name"], f"{repository}:{tag}" if tag else repository
-        await self._operations.run(self._images.tag(name, target), "image.tag")
+        await self._operations.run_to_end(self._images.tag(name, target), name="image.tag")
         return web.Response(status=201)
 
     async def remove(self, request: web.Request) -> web.Response:
         _refuse_platform(request, "platforms")
         force, prune = flag(request, "force"), not flag(request, "noprune")
         change = self._images.remove(request.match_info["name"], force=force, prune=prune)
-        return json_response(await self._operations.run(change, "image.remove"))
+        return json_response(await self._operations.run_to_end(change, name="image.remove"))
 
     async def prune(self, request: web.Request) -> web.Response:
-        report = await self._operations.run(self._images.prune(filters=filters_of(request)), "image.prune")
+        report = await self._operations.run_to_end(self._images.prune(filters=filters_of(request)), name="image.prune")
         return json_response({"ImagesDeleted": report.ImagesDeleted or None, "SpaceReclaimed": report.SpaceReclaimed})
 
     async def distribution(self, request: web.Request) -> web.Response:

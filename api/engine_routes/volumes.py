@@ -52,13 +52,13 @@ class VolumeRoutes:
         change = self._engine.volumes.create(
             body.Name, driver=body.Driver or "local", options=body.DriverOpts, labels=body.Labels
         )
-        return json_response(await self._operations.run(change, "volume.create"), status=201)
+        return json_response(await self._operations.run_to_end(change, name="volume.create"), status=201)
 
     async def remove(self, request: web.Request) -> web.Response:
         change = self._engine.volumes.remove(request.match_info["name"], force=flag(request, "force"))
-        await self._operations.run(change, "volume.remove")
+        await self._operations.run_to_end(change, name="volume.remove")
         return no_content()
 
     async def prune(self, request: web.Request) -> web.Response:
-        report = await self._operations.run(self._engine.volumes.prune(filters_of(request)), "volume.prune")
+        report = await self._operations.run_to_end(self._engine.volumes.prune(filters_of(request)), name="volume.prune")
         return json_response(report)

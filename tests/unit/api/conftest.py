@@ -10,7 +10,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from api import engine_routes
 from api.application import build
-from api.engine_routes.context import EngineContext, Operations
+from api.engine_routes.context import EngineContext
+from base.tasks import OwnedTasks
 from tests.unit.api.fakes import INFO, FakeEngine, LoneHost
 
 Client = TestClient[web.Request, web.Application]
@@ -23,7 +24,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 async def client(engine: FakeEngine) -> AsyncIterator[Client]:
-    operations = Operations()
+    operations = OwnedTasks()
     context = EngineContext(engine, LoneHost(), INFO, operations)
     app = build(engine_routes.routes(context), server="swarmd/0.1.0 (linux)")
     async with TestClient(TestServer(app)) as made:
