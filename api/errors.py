@@ -15,6 +15,7 @@ import grpc
 import msgspec
 from aiohttp import web
 
+from base.grpc_codes import CODE_BY_NUMBER, go_text
 from pki import errors as pki
 from runtime import errors as engine
 from runtime.images import errors as images
@@ -75,14 +76,6 @@ STATUS_BY_CODE: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.UNAVAILABLE: 503,
 }
 """What a manager's answer becomes; every other code (unknown, aborted, deadline, internal) is 500 as in dockerd."""
-
-CODE_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-"""gRPC's numbers, for answers that travel without gRPC (the join protocol)."""
-
-CODE_NAMES: dict[grpc.StatusCode, str] = {
-    code: "".join(part.capitalize() for part in code.name.split("_")) for code in grpc.StatusCode
-} | {grpc.StatusCode.CANCELLED: "Canceled", grpc.StatusCode.OK: "OK"}
-"""Codes as Go prints them: ``rpc error: code = FailedPrecondition desc = ...``; scripts match on it."""
 
 STATUS_BY_TYPE: dict[type[BaseException], int] = {
     engine.EngineError: 500,
@@ -148,7 +141,7 @@ def message_of(error: BaseException) -> str:
         code, details = _code_of(error), _details_of(error)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = ""
-        return details or f"rpc error: code = {CODE_NAMES[code]} desc = {_DESCRIPTIONS.get(code, code.value[1])}"
+        return details or go_text(code, _DESCRIPTIONS.get(code, code.value[1]))
     return str(error) or type(error).__name__
 
 

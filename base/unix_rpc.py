@@ -24,6 +24,7 @@ import grpc.aio
 import msgspec
 import structlog
 
+from base.grpc_codes import CODE_BY_NUMBER
 from base.tasks import OwnedTasks
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,6 @@ CONNECT_RETRY_S = 0.02
 
 _SCHEME = "unix:"
 _LENGTH = struct.Struct(">I")
-_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class _Frame(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -440,7 +440,7 @@ class _ClientConnection(_Connection):
                     waiting.set_result(message)
             case _Failure(call_id, code, details):
                 if (waiting := self._waiting.get(call_id)) and not waiting.done():
-                    waiting.set_exception(rpc_error(_CODES.get(code, grpc.StatusCode.UNKNOWN), details))
+                    waiting.set_exception(rpc_error(CODE_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN), details))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

@@ -28,8 +28,7 @@ from runtime.containers.types import (
 )
 from runtime.engine import WaitCondition
 from runtime.errors import NotFoundError as EngineNotFoundError
-from runtime.images import ImageNotFoundError, Platform, PlatformMismatchError
-from runtime.images.platforms import parse_platform, satisfies
+from runtime.images import ImageNotFoundError
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 WAIT_CONDITIONS: tuple[WaitCondition, ...] = get_args(WaitCondition)
@@ -122,7 +121,7 @@ class ContainerRoutes:
         config = convert(body, ContainerConfig)
         around = convert(body, CreateRequest)
         if platform := request.query.get("platform"):
-            self._check_platform(config.Image, platform)
+            self._engine.images.check_platform(config.Image, platform)
         try:
             container_id, warnings = await self._operations.run_to_end(
                 self._engine.create(config, around.HostConfig, around.NetworkingConfig, name.lstrip("/") or None),
@@ -132,16 +131,6 @@ class ContainerRoutes:
             # A 404 here tells clients to pull the image; a missing network, container or volume must not.
             raise BadRequestError(str(error)) from error
         return json_response({"Id": container_id, "Warnings": warnings}, status=201)
-
-    def _check_platform(self, name: str, text: str) -> None:
-        """Raises PlatformMismatchError, with which clients pull the image for that platform."""
-        image, wanted = self._engine.images.get(name), parse_platform(text)
-        actual = Platform(architecture=image.architecture, os=image.os, variant=image.variant)
-        if image.architecture and not satisfies(wanted, actual):
-            raise PlatformMismatchError(
-                f"image with reference {name} was found but its platform ({actual}) "
-                f"does not match the specified platform ({wanted})"
-            )
 
     async def inspect(self, request: web.Request) -> web.Response:
         found = self._engine.inspect(request.match_info["id"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from base.grpc_codes import go_text
 from manager.consensus.port import (
     EntryTooLargeError,
     NoQuorumError,
@@ -26,18 +27,6 @@ from manager.store import (
     SequenceConflictError,
     TransactionTooLargeError,
 )
-
-_CODE_NAMES = {
-    grpc.StatusCode.UNKNOWN: "Unknown",
-    grpc.StatusCode.INVALID_ARGUMENT: "InvalidArgument",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "DeadlineExceeded",
-    grpc.StatusCode.NOT_FOUND: "NotFound",
-    grpc.StatusCode.ALREADY_EXISTS: "AlreadyExists",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "ResourceExhausted",
-    grpc.StatusCode.FAILED_PRECONDITION: "FailedPrecondition",
-    grpc.StatusCode.UNIMPLEMENTED: "Unimplemented",
-    grpc.StatusCode.UNAVAILABLE: "Unavailable",
-}
 
 NO_LEADER_TEXT = (
     "The swarm does not have a leader. It's possible that too few managers are online. "
@@ -124,7 +113,7 @@ def to_wire(error: BaseException) -> WireError | None:
 
 
 def _prefixed(code: grpc.StatusCode, reason: str) -> WireError:
-    return WireError(code, f"rpc error: code = {_CODE_NAMES[code]} desc = {reason}")
+    return WireError(code, go_text(code, reason))
 
 
 def _ambiguous(error: BaseException) -> WireError:

@@ -17,9 +17,15 @@ from runtime.images.archive import Loader, layer_descriptor, read_archive
 from runtime.images.changes import apply_changes
 from runtime.images.compression import decompressed
 from runtime.images.content import ContentStore
-from runtime.images.errors import ImageConflictError, ImagesError, InvalidArgumentError, NoSpaceError
+from runtime.images.errors import (
+    ImageConflictError,
+    ImagesError,
+    InvalidArgumentError,
+    NoSpaceError,
+    PlatformMismatchError,
+)
 from runtime.images.manifests import ConfigFile, HistoryEntry, RootFSConfig, parse_config
-from runtime.images.platforms import host_platform, parse_platform
+from runtime.images.platforms import host_platform, parse_platform, satisfies
 from runtime.images.pull import Puller
 from runtime.images.push import Pusher
 from runtime.images.records import Entry, ImageRecord, ImageRecords, Records, familiar, name_image
@@ -36,6 +42,7 @@ from runtime.images.types import (
     Image,
     ImageConfig,
     ImageHistoryItem,
+    Platform,
     Progress,
     ProgressMessage,
     PruneReport,
@@ -124,6 +131,21 @@ class ImageStore:
     def get(self, name: str) -> Image:
         """By ID, name, ``name@digest`` or unique ID prefix. Raises ImageNotFoundError."""
         return self._state.records.get(name).image
+
+    def check_platform(self, name: str, platform: str) -> None:
+        """Whether the image is for ``platform``, such as ``linux/arm64``; one that does not say is for any.
+
+        Raises:
+            ImageNotFoundError, InvalidArgumentError
+            PlatformMismatchError: with which clients pull the image for that platform.
+        """
+        image, wanted = self.get(name), parse_platform(platform)
+        actual = Platform(architecture=image.architecture, os=image.os, variant=image.variant)
+        if image.architecture and not satisfies(wanted, actual):
+            raise PlatformMismatchError(
+                f"image with reference {name} was found but its platform ({actual}) "
+                f"does not match the specified platform ({wanted})"
+            )
 
     def list(self, *, filters: Filters | None = None, all: bool = False) -> Summaries:  # noqa: A002  # the API's word
         """``GET /images/json``, newest first; ``all`` changes nothing, there are no intermediate images.
