@@ -12,6 +12,7 @@ from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group, each
 from cli.commands.node import labels
+from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST, ONLY_IDS, PRETTY
 from cli.filters import parse_filters
 from cli.values import key_values
 
@@ -44,9 +45,9 @@ def _group(word: str) -> click.Group:
         output.write(engine.post(f"{path}/create", spec)["ID"])
 
     @group.command(help=f"List {word}s.")
-    @click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-    @click.option("--format", "form", default="", help="Format output using a custom template")
-    @click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
+    @FILTERS
+    @FORMAT_OF_LIST
+    @ONLY_IDS
     @click.pass_obj
     def ls(engine: EngineClient, filters: Sequence[str], form: str, quiet: bool) -> None:
         found = engine.list(path, parse_filters(filters))
@@ -66,8 +67,8 @@ def _group(word: str) -> click.Group:
 
     @group.command(help=f"Display detailed information on one or more {word}s.")
     @click.argument("names", nargs=-1, required=True, metavar=f"{word.upper()}...")
-    @click.option("-f", "--format", "form", default="", help="Format output using a custom template")
-    @click.option("--pretty", is_flag=True, help="Print the information in a human friendly format")
+    @FORMAT
+    @PRETTY
     @click.pass_obj
     def inspect(engine: EngineClient, names: Sequence[str], form: str, pretty: bool) -> None:
         shown = _pretty_config if word == "config" else _pretty_secret

@@ -12,6 +12,7 @@ import click
 from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group, each
+from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST
 from cli.commands.run import run
 from cli.filters import parse_filters
 from cli.tasks import familiar
@@ -34,8 +35,8 @@ def container() -> None:
 
 @container.command()
 @click.option("-a", "--all", "every", is_flag=True, help="Show all containers (default shows just running)")
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@FILTERS
+@FORMAT_OF_LIST
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only display container IDs")
 @click.pass_obj
@@ -93,7 +94,7 @@ def _joined(address: str, port: object) -> str:
 
 @container.command()
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@FORMAT
 @click.pass_obj
 def inspect(engine: EngineClient, names: Sequence[str], form: str) -> None:
     """Display detailed information on one or more containers."""

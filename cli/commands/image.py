@@ -11,6 +11,7 @@ import click
 from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group, each
+from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST
 from cli.filters import parse_filters
 from cli.images import with_tag
 from cli.tasks import familiar
@@ -25,8 +26,8 @@ def image() -> None:
 
 @image.command()
 @click.option("-a", "--all", "every", is_flag=True, help="Show all images")
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@FILTERS
+@FORMAT_OF_LIST
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
 @click.pass_obj
@@ -142,7 +143,7 @@ def import_(engine: EngineClient, file: BinaryIO, name: str, change: Sequence[st
 
 @image.command()
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@FORMAT
 @click.pass_obj
 def inspect(engine: EngineClient, names: Sequence[str], form: str) -> None:
     """Display detailed information on one or more images."""

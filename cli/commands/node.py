@@ -10,6 +10,17 @@ import click
 from cli import output
 from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Group, each
+from cli.commands.options import (
+    FILTERS,
+    FORMAT,
+    FORMAT_OF_LIST,
+    FORMAT_OF_TASKS,
+    NO_RESOLVE,
+    NO_TRUNC,
+    ONLY_IDS,
+    ONLY_TASK_IDS,
+    PRETTY,
+)
 from cli.filters import parse_filters
 from cli.tasks import print_tasks
 from cli.values import key_values
@@ -48,9 +59,9 @@ COLUMNS = {
 
 
 @node.command()
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Format output using a custom template")
-@click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
+@FILTERS
+@FORMAT_OF_LIST
+@ONLY_IDS
 @click.pass_obj
 def ls(engine: EngineClient, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List nodes in the swarm."""
@@ -82,8 +93,8 @@ def _tls_status(node: dict[str, Any] | None, cluster: dict[str, Any] | None) -> 
 
 @node.command()
 @click.argument("nodes", nargs=-1, required=True, metavar="self|NODE...")
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
-@click.option("--pretty", is_flag=True, help="Print the information in a human friendly format")
+@FORMAT
+@PRETTY
 @click.pass_obj
 def inspect(engine: EngineClient, nodes: Sequence[str], form: str, pretty: bool) -> None:
     """Display detailed information on one or more nodes."""
@@ -154,11 +165,11 @@ def _plugins(found: Sequence[dict[str, str]]) -> list[str]:
 
 @node.command()
 @click.argument("nodes", nargs=-1, metavar="[NODE...]")
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Pretty-print tasks using a Go template")
-@click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names")
-@click.option("--no-trunc", is_flag=True, help="Do not truncate output")
-@click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
+@FILTERS
+@FORMAT_OF_TASKS
+@NO_RESOLVE
+@NO_TRUNC
+@ONLY_TASK_IDS
 @click.pass_obj
 def ps(engine: EngineClient, /, nodes: Sequence[str], filters: Sequence[str], **options: Any) -> None:
     """List tasks running on one or more nodes, defaults to current node."""

@@ -15,6 +15,17 @@ from cli import output, service_spec, values
 from cli.client import EngineClient, RefusedError
 from cli.commands.groups import FlagValueError, Group, each
 from cli.commands.node import resolve
+from cli.commands.options import (
+    FILTERS,
+    FORMAT,
+    FORMAT_OF_LIST,
+    FORMAT_OF_TASKS,
+    NO_RESOLVE,
+    NO_TRUNC,
+    ONLY_IDS,
+    ONLY_TASK_IDS,
+    PRETTY,
+)
 from cli.commands.service_options import common_options, list_options
 from cli.filters import parse_filters
 from cli.images import pin, registry_auth
@@ -263,9 +274,9 @@ COLUMNS = {"ID": "ID", "Name": "NAME", "Mode": "MODE", "Replicas": "REPLICAS", "
 
 
 @service.command()
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Format output using a custom template")
-@click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
+@FILTERS
+@FORMAT_OF_LIST
+@ONLY_IDS
 @click.pass_obj
 def ls(engine: EngineClient, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List services."""
@@ -336,11 +347,11 @@ def _span(first: int, last: int) -> str:
 
 @service.command()
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Pretty-print tasks using a Go template")
-@click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names")
-@click.option("--no-trunc", is_flag=True, help="Do not truncate output")
-@click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
+@FILTERS
+@FORMAT_OF_TASKS
+@NO_RESOLVE
+@NO_TRUNC
+@ONLY_TASK_IDS
 @click.pass_obj
 def ps(engine: EngineClient, /, names: Sequence[str], filters: Sequence[str], **options: Any) -> None:
     """List the tasks of one or more services."""
@@ -364,8 +375,8 @@ def ps(engine: EngineClient, /, names: Sequence[str], filters: Sequence[str], **
 
 @service.command()
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
-@click.option("--pretty", is_flag=True, help="Print the information in a human friendly format")
+@FORMAT
+@PRETTY
 @click.pass_obj
 def inspect(engine: EngineClient, names: Sequence[str], form: str, pretty: bool) -> None:
     """Display detailed information on one or more services."""
@@ -391,7 +402,7 @@ def _find(engine: EngineClient, name: str) -> Any:
 @click.option("--details", is_flag=True, help="Show extra details provided to logs")
 @click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names in output")
 @click.option("--no-task-ids", is_flag=True, help="Do not include task IDs in output")
-@click.option("--no-trunc", is_flag=True, help="Do not truncate output")
+@NO_TRUNC
 @click.pass_obj
 def logs(engine: EngineClient, /, name: str, **options: Any) -> None:
     """Fetch the logs of a service or task."""

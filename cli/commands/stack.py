@@ -13,6 +13,7 @@ import click
 from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group
+from cli.commands.options import COMPOSE_FILES, FILTERS, FORMAT_OF_LIST, NO_RESOLVE, NO_TRUNC, ONLY_IDS, ONLY_TASK_IDS
 from cli.commands.service import COLUMNS as SERVICE_COLUMNS
 from cli.commands.service import service_rows
 from cli.composefile.files import load
@@ -42,14 +43,7 @@ def _source(files: Sequence[str], variables: Mapping[str, str] | None = os.envir
 
 @stack.command()
 @click.argument("name", metavar="STACK")
-@click.option(
-    "-c",
-    "--compose-file",
-    "files",
-    multiple=True,
-    required=True,
-    help='Path to a Compose file, or "-" to read from stdin',
-)
+@COMPOSE_FILES
 @click.option(
     "--resolve-image",
     type=click.Choice(["always", "changed", "never"]),
@@ -91,14 +85,7 @@ def deploy(
 
 
 @stack.command("config")
-@click.option(
-    "-c",
-    "--compose-file",
-    "files",
-    multiple=True,
-    required=True,
-    help='Path to a Compose file, or "-" to read from stdin',
-)
+@COMPOSE_FILES
 @click.option("--skip-interpolation", is_flag=True, help="Skip interpolation and output only merged config")
 def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
     """Output the final config file, after doing merges and interpolations."""
@@ -108,7 +95,7 @@ def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
 
 
 @stack.command()
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@FORMAT_OF_LIST
 @click.pass_obj
 def ls(engine: EngineClient, form: str) -> None:
     """List stacks."""
@@ -121,11 +108,11 @@ def ls(engine: EngineClient, form: str) -> None:
 
 @stack.command()
 @click.argument("name", metavar="STACK")
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Format output using a custom template")
-@click.option("--no-resolve", is_flag=True, help="Do not map IDs to Names")
-@click.option("--no-trunc", is_flag=True, help="Do not truncate output")
-@click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
+@FILTERS
+@FORMAT_OF_LIST
+@NO_RESOLVE
+@NO_TRUNC
+@ONLY_TASK_IDS
 @click.pass_obj
 def ps(engine: EngineClient, /, name: str, filters: Sequence[str], **options: Any) -> None:
     """List the tasks in the stack."""
@@ -138,9 +125,9 @@ def ps(engine: EngineClient, /, name: str, filters: Sequence[str], **options: An
 
 @stack.command()
 @click.argument("name", metavar="STACK")
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Format output using a custom template")
-@click.option("-q", "--quiet", is_flag=True, help="Only display IDs")
+@FILTERS
+@FORMAT_OF_LIST
+@ONLY_IDS
 @click.pass_obj
 def services(engine: EngineClient, name: str, filters: Sequence[str], form: str, quiet: bool) -> None:
     """List the services in the stack."""

@@ -10,6 +10,7 @@ import click
 from cli import output
 from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Command
+from cli.commands.options import FORMAT
 from cli.values import duration_ns
 
 DEFAULT_LISTEN = "0.0.0.0:2377"
@@ -219,7 +220,7 @@ def update(engine: EngineClient, /, **options: Any) -> None:
 
 
 @click.command(cls=Command)
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@FORMAT
 @click.pass_obj
 def inspect(engine: EngineClient, form: str) -> None:
     """Display detailed information on the swarm."""

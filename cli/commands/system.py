@@ -9,10 +9,11 @@ import click
 from base.version import VERSION
 from cli import output
 from cli.client import EngineClient
+from cli.commands.options import FORMAT
 
 
 @click.command()
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@FORMAT
 @click.pass_obj
 def info(engine: EngineClient, form: str) -> None:
     """Display system-wide information."""
@@ -67,7 +68,7 @@ def _swarm_lines(swarm: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@FORMAT
 @click.pass_obj
 def version(engine: EngineClient, form: str) -> None:
     """Show the version information."""

@@ -9,6 +9,7 @@ import click
 from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group
+from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_TASKS, NO_TRUNC, ONLY_TASK_IDS
 from cli.filters import parse_filters
 from cli.tasks import print_tasks
 
@@ -19,10 +20,10 @@ def task() -> None:
 
 
 @task.command()
-@click.option("-f", "--filter", "filters", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Pretty-print tasks using a Go template")
-@click.option("--no-trunc", is_flag=True, help="Do not truncate output")
-@click.option("-q", "--quiet", is_flag=True, help="Only display task IDs")
+@FILTERS
+@FORMAT_OF_TASKS
+@NO_TRUNC
+@ONLY_TASK_IDS
 @click.pass_obj
 def ls(engine: EngineClient, filters: Sequence[str], form: str, no_trunc: bool, quiet: bool) -> None:
     """List every task of the swarm."""
@@ -31,7 +32,7 @@ def ls(engine: EngineClient, filters: Sequence[str], form: str, no_trunc: bool, 
 
 @task.command()
 @click.argument("ids", nargs=-1, required=True, metavar="TASK...")
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@FORMAT
 @click.pass_obj
 def inspect(engine: EngineClient, ids: Sequence[str], form: str) -> None:
     """Display detailed information on one or more tasks."""
