@@ -18,6 +18,13 @@ class InvalidParameterError(EngineError):
     """The request contradicts itself or names something impossible (400)."""
 
 
+class InvalidNameError(InvalidParameterError):
+    """A container cannot be called so; the text is Docker's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+
+
 class ConflictError(EngineError):
     """The object's state or another object's name stands in the way (409)."""
 

@@ -27,6 +27,7 @@ from runtime.containers.types import (
     NetworkingConfig,
 )
 from runtime.engine import WaitCondition
+from runtime.errors import InvalidNameError
 from runtime.errors import NotFoundError as EngineNotFoundError
 from runtime.images import ImageNotFoundError
 
@@ -114,7 +115,7 @@ class ContainerRoutes:
             raise BadRequestError("invalid JSON: got EOF while reading request body")
         name = request.query.get("name", "")
         if name and not NAME.fullmatch(name):
-            raise BadRequestError(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+            raise InvalidNameError(name)
         for key in list(body):
             if key in STRING_OR_LIST and isinstance(body[key], str):
                 body[key] = [body[key]]
@@ -162,7 +163,7 @@ class ContainerRoutes:
         if not name:
             raise BadRequestError("Neither old nor new names may be empty")
         if not NAME.fullmatch(name):
-            raise BadRequestError(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+            raise InvalidNameError(name)
         await self._operations.run_to_end(
             self._engine.rename(request.match_info["id"], name.lstrip("/")), name="container.rename"
         )

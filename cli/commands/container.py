@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from base.durations import human_duration
 from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group, each
@@ -55,7 +56,7 @@ def _row(entry: dict[str, Any], no_trunc: bool) -> dict[str, str]:
         "Image": (image if no_trunc else familiar(image).partition("@")[0]) or "<no image>",
         "Command": json.dumps(command, ensure_ascii=False),
         "CreatedAt": strftime("%Y-%m-%d %H:%M:%S %z %Z", localtime(entry["Created"])),
-        "RunningFor": f"{output.human_duration(max(0.0, time() - entry['Created']))} ago",
+        "RunningFor": f"{human_duration(max(0.0, time() - entry['Created']))} ago",
         "Status": entry["Status"],
         "State": entry["State"],
         "Ports": ports(entry.get("Ports") or ()),

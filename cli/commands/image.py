@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, TextIO
 
 import click
 
+from base.durations import human_duration
 from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group, each
@@ -63,7 +64,7 @@ def _names(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 def _since(created: int) -> str:
     from time import time
 
-    return f"{output.human_duration(max(0.0, time() - created))} ago" if created > 0 else "N/A"
+    return f"{human_duration(max(0.0, time() - created))} ago" if created > 0 else "N/A"
 
 
 def _show(messages: Iterable[dict[str, Any]], *, quiet: bool = False, out: TextIO | None = None) -> None:

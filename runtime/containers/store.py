@@ -18,7 +18,7 @@ from runtime.containers.names import random_name
 from runtime.containers.record import Container, Record, RunState
 from runtime.containers.states import Status
 from runtime.containers.types import HostConfig
-from runtime.errors import ContainerNotFoundError, HostError, InvalidParameterError, NameConflictError
+from runtime.errors import ContainerNotFoundError, HostError, InvalidNameError, InvalidParameterError, NameConflictError
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class ContainerStore:
         if not name:
             name = next(made for made in iter(random_name, "") if made not in self._names)
         if not _NAME.fullmatch(name):
-            raise InvalidParameterError(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+            raise InvalidNameError(name)
         name = name.removeprefix("/")
         if (owner := self._names.get(name)) is not None and owner != container_id:
             raise NameConflictError(name=name, container_id=owner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 
+from base.durations import human_duration
 from base.labels import has_labels
 from runtime.containers import spec
 from runtime.containers.record import Container
@@ -164,33 +165,6 @@ def _ago(moment: str, now: dt.datetime) -> str:
         return "Less than a second"
     then = dt.datetime.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=dt.UTC)
     return human_duration((now - then).total_seconds())
-
-
-def human_duration(seconds: float) -> str:
-    """go-units' HumanDuration, which the docker CLI's users know."""
-    whole = int(seconds)
-    minutes, hours = whole // 60, round(seconds / 3600)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    if hours == 1:
-        return "About an hour"
-    if hours < 48:
-        return f"{hours} hours"
-    if hours < 24 * 7 * 2:
-        return f"{hours // 24} days"
-    if hours < 24 * 30 * 2:
-        return f"{hours // 24 // 7} weeks"
-    if hours < 24 * 365 * 2:
-        return f"{hours // 24 // 30} months"
-    return f"{int(seconds / 3600) // 24 // 365} years"
 
 
 class ContainerFilter:

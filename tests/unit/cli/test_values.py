@@ -184,31 +184,6 @@ def test_no_healthcheck_does_not_go_with_the_other_health_flags() -> None:
         service_spec.apply_settings({}, {"no_healthcheck": True, "health_retries": 3})
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "Less than a second"),
-        (1, "1 second"),
-        (59.9, "59 seconds"),
-        (60, "About a minute"),
-        (119, "About a minute"),
-        (120, "2 minutes"),
-        (3599, "59 minutes"),
-        (5399, "About an hour"),
-        (5400, "2 hours"),
-        (47 * 3600, "47 hours"),
-        (48 * 3600, "2 days"),
-        (13.9 * 86400, "13 days"),
-        (14 * 86400, "2 weeks"),
-        (60 * 86400, "2 months"),
-        (729 * 86400, "24 months"),
-        (731 * 86400, "2 years"),
-    ],
-)
-def test_ages_are_those_of_go_units(seconds: float, text: str) -> None:
-    assert output.human_duration(seconds) == text
-
-
 def test_sizes_are_printed_as_go_units_does() -> None:
     assert [output.human_size(size, 3) for size in (0, 999, 1000, 4_261_550, 999_999)] == [
         "0B",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.containers import creation, execs, files, health, mounts, restart, signals, users, views
+from runtime.containers import creation, execs, files, health, mounts, restart, signals, users
 from runtime.containers.types import (
     ContainerConfig,
     ExecConfig,
@@ -196,16 +196,6 @@ def test_exec_process_keeps_what_the_container_has() -> None:
     assert privileged["capabilities"]["effective"] == ["CAP_ALL"]
     assert privileged["user"] == {"uid": 7, "gid": 8, "additionalGids": [8, 9]}
     assert "HOME=/h" in privileged["env"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.5, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (150, "2 minutes"),
-     (3600, "About an hour"), (7200, "2 hours"), (172800, "2 days"), (1209600, "2 weeks"), (6000000, "2 months"),
-     (70000000, "2 years")],
-)  # fmt: skip
-def test_durations_read_like_dockers(seconds: float, text: str) -> None:
-    assert views.human_duration(seconds) == text
 
 
 @given(st.text(max_size=40))
