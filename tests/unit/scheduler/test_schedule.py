@@ -274,6 +274,19 @@ def test_platforms_are_normalised() -> None:
     assert on_nodes(field.place(1)) == {"a": 1}
 
 
+def test_the_log_driver_none_needs_no_plugin() -> None:
+    """X20: a node tells of the drivers it has, and none is not one of them."""
+    spec = ServiceSpec()
+    spec.task_template.log_driver.name = "none"
+    bearer = node("a")
+    bearer.description.engine.plugins.add(type="Log", name="json-file")
+    field = Field(bearer, needs={"s1": needs_of(spec)})
+    assert on_nodes(field.place(1)) == {"a": 1}
+    spec.task_template.log_driver.name = "gelf"
+    field.needs["s1"] = needs_of(spec)
+    assert errs(field.place(1)) == {"no suitable node (missing plugin on 1 node)"}
+
+
 @pytest.mark.parametrize("kind", ["discrete", "named"])
 def test_generic_resources_are_claimed_and_given_back(kind: str) -> None:
     """Features A7.09."""
