@@ -1,4 +1,4 @@
-"""Configs and secrets: create, ls, inspect, rm. The two differ in name and in whether the payload is shown."""
+"""Configs and secrets: create, ls, inspect, rm. The two differ in name and in whether the data is shown."""
 
 from __future__ import annotations
 

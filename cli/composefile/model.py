@@ -14,7 +14,7 @@ from typing import Literal
 
 from cli.composefile.source import Place
 
-BlobKind = Literal["config", "secret"]
+PayloadKind = Literal["config", "secret"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +29,17 @@ class ComposeFile:
     at: Place
     version: str | None
     services: Mapping[str, Service]
-    configs: Mapping[str, Blob]
-    secrets: Mapping[str, Blob]
+    configs: Mapping[str, Payload]
+    secrets: Mapping[str, Payload]
     volumes: Mapping[str, Volume]
     networks: Mapping[str, Place]
 
-    def blobs(self, kind: BlobKind) -> Mapping[str, Blob]:
+    def payloads(self, kind: PayloadKind) -> Mapping[str, Payload]:
         return self.configs if kind == "config" else self.secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
+class Payload:
     """A config or a secret. Its data is ``content``, or what ``file`` holds; one of the two unless it is external.
 
     Attributes:
@@ -59,7 +59,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """A named volume; ``name`` and ``external`` as with Blob."""
+    """A named volume; ``name`` and ``external`` as with Payload."""
 
     at: Place
     name: str | None
@@ -112,15 +112,15 @@ class Service:
     logging: Logging
     volumes: Sequence[Mount]
     tmpfs: Sequence[str]
-    configs: Sequence[BlobReference]
-    secrets: Sequence[BlobReference]
+    configs: Sequence[PayloadReference]
+    secrets: Sequence[PayloadReference]
     ports: Sequence[Port]
     networks: Place | None
     network_mode: str | None
     deploy: Deploy
     unread: Sequence[Place]
 
-    def references(self, kind: BlobKind) -> Sequence[BlobReference]:
+    def references(self, kind: PayloadKind) -> Sequence[PayloadReference]:
         return self.configs if kind == "config" else self.secrets
 
 
@@ -151,7 +151,7 @@ class Logging:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlobReference:
+class PayloadReference:
     """A config or secret that a service has as a file; ``source`` is a key of ``configs`` or ``secrets``."""
 
     source: str

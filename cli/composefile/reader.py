@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cli.composefile import keys
 from cli.composefile.cursor import Cursor
-from cli.composefile.model import Blob, ComposeFile, Volume
+from cli.composefile.model import ComposeFile, Payload, Volume
 from cli.composefile.service import Surroundings, read_service
 from cli.composefile.source import Place, Source
 
@@ -22,18 +22,18 @@ def read(source: Source, variables: Mapping[str, str]) -> ComposeFile:
     """
     root = Cursor(Place(source), source.value)
     root.check(keys.TOP)
-    blobs = {
-        kind: {key: _blob(blob, source, variables) for key, blob in root.get(f"{kind}s").entries()}
+    payloads = {
+        kind: {key: _payload(payload, source, variables) for key, payload in root.get(f"{kind}s").entries()}
         for kind in ("config", "secret")
     }
     volumes = {key: _volume(volume) for key, volume in root.get("volumes").entries()}
-    around = Surroundings(source.directory, variables, blobs["config"], blobs["secret"], volumes)
+    around = Surroundings(source.directory, variables, payloads["config"], payloads["secret"], volumes)
     return ComposeFile(
         at=root.place,
         version=root.get("version").optional_text(),
         services={key: read_service(around, service) for key, service in root.get("services").entries()},
-        configs=blobs["config"],
-        secrets=blobs["secret"],
+        configs=payloads["config"],
+        secrets=payloads["secret"],
         volumes=volumes,
         networks={key: network.place for key, network in root.get("networks").entries()},
     )
@@ -47,25 +47,25 @@ def _external(thing: Cursor) -> tuple[bool, str | None]:
     return external.boolean(), thing.get("name").optional_text()
 
 
-def _blob(blob: Cursor, source: Source, variables: Mapping[str, str]) -> Blob:
-    blob.check(keys.BLOB)
-    external, name = _external(blob)
-    content = blob.get("content").optional_text()
-    variable, file = blob.get("environment"), blob.get("file")
+def _payload(payload: Cursor, source: Source, variables: Mapping[str, str]) -> Payload:
+    payload.check(keys.PAYLOAD)
+    external, name = _external(payload)
+    content = payload.get("content").optional_text()
+    variable, file = payload.get("environment"), payload.get("file")
     if content is None and variable and not external:
         if variable.text() not in variables:
             raise variable.error(f"variable {variable.text()} is not set")
         content = variables[variable.text()]
     if not external and content is None and not file:
-        raise blob.error("needs file, content or environment, or external: true")
-    return Blob(
-        at=blob.place,
+        raise payload.error("needs file, content or environment, or external: true")
+    return Payload(
+        at=payload.place,
         name=name,
         external=external,
         content=content,
         file=source.directory / file.text() if file else None,
-        labels=blob.get("labels").text_map(),
-        template_driver=blob.get("template_driver").text(),
+        labels=payload.get("labels").text_map(),
+        template_driver=payload.get("template_driver").text(),
     )
 
 

@@ -11,7 +11,7 @@ from cli.composefile import keys
 from cli.composefile.cursor import Cursor, assignments
 from cli.composefile.deploy import read_deploy
 from cli.composefile.files import read_bytes
-from cli.composefile.model import Blob, BlobReference, Healthcheck, Logging, Port, Service, Ulimit, Volume
+from cli.composefile.model import Healthcheck, Logging, Payload, PayloadReference, Port, Service, Ulimit, Volume
 from cli.composefile.mounts import file_mode, read_mount
 
 ENV_FILE_BYTES_MAX = 2**20
@@ -23,8 +23,8 @@ class Surroundings:
 
     directory: Path
     variables: Mapping[str, str]
-    configs: Mapping[str, Blob]
-    secrets: Mapping[str, Blob]
+    configs: Mapping[str, Payload]
+    secrets: Mapping[str, Payload]
     volumes: Mapping[str, Volume]
 
 
@@ -150,11 +150,11 @@ def _logging(logging: Cursor) -> Logging:
     return Logging(logging.get("driver").text(), logging.get("options").text_map())
 
 
-def _reference(kind: str, blobs: Mapping[str, Blob], item: Cursor) -> BlobReference:
+def _reference(kind: str, payloads: Mapping[str, Payload], item: Cursor) -> PayloadReference:
     """A config or secret of a service, in short (its key) or long form."""
     if isinstance(item.value, dict):
-        item.check(keys.BLOB_REFERENCE)
-        made = BlobReference(
+        item.check(keys.PAYLOAD_REFERENCE)
+        made = PayloadReference(
             source=item.get("source").text(),
             target=item.get("target").optional_text(),
             uid=item.get("uid").optional_text(),
@@ -162,8 +162,8 @@ def _reference(kind: str, blobs: Mapping[str, Blob], item: Cursor) -> BlobRefere
             mode=item.get("mode").read(file_mode),
         )
     else:
-        made = BlobReference(source=item.text())
-    if made.source not in blobs:
+        made = PayloadReference(source=item.text())
+    if made.source not in payloads:
         raise item.error(f"undefined {kind} {made.source!r}")
     return made
 

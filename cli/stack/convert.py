@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cli.composefile.files import read_bytes
-from cli.composefile.model import Blob, BlobKind, ComposeFile
+from cli.composefile.model import ComposeFile, Payload, PayloadKind
 from cli.composefile.source import ManifestError
 from cli.stack.names import Namespace
 from cli.stack.service import service_spec
 
-PAYLOAD_BYTES_MAX: Mapping[BlobKind, int] = {"config": 1000 * 1024, "secret": 500 * 1024}
+DATA_BYTES_MAX: Mapping[PayloadKind, int] = {"config": 1000 * 1024, "secret": 500 * 1024}
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 _VERSION = re.compile(r"3(\.([0-9]|1[0-3]))?")
@@ -37,10 +37,10 @@ class Stack:
     services: list[Object] = field(default_factory=list)
     configs: dict[str, Object] = field(default_factory=dict)
     secrets: dict[str, Object] = field(default_factory=dict)
-    external: dict[BlobKind, set[str]] = field(default_factory=lambda: {"config": set(), "secret": set()})
+    external: dict[PayloadKind, set[str]] = field(default_factory=lambda: {"config": set(), "secret": set()})
     warnings: list[str] = field(default_factory=list)
 
-    def blobs(self, kind: BlobKind) -> dict[str, Object]:
+    def payloads(self, kind: PayloadKind) -> dict[str, Object]:
         """Specs of configs or of secrets, by name."""
         return self.configs if kind == "config" else self.secrets
 
@@ -59,8 +59,11 @@ def convert(file: ComposeFile, namespace: Namespace) -> Stack:
     for network in file.networks.values():
         raise network.error("networks of stacks are not served yet; every task is on its node's bridge")
     stack = Stack(namespace)
-    kinds: tuple[BlobKind, BlobKind] = ("config", "secret")
-    names = {kind: {key: _blob(stack, kind, key, blob) for key, blob in file.blobs(kind).items()} for kind in kinds}
+    kinds: tuple[PayloadKind, PayloadKind] = ("config", "secret")
+    names = {
+        kind: {key: _payload(stack, kind, key, payload) for key, payload in file.payloads(kind).items()}
+        for kind in kinds
+    }
     for key, service in file.services.items():
         if not _NAME.fullmatch(key):
             raise service.at.error("invalid service name: want letters, digits, dots, dashes and underscores")
@@ -70,27 +73,27 @@ def convert(file: ComposeFile, namespace: Namespace) -> Stack:
     return stack
 
 
-def _blob(stack: Stack, kind: BlobKind, key: str, blob: Blob) -> str:
+def _payload(stack: Stack, kind: PayloadKind, key: str, payload: Payload) -> str:
     """Note a config or secret in ``stack``. Returns: its name in the swarm."""
-    if blob.external:
-        name = key if blob.name is None else blob.name
+    if payload.external:
+        name = key if payload.name is None else payload.name
         stack.external[kind].add(name)
         return name
-    name = stack.namespace.scoped(key) if blob.name is None else blob.name
-    spec: Object = {"Name": name, "Labels": stack.namespace.labelled(blob.labels)}
-    spec["Data"] = base64.b64encode(_payload(kind, blob)).decode()
-    if blob.template_driver:
-        spec["Templating"] = {"Name": blob.template_driver}
-    stack.blobs(kind)[name] = spec
+    name = stack.namespace.scoped(key) if payload.name is None else payload.name
+    spec: Object = {"Name": name, "Labels": stack.namespace.labelled(payload.labels)}
+    spec["Data"] = base64.b64encode(_data(kind, payload)).decode()
+    if payload.template_driver:
+        spec["Templating"] = {"Name": payload.template_driver}
+    stack.payloads(kind)[name] = spec
     return name
 
 
-def _payload(kind: BlobKind, blob: Blob) -> bytes:
-    if blob.content is not None:
-        return blob.content.encode()
-    assert blob.file is not None, "a blob that is not external has content or a file"
-    most, place = PAYLOAD_BYTES_MAX[kind], blob.at.inner("file")
-    data = read_bytes(blob.file, place, most + 1)
+def _data(kind: PayloadKind, payload: Payload) -> bytes:
+    if payload.content is not None:
+        return payload.content.encode()
+    assert payload.file is not None, "a payload that is not external has content or a file"
+    most, place = DATA_BYTES_MAX[kind], payload.at.inner("file")
+    data = read_bytes(payload.file, place, most + 1)
     if len(data) > most:
         raise place.error(f"{kind} data must not be larger than {most} bytes")
     return data

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cli.client import EngineClient, RefusedError
-from cli.composefile.model import BlobKind
+from cli.composefile.model import PayloadKind
 from cli.images import pin, registry_auth
 from cli.stack.convert import Stack
 from cli.stack.names import IMAGE_LABEL
@@ -42,8 +42,8 @@ def deploy(
         for name in sorted(set(existing) - wanted):
             say(f"Removing service {name}")
             engine.delete(f"/services/{existing[name]['ID']}")
-    kinds: tuple[BlobKind, BlobKind] = ("secret", "config")
-    ids = {kind: _deploy_blobs(engine, stack, kind, say) for kind in kinds}
+    kinds: tuple[PayloadKind, PayloadKind] = ("secret", "config")
+    ids = {kind: _deploy_payloads(engine, stack, kind, say) for kind in kinds}
     made = []
     for spec in stack.services:
         _refer(spec, ids)
@@ -52,9 +52,11 @@ def deploy(
     return made
 
 
-def _deploy_blobs(engine: EngineClient, stack: Stack, kind: BlobKind, say: Callable[[str], None]) -> dict[str, str]:
+def _deploy_payloads(
+    engine: EngineClient, stack: Stack, kind: PayloadKind, say: Callable[[str], None]
+) -> dict[str, str]:
     """Name to ID of every secret or config the stack names."""
-    specs = stack.blobs(kind)
+    specs = stack.payloads(kind)
     if not specs and not stack.external[kind]:
         return {}
     found = {entry["Spec"]["Name"]: entry for entry in engine.list(f"/{kind}s")}
@@ -86,7 +88,7 @@ def _told(what: str) -> Iterator[None]:
         raise click.ClickException(f"failed to {what}: {error}") from error
 
 
-def _refer(spec: dict[str, Any], ids: Mapping[BlobKind, Mapping[str, str]]) -> None:
+def _refer(spec: dict[str, Any], ids: Mapping[PayloadKind, Mapping[str, str]]) -> None:
     """Put the IDs of configs and secrets beside their names."""
     container = spec["TaskTemplate"]["ContainerSpec"]
     for kind in ids:

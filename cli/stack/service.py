@@ -11,11 +11,11 @@ from typing import Any, assert_never
 
 from cli.composefile.model import (
     BindMount,
-    BlobKind,
-    BlobReference,
     Deploy,
     Healthcheck,
     Mount,
+    PayloadKind,
+    PayloadReference,
     Resources,
     Service,
     TmpfsMount,
@@ -47,13 +47,13 @@ def service_spec(
     key: str,
     service: Service,
     volumes: Mapping[str, Volume],
-    blobs: Mapping[BlobKind, Mapping[str, str]],
+    payloads: Mapping[PayloadKind, Mapping[str, str]],
 ) -> tuple[Object, list[str]]:
     """The spec of one service, and warnings about it.
 
     Args:
         volumes: the file's, by key.
-        blobs: names in the swarm of the file's configs and secrets, by key.
+        payloads: names in the swarm of the file's configs and secrets, by key.
 
     Raises:
         ManifestError: a stack cannot have it, with file and line.
@@ -63,7 +63,7 @@ def service_spec(
         raise service.at.error("needs an image (build it and push it to a registry first)")
     deploy = service.deploy
     template: Object = {
-        "ContainerSpec": _container(namespace, service, volumes, blobs),
+        "ContainerSpec": _container(namespace, service, volumes, payloads),
         "Resources": _filled({"Limits": _resources(deploy.limits), "Reservations": _resources(deploy.reservations)}),
         "RestartPolicy": _restart(deploy),
         "Placement": _placement(deploy),
@@ -110,7 +110,7 @@ def _container(
     namespace: Namespace,
     service: Service,
     volumes: Mapping[str, Volume],
-    blobs: Mapping[BlobKind, Mapping[str, str]],
+    payloads: Mapping[PayloadKind, Mapping[str, str]],
 ) -> Object:
     made: Object = {
         "Image": service.image,
@@ -138,8 +138,8 @@ def _container(
             *(_mount(namespace, mount, volumes) for mount in service.volumes),
             *({"Type": "tmpfs", "Target": text.partition(":")[0]} for text in service.tmpfs),
         ],
-        "Configs": _references("config", service, blobs),
-        "Secrets": _references("secret", service, blobs),
+        "Configs": _references("config", service, payloads),
+        "Secrets": _references("secret", service, payloads),
         "DNSConfig": _filled(
             {"Nameservers": service.dns, "Search": service.dns_search, "Options": service.dns_opt},
         ),
@@ -166,14 +166,14 @@ def _health(health: Healthcheck | None) -> Object:
     return _filled({"Test": health.test}) | _given(times)
 
 
-def _references(kind: BlobKind, service: Service, blobs: Mapping[BlobKind, Mapping[str, str]]) -> list[Object]:
+def _references(kind: PayloadKind, service: Service, payloads: Mapping[PayloadKind, Mapping[str, str]]) -> list[Object]:
     """By name, as Docker's command orders them."""
     name = f"{kind.capitalize()}Name"
-    made = [{name: blobs[kind][one.source], "File": _file(one)} for one in service.references(kind)]
+    made = [{name: payloads[kind][one.source], "File": _file(one)} for one in service.references(kind)]
     return sorted(made, key=lambda one: str(one[name]))
 
 
-def _file(reference: BlobReference) -> Object:
+def _file(reference: PayloadReference) -> Object:
     return {
         "Name": reference.source if reference.target is None else reference.target,
         "UID": "0" if reference.uid is None else reference.uid,
