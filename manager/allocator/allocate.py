@@ -1,7 +1,6 @@
 """What a task and a service are given before a node is chosen.
 
-Now: the state PENDING, and the endpoint of a service that publishes ports of its nodes. Networks, virtual addresses
-and ports of the routing mesh come with the networks; they are decided here, in the same pass.
+The state PENDING, and the endpoint of a service that publishes ports of its nodes.
 """
 
 from __future__ import annotations
