@@ -46,16 +46,24 @@ class OwnedTasks:
         """How many are under way."""
         return len(self._tasks)
 
-    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start ``work``. The task may be awaited, shielded or cancelled; its failure is told to ``on_failure`` anyway."""
-        return self._start(work, name, self._tell)
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str, awaited: bool = False) -> asyncio.Task[T]:
+        """Start ``work``. The task may be awaited, shielded or cancelled.
+
+        Args:
+            awaited: a failure is for those who await the task, and nobody's when they have all gone; otherwise it is
+                told to ``on_failure``, whoever awaits it.
+        """
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._note if awaited else self._tell)
+        return task
 
     async def run_to_end(self, work: Coroutine[Any, Any, T], *, name: str) -> T:
         """Do ``work``, which goes on when the caller is cancelled: half of it would be nobody's.
 
         Returns and raises what ``work`` does; what it raises after the caller has gone is nobody's.
         """
-        return await asyncio.shield(self._start(work, name, self._note))
+        return await asyncio.shield(self.spawn(work, name=name, awaited=True))
 
     async def wait(self, *, timeout_s: float | None = None) -> bool:
         """Wait until none is under way, those spawned meanwhile included. False: the time was over before."""
@@ -80,21 +88,13 @@ class OwnedTasks:
         while self._tasks:
             await cancel_and_wait(*self._tasks)
 
-    def _start(
-        self, work: Coroutine[Any, Any, T], name: str, ended: Callable[[asyncio.Task[Any]], None]
-    ) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(ended)
-        return task
-
     def _tell(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_failure(task.get_name(), error)
 
     def _note(self, task: asyncio.Task[Any]) -> None:
-        """The caller has it, if there still is one; looked at here, so that asyncio does not report it otherwise."""
+        """Looked at, so that asyncio does not report it when those who awaited it are gone."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.debug("task.raised", task=task.get_name(), reason=str(error))

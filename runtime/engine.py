@@ -21,6 +21,7 @@ from typing import Literal
 
 import structlog
 
+from base.tasks import cancel_and_wait
 from runtime.containers import attach, capabilities, cgroups, conmon, prune, signals, spec, stats, update, views
 from runtime.containers import logs as container_logs
 from runtime.containers.attach import AttachStream
@@ -183,8 +184,7 @@ class Engine:
     async def close(self) -> None:
         """Let go of everything; containers run on."""
         if self._log_turner is not None:
-            self._log_turner.cancel()
-            await asyncio.gather(self._log_turner, return_exceptions=True)
+            await cancel_and_wait(self._log_turner)
         await self._exec.close()
         await self._lifecycle.close()
         self._watcher.close()

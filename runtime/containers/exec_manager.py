@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import structlog
 
+from base.tasks import OwnedTasks
 from runtime.containers import conmon, execs, health
 from runtime.containers.attach import AttachStream
 from runtime.containers.execs import Exec
@@ -41,14 +41,11 @@ class ExecManager:
         self._capabilities = list(capabilities)
         self._execs: dict[str, Exec] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks()
 
     async def close(self) -> None:
         """Stop probing and watching; processes run on."""
-        tasks = [*self._probes.values(), *self._watchers]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
         self._probes.clear()
 
     def create(self, ref: str, config: ExecConfig) -> str:
@@ -92,7 +89,8 @@ class ExecManager:
             stderr=config.AttachStderr,
             ended=item.ended,
         )
-        starting = self._own(self._begin(item, container, stream), f"exec start {item.id[:12]}")
+        begin = self._begin(item, container, stream)
+        starting = self._tasks.spawn(begin, name=f"exec start {item.id[:12]}", awaited=True)
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -111,13 +109,7 @@ class ExecManager:
             stream.close()
             await asyncio.to_thread(shutil.rmtree, item.folder, True)
             raise
-        self._own(self._watch(pipes, item, container), f"exec {item.id[:12]}")
-
-    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._watchers.add(task)
-        task.add_done_callback(self._watchers.discard)
-        return task
+        self._tasks.spawn(self._watch(pipes, item, container), name=f"exec {item.id[:12]}")
 
     async def _watch(self, pipes: execs.Pipes, item: Exec, container: Container) -> None:
         code = await execs.watch(pipes, item)
@@ -163,8 +155,7 @@ class ExecManager:
         if container.state.Health is None:
             return
         work = health.watch(container, self._probe, self._health_changed, rfc3339)
-        name = f"health {container.id[:12]}"
-        self._probes[container.id] = asyncio.get_running_loop().create_task(work, name=name)
+        self._probes[container.id] = self._tasks.spawn(work, name=f"health {container.id[:12]}")
 
     async def _probe(self, container: Container, args: list[str], timeout_s: float) -> tuple[int, str]:
         """Exit code and output of one probe; (-1, reason) when it took too long (moby ``cmdProbe``)."""

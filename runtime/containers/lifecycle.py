@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from base.tasks import OwnedTasks
 from runtime.containers import attach, cgroups, conmon, processes, restart
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.record import Container
@@ -69,7 +70,7 @@ class Lifecycle:
         self._tools = conmon.find_tools()
         # Few workers on purpose: more runc at once than cores only makes each slower.
         self._pool = ThreadPoolExecutor(max_workers=max(_WORKERS, (os.cpu_count() or 1) * 2), thread_name_prefix="runc")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks()
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self.on_started: Callable[[Container], None] = lambda _container: None
@@ -95,38 +96,20 @@ class Lifecycle:
         for container in self._store:
             if container.restart_timer:
                 container.restart_timer.cancel()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=10)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await self._tasks.close(grace_s=10)
         for container in self._store:
             container.let_go()
         self._pool.shutdown(wait=True)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run a task that this object owns; what it raises is logged."""
-        task = self._loop.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("task.failed", task=task.get_name(), reason=str(error), exc_info=error)
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Await work that goes on when the caller is cancelled: half a start or removal would be nobody's."""
-        task = self._loop.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        self._tasks.spawn(work, name=name)
 
     # ---- start -----------------------------------------------------------------------------------------------------
 
     async def start(self, container: Container) -> None:
         """Raises NotModifiedError, ConflictError, StartError, HostError, UnavailableError."""
-        await self._to_its_end(self._start(container), f"start {container.id[:12]}")
+        await self._tasks.run_to_end(self._start(container), name=f"start {container.id[:12]}")
 
     async def _start(self, container: Container) -> None:
         async with container.lock:
@@ -401,7 +384,9 @@ class Lifecycle:
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Raises ConflictError. ``volumes`` is carried out by ``on_removed``."""
-        await self._to_its_end(self._remove(container, force=force, volumes=volumes), f"remove {container.id[:12]}")
+        await self._tasks.run_to_end(
+            self._remove(container, force=force, volumes=volumes), name=f"remove {container.id[:12]}"
+        )
 
     async def _remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         if container.removing:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import structlog
 
-from base.tasks import cancel_and_wait
+from base.tasks import OwnedTasks
 from runtime.images import (
     ImageNotFoundError,
     ImagesError,
@@ -64,6 +64,7 @@ class ImagePuller:
         self._images = images
         self._stall_s, self._stall_s_with_local = stall_s, stall_s_with_local
         self._flights: dict[_Key, asyncio.Task[None]] = {}
+        self._tasks = OwnedTasks()
         self._outcomes: dict[_Key, _Outcome] = {}
         self._unreachable: dict[str, _Outcome] = {}
 
@@ -91,7 +92,7 @@ class ImagePuller:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        await cancel_and_wait(*self._flights.values())
+        await self._tasks.close()
 
     def _is_local(self, name: str) -> bool:
         try:
@@ -113,9 +114,8 @@ class ImagePuller:
             if unreachable is not None and loop.time() - unreachable.at_s < UNREACHABLE_S:
                 _settle(unreachable)
                 return
-            flight = loop.create_task(self._fly(key, reference, auth, is_local=is_local), name=f"pull {reference}")
-            flight.add_done_callback(_noticed)
-            self._flights[key] = flight
+            work = self._fly(key, reference, auth, is_local=is_local)
+            flight = self._flights[key] = self._tasks.spawn(work, name=f"pull {reference}", awaited=True)
         # Shielded: one task that is stopped must not end the pull of the others.
         await asyncio.shield(flight)
 
@@ -166,12 +166,6 @@ def _fingerprint(auth: RegistryAuth | None) -> str:
 def _settle(outcome: _Outcome) -> None:
     if outcome.error is not None:
         raise outcome.error
-
-
-def _noticed(flight: asyncio.Task[None]) -> None:
-    """A failure whose waiters are all gone is no news."""
-    if not flight.cancelled():
-        flight.exception()
 
 
 def _remember(table: dict[_K, _Outcome], key: _K, outcome: _Outcome) -> None:

@@ -72,6 +72,16 @@ async def test_a_failure_goes_to_the_owner_that_asks_for_it() -> None:
     assert (failures, logs) == ([("the weak one", "broken")], [])
 
 
+async def test_a_failure_of_an_awaited_task_is_for_those_who_await_it() -> None:
+    tasks = OwnedTasks()
+    with capture_logs() as logs:
+        shared = tasks.spawn(fail("broken"), name="shared", awaited=True)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="broken"):
+                await asyncio.shield(shared)
+    assert [line["log_level"] for line in logs] == ["debug"]
+
+
 async def test_closing_cancels_and_waits_for_the_end() -> None:
     tasks, works = OwnedTasks(), [Ended(late=late) for late in range(4)]
     for work in works:
