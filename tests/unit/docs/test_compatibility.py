@@ -124,17 +124,49 @@ def all_tests() -> frozenset[str]:
 
 @cache
 def code_texts() -> frozenset[str]:
-    """Every text of the packages as it is shown; what an f-string fills in is ``…``."""
-    found = set()
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.add(node.value)
-                elif isinstance(node, ast.JoinedStr):
-                    parts = (part.value if isinstance(part, ast.Constant) else GAP for part in node.values)
-                    found.add("".join(str(part) for part in parts))
-    return frozenset(found)
+    """Every text of the packages as it is shown, docstrings aside; what an f-string fills in is ``…``."""
+    return frozenset(
+        text
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for text in texts_of(ast.parse(path.read_text()))
+    )
+
+
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    nodes = list(ast.walk(tree))
+    passed_over = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    passed_over |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else GAP for part in node.values)
+            yield "".join(str(part) for part in parts)
+        elif isinstance(node, ast.Constant) and id(node) not in passed_over:
+            if isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node.value, bytes):
+                yield node.value.decode(errors="replace")
+
+
+def answers_of(page: str) -> dict[str, list[str]]:
+    """The last table: what an answer has -> the rows it belongs to."""
+    rows = re.findall(r'^\| "(.+?)"[^|]*\| ([^|]+) \|$', page, re.MULTILINE)
+    return {text: ID.findall(ids) for text, ids in rows}
+
+
+def test_every_answer_that_says_not_served_leads_to_its_rows() -> None:
+    page = PAGE.read_text()
+    answers, known = answers_of(page), {row.id for row in rows_of(page)}
+    assert all(ids and set(ids) <= known for ids in answers.values())
+    texts = [text for text in code_texts() if "not served" in text]
+    assert len(texts) > 30
+    assert [text for text in texts if not any(answer in text for answer in answers)] == []
+    assert [answer for answer in answers if not any(answer in text for text in texts)] == []
+
+
+def test_texts_are_found_as_they_are_shown() -> None:
+    tree = ast.parse('"""Doc."""\nx = f"port {y} is " "not served"\nraise E("a" "b", b"c")\n')
+    assert list(texts_of(tree)) == ["port … is not served", "ab", "c"]
 
 
 def test_the_page_is_true() -> None:
