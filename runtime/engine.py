@@ -15,27 +15,33 @@ import contextlib
 import datetime as dt
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
-from base.tasks import cancel_and_wait
-from runtime.containers import attach, capabilities, cgroups, conmon, prune, signals, spec, stats, update, views
-from runtime.containers import logs as container_logs
+from runtime.containers import capabilities, cgroups, conmon, logs, prune, spec, stats, update, views
+from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.creator import Creator
 from runtime.containers.exec_manager import ExecManager
-from runtime.containers.lifecycle import Lifecycle, event_attributes
+from runtime.containers.exits import Exits
+from runtime.containers.monitors import Monitors
 from runtime.containers.prune import ContainerPruneReport
 from runtime.containers.readoption import Readoption
-from runtime.containers.record import Container
+from runtime.containers.releasing import Releasing
+from runtime.containers.removal import Removal
+from runtime.containers.runc import Runc
 from runtime.containers.spec import HostFacts
-from runtime.containers.states import Event, Status
+from runtime.containers.starting import Starting
+from runtime.containers.states import Status
 from runtime.containers.stats import Sample
+from runtime.containers.stdio import Stdio
+from runtime.containers.stopping import Stopping
 from runtime.containers.store import ContainerStore
+from runtime.containers.transitions import Transitions
 from runtime.containers.types import (
     ContainerConfig,
     ContainerJSON,
@@ -51,7 +57,7 @@ from runtime.containers.usage import list_processes
 from runtime.disk_usage import DiskUsage, disk_usage
 from runtime.errors import ConflictError, InvalidParameterError, NotFoundError
 from runtime.events import EventBus
-from runtime.images import ContainerUse, ImageNotFoundError, ImageStore
+from runtime.images import ImageNotFoundError, ImageStore
 from runtime.kernel.linux_network import LinuxNetwork
 from runtime.kernel.syscalls import Watcher
 from runtime.networks import Driver, Networks, predefined
@@ -61,13 +67,13 @@ log = structlog.get_logger(__name__)
 
 WaitCondition = Literal["not-running", "next-exit", "removed"]
 Filters = Mapping[str, Sequence[str]]
-STOP_TIMEOUT_S = 10.0
-LOG_CHECK_PERIOD_S = 5.0
 INIT_PATHS = ("/usr/bin/tini-static", "/usr/bin/tini")
 
 
 class Engine:
-    """The engine of one daemon. ``open()`` before anything else; ``close()`` never touches a running container.
+    """The engine of one daemon, made on its event loop.
+
+    ``open()`` before anything else; ``close()`` never touches a running container.
 
     Args:
         state: folder for what survives a reboot (images, container records, logs, volumes).
@@ -91,40 +97,96 @@ class Engine:
         mirrors: Sequence[str] = (),
         network_drivers: Sequence[Driver] = (),
     ) -> None:
-        self._state, self._paths = state, conmon.Paths(run)
-        self._layout = cgroups.detect()
-        self._parent = cgroups.resolve_parent(self._layout, cgroup_parent)
+        layout = cgroups.detect()
+        parent = cgroups.resolve_parent(layout, cgroup_parent)
         self._facts = HostFacts(
-            cgroup_version=self._layout.version,
+            cgroup_version=layout.version,
             capabilities=tuple(capabilities.available_capabilities()),
-            swap_limit=cgroups.swap_limit(self._layout),
+            swap_limit=cgroups.swap_limit(layout),
             init_path=next((path for path in INIT_PATHS if Path(path).exists()), ""),
         )
-        self.events = EventBus()
-        self.images = ImageStore(
-            state / "images", events=self.events, insecure_registries=insecure_registries, mirrors=mirrors
+        self._state, self._layout, self._parent = state, layout, parent
+        self._paths = paths = conmon.Paths(run)
+        self.events = events = EventBus()
+        self._store = store = ContainerStore(state / "containers")
+        self.images = images = ImageStore(
+            state / "images",
+            events=events,
+            insecure_registries=insecure_registries,
+            mirrors=mirrors,
+            users=store.users_of_image,
         )
-        self.networks = Networks(
+        self.volumes = volumes = Volumes(state / "volumes", events, users=store.users_of_volume)
+        self.networks = networks = Networks(
             state,
             drivers=[*predefined.drivers(LinuxNetwork()), *network_drivers],
             predefined=predefined.networks(bridge=bridge, subnet=bridge_subnet),
-            events=self.events,
-            name_of=self._name_of,
+            events=events,
+            name_of=store.name_of,
         )
-        self.volumes = Volumes(state / "volumes", self.events)
-        self._store = ContainerStore(state / "containers")
-        self._lifecycle: Lifecycle
-        self._watcher: Watcher
+        # What stands on what, from here on: each part gets those above it.
+        self._runc = runc = Runc(paths=paths, layout=layout, cgroup_parent=parent)
+        self._watcher = Watcher()
+        self._transitions = transitions = Transitions()
+        self._monitors = monitors = Monitors(store=store, runc=runc)
+        self._stdio = Stdio(store=store, paths=paths, watcher=self._watcher)
+        self._execs = execs = ExecManager(store=store, runc=runc, events=events, capabilities=self._facts.capabilities)
         self._creator = Creator(
-            store=self._store,
-            images=self.images,
-            volumes=self.volumes,
-            events=self.events,
+            store=store,
+            images=images,
+            volumes=volumes,
+            events=events,
             facts=self._facts,
-            resolve_network=self.networks.resolve,
+            resolve_network=networks.resolve,
         )
-        self._exec: ExecManager
-        self._log_turner: asyncio.Task[None] | None = None
+        self._stopping = stopping = Stopping(store=store, runc=runc, events=events)
+        self._removal = removal = Removal(
+            store=store,
+            images=images,
+            volumes=volumes,
+            stopping=stopping,
+            execs=execs,
+            transitions=transitions,
+            events=events,
+        )
+        releasing = Releasing(store=store, runc=runc, images=images, networks=networks, volumes=volumes)
+        self._starting = starting = Starting(
+            store=store,
+            images=images,
+            networks=networks,
+            bundles=BundleBuilder(volumes=volumes, facts=self._facts, cgroup_parent=parent, lookup=store.get),
+            runc=runc,
+            monitors=monitors,
+            releasing=releasing,
+            removal=removal,
+            execs=execs,
+            transitions=transitions,
+            events=events,
+        )
+        self._exits = exits = Exits(
+            store=store,
+            runc=runc,
+            monitors=monitors,
+            releasing=releasing,
+            removal=removal,
+            starting=starting,
+            execs=execs,
+            transitions=transitions,
+            events=events,
+        )
+        self._readoption = Readoption(
+            store=store,
+            images=images,
+            networks=networks,
+            volumes=volumes,
+            runc=runc,
+            monitors=monitors,
+            execs=execs,
+            removal=removal,
+            starting=starting,
+            exits=exits,
+            transitions=transitions,
+        )
 
     async def open(self) -> None:
         """Re-adopt running containers (same PIDs), notice those that ended meanwhile, clean what is left over."""
@@ -132,62 +194,26 @@ class Engine:
         self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
         await asyncio.to_thread(shutil.rmtree, self._paths.run / "execs", ignore_errors=True)
         await asyncio.to_thread(cgroups.prepare_parent, self._layout, self._parent)
-        self.images.users = self._image_users
-        self.volumes.users = self._volume_users
         await self.images.open()
         await self.volumes.open()
         await self.networks.open()
         await self._store.open()
-        for record in self._store.half_removed():
-            await self._creator.remove_anonymous_volumes(record)
-            await self._store.discard(record.ID)
-        self._watcher = Watcher()
-        bundles = BundleBuilder(
-            volumes=self.volumes, facts=self._facts, cgroup_parent=self._parent, lookup=self._store.get
-        )
-        self._lifecycle = Lifecycle(
-            store=self._store,
-            images=self.images,
-            networks=self.networks,
-            volumes=self.volumes,
-            events=self.events,
-            paths=self._paths,
-            bundles=bundles,
-            layout=self._layout,
-            cgroup_parent=self._parent,
-        )
-        self._lifecycle.on_started = lambda container: self._exec.container_started(container)
-        self._lifecycle.on_exited = lambda container: self._exec.container_ended(container)
-        self._lifecycle.on_removed = self._removed
-        self._exec = ExecManager(
-            store=self._store,
-            lifecycle=self._lifecycle,
-            paths=self._paths,
-            events=self.events,
-            capabilities=self._facts.capabilities,
-        )
-        self._lifecycle.open(self._watcher)
-        readoption = Readoption(
-            store=self._store,
-            lifecycle=self._lifecycle,
-            images=self.images,
-            networks=self.networks,
-            volumes=self.volumes,
-            paths=self._paths,
-            layout=self._layout,
-            cgroup_parent=self._parent,
-        )
-        await readoption.run()
-        self._log_turner = asyncio.get_running_loop().create_task(self._turn_logs(), name="engine.logs")
+        await self._removal.finish()
+        self._monitors.open(self._watcher)
+        self._exits.open()
+        await self._readoption.run()
+        self._stdio.open()
         log.info("engine.opened", containers=len(self._store), cgroup_version=self._layout.version)
 
     async def close(self) -> None:
         """Let go of everything; containers run on."""
-        if self._log_turner is not None:
-            await cancel_and_wait(self._log_turner)
-        await self._exec.close()
-        await self._lifecycle.close()
+        await self._stdio.close()
+        await self._execs.close()
+        await self._transitions.close()
+        await self._exits.close()
+        self._monitors.close()
         self._watcher.close()
+        self._runc.close()
         await self.networks.close()
         await self.images.close()
         self.events.close()
@@ -217,44 +243,26 @@ class Engine:
             NotModifiedError: it runs already.
             StartError: the runtime refused; also recorded in ``State.Error``.
         """
-        await self._lifecycle.start(self._store.get(ref))
+        await self._starting.start(self._store.get(ref))
 
     async def stop(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> None:
         """Send the stop signal, SIGKILL after ``timeout_s`` (default: the container's, else 10; negative: never).
 
         Returns once the container ended. Cancels a pending restart. Raises NotModifiedError when not running.
         """
-        container = self._store.get(ref)
-        config = container.record.Config
-        number = signals.parse(signal or config.StopSignal or "SIGTERM")
-        if timeout_s is None:
-            timeout_s = STOP_TIMEOUT_S if config.StopTimeout is None else float(config.StopTimeout)
-        await self._lifecycle.stop(container, number, timeout_s)
+        await self._stopping.stop(self._store.get(ref), timeout_s, signal)
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         """Send a signal ("SIGHUP", "HUP" or "1") to the container's init. Raises ConflictError when not running."""
-        container = self._store.get(ref)
-        number = signals.parse(signal or "SIGKILL")
-        if not container.running:
-            raise ConflictError(f"cannot kill container: {ref}: container {container.id} is not running")
-        if number in (signals.parse("KILL"), signals.parse(container.record.Config.StopSignal or "SIGTERM")):
-            container.state.StoppedByUser = True
-            self._store.save_state(container)
-        if number != signals.parse("KILL"):
-            await self._lifecycle.signal(container, number)
-            return
-        ended = container.wait("exit")
-        await self._lifecycle.signal(container, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended, STOP_TIMEOUT_S)
+        await self._stopping.kill(self._store.get(ref), signal, ref=ref)
 
     async def restart(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> None:
         """Stop when running, then start."""
         container = self._store.get(ref)
         if container.running:
             await self.stop(container.id, timeout_s, signal)
-        await self._lifecycle.start(container)
-        self._publish(container, "restart")
+        await self._starting.start(container)
+        announce(self.events, container, "restart")
 
     async def update(self, ref: str, wanted: HostConfig) -> None:
         """Change limits and restart policy, of a running container at once; see ``update.merged`` for what counts.
@@ -267,33 +275,17 @@ class Engine:
         async with container.lock:
             host = update.merged(container.record.HostConfig, wanted, self._facts)
             if container.running:
-                await self._lifecycle.apply_limits(container, spec.resources(host, self._facts))
+                await self._runc.apply_limits(container.id, spec.resources(host, self._facts))
             await self._store.update(container, host)
-        self._publish(container, "update")
+        announce(self.events, container, "update")
 
     async def pause(self, ref: str) -> None:
         """Freeze all processes. Raises ConflictError when not running or already paused."""
-        container = self._store.get(ref)
-        async with container.lock:
-            if not container.running:
-                raise ConflictError(f"container {container.id} is not running")
-            if container.state.Status is Status.PAUSED:
-                raise ConflictError(f"container {container.id} is already paused")
-            await self._lifecycle.runc(container, "pause")
-            container.move(Event.PAUSED)
-            self._store.save_state(container)
-        self._publish(container, "pause")
+        await self._stopping.pause(self._store.get(ref))
 
     async def unpause(self, ref: str) -> None:
         """Thaw. Raises ConflictError when not paused."""
-        container = self._store.get(ref)
-        async with container.lock:
-            if container.state.Status is not Status.PAUSED:
-                raise ConflictError(f"container {container.id} is not paused")
-            await self._lifecycle.runc(container, "resume")
-            container.move(Event.UNPAUSED)
-            self._store.save_state(container)
-        self._publish(container, "unpause")
+        await self._stopping.unpause(self._store.get(ref))
 
     async def wait(self, ref: str, condition: WaitCondition = "not-running") -> WaitResult:
         """Block until the condition holds: not running (now counts), the next exit, or removed."""
@@ -311,8 +303,7 @@ class Engine:
         Raises:
             ConflictError: it is running and ``force`` is not set, or it is being removed already.
         """
-        container = self._store.get(ref)
-        await self._lifecycle.remove(container, force=force, volumes=volumes)
+        await self._removal.remove(self._store.get(ref), force=force, volumes=volumes)
 
     async def rename(self, ref: str, name: str) -> None:
         """Give the container another name. Raises NameConflictError, InvalidParameterError."""
@@ -323,7 +314,7 @@ class Engine:
         if name.removeprefix("/") == old:
             raise InvalidParameterError("Renaming a container with the same name as its current name")
         await self._store.rename(container, name.removeprefix("/"))
-        self._publish(container, "rename", oldName=f"/{old}")
+        announce(self.events, container, "rename", oldName=f"/{old}")
 
     def inspect(self, ref: str) -> ContainerJSON:
         """Everything about one container; the structure is a copy."""
@@ -366,71 +357,43 @@ class Engine:
         With ``follow`` it goes on until the container ends (``until_ns`` ends it too). Raises ConflictError when the
         log driver keeps no readable log.
         """
-        container = self._store.get(ref)
-        follow = follow and (container.running or container.state.Status is Status.RESTARTING)
-        selection = container_logs.Selection(stdout, stderr, since_ns, until_ns, tail)
-        return self._read_log(container, selection, follow=follow)
+        selection = logs.Selection(stdout, stderr, since_ns, until_ns, tail)
+        return self._stdio.read_log(self._store.get(ref), selection, follow=follow)
 
     async def attach(
         self, ref: str, *, stdin: bool = False, stdout: bool = True, stderr: bool = True, logs: bool = False
     ) -> AttachStream:
         """A duplex stream to the container's stdio. May be called before ``start`` and then sees everything."""
         container = self._store.get(ref)
-        if container.state.Status is Status.PAUSED:
-            raise ConflictError(f"container {container.id} is paused, unpause the container before attach")
-        if container.state.Status is Status.RESTARTING:
-            raise ConflictError(f"container {container.id} is restarting, wait until the container is running")
-
-        def forget(stream: AttachStream) -> None:
-            if stream in container.pending_attaches:
-                container.pending_attaches.remove(stream)
-
-        stream = AttachStream(
-            stdin=stdin and container.record.Config.OpenStdin, stdout=stdout, stderr=stderr, on_close=forget
-        )
-        if logs:
-            selection = container_logs.Selection(stdout, stderr)
-            await stream.precede(self._read_log(container, selection, follow=False))
-        if container.running:
-            socket_path = self._paths.bundle(container.id) / "attach"
-            try:
-                stream.connected(await asyncio.to_thread(attach.connect, socket_path))
-            except OSError as error:
-                raise ConflictError(f"cannot attach to container {container.id[:12]}: {error.strerror}") from None
-        else:
-            container.pending_attaches.append(stream)
-        return stream
+        return await self._stdio.attach(container, stdin=stdin, stdout=stdout, stderr=stderr, with_log=logs)
 
     def detached(self, ref: str) -> None:
         """Tell that a client left a container by the detach keys, which only who reads its input sees."""
-        self._publish(self._store.get(ref), "detach")
+        announce(self.events, self._store.get(ref), "detach")
 
     async def resize(self, ref: str, *, height: int, width: int) -> None:
         """Set the terminal size of a container with a TTY."""
-        container = self._store.get(ref)
-        if not container.running:
-            raise ConflictError(f"container {container.id} is not running")
-        await asyncio.to_thread(conmon.resize, self._paths.bundle(container.id), height, width)
+        await self._stdio.resize(self._store.get(ref), height, width)
 
     async def exec_create(self, ref: str, config: ExecConfig) -> str:
         """Prepare a process in a running container; returns the exec ID."""
-        return self._exec.create(ref, config)
+        return self._execs.create(ref, config)
 
     async def exec_start(self, exec_id: str, *, detach: bool = False) -> AttachStream | None:
         """Start it; the stream to its stdio unless detached."""
-        return await self._exec.start(exec_id, detach=detach)
+        return await self._execs.start(exec_id, detach=detach)
 
     async def exec_resize(self, exec_id: str, *, height: int, width: int) -> None:
         """Set the terminal size of an exec with a TTY."""
-        await self._exec.resize(exec_id, height, width)
+        await self._execs.resize(exec_id, height, width)
 
     def exec_inspect(self, exec_id: str) -> ExecInspect:
         """State of an exec."""
-        return self._exec.inspect(exec_id)
+        return self._execs.inspect(exec_id)
 
     def exec_detached(self, exec_id: str) -> None:
         """Tell that a client left an exec by the detach keys."""
-        found = self._exec.inspect(exec_id)
+        found = self._execs.inspect(exec_id)
         self.events.publish("container", "exec_detach", found.ContainerID, {"execID": found.ID})
 
     # ---- what it uses ----------------------------------------------------------------------------------------------
@@ -470,54 +433,8 @@ class Engine:
 
     # ---- behind the methods ----------------------------------------------------------------------------------------
 
-    async def _removed(self, container: Container, volumes: bool) -> None:
-        self._exec.container_ended(container)
-        if volumes:
-            await self._creator.remove_anonymous_volumes(container.record)
-
-    def _read_log(
-        self, container: Container, selection: container_logs.Selection, *, follow: bool
-    ) -> AsyncGenerator[LogLine, None]:
-        if container.record.HostConfig.LogConfig.Type == "none":
-            raise ConflictError("configured logging driver does not support reading")
-        return container_logs.read(
-            container.log_path,
-            selection,
-            follow=follow,
-            watcher=self._watcher,
-            ended=lambda: not container.running and container.state.Status is not Status.RESTARTING,
-        )
-
-    async def _turn_logs(self) -> None:
-        """Rotate what grew beyond its max-size; between two looks a log may grow past it."""
-        while True:
-            await asyncio.sleep(LOG_CHECK_PERIOD_S)
-            for container in self._store:
-                host = container.record.HostConfig
-                if not container.running or not (host.LogConfig.Config or {}).get("max-size"):
-                    continue
-                control = self._paths.bundle(container.id) / "ctl"
-                limits = container_logs.rotation(host.LogConfig)
-                try:
-                    await asyncio.to_thread(container_logs.rotate_if_due, container.log_path, control, limits)
-                except OSError as error:
-                    log.error("log.not_rotated", container_id=container.id, reason=str(error))
-
-    def _image_users(self, image_id: str) -> builtins.list[ContainerUse]:
-        return [ContainerUse(item.id, item.running) for item in self._store if item.record.ImageID == image_id]
-
-    def _volume_users(self, name: str) -> builtins.list[str]:
-        return [item.id for item in self._store if any(point.Name == name for point in item.record.Mounts)]
-
-    def _name_of(self, container_id: str) -> str:
-        container = self._store.find(container_id)
-        return container.record.Name if container else container_id[:12]
-
     def _image_id(self, name: str) -> str:
         try:
             return self.images.get(name).id
         except ImageNotFoundError:
             return ""
-
-    def _publish(self, container: Container, action: str, **attributes: str) -> None:
-        self.events.publish("container", action, container.id, {**event_attributes(container), **attributes})

@@ -11,13 +11,14 @@ import msgspec
 import structlog
 
 from runtime.containers import creation
-from runtime.containers.lifecycle import event_attributes, rfc3339
+from runtime.containers.announcements import announce
 from runtime.containers.mounts import MountRequest, mount_point
 from runtime.containers.record import Record
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
+from runtime.containers.times import rfc3339
 from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
-from runtime.errors import ConflictError, EngineError, InvalidParameterError, NetworkNotFoundError
+from runtime.errors import EngineError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
 from runtime.volumes import Volumes
@@ -83,7 +84,7 @@ class Creator:
             await self._undo(container_id, anonymous)
             raise
         container.log.info("container.created", state=container.state.Status.value, name=name, image_id=image.id)
-        self._events.publish("container", "create", container_id, event_attributes(container))
+        announce(self._events, container, "create")
         return container_id, warnings
 
     def _networks(
@@ -147,19 +148,6 @@ class Creator:
                 await self._volumes.remove(name, force=True)
         except (EngineError, ImagesError, OSError) as error:
             log.error("create.not_undone", container_id=container_id, reason=str(error))
-
-    async def remove_anonymous_volumes(self, record: Record) -> None:
-        """After a removal that takes them along; those another container uses stay."""
-        for point in record.Mounts:
-            if point.Type != "volume":
-                continue
-            try:
-                if self._volumes.get(point.Name).is_anonymous:
-                    await self._volumes.remove(point.Name)
-            except ConflictError:
-                continue
-            except EngineError as error:
-                log.warning("volume.not_removed", volume=point.Name, reason=str(error))
 
 
 def _refuse_missing_source(request: MountRequest) -> None:

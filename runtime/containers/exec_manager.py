@@ -6,21 +6,19 @@ import asyncio
 import shutil
 from collections.abc import Sequence
 
-import structlog
-
 from base.tasks import OwnedTasks
 from runtime.containers import conmon, execs, health
+from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
 from runtime.containers.execs import Exec
-from runtime.containers.lifecycle import Lifecycle, event_attributes, rfc3339
 from runtime.containers.record import Container
+from runtime.containers.runc import Runc
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
+from runtime.containers.times import rfc3339
 from runtime.containers.types import ExecConfig, ExecInspect
 from runtime.errors import ConflictError, ExecNotFoundError, InvalidParameterError, StartError
 from runtime.events import EventBus
-
-log = structlog.get_logger(__name__)
 
 _KEPT_S = 300.0
 
@@ -32,12 +30,11 @@ class ExecManager:
         self,
         *,
         store: ContainerStore,
-        lifecycle: Lifecycle,
-        paths: conmon.Paths,
+        runc: Runc,
         events: EventBus,
         capabilities: Sequence[str],
     ) -> None:
-        self._store, self._lifecycle, self._paths, self._events = store, lifecycle, paths, events
+        self._store, self._runc, self._events = store, runc, events
         self._capabilities = list(capabilities)
         self._execs: dict[str, Exec] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
@@ -56,7 +53,7 @@ class ExecManager:
         self._refuse_unless_running(container)
         if container.state.Status is Status.PAUSED:
             raise ConflictError(f"container {ref} is paused, unpause the container before exec")
-        item = execs.new_exec(container.id, config, self._paths)
+        item = execs.new_exec(container.id, config, self._runc.paths)
         self._execs[item.id] = item
         container.exec_ids.append(item.id)
         self._publish(container, f"exec_create: {' '.join(config.Cmd)}", item)
@@ -101,7 +98,7 @@ class ExecManager:
 
     async def _begin(self, item: Exec, container: Container, stream: AttachStream) -> None:
         try:
-            pipes = await self._lifecycle.run(execs.spawn, self._lifecycle.tools, self._paths, item, self._capabilities)
+            pipes = await self._runc.run(execs.spawn, self._runc.tools, self._runc.paths, item, self._capabilities)
             await execs.run(pipes, item, stream)
         except BaseException as error:
             item.exit_code = error.exit_code if isinstance(error, StartError) else 126
@@ -160,7 +157,7 @@ class ExecManager:
     async def _probe(self, container: Container, args: list[str], timeout_s: float) -> tuple[int, str]:
         """Exit code and output of one probe; (-1, reason) when it took too long (moby ``cmdProbe``)."""
         config = ExecConfig(Cmd=args, AttachStdout=True, AttachStderr=True)
-        item = execs.new_exec(container.id, config, self._paths)
+        item = execs.new_exec(container.id, config, self._runc.paths)
         output = b""
         try:
             async with asyncio.timeout(timeout_s), await self._run(item, container, detach=False) as stream:
@@ -178,8 +175,7 @@ class ExecManager:
         self._store.save_state(container)
         state = container.state.Health
         if state is not None and state.Status != before:
-            attributes = event_attributes(container)
-            self._events.publish("container", f"health_status: {state.Status}", container.id, attributes)
+            announce(self._events, container, f"health_status: {state.Status}")
 
     @staticmethod
     def _refuse_unless_running(container: Container) -> None:
@@ -187,5 +183,4 @@ class ExecManager:
             raise ConflictError(f"container {container.id} is not running")
 
     def _publish(self, container: Container, action: str, item: Exec, **attributes: str) -> None:
-        attributes = {**event_attributes(container), "execID": item.id, **attributes}
-        self._events.publish("container", action, container.id, attributes)
+        announce(self._events, container, action, execID=item.id, **attributes)

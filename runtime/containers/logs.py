@@ -8,7 +8,6 @@ its control fifo to open the path anew: no line is lost or copied.
 from __future__ import annotations
 
 import asyncio
-import calendar
 import contextlib
 import itertools
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 import structlog
 
 from base.threads import run_abortable
+from runtime.containers.times import parse_time
 from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
 from runtime.kernel.syscalls import Watcher
@@ -65,23 +65,6 @@ def validate(host: HostConfig) -> None:
         raise InvalidParameterError(f"logger: no log driver named '{kind}' is registered")
     if kind != "none":
         rotation(host.LogConfig)
-
-
-def parse_time(text: str) -> int:
-    """Nanoseconds since the epoch of ``2026-11-24T09:16:30.123456789+00:00``. Raises ValueError."""
-    seconds = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
-    rest = text[19:]
-    nanoseconds = 0
-    if rest.startswith("."):
-        digits = re.match(r"\.(\d+)", rest)
-        if digits is None:
-            raise ValueError(text)
-        nanoseconds = int(digits[1].ljust(9, "0")[:9])
-        rest = rest[digits.end() :]
-    if rest not in ("Z", "z", ""):
-        hours, minutes = int(rest[1:3]), int(rest[4:6])
-        seconds -= (hours * 3600 + minutes * 60) * (-1 if rest[0] == "-" else 1)
-    return seconds * 1_000_000_000 + nanoseconds
 
 
 _second_cache: tuple[bytes, int] = (b"", 0)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
 
 import structlog
 
-from runtime.containers import cgroups, conmon, processes, restart
-from runtime.containers.lifecycle import Lifecycle
+from runtime.containers import conmon, processes, restart
+from runtime.containers.exec_manager import ExecManager
+from runtime.containers.exits import Exits
+from runtime.containers.monitors import Monitors
 from runtime.containers.record import Container
+from runtime.containers.removal import Removal
+from runtime.containers.runc import Runc
+from runtime.containers.starting import Starting
 from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore
+from runtime.containers.transitions import Transitions
 from runtime.errors import EngineError
 from runtime.images import ImageStore
 from runtime.networks import Networks
@@ -24,35 +29,38 @@ LOST_EXIT_CODE = 255
 
 
 class Readoption:
-    """Settles, once, what happened while nobody watched. The ``lifecycle`` is open and owns the containers."""
+    """Settles, once, what happened while nobody watched. ``exits`` and ``monitors`` are open."""
 
     def __init__(
         self,
         *,
         store: ContainerStore,
-        lifecycle: Lifecycle,
         images: ImageStore,
         networks: Networks,
         volumes: Volumes,
-        paths: conmon.Paths,
-        layout: cgroups.Layout,
-        cgroup_parent: str,
+        runc: Runc,
+        monitors: Monitors,
+        execs: ExecManager,
+        removal: Removal,
+        starting: Starting,
+        exits: Exits,
+        transitions: Transitions,
     ) -> None:
-        self._store, self._lifecycle = store, lifecycle
+        self._store, self._runc, self._monitors, self._execs = store, runc, monitors, execs
         self._images, self._networks, self._volumes = images, networks, volumes
-        self._paths, self._layout, self._parent = paths, layout, cgroup_parent
+        self._removal, self._starting, self._exits, self._transitions = removal, starting, exits, transitions
 
     async def run(self) -> None:
         """Take over, note down, clean, and start what is to run. Raises HostError."""
         containers = list(self._store)
         said_to_run = {container.id for container in containers if container.running}
-        await self._lifecycle.run(conmon.end_strays, self._paths, said_to_run)
+        await self._runc.run(conmon.end_strays, self._runc.paths, said_to_run)
         for container in containers:
             if container.running:
                 async with container.lock:
                     await self._readopt(container)
         running = {container.id for container in containers if container.running}
-        await self._lifecycle.run(self._remove_orphans, running)
+        await self._remove_orphans(running)
         await self._images.tidy_rootfs(self._store.kept_ids(), running)
         await self._networks.reconcile()
         await self._volumes.unmount_unused()
@@ -65,19 +73,18 @@ class Readoption:
             return
         host, state = container.record.HostConfig, container.state
         if host.AutoRemove and state.Status is Status.EXITED:
-            removal = self._lifecycle.remove(container, force=True, volumes=True)
-            self._lifecycle.spawn(removal, f"autoremove {container.id[:12]}")
+            self._removal.remove_if_automatic(container)
         elif state.Status is not Status.CREATED and restart.starts_with_daemon(
             host.RestartPolicy, stopped_by_user=state.StoppedByUser
         ):
-            self._lifecycle.spawn(self._lifecycle.start_quietly(container), f"restart {container.id[:12]}")
+            self._transitions.spawn("restart", container, self._starting.start_quietly(container))
         elif state.Status is Status.RESTARTING and container.restart_timer is None:  # the former daemon's timer
-            self._lifecycle.restart_later(container, restart.DELAY_S_MIN)
+            self._exits.restart_later(container, restart.DELAY_S_MIN)
 
     async def _readopt(self, container: Container) -> None:
         """Find out what a container that ran did meanwhile."""
         state = container.state
-        status = conmon.exit_status(self._paths, container.id)
+        status = self._runc.exit_status(container.id)
         watched = processes.is_alive(state.ConmonPid, state.ConmonStart, state.BootID)
         alive = self._hold(container)
         if status is None and alive and watched and await self._is_let_go(container):
@@ -88,16 +95,16 @@ class Readoption:
             state.Error = "it could not be taken over by the daemon and was killed"
         elif status is None:
             state.Error = ""
-        await self._lifecycle.record_exit(container, *(status or (LOST_EXIT_CODE, time.time_ns())))
+        await self._exits.record(container, *(status or (LOST_EXIT_CODE, time.time_ns())))
 
     async def _is_let_go(self, container: Container) -> bool:
         """Whether its process runs; one whose start was noted down and then cut short is let go now."""
         container_id, pid = container.id, container.state.Pid
-        if not conmon.is_created(self._paths, container_id):
+        if not conmon.is_created(self._runc.paths, container_id):
             return False
-        if conmon.is_waiting(self._paths, container_id, pid):
+        if conmon.is_waiting(self._runc.paths, container_id, pid):
             try:
-                await self._lifecycle.run(conmon.start, self._lifecycle.tools, self._paths, container_id, pid)
+                await self._runc.start(container_id, pid)
             except EngineError as error:
                 container.log.warning("container.not_let_go", reason=str(error))
                 return False
@@ -120,16 +127,13 @@ class Readoption:
     async def _end(self, container: Container, *, conmon_pid: int) -> None:
         """With its monitor, whose late word on this run would be taken for one on the next."""
         container.send_signal(signal.SIGKILL)
-        cgroups.thaw(self._groups(container.id))
+        self._runc.thaw(container.id)
         if conmon_pid:
-            await self._lifecycle.run(conmon.abandon, conmon.Created(container.state.Pid, conmon_pid))
-
-    def _groups(self, container_id: str) -> list[Path]:
-        return cgroups.container_paths(self._layout, self._parent, container_id)
+            await self._runc.abandon(conmon.Created(container.state.Pid, conmon_pid))
 
     def _adopt(self, container: Container) -> None:
         state = container.state
-        frozen = cgroups.is_frozen(self._groups(container.id))
+        frozen = self._runc.is_frozen(container.id)
         if frozen != (state.Status is Status.PAUSED):  # the daemon died between freezing and noting it down
             container.move(Event.PAUSED if frozen else Event.UNPAUSED)
             self._store.save_state(container)
@@ -137,19 +141,12 @@ class Readoption:
         for point in container.record.Mounts:
             if point.Type == "volume":
                 self._volumes.adopt(point.Name, container.id)
-        self._lifecycle.watch_conmon(container)
-        self._lifecycle.on_started(container)
+        self._monitors.watch(container)
+        self._execs.container_started(container)
         container.log.info("container.adopted", state=state.Status.value, pid=state.Pid)
 
-    def _remove_orphans(self, running: set[str]) -> None:
+    async def _remove_orphans(self, running: set[str]) -> None:
         """What a crash in the middle of a start or removal left: runtime state and cgroups without a container."""
-        found = {path.name for path in self._paths.runc.iterdir() if len(path.name) == 64}
-        found |= {path.name for path in (self._paths.run / "bundles").iterdir()}
-        found |= {path.name for path in self._paths.exits.iterdir() if len(path.name) == 64}
-        for mount in set(self._layout.mounts.values()):
-            parent = mount / self._parent.lstrip("/")
-            if parent.is_dir():
-                found |= {path.name for path in parent.iterdir() if path.is_dir() and len(path.name) == 64}
-        for container_id in sorted(found - running):
-            conmon.clean(self._lifecycle.tools, self._paths, container_id, self._groups(container_id))
+        for container_id in sorted(await self._runc.run(self._runc.known_ids) - running):
+            await self._runc.clean(container_id)
             log.info("orphan.removed", container_id=container_id)

@@ -161,6 +161,17 @@ class Container:
             Health=state.Health,
         )
 
+    def cancel_restart_timer(self) -> None:
+        """Idempotent; the state stays."""
+        if self.restart_timer is not None:
+            self.restart_timer.cancel()
+            self.restart_timer = None
+
+    def close_pending_attaches(self) -> None:
+        """End the streams of clients that wait for a start."""
+        for stream in self.pending_attaches[:]:
+            stream.close()
+
     def wait(self, condition: str) -> asyncio.Future[WaitResult]:
         """A future that ends at the next exit or removal ("exit", "removed")."""
         future: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()

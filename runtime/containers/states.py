@@ -64,16 +64,16 @@ TRANSITIONS: Mapping[tuple[Status, Event], Status] = {
 """What follows what. A pair that is not here is a broken invariant."""
 
 OWNERS: Mapping[Event, tuple[str, ...]] = {
-    Event.STARTED: ("lifecycle",),
-    Event.FIRST_START_FAILED: ("lifecycle",),
-    Event.START_FAILED: ("lifecycle",),
-    Event.RESTART_FAILED: ("lifecycle",),
-    Event.PAUSED: ("engine", "readoption"),
-    Event.UNPAUSED: ("engine", "readoption"),
-    Event.EXITED: ("lifecycle",),
-    Event.EXITED_FOR_NOW: ("lifecycle",),
-    Event.RESTARTS_GIVEN_UP: ("lifecycle",),
-    Event.RESTART_CANCELLED: ("lifecycle",),
+    Event.STARTED: ("starting",),
+    Event.FIRST_START_FAILED: ("starting",),
+    Event.START_FAILED: ("starting",),
+    Event.RESTART_FAILED: ("starting",),
+    Event.PAUSED: ("stopping", "readoption"),
+    Event.UNPAUSED: ("stopping", "readoption"),
+    Event.EXITED: ("exits",),
+    Event.EXITED_FOR_NOW: ("exits",),
+    Event.RESTARTS_GIVEN_UP: ("exits",),
+    Event.RESTART_CANCELLED: ("starting", "stopping", "removal"),
 }
 """The modules that may say so."""
 

@@ -19,6 +19,7 @@ from runtime.containers.record import Container, Record, RunState
 from runtime.containers.states import Status
 from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidNameError, InvalidParameterError, NameConflictError
+from runtime.images import ContainerUse
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,19 @@ class ContainerStore:
         if not found:
             raise ContainerNotFoundError(ref)
         return self._containers[found[0]]
+
+    def users_of_image(self, image_id: str) -> list[ContainerUse]:
+        """The containers made from it."""
+        return [ContainerUse(item.id, item.running) for item in self if item.record.ImageID == image_id]
+
+    def users_of_volume(self, name: str) -> list[str]:
+        """IDs of the containers it is mounted in, running or not."""
+        return [item.id for item in self if any(point.Name == name for point in item.record.Mounts)]
+
+    def name_of(self, container_id: str) -> str:
+        """For people; of one that is gone its short ID."""
+        container = self.find(container_id)
+        return container.record.Name if container else container_id[:12]
 
     def claim_name(self, name: str | None, container_id: str) -> str:
         """Take a name, or a free random one. Raises InvalidParameterError, NameConflictError."""

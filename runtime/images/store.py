@@ -64,12 +64,10 @@ class ImageStore:
     """Images, their layers and the root file systems of containers, kept below one directory.
 
     ``open`` before anything else, ``close`` at the end; one event loop. Methods that touch the disk for longer than a
-    moment run in threads. ``users`` may be set to a function that tells which containers were made from an image ID.
+    moment run in threads. ``users`` tells which containers were made from an image ID.
 
     Below ``root``: ``content`` (blobs), ``snapshots`` (layers, root file systems), ``images.json`` (names).
     """
-
-    users: Callable[[str], Sequence[ContainerUse]]
 
     def __init__(
         self,
@@ -78,6 +76,7 @@ class ImageStore:
         events: EventBus | None = None,
         insecure_registries: Sequence[str] = (),
         mirrors: Sequence[str] = (),
+        users: Callable[[str], Sequence[ContainerUse]] = lambda _image_id: (),
     ) -> None:
         self._events = events or EventBus()
         root = self._root = root.absolute()  # threads that mount have a working directory of their own
@@ -88,7 +87,7 @@ class ImageStore:
         self._puller = Puller(self._state, self._registry)
         self._pusher = Pusher(self._state, self._registry)
         self._changing = asyncio.Lock()  # removals decide on what they saw
-        self.users = _nobody
+        self._users = users
 
     async def open(self) -> None:
         """Read the state, remove what a crash left.
@@ -226,7 +225,7 @@ class ImageStore:
         async with self._changing:
             entry = self._state.records.get(name)
             reference = None if self._state.records.is_id(name, entry.record.ID) else _canonical(name)
-            removal = decide_removal(entry.record, reference, self.users(entry.record.ID), force=force)
+            removal = decide_removal(entry.record, reference, self._users(entry.record.ID), force=force)
             return await self._apply(entry, removal)
 
     async def _apply(self, entry: Entry, removal: Removal) -> DeletedItems:
@@ -269,7 +268,7 @@ class ImageStore:
         async with self._changing:
             for entry in self._state.records:
                 doomed = listing.matches(entry, filters, now=time.time())
-                if not doomed or (only_dangling and not listing.is_dangling(entry)) or self.users(entry.record.ID):
+                if not doomed or (only_dangling and not listing.is_dangling(entry)) or self._users(entry.record.ID):
                     continue
                 with contextlib.suppress(ImageConflictError):
                     names = (*entry.record.Tags, *entry.record.Digests)
@@ -452,10 +451,6 @@ class ImageStore:
     async def rootfs_size(self, container_id: str) -> int:
         """Bytes of the container's own changes (``SizeRw``). Raises SnapshotError."""
         return await self._state.snapshots.rw_size(container_id)
-
-
-def _nobody(image_id: str) -> Sequence[ContainerUse]:
-    return ()
 
 
 def _ignore(message: ProgressMessage) -> None:

@@ -62,20 +62,20 @@ class VolumePruneReport(msgspec.Struct, frozen=True, kw_only=True):
 class Volumes:
     """The volumes below one folder.
 
-    ``users`` tells which containers use a volume name; the engine sets it, so that one in use is not removed.
+    ``users`` tells which containers use a volume name; one in use is not removed.
     Making and removing a volume exclude each other by its name.
     """
 
-    users: Callable[[str], Sequence[str]]
-
-    def __init__(self, root: Path, events: EventBus) -> None:
+    def __init__(
+        self, root: Path, events: EventBus, *, users: Callable[[str], Sequence[str]] = lambda _name: ()
+    ) -> None:
         self._root = root
         self._events = events
         self._volumes: dict[str, Volume] = {}
         self._mounts = mounting.VolumeMounts()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._claims: dict[str, set[str]] = {}
-        self.users = lambda _name: ()
+        self.users = users
 
     async def open(self) -> None:
         """Read what is there; remove folders that a crash left without a description."""

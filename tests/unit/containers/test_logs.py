@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.containers import logs
+from runtime.containers import logs, times
 from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
 from runtime.kernel.syscalls import Watcher
@@ -117,7 +117,7 @@ def test_tail_finds_the_same_lines_as_reading_it_all(
                     number += 1
                 if torn and not older:
                     file.write(entry("torn")[:-5])
-        since_ns = logs.parse_time(f"2026-11-24T09:16:{since:02}+00:00")
+        since_ns = times.parse_time(f"2026-11-24T09:16:{since:02}+00:00")
         selection = logs.Selection(stderr=both, since_ns=since_ns, tail=tail)
         assert asyncio.run(read_all(path, selection)) == wanted[max(0, len(wanted) - tail) :]
 

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from runtime.images import ImageStore
+from runtime.images import ContainerUse, ImageStore
 from tests.support_images import Registry, running_registry
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[ImageStore]:
-    store = ImageStore(tmp_path / "engine")
+def used_images() -> dict[str, list[ContainerUse]]:
+    """What the store is told of containers, by image ID; a test changes it."""
+    return {}
+
+
+@pytest.fixture
+async def store(tmp_path: Path, used_images: dict[str, list[ContainerUse]]) -> AsyncIterator[ImageStore]:
+    store = ImageStore(tmp_path / "engine", users=lambda image_id: used_images.get(image_id, ()))
     await store.open()
     yield store
     await store.close()

@@ -259,7 +259,9 @@ async def test_import_applies_changes(store: ImageStore) -> None:
         await store.import_tar(in_chunks(BASE), changes=["FROM x"])
 
 
-async def test_names_move_and_removal_follows_docker(store: ImageStore) -> None:
+async def test_names_move_and_removal_follows_docker(
+    store: ImageStore, used_images: dict[str, list[ContainerUse]]
+) -> None:
     await store.load(in_chunks(docker_archive([BASE], ["a:1"])))
     await store.load(in_chunks(docker_archive([BASE, TOP], ["b:1"])))
     a, b = store.get("a:1").id, store.get("b:1").id
@@ -269,7 +271,7 @@ async def test_names_move_and_removal_follows_docker(store: ImageStore) -> None:
     assert [image["Id"] for image in store.list(filters={"dangling": ["true"]})] == [b]
     with pytest.raises(ImageConflictError, match=r"\(must be forced\) - image is referenced in multiple repositories"):
         await store.remove(a)
-    store.users = lambda image_id: [ContainerUse("f" * 64, running=False)] if image_id == a else []
+    used_images[a] = [ContainerUse("f" * 64, running=False)]
     assert [item.Untagged for item in await store.remove("b:1")] == ["b:1"]
     with pytest.raises(ImageConflictError) as refused:
         await store.remove("a:1")
@@ -280,7 +282,7 @@ async def test_names_move_and_removal_follows_docker(store: ImageStore) -> None:
     report = await store.prune()
     assert [item.Deleted for item in report.ImagesDeleted][:1] == [b]
     assert report.SpaceReclaimed > 0
-    store.users = lambda image_id: []
+    used_images.clear()
     removed = await store.remove("a:1")
     assert [item.Untagged for item in removed if item.Untagged] == ["a:1"]
     assert store.list() == []
