@@ -1,0 +1,232 @@
+"""A host on which containers are two sleeping processes each: programs, images, networks and bundles that note down what
+is asked of them and refuse where a test wants it. Everything above them is real."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.containers.bundle import BundleBuilder
+from runtime.containers.conmon import Created, CreateRequest, Paths
+from runtime.containers.exec_manager import ExecManager
+from runtime.containers.exits import Exits
+from runtime.containers.monitors import Monitors
+from runtime.containers.record import Container, Record
+from runtime.containers.releasing import Releasing
+from runtime.containers.removal import Removal
+from runtime.containers.runc import Runc
+from runtime.containers.starting import Starting
+from runtime.containers.stopping import Stopping
+from runtime.containers.store import ContainerStore
+from runtime.containers.transitions import Transitions
+from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig
+from runtime.errors import HostError
+from runtime.events import EventBus
+from runtime.images import ImageStore
+from runtime.kernel.syscalls import Watcher
+from runtime.networks import Networks, Sandbox
+from runtime.networks.ports import PortRequest
+from runtime.volumes import Volumes
+
+T = TypeVar("T")
+
+
+class Asked:
+    """What was asked of the host, in order; a step whose name is in ``refused`` fails."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.refused: set[str] = set()
+
+    def step(self, name: str) -> None:
+        self.steps.append(name)
+        if name in self.refused:
+            raise HostError(f"{name} refused")
+
+
+class FakeRunc(Runc):
+    def __init__(self, paths: Paths, asked: Asked) -> None:
+        self.paths, self._asked = paths, asked
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.exit_codes: dict[str, tuple[int, int]] = {}
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        return function(*arguments)
+
+    async def create(self, request: CreateRequest) -> Created:
+        self._asked.step("create")
+        init, monitor = (self._sleep() for _ in range(2))
+        return Created(init.pid, monitor.pid)
+
+    async def start(self, container_id: str, pid: int) -> None:
+        self._asked.step("start")
+
+    async def abandon(self, created: Created) -> None:
+        self._asked.step("abandon")
+        for pid in (created.pid, created.conmon_pid):
+            self.end(pid)
+
+    async def clean(self, container_id: str) -> None:
+        self._asked.step("clean")
+        self.exit_codes.pop(container_id, None)
+
+    async def pause(self, container_id: str) -> None:
+        self._asked.step("pause")
+
+    async def resume(self, container_id: str) -> None:
+        self._asked.step("resume")
+
+    def exit_status(self, container_id: str) -> tuple[int, int] | None:
+        return self.exit_codes.get(container_id)
+
+    def was_oom_killed(self, container_id: str) -> bool:
+        return False
+
+    def thaw(self, container_id: str) -> None:
+        self._asked.step("thaw")
+
+    def _sleep(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(["sleep", "1000"])
+        self._processes[process.pid] = process
+        return process
+
+    def end(self, pid: int) -> None:
+        """Of one process, which is waited for by whoever holds it or here."""
+        process = self._processes.pop(pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def close(self) -> None:
+        for pid in tuple(self._processes):
+            self.end(pid)
+
+
+class FakeImages(ImageStore):
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    async def mount_rootfs(self, container_id: str) -> Path:
+        self._asked.step("mount")
+        return Path("/nowhere")
+
+    async def unmount_rootfs(self, container_id: str) -> None:
+        self._asked.step("unmount")
+
+    async def remove_rootfs(self, container_id: str) -> None:
+        self._asked.step("remove layer")
+
+
+class FakeNetworks(Networks):
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    async def reserve(
+        self, container_id: str, wanted: Mapping[str, EndpointSettings], ports: Sequence[PortRequest]
+    ) -> Sandbox:
+        self._asked.step("reserve")
+        return Sandbox()
+
+    async def attach(self, container_id: str, pid: int) -> None:
+        self._asked.step("attach")
+
+    async def release(self, container_id: str, *, namespace_stays: bool = False) -> None:
+        self._asked.step("release")
+
+
+class FakeBundles(BundleBuilder):
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    def build(self, container: Container, rootfs: Path, sandbox: Sandbox) -> CreateRequest:
+        self._asked.step("build")
+        record = container.record
+        return CreateRequest(record.ID, record.Name, {}, container.log_path, "none", False, False, False)
+
+
+class FakeHost:
+    """The parts of an engine that move containers, on such a host."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked = asked = Asked()
+        self.events = events = EventBus()
+        self.said: list[str] = []
+        events.on_event(lambda event: self.said.append(event.Action))
+        self.store = store = ContainerStore(folder / "containers")
+        self.runc = runc = FakeRunc(Paths(folder / "run"), asked)
+        images, networks, volumes = FakeImages(asked), FakeNetworks(asked), Volumes(folder / "volumes", events)
+        self._watcher = Watcher()
+        self.transitions = transitions = Transitions()
+        self._monitors = monitors = Monitors(store=store, runc=runc)
+        execs = ExecManager(store=store, runc=runc, events=events, capabilities=())
+        self.stopping = Stopping(store=store, runc=runc, events=events)
+        self.removal = removal = Removal(
+            store=store,
+            images=images,
+            volumes=volumes,
+            stopping=self.stopping,
+            execs=execs,
+            transitions=transitions,
+            events=events,
+        )
+        releasing = Releasing(store=store, runc=runc, images=images, networks=networks, volumes=volumes)
+        self.starting = starting = Starting(
+            store=store,
+            images=images,
+            networks=networks,
+            bundles=FakeBundles(asked),
+            runc=runc,
+            monitors=monitors,
+            releasing=releasing,
+            removal=removal,
+            execs=execs,
+            transitions=transitions,
+            events=events,
+        )
+        self.exits = Exits(
+            store=store,
+            runc=runc,
+            monitors=monitors,
+            releasing=releasing,
+            removal=removal,
+            starting=starting,
+            execs=execs,
+            transitions=transitions,
+            events=events,
+        )
+
+    async def open(self) -> None:
+        self.runc.paths.prepare()
+        await self.store.open()
+        self._monitors.open(self._watcher)
+        self.exits.open()
+
+    async def close(self) -> None:
+        await self.transitions.close()
+        await self.exits.close()
+        self._monitors.close()
+        self._watcher.close()
+        self.runc.close()
+
+    async def create(self, host: HostConfig | None = None) -> Container:
+        """A container's record."""
+        record = Record(
+            ID=self.store.new_id(),
+            Name="web",
+            CreatedNs=0,
+            Created="",
+            ImageID="",
+            Config=ContainerConfig(),
+            HostConfig=host or HostConfig(),
+            Endpoints={"bridge": EndpointSettings()},
+            Mounts=[],
+        )
+        return await self.store.add(record)
+
+    def exit(self, container: Container, code: int) -> None:
+        """Its process ends, and conmon says so and ends as well."""
+        self.runc.exit_codes[container.id] = code, 0
+        self.runc.end(container.state.Pid)
+        self.runc.end(container.state.ConmonPid)
