@@ -26,6 +26,7 @@ from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
 from manager.dispatcher.session import AgentSession, End
+from manager.dispatcher.telling import tell_reported, tell_sent
 from manager.log_limit import LogLimit
 from manager.store import CLUSTERS, NODES, TASKS, Change, Store, StoreError, Working
 from pki.certificates import Identity
@@ -301,6 +302,7 @@ class Dispatcher(DispatcherServicer):
         while True:
             for message in messages:
                 await context.write(message)
+                tell_sent(session.node_id, message)
             await session.assignments_due.wait()
             if session.end is not None or session.assignments_stream != stream:
                 break
@@ -342,6 +344,7 @@ class Dispatcher(DispatcherServicer):
             )
         except (ConsensusError, StoreError) as error:
             await self._refuse_write(context, error)
+        tell_reported(session.node_id, request.updates, tasks.get)
         return UpdateTaskStatusResponse()
 
     def _report(self, working: Working, node_id: str, request: UpdateTaskStatusRequest) -> None:

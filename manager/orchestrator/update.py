@@ -106,8 +106,10 @@ def advance(inputs: UpdateInputs) -> Outcome:
         outcome.add(UpdateService(begun))
     for slot in mixed[: inputs.limit]:
         _finish_mixed(inputs, slot, rules, outcome)
-    busy = sum(_is_busy(inputs, begun, slot, rules, outcome) for slot in inputs.slots)
-    room = len(stale) if rules.parallelism == 0 else max(rules.parallelism - busy, 0)
+    at_work = [work for slot in inputs.slots if (work := _at_work(inputs, begun, slot, rules)) is not None]
+    for work in at_work:
+        outcome.wait_until(work.until)
+    room = len(stale) if rules.parallelism == 0 else max(rules.parallelism - len(at_work), 0)
     if room:
         stale.sort(key=_update_order)
     for slot in stale[: min(room, inputs.limit)]:
@@ -171,8 +173,15 @@ def _finish_mixed(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, out
     outcome.add(*(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, inputs.now)) for task in surplus))
 
 
-def _is_busy(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: UpdateRules, outcome: Outcome) -> bool:
-    """Whether a worker, in swarmkit's terms, is still at this slot."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A worker, in swarmkit's terms, is at a slot. ``until``: when it leaves it though nothing changes; None: never."""
+
+    until: float | None
+
+
+def _at_work(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: UpdateRules) -> _Work | None:
+    """The work that is still done on this slot, or None."""
     for task in slot.tasks:
         settled_at = _settled_at(inputs, slot, task, rules)
         if settled_at is None:
@@ -183,12 +192,10 @@ def _is_busy(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: Upd
                 and not _is_dirty(inputs, task)
                 and not _is_stranded(slot, task)
             ):
-                outcome.wait_until(_late_at(inputs, slot, task, rules))
-                return True
+                return _Work(_late_at(inputs, slot, task, rules))
         elif rollout.belongs(service, task) and _goes_on(settled_at, rules.delay_s, inputs.now):
-            outcome.wait_until(settled_at + rules.delay_s)
-            return True
-    return False
+            return _Work(settled_at + rules.delay_s)
+    return None
 
 
 def _is_stranded(slot: SlotTasks, task: Task) -> bool:

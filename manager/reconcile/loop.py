@@ -12,6 +12,7 @@ the load of the nodes) is derived from the store and can be thrown away at any t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -22,7 +23,8 @@ from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
 from manager.model.modes import mode_of
 from manager.model.needs import NOTHING_NEEDED, Needs, needs_of
-from manager.model.tasks import changed_at, is_live
+from manager.model.tasks import changed_at
+from manager.model.transitions import state_name
 from manager.orchestrator import rollout
 from manager.reconcile.agenda import Agenda, NodeKey, ServiceKey, SlotKey
 from manager.reconcile.reconcile_pass import ReconcilePass, slot_key
@@ -201,6 +203,8 @@ class ReconcileLoop:
             work.working.update(task)
             work.working.boundary()
             work.touched[task.id] = task
+            if task.status.state == TASK_STATE_ASSIGNED:
+                work.placed.add(task.id)
         if left:
             self._waiting.update(dict.fromkeys(task.id for task in waiting))
 
@@ -384,21 +388,40 @@ class ReconcileLoop:
             looked_at=len(work.looked_at),
             duration_s=round(duration_s, 4),
         )
-        if len(work.touched) > TASKS_LOGGED_PER_PASS:
-            log.info("tasks.changed", tasks=len(work.touched), index=index)
-            return
+        tell = log.info
+        if len(work.touched) + len(work.removed) > TASKS_LOGGED_PER_PASS:
+            log.info("tasks.changed", tasks=len(work.touched), removed=len(work.removed), index=index)
+            if not log.is_enabled_for(logging.DEBUG):
+                return
+            tell = log.debug
         for task in work.touched.values():
-            event = "task.assigned" if task.status.state == TASK_STATE_ASSIGNED and is_live(task) else "task.changed"
-            log.info(
-                event,
-                task_id=task.id,
-                service_id=task.service_id,
-                slot=task.slot,
-                node_id=task.node_id,
-                state=task.status.state,
-                desired_state=task.desired_state,
-                err=task.status.err,
-            )
+            tell(_event(task, work), **_told(task))
+        for task in work.removed.values():
+            tell("task.removed", **_told(task))
+
+
+def _event(task: Task, work: ReconcilePass) -> str:
+    """Of one that was created and given to a node at once: that it was created; the line names the node."""
+    if task.id in work.created:
+        return "task.created"
+    return "task.assigned" if task.id in work.placed else "task.changed"
+
+
+def _told(task: Task) -> dict[str, object]:
+    """What a line of the log says of a task; of one that takes another's place, whose."""
+    told: dict[str, object] = {
+        "task_id": task.id,
+        "service_id": task.service_id,
+        "slot": task.slot,
+        "node_id": task.node_id,
+        "state": state_name(task.status.state),
+        "desired_state": state_name(task.desired_state),
+    }
+    if task.replaces_task_id:
+        told["replaces_task_id"] = task.replaces_task_id
+    if task.status.err:
+        told["err"] = task.status.err
+    return told
 
 
 def _frees_room(old: Task, new: Task | None) -> bool:

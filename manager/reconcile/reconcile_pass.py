@@ -40,6 +40,8 @@ class ReconcilePass:
         looks_max: after so many looks nothing more is taken from the agenda.
         needs_of: needs of a task as it was made.
         touched: tasks written and still there, by ID, for the scheduler.
+        created, placed: IDs of those among them that are new, and that the scheduler gave to a node.
+        removed: tasks that are gone, by ID.
         looked_at: keys taken from the agenda.
         looks: how much was looked at so far: keys, and the tasks of nodes and services.
     """
@@ -53,6 +55,9 @@ class ReconcilePass:
     per_node_services: Iterable[str]
     needs_of: Callable[[Task, Working], Needs]
     touched: dict[str, Task] = field(default_factory=dict)
+    created: set[str] = field(default_factory=set)
+    placed: set[str] = field(default_factory=set)
+    removed: dict[str, Task] = field(default_factory=dict)
     looked_at: list[Key] = field(default_factory=list)
     looks: int = 0
 
@@ -273,6 +278,7 @@ class ReconcilePass:
                 task = allocate_task(self._with_log_driver(task), self.now)
                 self.working.create(task)
                 self.touched[task.id] = task
+                self.created.add(task.id)
             case UpdateTask(task):
                 self.working.update(task)
                 self.touched[task.id] = task
@@ -281,6 +287,7 @@ class ReconcilePass:
             case RemoveTask(task):
                 self.working.remove(task)
                 self.touched.pop(task.id, None)
+                self.removed[task.id] = task
                 if not self.working.tasks.any_of_spec_version(task.service_id, task.spec_version):
                     self.agenda.mark(ServiceKey(task.service_id))
             case UpdateService(service):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from manager.model.needs import Needs
 from manager.model.tasks import copy_task, is_live
@@ -36,25 +37,46 @@ def assign(
         Changed copies of tasks (placed, or with a new explanation), and whether some are left for another time.
     """
     bound, groups = _grouped(tasks)
-    changed: list[Task] = []
-    left = False
+    written = _Written(nodes.now, room, free)
     # Tasks of global services first: they have nowhere else to go.
     for task in bound:
         decision = schedule_bound(task, needs_of(task), nodes)
         if decision is not None:
-            room, left = _note(decision, nodes.now, changed, room, free, left)
+            written.add(decision)
     for group in groups:
         costing = [task for task in group if not free(task)]
-        first = [task for task in group if free(task)] + costing[: max(room, 0)]
-        rest = costing[max(room, 0) :]
+        first = [task for task in group if free(task)] + costing[: max(written.room, 0)]
+        rest = costing[max(written.room, 0) :]
         decisions = schedule_group(first, needs_of(group[0]), nodes) if first else []
         if decisions and isinstance(decisions[-1], Unplaced):
             decisions.extend(Unplaced(task, decisions[-1].err) for task in rest)
         elif rest:
-            left = True
+            written.left = True
         for decision in decisions:
-            room, left = _note(decision, nodes.now, changed, room, free, left)
-    return changed, left
+            written.add(decision)
+    return written.tasks, written.left
+
+
+@dataclass
+class _Written:
+    """What one call of ``assign`` changes, as far as there is room."""
+
+    now: float
+    room: int
+    free: Callable[[Task], bool]
+    tasks: list[Task] = field(default_factory=list)
+    left: bool = False
+
+    def add(self, decision: Decision) -> None:
+        task = decided(decision, self.now)
+        if task is None:
+            return
+        if not self.free(task):
+            if self.room <= 0:
+                self.left = True
+                return
+            self.room -= 1
+        self.tasks.append(task)
 
 
 def _grouped(tasks: Iterable[Task]) -> tuple[list[Task], list[Sequence[Task]]]:
@@ -66,21 +88,6 @@ def _grouped(tasks: Iterable[Task]) -> tuple[list[Task], list[Sequence[Task]]]:
         else:
             groups.setdefault((task.service_id, task.spec_version), []).append(task)
     return bound, list(groups.values())
-
-
-def _note(
-    decision: Decision, now: float, changed: list[Task], room: int, free: Callable[[Task], bool], left: bool
-) -> tuple[int, bool]:
-    task = decided(decision, now)
-    if task is None:
-        return room, left
-    if free(task):
-        changed.append(task)
-        return room, left
-    if room <= 0:
-        return room, True
-    changed.append(task)
-    return room - 1, left
 
 
 def decided(decision: Decision, now: float) -> Task | None:

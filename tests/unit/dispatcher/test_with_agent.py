@@ -69,6 +69,24 @@ async def test_a_failed_process_is_reported_with_its_exit_code(manager: Manager,
     assert manager.task("t1").status.container_status.exit_code == 3
 
 
+async def test_what_a_node_is_sent_and_says_of_a_task_can_be_followed(manager: Manager, host: AgentHost) -> None:
+    with capture_logs() as lines:
+        host.start()
+        await manager.add(make_task("t1", "n1"))
+        await until(lambda: manager.task("t1").status.state == RUNNING)
+        await manager.set_desired("t1", SHUTDOWN)
+        await until(lambda: manager.task("t1").status.state == SHUTDOWN)
+        await until(lambda: [line for line in lines if line["event"] == "task.reported"][-1]["state"] == "SHUTDOWN")
+    mine = [line for line in lines if line.get("task_id") == "t1" and line["event"].startswith("task.")]
+    assert {(line["service_id"], line["node_id"]) for line in mine if "service_id" in line} == {("web", "n1")}
+    sent = [(line["state"], line["desired_state"]) for line in mine if line["event"] == "task.sent"]
+    assert sent[:2] == [("ASSIGNED", "RUNNING"), ("RUNNING", "SHUTDOWN")]
+    assert set(sent[2:]) <= {("SHUTDOWN", "SHUTDOWN")}, "that it has ended, if it was still looked at"
+    said = [line["state"] for line in mine if line["event"] == "task.reported"]
+    assert "RUNNING" in said
+    assert said[-1] == "SHUTDOWN"
+
+
 async def test_secrets_reach_a_node_only_while_a_task_needs_them(manager: Manager, host: AgentHost) -> None:
     secret, config = Secret(id="s1"), Config(id="c1")
     secret.spec.name, secret.spec.data = "password", b"hunter2"

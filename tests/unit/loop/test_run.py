@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
@@ -278,3 +281,53 @@ async def test_one_status_report_does_not_cost_a_look_at_every_task() -> None:
     await cluster.store.update(lambda working: working.update(copy))
     work = cluster.loop._decide(cluster.now)
     assert len(work.looked_at) == 1
+
+
+@pytest.fixture
+def level() -> Iterator[Callable[[int], None]]:
+    """Sets what is logged; back to the default afterwards."""
+    yield lambda least: structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(least))
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("replicas", [3, 300])
+async def test_every_task_can_be_followed_by_its_id(replicas: int, level: Callable[[int], None]) -> None:
+    """However many there are in a pass; states by name."""
+    level(logging.DEBUG)
+    cluster = await Harness.started(nodes=2)
+    with capture_logs() as lines:
+        web = await cluster.create_service("web", replicas=replicas)
+        await cluster.work()
+        tasks = {task.id: task for task in cluster.tasks(web)}
+        await cluster.fail(cluster.tasks(web)[0])
+        await cluster.work()
+        await cluster.remove_service(web)
+        await cluster.work()
+    for task in tasks.values():
+        story = [line for line in lines if line.get("task_id") == task.id]
+        created, removed = story[0], story[-1]
+        assert (created["event"], removed["event"]) == ("task.created", "task.removed")
+        assert (created["service_id"], created["node_id"], created["slot"]) == (web, task.node_id, task.slot)
+        assert (created["state"], created["desired_state"]) == ("ASSIGNED", "RUNNING")
+    assert {line["replaces_task_id"] for line in lines if "replaces_task_id" in line} <= tasks.keys()
+
+
+async def test_many_tasks_are_one_line_unless_asked_for(level: Callable[[int], None]) -> None:
+    level(logging.INFO)
+    cluster = await Harness.started(nodes=2)
+    with capture_logs() as lines:
+        await cluster.create_service("web", replicas=300)
+        await cluster.settle()
+    assert [line["event"] for line in lines] == ["tasks.changed"]
+    assert lines[0]["tasks"] == 300
+
+
+async def test_one_that_waited_for_a_node_is_told_to_be_assigned() -> None:
+    cluster = await Harness.started()
+    with capture_logs() as lines:
+        await cluster.create_service("web")
+        await cluster.settle()
+        await cluster.add_node("n1")
+        await cluster.settle()
+    told = [(line["event"], line["state"], line["node_id"]) for line in lines if "task_id" in line]
+    assert told == [("task.created", "PENDING", ""), ("task.assigned", "ASSIGNED", "n1")]
