@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
+
+import msgspec
 
 from runtime.errors import HostError
 from runtime.kernel.network import (
@@ -175,6 +178,7 @@ class FakeDriver:
         self.requests: dict[str, EndpointRequest] = {}
         self.default_routes: list[str] = []
         self.refuse: set[tuple[str, str]] = set()
+        self._numbers = itertools.count(1)
 
     def _note(self, step: str, network: Network) -> None:
         if (step, network.Name) in self.refuse:
@@ -182,7 +186,7 @@ class FakeDriver:
         self.done.append((step, network.Name))
 
     async def settle(self, network: Network) -> Network:
-        return network
+        return msgspec.structs.replace(network, Settled=True)
 
     async def create(self, network: Network) -> None:
         self._note("create", network)
@@ -193,7 +197,12 @@ class FakeDriver:
     async def reserve(self, network: Network, request: EndpointRequest) -> Endpoint:
         self._note("reserve", network)
         self.requests[network.Name] = request
-        return Endpoint(NetworkID=network.ID, ID=f"endpoint-{network.Name}", Interface=request.interface)
+        return Endpoint(
+            NetworkID=network.ID,
+            ID=f"endpoint-{next(self._numbers)}",
+            Interface=request.interface,
+            Aliases=request.settings.Aliases,
+        )
 
     async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
         self._note("attach", network)

@@ -1,0 +1,112 @@
+"""What the table of networks relies on, of every driver: bridge, host and null, and the one of the tests.
+
+The bridge driver stands on the recording kernel; what it does to a real one is the engine's tests' affair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from runtime.containers.types import EndpointSettings
+from runtime.networks import predefined
+from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network
+from tests.unit.networks.fakes import FakeDriver, RecordingKernel
+
+INSIDE = "/proc/7/ns/net"
+NETWORKS = [
+    *predefined.networks(bridge="br7", subnet="172.17.0.0/16"),
+    Network(ID="", Name="fake", Driver="fake", Created=""),
+]
+
+
+@dataclass
+class Place:
+    """A network that is not settled yet, on one host; ``driver`` makes the driver of the next daemon there."""
+
+    kernel: RecordingKernel
+    network: Network
+
+    def driver(self) -> Driver:
+        drivers = [*predefined.drivers(self.kernel), FakeDriver()]
+        return next(driver for driver in drivers if driver.name == self.network.Driver)
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda network: network.Driver)
+def place(request: pytest.FixtureRequest) -> Place:
+    kernel = RecordingKernel()
+    kernel.add_namespace(INSIDE)
+    return Place(kernel, msgspec.structs.replace(request.param, ID="n1"))
+
+
+async def made(place: Place) -> tuple[Driver, Network]:
+    driver = place.driver()
+    network = await driver.settle(place.network)
+    for _ in range(2):
+        await driver.create(network)
+    return driver, network
+
+
+def request(interface: str = "eth3") -> EndpointRequest:
+    return EndpointRequest("c1", EndpointSettings(Aliases=["db"]), interface)
+
+
+async def test_to_settle_is_to_keep_what_a_network_is(place: Place) -> None:
+    driver = place.driver()
+    network = await driver.settle(place.network)
+    assert network.Settled
+    assert place.kernel.done == []
+    assert msgspec.structs.replace(network, Pools=place.network.Pools, Settled=place.network.Settled) == place.network
+    assert await driver.settle(network) == network
+
+
+async def test_an_endpoint_lives_and_goes(place: Place) -> None:
+    driver, network = await made(place)
+    before = list(place.kernel.done)
+    endpoint = await driver.reserve(network, request())
+    assert place.kernel.done == before
+    assert (endpoint.NetworkID, endpoint.Aliases) == ("n1", ["db"])
+    assert endpoint.Interface == ("eth3" if endpoint.ID else "")
+    assert msgspec.json.decode(msgspec.json.encode(endpoint), type=Endpoint) == endpoint
+    await driver.attach(network, endpoint, INSIDE, default_route=driver.routes)
+    await driver.detach(network, endpoint)
+    for _ in range(2):
+        await driver.release(network, endpoint)
+    assert set(place.kernel.devices[INSIDE]) == {"lo"}
+
+
+async def test_one_endpoint_is_not_another(place: Place) -> None:
+    driver, network = await made(place)
+    first, second = [await driver.reserve(network, request()) for _ in range(2)]
+    for kind in ("ID", "Link", "MacAddress"):
+        assert getattr(first, kind) != getattr(second, kind) or not getattr(first, kind)
+    assert not set(first.Addresses) & set(second.Addresses)
+
+
+async def test_an_adopted_endpoint_is_as_good_as_a_reserved_one(place: Place) -> None:
+    driver, network = await made(place)
+    endpoint = await driver.reserve(network, request())
+    await driver.attach(network, endpoint, INSIDE, default_route=driver.routes)
+    inside = set(place.kernel.devices[INSIDE])
+    driver.close()
+    driver = place.driver()
+    driver.adopt(network, endpoint)
+    for _ in range(2):
+        await driver.reconcile(network, [endpoint])
+    assert set(place.kernel.devices[INSIDE]) == inside
+    other = await driver.reserve(network, request())
+    assert not set(endpoint.Addresses) & set(other.Addresses)
+    await driver.detach(network, endpoint)
+    await driver.release(network, endpoint)
+
+
+async def test_removal_takes_away_what_was_made(place: Place) -> None:
+    before = {namespace: set(devices) for namespace, devices in place.kernel.devices.items()}
+    driver, network = await made(place)
+    for _ in range(2):
+        await driver.remove(network)
+    assert {namespace: set(devices) for namespace, devices in place.kernel.devices.items()} == before
+    assert place.kernel.rules == {}
+    driver.close()

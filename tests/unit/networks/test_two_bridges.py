@@ -1,0 +1,97 @@
+"""A container on two networks at once, in a real kernel: both interfaces, one default route, and nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.containers.types import EndpointSettings
+from runtime.events import EventBus
+from runtime.kernel.linux_network import LinuxNetwork
+from runtime.networks import Networks, predefined
+from runtime.networks.bridge import DEVICE_OPTION, MTU_OPTION
+from runtime.networks.driver import Network, Pool
+from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def pid(network_namespace: None) -> Iterator[int]:  # noqa: F811 - the fixture
+    """A process in a network namespace of its own."""
+    holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+    while Path(f"/proc/{holder.pid}/ns/net").stat().st_ino == Path("/proc/thread-self/ns/net").stat().st_ino:
+        pass
+    yield holder.pid
+    holder.kill()
+    holder.wait()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[], Networks]:
+    """The networks of one daemon after the other: the default bridge, and "back" on 10.8.0.0/24."""
+    back = Network(
+        ID="",
+        Name="back",
+        Driver="bridge",
+        Created="",
+        Options={DEVICE_OPTION: "br8", MTU_OPTION: "1400"},
+        Pools=[Pool(Subnet="10.8.0.0/24", Gateway="10.8.0.1")],
+    )
+    return lambda: Networks(
+        tmp_path,
+        drivers=predefined.drivers(LinuxNetwork()),
+        predefined=[*predefined.networks(bridge="br7", subnet="10.7.0.0/24"), back],
+        events=EventBus(),
+        name_of=str,
+    )
+
+
+def inside(pid: int, *arguments: str) -> list[dict[str, object]]:
+    command = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-4", "-j", *arguments]
+    found: list[dict[str, object]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def ping(pid: int, address: str) -> None:
+    command = ["nsenter", f"--net=/proc/{pid}/ns/net", "busybox", "ping", "-c1", "-W30", address]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+async def test_a_container_on_two_networks(pid: int, make: Callable[[], Networks]) -> None:
+    networks = make()
+    await networks.open()
+    wanted = {"bridge": EndpointSettings(), "back": EndpointSettings(GwPriority=1)}
+    sandbox = await networks.reserve("c1", wanted, [])
+    await networks.attach("c1", pid)
+    links = {str(link["ifname"]): link for link in inside(pid, "addr")}
+    assert {name: link["addr_info"][0]["local"] for name, link in links.items() if name != "lo"} == {  # type: ignore[index]  # ip's JSON
+        "eth0": "10.7.0.2",
+        "eth1": "10.8.0.2",
+    }
+    assert (links["eth0"]["mtu"], links["eth1"]["mtu"]) == (1500, 1400)
+    routes = inside(pid, "route", "show", "default")
+    assert [(route["gateway"], route["dev"]) for route in routes] == [("10.8.0.1", "eth1")]
+    for gateway in ("10.7.0.1", "10.8.0.1"):
+        await asyncio.to_thread(ping, pid, gateway)
+    await networks.close()
+
+    networks = make()
+    await networks.open()
+    networks.adopt("c1", sandbox.endpoints)
+    await networks.reconcile()
+    other = await networks.reserve("c2", wanted, [])
+    assert sorted(other.addresses()) == ["10.7.0.3", "10.8.0.3"]
+    await networks.release("c2")
+    await networks.release("c1", namespace_stays=True)
+    assert {link["ifname"] for link in inside(pid, "link")} == {"lo"}
+    await networks.remove_devices()
+    kernel = LinuxNetwork()
+    assert set(await kernel.links()) == {"lo"}
+    assert await kernel.tables() == set()
+    await networks.close()
