@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,46 @@ def had(take: Callable[[], bool]) -> int:
     while take():
         count += 1
     return count
+
+
+PAGES = sorted([*(DOCS / "design").glob("*.md"), DOCS / "architecture.md", DOCS / "operations.md"])
+PACKAGES = ("api", "base", "cli", "manager", "pki", "proto", "runtime", "worker")
+QUOTED = re.compile(r"`([^`\n]+)`")
+
+
+@cache
+def code_files() -> frozenset[str]:
+    """Every file of the packages, the tests and the scripts, from the root of the repository."""
+    folders = (*PACKAGES, "tests", "scripts", "docs")
+    return frozenset(
+        str(path.relative_to(DOCS.parent)) for folder in folders for path in (DOCS.parent / folder).rglob("*")
+    )
+
+
+@cache
+def words() -> frozenset[str]:
+    """Every name in the code."""
+    return frozenset(
+        word
+        for package in PACKAGES
+        for suffix in ("*.py", "*.proto")
+        for path in (DOCS.parent / package).rglob(suffix)
+        for word in re.findall(r"\w+", path.read_text())
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """From the root, or from the folder the page is about: the end of some file's path is what is written."""
+    named = {name for name in QUOTED.findall(page.read_text()) if re.fullmatch(r"[\w/.]+\.(py|proto|md)", name)}
+    found = {name for name in named if any(f"/{path}".endswith(f"/{name}") for path in code_files())}
+    assert named - found == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_that_a_page_quotes_are_in_the_code(page: Path) -> None:
+    """Those that begin with a capital, as of classes and RPCs; what is of the outside is listed here."""
+    outside = {"DeadlineExceeded", "Reachable"}  # a code as Go spells it, a word of docker's
+    quoted = QUOTED.findall(page.read_text())
+    names = {name.rpartition(".")[2] for name in quoted if re.fullmatch(r"(\w+\.)*[A-Z][A-Za-z]+", name)}
+    assert names - words() - outside == set()
