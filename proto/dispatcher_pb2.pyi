@@ -195,17 +195,44 @@ class AssignmentsMessage(_message.Message):
 Global___AssignmentsMessage: _TypeAlias = AssignmentsMessage  # noqa: Y015
 
 @_typing.final
+class AssignmentKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    kind: Global___AssignmentKind.ValueType
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: Global___AssignmentKind.ValueType = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignmentKey: _TypeAlias = AssignmentKey  # noqa: Y015
+
+@_typing.final
 class AssignmentChange(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KIND_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     kind: Global___AssignmentKind.ValueType
     id: _builtins.str
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignmentKey]:
+        """Of a task that has not ended: all that it needs, whether that is there or not."""
+
     @_builtins.property
     def task(self) -> _objects_pb2.Task: ...
     @_builtins.property
@@ -219,6 +246,7 @@ class AssignmentChange(_message.Message):
         *,
         kind: Global___AssignmentKind.ValueType = ...,
         id: _builtins.str = ...,
+        needs: _abc.Iterable[Global___AssignmentKey] | None = ...,
         task: _objects_pb2.Task | None = ...,
         spec_version: _objects_pb2.SpecVersion | None = ...,
         secret: _objects_pb2.Secret | None = ...,
@@ -226,7 +254,7 @@ class AssignmentChange(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "kind", b"kind", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "kind", b"kind", "needs", b"needs", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["task", "spec_version", "secret", "config"]  # noqa: Y015
     _WhichOneofArgType_object: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
