@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from manager.model.tasks import has_ended
 from manager.store import KINDS, Kinds, View
 from manager.store.kinds import AnyKind
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKey, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import Task, TaskState
 
 MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
@@ -39,10 +39,18 @@ def is_assigned(task: Task, node_id: str) -> bool:
 
 @dataclass(slots=True)
 class _Sent:
-    """A task as the agent knows it: ``essence`` is what a change of is worth a message."""
+    """A task as the agent knows it."""
 
-    essence: bytes
+    task: Task
     needs: tuple[Key, ...]
+    _essence: bytes | None = None
+
+    @property
+    def essence(self) -> bytes:
+        """What a change of is worth a message; found out with the first change, as most tasks of a set see none."""
+        if self._essence is None:
+            self._essence = _essence(self.task)
+        return self._essence
 
 
 class AssignmentSet:
@@ -54,6 +62,8 @@ class AssignmentSet:
         self._tasks: dict[str, _Sent] = {}
         self._uses: Counter[Key] = Counter()
         self._versions: dict[Key, int] = {}
+        self._wire_keys: dict[Key, AssignmentKey] = {}
+        """As they are sent with each task: many tasks need the same."""
 
     def uses(self, kind: AnyKind, object_id: str) -> bool:
         """Whether a change of that object is of interest here."""
@@ -103,7 +113,8 @@ class AssignmentSet:
         spec = version.spec if version is not None else None
         for kind in self._kinds.assigned:
             assert kind.assigned is not None
-            yield from dict.fromkeys((kind, object_id) for object_id in kind.assigned.needed_by(task, spec))
+            for object_id in dict.fromkeys(kind.assigned.needed_by(task, spec)):
+                yield kind, object_id
 
     def _put(self, task: Task, view: View, touched: dict[Key, None]) -> AssignmentChange | None:
         sent = self._tasks.get(task.id)
@@ -114,11 +125,18 @@ class AssignmentSet:
                 touched[key] = None
             if sent is not None:
                 self._release(sent.needs, touched)
-        essence = _essence(task)
-        self._tasks[task.id] = _Sent(essence, needs)
-        if sent is not None and sent.essence == essence:
+        now = self._tasks[task.id] = _Sent(task, needs)
+        if sent is not None and sent.needs == needs and sent.essence == now.essence:
             return None
-        return AssignmentChange(kind=_TASK, id=task.id, task=task)
+        return AssignmentChange(kind=_TASK, id=task.id, task=task, needs=[self._wire_key(key) for key in needs])
+
+    def _wire_key(self, key: Key) -> AssignmentKey:
+        known = self._wire_keys.get(key)
+        if known is None:
+            kind, object_id = key
+            assert kind.assigned is not None
+            known = self._wire_keys[key] = AssignmentKey(kind=kind.assigned.kind, id=object_id)
+        return known
 
     def _release(self, needs: tuple[Key, ...], touched: dict[Key, None]) -> None:
         for key in needs:
@@ -135,6 +153,7 @@ class AssignmentSet:
             wanted = view.of(kind).get(object_id) if self._uses[key] > 0 else None
             if self._uses[key] <= 0:
                 del self._uses[key]
+                self._wire_keys.pop(key, None)
             known = self._versions.get(key)
             if wanted is None:
                 if known is not None:
@@ -151,9 +170,10 @@ def _essence(task: Task) -> bytes:
     copy.CopyFrom(task)
     for name in ("version", "updated_at", "status"):
         copy.ClearField(name)
-    decided = [attachment for attachment in task.networks_attachments if attachment.network_id != NODE_NETWORK_ID]
-    copy.ClearField("networks_attachments")
-    copy.networks_attachments.extend(decided)
+    if task.networks_attachments:
+        decided = [attachment for attachment in task.networks_attachments if attachment.network_id != NODE_NETWORK_ID]
+        copy.ClearField("networks_attachments")
+        copy.networks_attachments.extend(decided)
     return copy.SerializeToString(deterministic=True) + (b"ended" if has_ended(task) else b"")
 
 

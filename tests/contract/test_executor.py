@@ -19,6 +19,7 @@ from tests.unit.dispatcher.support import make_spec_version, make_task
 from tests.unit.engine.conftest import bench, network_namespace  # noqa: F401 - fixtures
 from tests.unit.engine.support import Bench
 from worker.agent.container_spec import NodeFacts
+from worker.agent.contents import Contents
 from worker.agent.engine_executor import EngineExecutor
 from worker.agent.executor import Assignment, ContainerPhase, Executor, ExecutorError, Observation
 
@@ -196,7 +197,7 @@ async def test_a_container_sees_its_secrets_in_memory(bench: Bench, memory: Path
     spec.configs.append(config_ref)
     spec.env.append("SLOT={{.Task.Slot}}")
     spec.hostname = "{{.Node.Hostname}}-{{.Task.Slot}}"
-    assignment = Assignment(bare.task, bare.spec_version, {"s1": secret}, {"c1": config})
+    assignment = Assignment(bare.task, bare.spec_version, Contents(secret, config))
     executor = EngineExecutor(bench.engine, run_dir=memory, node=lambda: NodeFacts("n1", "host"))
     await executor.open()
     await executor.prepare(assignment)

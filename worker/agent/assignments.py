@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
-from proto.objects_pb2 import Config, Secret, SpecVersion
+from proto.objects_pb2 import SpecVersion
 from worker.agent.contents import Contents, is_removal
 from worker.agent.executor import Assignment
 
@@ -78,14 +78,8 @@ class ReceivedAssignments:
         version = self.contents.of(SpecVersion).get(f"{task.service_id}.{task.spec_version}") if task else None
         if task is None or version is None:
             return None
-        container = version.spec.task_template.container_spec
-        secrets, configs = self.contents.of(Secret), self.contents.of(Config)
-        return Assignment(
-            task=task,
-            spec_version=version,
-            secrets={ref.secret_id: secrets[ref.secret_id] for ref in container.secrets if ref.secret_id in secrets},
-            configs={ref.config_id: configs[ref.config_id] for ref in container.configs if ref.config_id in configs},
-        )
+        needed, is_whole = self.contents.needed_by(task_id)
+        return Assignment(task, version, needed, is_whole=is_whole)
 
     def _complete(self, message: AssignmentsMessage) -> Applied:
         self._parts_size_bytes += message.ByteSize()

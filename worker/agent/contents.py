@@ -6,17 +6,18 @@ added to the schema is kept, listed and removed as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, Self, TypeVar, cast
 
 import structlog
 from google.protobuf.descriptor import Descriptor
 
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKey, AssignmentKind
 from proto.objects_pb2 import Task
 
 log = structlog.get_logger(__name__)
 
+_TASK = AssignmentKind.ASSIGNMENT_KIND_TASK
 _PREFIX = "ASSIGNMENT_KIND_"
 
 FIELDS: Mapping[int, str] = {
@@ -55,10 +56,10 @@ def kind_of(message: type[AssignedObject] | AssignedObject) -> AssignmentKind.Va
     return _KINDS[message.DESCRIPTOR.full_name]
 
 
-def change_of(obj: AssignedObject) -> AssignmentChange:
-    """The change that tells of ``obj``."""
+def change_of(obj: AssignedObject, needs: Iterable[AssignmentKey] = ()) -> AssignmentChange:
+    """The change that tells of ``obj``, and of a task what it needs."""
     kind = kind_of(obj)
-    change = AssignmentChange(kind=kind, id=obj.id)
+    change = AssignmentChange(kind=kind, id=obj.id, needs=needs)
     content: AssignedObject = getattr(change, FIELDS[kind])
     content.CopyFrom(obj)
     return change
@@ -73,6 +74,7 @@ class Contents:
 
     def __init__(self, *objects: AssignedObject) -> None:
         self._objects: dict[int, dict[str, AssignedObject]] = {number: {} for number in FIELDS}
+        self._needs: dict[str, Sequence[AssignmentKey]] = {}
         for obj in objects:
             self._objects[kind_of(obj)][obj.id] = obj
 
@@ -89,11 +91,23 @@ class Contents:
         """(kind, ID) of everything."""
         return {(kind, object_id) for kind, objects in self._objects.items() for object_id in objects}
 
+    def needed_by(self, task_id: str) -> tuple[Contents, bool]:
+        """What a task needs, as far as it is here, and whether that is all."""
+        found = Contents()
+        is_whole = True
+        for need in self._needs.get(task_id, ()):
+            obj = self._objects.get(need.kind, {}).get(need.id)
+            if obj is None:
+                is_whole = False
+            else:
+                found._objects[need.kind][need.id] = obj
+        return found, is_whole
+
     def changes(self) -> Iterator[AssignmentChange]:
         """What leads from nothing to these contents: what a task needs before the task."""
-        for kind in sorted(self._objects, key=lambda kind: kind == AssignmentKind.ASSIGNMENT_KIND_TASK):
+        for kind in sorted(self._objects, key=lambda kind: kind == _TASK):
             for obj in self._objects[kind].values():
-                yield change_of(obj)
+                yield change_of(obj, self._needs.get(obj.id, ()) if kind == _TASK else ())
 
     def put(self, change: AssignmentChange, node_id: str) -> bool:
         """Apply one change, and say whether it makes sense; what does not, or is another node's, is passed over."""
@@ -104,13 +118,17 @@ class Contents:
         name = change.WhichOneof("object")
         if name is None:
             objects.pop(change.id, None)
+            if change.kind == _TASK:
+                self._needs.pop(change.id, None)
             return True
         if name != FIELDS[change.kind] or not change.id or not _is_for(change, node_id):
             log.warning("assignment.passed_over", kind=FIELDS[change.kind], id=change.id, node_id=change.task.node_id)
             return False
         objects[change.id] = getattr(change, name)
+        if change.kind == _TASK:
+            self._needs[change.id] = tuple(change.needs)
         return True
 
 
 def _is_for(change: AssignmentChange, node_id: str) -> bool:
-    return change.kind != AssignmentKind.ASSIGNMENT_KIND_TASK or change.task.node_id == node_id
+    return change.kind != _TASK or change.task.node_id == node_id

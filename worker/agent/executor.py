@@ -6,13 +6,14 @@ container engine of this host) and ``tests.unit.agent.fakes.FakeExecutor``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from proto.objects_pb2 import Config, NetworkAttachment, Secret, SpecVersion, Task
+from proto.objects_pb2 import NetworkAttachment, SpecVersion, Task
 from proto.specs_pb2 import PortConfig
+from worker.agent.contents import Contents
 
 
 class ExecutorError(Exception):
@@ -26,14 +27,14 @@ class Assignment:
     Attributes:
         task: as the manager sent it.
         spec_version: the service's spec that the task names.
-        secrets: by ID, those of the spec that exist.
-        configs: by ID, those of the spec that exist.
+        needed: what the managers say the task needs and have sent.
+        is_whole: nothing of that is missing (secrets are, after a restart without a manager).
     """
 
     task: Task
     spec_version: SpecVersion
-    secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
-    configs: Mapping[str, Config] = field(default_factory=dict, repr=False)
+    needed: Contents = field(default_factory=Contents, repr=False)
+    is_whole: bool = True
 
 
 class ContainerPhase(Enum):

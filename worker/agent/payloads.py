@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import Driver, FileTarget
 from runtime.containers.types import Mount
 from worker.agent.container_spec import NodeFacts, expand_env, expand_in, template_fields
@@ -73,13 +74,13 @@ class _Templates:
         self._open: list[str] = []
 
     def secret_data(self, secret_id: str, name: str) -> bytes:
-        secret = self._assignment.secrets.get(secret_id)
+        secret = self._assignment.needed.of(Secret).get(secret_id)
         if secret is None:
             raise ExecutorError(f"secret {name or secret_id} not found")
         return self._expanded(f"secret {name}", secret.spec.data, secret.spec.templating)
 
     def config_data(self, config_id: str, name: str) -> bytes:
-        config = self._assignment.configs.get(config_id)
+        config = self._assignment.needed.of(Config).get(config_id)
         if config is None:
             raise ExecutorError(f"config {name or config_id} not found")
         return self._expanded(f"config {name}", config.spec.data, config.spec.templating)

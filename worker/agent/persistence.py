@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 FILE_NAME = "assignments"
 FILE_MODE = 0o600
-HEADER = b"swarm-agent 2\n"
+HEADER = b"swarm-agent 3\n"
 SLACK_BYTES = 256 * 1024
 RETRY_S = 5.0
 """After a write failed."""

@@ -145,7 +145,8 @@ class TaskRunner:
             self.machine.done(Operation.PREPARE, self._now())
 
     async def _prepare_now(self) -> bool:
-        if not _is_whole(self._owner.assignment(self.machine.task_id)):
+        known = self._owner.assignment(self.machine.task_id)
+        if known is None or not known.is_whole:
             await self._owner.assignment_settled()
         assignment = self._owner.assignment(self.machine.task_id)
         if assignment is None:
@@ -193,13 +194,3 @@ class TaskRunner:
 
     def _observe(self) -> None:
         self.machine.observe(self._executor.observe(self.machine.task_id))
-
-
-def _is_whole(assignment: Assignment | None) -> bool:
-    """Whether everything the spec names is here (secrets are not, after a restart without a manager)."""
-    if assignment is None:
-        return False
-    container = assignment.spec_version.spec.task_template.container_spec
-    return all(ref.secret_id in assignment.secrets for ref in container.secrets) and all(
-        ref.config_id in assignment.configs for ref in container.configs
-    )

@@ -11,7 +11,7 @@ from proto.specs_pb2 import ServiceSpec
 
 
 def _needed_by(_: Task, spec: ServiceSpec | None) -> Iterable[str]:
-    return () if spec is None else (ref.config_id for ref in spec.task_template.container_spec.configs)
+    return () if spec is None else [ref.config_id for ref in spec.task_template.container_spec.configs]
 
 
 CONFIGS = Kind(

@@ -11,7 +11,7 @@ from proto.specs_pb2 import ServiceSpec
 
 
 def _needed_by(_: Task, spec: ServiceSpec | None) -> Iterable[str]:
-    return () if spec is None else (ref.secret_id for ref in spec.task_template.container_spec.secrets)
+    return () if spec is None else [ref.secret_id for ref in spec.task_template.container_spec.secrets]
 
 
 SECRETS = Kind(

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from proto.objects_pb2 import NetworkAttachment
+from proto.objects_pb2 import NetworkAttachment, Secret
 from worker.agent.executor import Assignment, ContainerPhase, ExecutorError, Health, Observation
 
 _pids = itertools.count(1000)
@@ -61,7 +61,7 @@ class FakeExecutor:
         if container.image.startswith("missing"):
             raise ExecutorError(f"No such image: {container.image}")
         for secret in container.secrets:
-            if secret.secret_id not in assignment.secrets:
+            if secret.secret_id not in assignment.needed.of(Secret):
                 raise ExecutorError(f"secret {secret.secret_name} not found")
         if task_id not in self.containers:
             self._set(Observation(task_id, f"c-{task_id}", ContainerPhase.CREATED))

@@ -24,6 +24,7 @@ from proto.specs_pb2 import Mount as MountSpec
 from runtime.containers.types import LogConfig, PortBinding
 from tests.unit.dispatcher.support import make_spec_version, make_task
 from worker.agent.container_spec import NodeFacts, plan_container, registry_auth
+from worker.agent.contents import Contents
 from worker.agent.executor import Assignment, ExecutorError
 from worker.agent.payloads import PayloadFolder, plan_files
 
@@ -173,7 +174,7 @@ def with_payloads(secret_data: bytes = b"pw", config_data: bytes = b"x", *, temp
     spec.configs.append(config_ref)
     spec.configs.append(ConfigReference(config_id="r", config_name="for-the-runtime"))
     spec.env.append("COLOUR=blue")
-    return Assignment(make_task("t1", "n1"), version, {"s": secret}, {"c": config})
+    return Assignment(make_task("t1", "n1"), version, Contents(secret, config))
 
 
 def test_secrets_and_configs_become_files() -> None:
@@ -193,7 +194,7 @@ def test_payloads_may_be_templates_that_name_one_another() -> None:
 
 def test_a_missing_secret_is_named() -> None:
     assignment = with_payloads()
-    bare = Assignment(assignment.task, assignment.spec_version, {}, assignment.configs)
+    bare = Assignment(assignment.task, assignment.spec_version, Contents(*assignment.needed.of(Config).values()))
     with pytest.raises(ExecutorError, match="secret password not found"):
         plan_files(bare, NODE)
     assignment.spec_version.spec.task_template.container_spec.secrets[0].file.uid = "root"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKey, AssignmentKind
 from proto.objects_pb2 import Config, Secret, SpecVersion, TaskState, TaskStatus
 from tests.unit.dispatcher.support import make_spec_version, make_task
+from worker.agent.assignments import ReceivedAssignments
 from worker.agent.contents import Contents, change_of
 from worker.agent.persistence import FILE_NAME, SLACK_BYTES, AgentStateError, AssignmentFile
 
@@ -64,6 +65,28 @@ async def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
     assert contents.of(Config)["c1"] == config
     assert contents.of(Secret) == {}
     assert statuses == {"t1": RUNNING}
+
+
+async def test_a_task_whose_secret_was_never_written_is_not_whole_after_a_restart(tmp_path: Path) -> None:
+    needs = [
+        AssignmentKey(kind=AssignmentKind.ASSIGNMENT_KIND_SPEC_VERSION, id="web.1"),
+        AssignmentKey(kind=AssignmentKind.ASSIGNMENT_KIND_SECRET, id="s1"),
+        AssignmentKey(kind=AssignmentKind.ASSIGNMENT_KIND_CONFIG, id="c1"),
+    ]
+    before = Contents(make_spec_version("web"), Config(id="c1"), Secret(id="s1"))
+    before.put(change_of(make_task("t1", "n1"), needs), "n1")
+    file = make_file(tmp_path)
+    file.replace(before)
+    await file.flush()
+    contents, _ = AssignmentFile(tmp_path, "n1").load()
+    assignment = ReceivedAssignments("n1", contents).assignment("t1")
+    assert assignment is not None
+    assert set(assignment.needed.of(Config)) == {"c1"}
+    assert not assignment.is_whole
+    contents.put(change_of(Secret(id="s1")), "n1")
+    assignment = ReceivedAssignments("n1", contents).assignment("t1")
+    assert assignment is not None
+    assert assignment.is_whole
 
 
 async def test_a_complete_set_replaces_everything(tmp_path: Path) -> None:
@@ -122,7 +145,7 @@ async def test_a_flipped_byte_costs_what_is_behind_it_and_no_more(tmp_path: Path
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    for header in (b"swarm-agent 9\n", b"swarm-agent 1\n"):
+    for header in (b"swarm-agent 9\n", b"swarm-agent 2\n"):
         (tmp_path / FILE_NAME).write_bytes(header + b"xxxx")
         with pytest.raises(AgentStateError, match="of this version"):
             AssignmentFile(tmp_path, "n1").load()

@@ -180,6 +180,10 @@ async def test_an_agent_gets_what_its_tasks_need_of_it(store: Store) -> None:
     held = received.contents.of(Config)
     assert set(held) == {"id-lamp"}
     assert held["id-lamp"] == _without_data(store.view.of(GADGETS).find("lamp"))
+    assignment = received.assignment("t1")
+    assert assignment is not None
+    assert set(assignment.needed.of(Config)) == {"id-lamp"}
+    assert assignment.is_whole
     assert not received.contents.of(Secret), "owners are no agent's business"
     assert sent.uses(GADGETS, "id-lamp")
     assert not sent.uses(GADGETS, "id-lens")
