@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 DEFAULT_HOST = "unix:///run/swarm/engine.sock"
+Object = dict[str, Any]  # JSON of the Engine API, as it came
 Params = Mapping[str, "str | int | bool | None"]
 
 
@@ -153,9 +154,7 @@ class EngineClient:
                 hint = f"the answer is not HTTP or broke off: {type(error).__name__} {error!s:.80}".strip()
         return UnreachableError(f"Cannot connect to the daemon at {self.host}: {hint}")
 
-    def messages(
-        self, method: str, path: str, *, body: Any = None, params: Params | None = None
-    ) -> Iterator[dict[str, Any]]:
+    def messages(self, method: str, path: str, *, body: Any = None, params: Params | None = None) -> Iterator[Object]:
         """A stream of JSON objects, as pull and load answer with.
 
         Raises:
@@ -167,7 +166,7 @@ class EngineClient:
             except (OSError, http.client.HTTPException) as error:
                 raise self._unreachable(error) from error
 
-    def _messages(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    def _messages(self, response: http.client.HTTPResponse) -> Iterator[Object]:
         for line in response:
             if not line.strip():
                 continue
@@ -179,7 +178,7 @@ class EngineClient:
                 raise RefusedError(500, str(message["error"]))
             yield message
 
-    def list(self, path: str, filters: Mapping[str, Any] | None = None, **params: Any) -> list[dict[str, Any]]:
+    def list(self, path: str, filters: Mapping[str, Any] | None = None, **params: Any) -> list[Object]:
         """A list endpoint with filters, values as a list or a mapping of booleans."""
         encoded = json.dumps(filters) if filters else None
         found = self.get(path, filters=encoded, **params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cli import values
 from cli.composefile.source import ManifestError, Place
@@ -18,7 +18,7 @@ class Cursor:
         value: None when the key is absent or empty.
     """
 
-    def __init__(self, place: Place, value: Any) -> None:
+    def __init__(self, place: Place, value: object) -> None:
         self.place, self.value = place, value
 
     def __bool__(self) -> bool:
@@ -28,10 +28,10 @@ class Cursor:
     def error(self, message: str) -> ManifestError:
         return self.place.error(message)
 
-    def _inner(self, key: str | int, value: Any) -> Cursor:
+    def _inner(self, key: str | int, value: object) -> Cursor:
         return Cursor(self.place.inner(key), value)
 
-    def instead(self, value: Any) -> Cursor:
+    def instead(self, value: object) -> Cursor:
         """Another value at the same place: a short form in its long one."""
         return Cursor(self.place, value)
 
@@ -154,7 +154,7 @@ class Cursor:
         return {key: item.text() if item else None for key, item in self.entries()}
 
 
-def scalar_text(value: Any) -> str:
+def scalar_text(value: object) -> str:
     """A scalar as Compose writes it into the environment."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

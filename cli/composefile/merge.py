@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cli.composefile.source import Path_, Source
 
 # Lists of a service that name something: an entry of a later file takes the place of the one with the same name.
@@ -17,11 +15,11 @@ def merge(base: Source, over: Source) -> Source:
 
     Mappings merge key by key, also where the one file writes a list of ``key=value`` and the other a mapping; lists
     are joined, an entry with the same target (volumes), published port, source (secrets, configs) or text taking the
-    place of the earlier one; ``command`` and ``entrypoint`` and
-    everything else are replaced. Paths stay relative to the first file.
+    place of the earlier one; ``command``, ``entrypoint`` and everything else are replaced. Paths stay relative to the
+    first file.
     """
     merger = _Merger(base, over)
-    value = merger.merge((), base.value, over.value, (), ())
+    value = merger.mappings((), base.value, over.value, (), ())
     return Source(base.name, base.directory, value, merger.lines)
 
 
@@ -30,34 +28,41 @@ class _Merger:
         self._base, self._over = base, over
         self.lines: dict[Path_, str] = {}
 
-    def merge(self, path: Path_, base: Any, over: Any, from_base: Path_, from_over: Path_) -> Any:
+    def merge(self, path: Path_, base: object, over: object, from_base: Path_, from_over: Path_) -> object:
         key = path[-1] if path else ""
         if key in _AS_MAPPING and (isinstance(base, dict) or isinstance(over, dict)):
             base, over = _as_mapping(base), _as_mapping(over)
         if isinstance(base, dict) and isinstance(over, dict):
-            self._mark(path, self._base, from_base)
-            made = {}
-            for name in {**base, **over}:
-                inner, of_base, of_over = (*path, name), (*from_base, name), (*from_over, name)
-                if name in base and name in over:
-                    made[name] = self.merge(inner, base[name], over[name], of_base, of_over)
-                elif name in over:
-                    made[name] = self._take(inner, over[name], self._over, of_over)
-                else:
-                    made[name] = self._take(inner, base[name], self._base, of_base)
-            return made
+            return self.mappings(path, base, over, from_base, from_over)
         if isinstance(base, list) and isinstance(over, list) and key not in _REPLACED:
             return self._lists(path, base, over, from_base, from_over)
         return self._take(path, over, self._over, from_over)
 
-    def _lists(self, path: Path_, base: list[Any], over: list[Any], from_base: Path_, from_over: Path_) -> list[Any]:
+    def mappings(
+        self, path: Path_, base: dict[str, object], over: dict[str, object], from_base: Path_, from_over: Path_
+    ) -> dict[str, object]:
+        self._mark(path, self._base, from_base)
+        made = {}
+        for name in {**base, **over}:
+            inner, of_base, of_over = (*path, name), (*from_base, name), (*from_over, name)
+            if name in base and name in over:
+                made[name] = self.merge(inner, base[name], over[name], of_base, of_over)
+            elif name in over:
+                made[name] = self._take(inner, over[name], self._over, of_over)
+            else:
+                made[name] = self._take(inner, base[name], self._base, of_base)
+        return made
+
+    def _lists(
+        self, path: Path_, base: list[object], over: list[object], from_base: Path_, from_over: Path_
+    ) -> list[object]:
         self._mark(path, self._base, from_base)
         kind = str(path[-1]) if path else ""
         entries = {_identity(kind, item): (item, self._base, (*from_base, i)) for i, item in enumerate(base)}
         entries |= {_identity(kind, item): (item, self._over, (*from_over, i)) for i, item in enumerate(over)}
         return [self._take((*path, index), *entry) for index, entry in enumerate(entries.values())]
 
-    def _take(self, path: Path_, value: Any, source: Source, origin: Path_) -> Any:
+    def _take(self, path: Path_, value: object, source: Source, origin: Path_) -> object:
         """A value of one file, with its places."""
         self._mark(path, source, origin)
         if isinstance(value, dict):
@@ -70,7 +75,7 @@ class _Merger:
         self.lines[path] = source.where(origin)
 
 
-def _identity(kind: str, item: Any) -> str:
+def _identity(kind: str, item: object) -> str:
     """What makes two entries of a list the same one."""
     if kind not in _KEYED:
         return repr(item)
@@ -82,7 +87,7 @@ def _identity(kind: str, item: Any) -> str:
     return parts[-2] if kind == "ports" and len(parts) > 1 else parts[-1]
 
 
-def _as_mapping(value: Any) -> Any:
+def _as_mapping(value: object) -> object:
     """A list of ``key=value`` as a mapping; ``key`` alone has no value, which is taken from the environment later."""
     if not isinstance(value, list):
         return value

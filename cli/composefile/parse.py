@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -79,7 +78,7 @@ class _Reader:
         self._count = 0
         self.lines: dict[Path_, str] = {}
 
-    def value(self, node: yaml.Node, path: Path_) -> Any:
+    def value(self, node: yaml.Node, path: Path_) -> object:
         self._count += 1
         if self._count > VALUES_MAX:
             raise self._error(node, f"more than {VALUES_MAX} values (do aliases multiply?)")
@@ -94,10 +93,10 @@ class _Reader:
         assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node)
 
-    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, object]:
         self._plain(node, "map")
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
+        own: dict[str, object] = {}
+        merged: dict[str, object] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self._error(key_node, "a key must be text")
@@ -111,23 +110,25 @@ class _Reader:
             own[key] = self.value(value_node, (*path, key))
         return {**merged, **own}
 
-    def _merged(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
+    def _merged(self, node: yaml.Node, path: Path_) -> dict[str, object]:
         """What ``<<`` brings in: a mapping, or a list of them of which the first with a key counts."""
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for one in nodes:
             if not isinstance(one, yaml.MappingNode):
                 raise self._error(one, "<<: takes a mapping or a list of mappings")
             # One level deeper than it will stand, so that an alias that merges itself comes to an end.
             inner_path = (*path, "<<")
             outer, self.lines = self.lines, {}
-            found = {**self.value(one, inner_path), **found}
+            brought = self.value(one, inner_path)
+            assert isinstance(brought, dict), "a mapping node"
+            found = {**brought, **found}
             inner, self.lines = self.lines, outer
             for below, text in inner.items():
                 outer.setdefault((*path, *below[len(inner_path) :]), text)
         return found
 
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
+    def _scalar(self, node: yaml.ScalarNode) -> object:
         if self._environment is not None and "$" in node.value:
             try:
                 return interpolate(node.value, self._environment)

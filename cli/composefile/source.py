@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 Path_ = tuple[str | int, ...]
 
@@ -27,7 +26,7 @@ class Source:
 
     name: str
     directory: Path
-    value: dict[str, Any]
+    value: dict[str, object]
     lines: Mapping[Path_, str] = field(repr=False)
 
     def where(self, path: Path_) -> str:

@@ -6,8 +6,8 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from cli.client import Object
 from cli.composefile.files import read_bytes
 from cli.composefile.model import ComposeFile, Payload, PayloadKind
 from cli.composefile.source import ManifestError
@@ -18,8 +18,6 @@ DATA_BYTES_MAX: Mapping[PayloadKind, int] = {"config": 1000 * 1024, "secret": 50
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 _VERSION = re.compile(r"3(\.([0-9]|1[0-3]))?")
-
-Object = dict[str, Any]  # JSON of the Engine API
 
 
 @dataclass

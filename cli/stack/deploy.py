@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import click
 
-from cli.client import EngineClient, RefusedError
+from cli.client import EngineClient, Object, RefusedError
 from cli.composefile.model import PayloadKind
 from cli.images import pin, registry_auth
 from cli.stack.convert import Stack
@@ -88,7 +87,7 @@ def _told(what: str) -> Iterator[None]:
         raise click.ClickException(f"failed to {what}: {error}") from error
 
 
-def _refer(spec: dict[str, Any], ids: Mapping[PayloadKind, Mapping[str, str]]) -> None:
+def _refer(spec: Object, ids: Mapping[PayloadKind, Mapping[str, str]]) -> None:
     """Put the IDs of configs and secrets beside their names."""
     container = spec["TaskTemplate"]["ContainerSpec"]
     for kind in ids:
@@ -99,8 +98,8 @@ def _refer(spec: dict[str, Any], ids: Mapping[PayloadKind, Mapping[str, str]]) -
 
 def _deploy_service(
     engine: EngineClient,
-    spec: dict[str, Any],
-    old: dict[str, Any] | None,
+    spec: Object,
+    old: Object | None,
     resolve_image: str,
     auth: dict[str, str],
     say: Callable[[str], None],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from cli.client import EngineClient
+from cli.client import EngineClient, Object
 from cli.stack.names import Namespace
 
 
-def of_stack(engine: EngineClient, path: str, namespace: Namespace) -> list[dict[str, Any]]:
+def of_stack(engine: EngineClient, path: str, namespace: Namespace) -> list[Object]:
     """Objects with the stack's label, of a list endpoint such as ``/services``."""
     return engine.list(path, {"label": [namespace.label]})

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from cli.client import EngineClient, RefusedError
+from cli.client import EngineClient, Object, RefusedError
 from cli.convergence import STATES
 from cli.progress import POLL_S
 from cli.stack.names import Namespace
@@ -39,7 +38,7 @@ def remove(engine: EngineClient, namespace: Namespace, *, wait: bool, say: Calla
     return done
 
 
-def _parts(engine: EngineClient, kind: str, namespace: Namespace) -> Sequence[dict[str, Any]]:
+def _parts(engine: EngineClient, kind: str, namespace: Namespace) -> Sequence[Object]:
     return sorted(of_stack(engine, f"/{kind}s", namespace), key=lambda entry: str(entry["Spec"]["Name"]))
 
 

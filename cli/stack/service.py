@@ -7,8 +7,9 @@ redeploy by either command must not look like a change. Lists are in Docker's or
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, assert_never
+from typing import assert_never
 
+from cli.client import Object
 from cli.composefile.model import (
     BindMount,
     Deploy,
@@ -25,8 +26,6 @@ from cli.composefile.model import (
 )
 from cli.composefile.source import Place
 from cli.stack.names import IMAGE_LABEL, Namespace
-
-Object = dict[str, Any]  # JSON of the Engine API
 
 # Of the keys that the model has not, Docker's own stack deploy refuses these; it drops the others with a warning, and
 # so do we, with the line.

@@ -197,12 +197,14 @@ def test_files_are_merged_and_each_refusal_names_the_file_it_came_from() -> None
         None,
     )
     merged = merge(base, over)
-    assert merged.value["services"]["w"] == {
-        "image": "i",
-        "command": ["c"],
-        "environment": {"A": "1", "B": 3},
-        "ports": ["80:99", "81:81"],
-        "dns": {"x": 1},
+    assert merged.value["services"] == {
+        "w": {
+            "image": "i",
+            "command": ["c"],
+            "environment": {"A": "1", "B": 3},
+            "ports": ["80:99", "81:81"],
+            "dns": {"x": 1},
+        }
     }
     assert merged.where(("services", "w", "ports", 0)) == "over.yml:5"
     assert merged.where(("services", "w", "ports", 1)) == "base.yml:6"
