@@ -26,8 +26,9 @@ from typing import Any
 
 import docker
 
-from tests.multihost.testbed import Testbed, TestbedError, run, until
+from tests.multihost.testbed import Testbed, run
 from tests.support_images import busybox_rootfs
+from tests.waiting import wait_until
 
 HOSTS, MANAGERS = 5, 3
 SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]
@@ -52,8 +53,8 @@ def seconds(condition: Callable[[], object], what: str, *, deadline_s: float = 1
     """How long until the condition holds; NaN when it does not."""
     begin = time.monotonic()
     try:
-        until(condition, what, deadline_s=deadline_s, step_s=step_s)
-    except TestbedError:
+        wait_until(condition, what, deadline_s=deadline_s, step_s=step_s)
+    except TimeoutError:
         return math.nan
     return time.monotonic() - begin
 
@@ -104,7 +105,7 @@ def measure_formation(testbed: Testbed, into: Metrics) -> None:
         testbed.client(host).swarm.join([f"{testbed.ip(1)}:2377"], token, advertise_addr=testbed.ip(host))
         joins.append(time.monotonic() - begin)
     into["swarm_join_s"] = statistics.median(joins)
-    until(
+    wait_until(
         lambda: sum(node.attrs["Status"]["State"] == "ready" for node in first.nodes.list()) == HOSTS,
         "every node is ready",
     )

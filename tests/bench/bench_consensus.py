@@ -20,7 +20,8 @@ import structlog
 
 from manager.consensus.port import Member, NodeID
 from manager.consensus.raft import RaftConsensus
-from tests.unit.consensus.cluster import FAST, Authority, Cluster, free_port, until
+from tests.unit.consensus.cluster import FAST, Authority, Cluster, free_port
+from tests.waiting import until
 
 COMMAND = b"c" * 1024
 STATE_ENTRIES = 1000

@@ -22,7 +22,8 @@ from pathlib import Path
 import docker
 import requests.exceptions
 
-from tests.conformance.hosts import EngineHost, until
+from tests.conformance.hosts import EngineHost
+from tests.waiting import wait_until
 
 SETTLE_S = 5.0
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -87,7 +88,7 @@ def measure(host: EngineHost) -> dict[str, float]:
     try:
         host.start()
         with contextlib.closing(host.client(version="1.41")) as client:
-            until(lambda: answers(client), f"the daemon answers; its log: {host.log}")
+            wait_until(lambda: answers(client), f"the daemon answers; its log: {host.log}")
         wall_s, spent_s = time.monotonic() - begin, cpu_s(host)
         time.sleep(SETTLE_S)
         return {

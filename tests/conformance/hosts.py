@@ -16,27 +16,17 @@ import subprocess
 import sys
 import tempfile
 import termios
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import docker
 
+from tests.waiting import wait_until
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEADLINE_S = 30.0
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 DAEMON = "from api.swarmd import main; main()"
 START = 'mount -t proc proc /proc && ip link set lo up && mount -t tmpfs tmpfs "$0" && exec tini -s -- "$@"'
-
-
-def until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Wait for a condition. Raises: TimeoutError."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {deadline_s} s: {what}")
-        time.sleep(0.02)
 
 
 class EngineHost:
@@ -71,7 +61,7 @@ class EngineHost:
                 cwd=REPOSITORY,
             )
         try:
-            until(lambda: self._listens() or self._ended(), "the daemon listens")
+            wait_until(lambda: self._listens() or self._ended(), "the daemon listens")
             if self._ended():
                 raise TimeoutError("the daemon ended")
         except TimeoutError as error:
@@ -105,7 +95,7 @@ class EngineHost:
         if self._process is not None:
             self._process.kill()  # unshare dies, --kill-child takes the init along
             self._process.wait()
-            until(lambda: not self._cgroup_processes(), "every process of the host is gone")
+            wait_until(lambda: not self._cgroup_processes(), "every process of the host is gone")
         for cgroup in self._cgroups():
             for directory, _, _ in os.walk(cgroup, topdown=False):
                 with contextlib.suppress(FileNotFoundError):
@@ -201,11 +191,11 @@ class Terminal:
     def wait_for(self, text: bytes) -> None:
         """Raises: TimeoutError with what was shown."""
         try:
-            until(lambda: self._shows(text), f"{text!r} on the terminal")
+            wait_until(lambda: self._shows(text), f"{text!r} on the terminal")
         except TimeoutError as error:
             raise TimeoutError(f"{error}; it shows {self._output!r}") from None
 
     def exit_code(self) -> int:
         """Wait for the command's end. Raises: TimeoutError."""
-        until(lambda: self._shows(b"\0never") or self._process.poll() is not None, "the command ends")
+        wait_until(lambda: self._shows(b"\0never") or self._process.poll() is not None, "the command ends")
         return self._process.returncode

@@ -14,7 +14,8 @@ import pytest
 
 from tests.conformance.busybox import root_tar, write_registry
 from tests.conformance.conftest import IMAGE
-from tests.conformance.hosts import EngineHost, Terminal, until
+from tests.conformance.hosts import EngineHost, Terminal
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -250,7 +251,9 @@ def registry(host: EngineHost) -> Iterator[tuple[str, str]]:
         server = subprocess.Popen(host.enter("docker-registry", "serve", str(config)), stdout=log, stderr=log)
     try:
         probe = host.enter("curl", "-sf", "http://127.0.0.1:5000/v2/")
-        until(lambda: subprocess.run(probe, capture_output=True, check=False).returncode == 0, "the registry answers")
+        wait_until(
+            lambda: subprocess.run(probe, capture_output=True, check=False).returncode == 0, "the registry answers"
+        )
         yield "127.0.0.1:5000/team/app:1", digest
     finally:
         server.kill()

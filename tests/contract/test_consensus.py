@@ -21,7 +21,8 @@ from manager.consensus.port import (
     ProposalUnknownError,
 )
 from tests.support_addresses import loopback
-from tests.unit.consensus.cluster import Cluster, Register, until
+from tests.unit.consensus.cluster import Cluster, Register
+from tests.waiting import until
 
 Started = Callable[[], Awaitable[tuple[Consensus, Register]]]
 

@@ -20,7 +20,8 @@ from pki.identifiers import new_id
 from proto.objects_pb2 import NODE_STATE_READY, TASK_STATE_ASSIGNED, Node, Secret, Service, Task
 from proto.specs_pb2 import NODE_AVAILABILITY_ACTIVE
 from tests.support_addresses import free_port, loopback
-from tests.unit.consensus.cluster import FOUNDER, KEY, Authority, peer_identity, until
+from tests.unit.consensus.cluster import FOUNDER, KEY, Authority, peer_identity
+from tests.waiting import until
 
 
 class Member:

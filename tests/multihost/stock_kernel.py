@@ -6,8 +6,9 @@ from pathlib import Path
 
 import docker
 
-from tests.multihost.testbed import Testbed, until
+from tests.multihost.testbed import Testbed
 from tests.support_images import busybox_rootfs
+from tests.waiting import wait_until
 
 DEADLINE_S = 240.0
 """The guest is emulated: ten times slower than the machine around it."""
@@ -29,7 +30,7 @@ def main() -> None:
             mode=docker.types.ServiceMode("replicated", 6),
             resources=docker.types.Resources(mem_limit=64 * 1024 * 1024),
         )
-        until(lambda: len(testbed.tasks("web")) == 6, "six tasks run", deadline_s=DEADLINE_S)
+        wait_until(lambda: len(testbed.tasks("web")) == 6, "six tasks run", deadline_s=DEADLINE_S)
         for host in testbed.hosts():
             for container in testbed.client(host).containers.list():
                 pid = testbed.client(host).api.inspect_container(container.id)["State"]["Pid"]

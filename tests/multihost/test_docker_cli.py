@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from tests.multihost.testbed import Testbed, until
+from tests.multihost.testbed import Testbed
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command: scripts/setup --dev")
 
@@ -45,7 +46,7 @@ def test_node_ls_names_every_host_and_the_leader(three: Testbed) -> None:
     assert sum(" * " in line for line in lines) == 1
     assert all("Ready" in line and "Active" in line for line in lines)
     # Each node tells with its description whose certificate it has (A2.05).
-    until(
+    wait_until(
         lambda: docker_cli(three, 1, "node", "ls", "--format", "{{.TLSStatus}}").split() == ["Ready"] * 3,
         "every node trusts the cluster's root",
     )
@@ -54,7 +55,9 @@ def test_node_ls_names_every_host_and_the_leader(three: Testbed) -> None:
 def test_a_service_from_create_to_rm(three: Testbed) -> None:
     worker = docker_cli(three, 1, "node", "ls", "-q").split()[1]
     # The command does not retry when the node object has just changed (W06): its user would.
-    until(lambda: docker_cli(three, 1, "node", "update", "--label-add", "disk=ssd", worker), "the node is labelled")
+    wait_until(
+        lambda: docker_cli(three, 1, "node", "update", "--label-add", "disk=ssd", worker), "the node is labelled"
+    )
     text = docker_cli(
         *(three, 1, "service", "create", "--name", "cli", "--replicas", "5", "--no-resolve-image"),
         *("--constraint", "node.labels.disk==ssd", "--update-monitor", "1s", "busybox:latest", "sleep", "3600"),
@@ -75,12 +78,12 @@ def test_a_service_from_create_to_rm(three: Testbed) -> None:
     assert "cli scaled to 2" in text
     assert re.search(r"verify: Service \w+ converged", text)
     # The containers have ten seconds to stop: until then they are counted as running, as in Docker.
-    until(lambda: "2/2" in docker_cli(three, 1, "service", "ls"), "two tasks are left")
+    wait_until(lambda: "2/2" in docker_cli(three, 1, "service", "ls"), "two tasks are left")
 
     assert "busybox:latest" in docker_cli(three, 1, "service", "inspect", "--pretty", "cli")
     assert docker_cli(three, 1, "service", "rm", "cli").strip() == "cli"
-    until(lambda: not three.client(1).api.tasks(), "every task is gone")
-    until(lambda: docker_cli(three, 1, "node", "update", "--label-rm", "disk", worker), "the label is gone")
+    wait_until(lambda: not three.client(1).api.tasks(), "every task is gone")
+    wait_until(lambda: docker_cli(three, 1, "node", "update", "--label-rm", "disk", worker), "the label is gone")
 
 
 def test_errors_read_as_dockers_do(three: Testbed) -> None:

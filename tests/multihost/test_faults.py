@@ -11,7 +11,8 @@ import docker
 import pytest
 
 from tests.multihost.test_services import SLEEP
-from tests.multihost.testbed import Testbed, until
+from tests.multihost.testbed import Testbed
+from tests.waiting import wait_until
 
 MANAGERS = (1, 2, 3)
 WORKER = 5
@@ -40,11 +41,11 @@ def the_cluster_is_whole_again(five: Testbed) -> Iterator[None]:
             five.heal(host)
         if not five.daemon_pids(host):
             five.start(host)
-    until(lambda: all_ready(five, 1), "every node is ready again")
+    wait_until(lambda: all_ready(five, 1), "every node is ready again")
     client = five.client(1)
     for service in client.services.list():
         service.remove()
-    until(lambda: not client.api.tasks(), "every task is gone")
+    wait_until(lambda: not client.api.tasks(), "every task is gone")
 
 
 class Writer:
@@ -81,7 +82,7 @@ def config_names(testbed: Testbed, via: int) -> set[str]:
 
 def test_tasks_of_a_killed_worker_run_elsewhere_and_not_twice_when_it_returns(five: Testbed) -> None:
     services_on(five, "w", 10)
-    until(lambda: len(five.tasks("w")) == 10, "ten tasks run")
+    wait_until(lambda: len(five.tasks("w")) == 10, "ten tasks run")
     lost = five.node_id(WORKER)
     five.kill(WORKER)
 
@@ -89,24 +90,24 @@ def test_tasks_of_a_killed_worker_run_elsewhere_and_not_twice_when_it_returns(fi
         running = five.tasks("w")
         return len(running) == 10 and all(task["NodeID"] != lost for task in running)
 
-    until(elsewhere, "ten tasks run on other hosts")
+    wait_until(elsewhere, "ten tasks run on other hosts")
     five.start(WORKER)
-    until(lambda: all_ready(five, 1), "the worker is ready again")
-    until(lambda: len(five.tasks("w")) == 10, "still ten tasks")
+    wait_until(lambda: all_ready(five, 1), "the worker is ready again")
+    wait_until(lambda: len(five.tasks("w")) == 10, "still ten tasks")
     assert not [c for c in five.client(WORKER).containers.list() if c.name.startswith("w.")]
 
 
 def test_no_acknowledged_write_is_lost_with_the_leader(five: Testbed) -> None:
     services_on(five, "steady", 5)
-    until(lambda: len(five.tasks("steady")) == 5, "five tasks run")
+    wait_until(lambda: len(five.tasks("steady")) == 5, "five tasks run")
     before = {task["ID"]: task["NodeID"] for task in five.tasks("steady")}
     with Writer(five, "lead") as writer:
-        until(lambda: len(writer.acknowledged) > 30, "writes are accepted")
+        wait_until(lambda: len(writer.acknowledged) > 30, "writes are accepted")
         leader = five.leader(1)
         leader_node = five.node_id(leader)
         five.kill(leader)
         count = len(writer.acknowledged)
-        until(lambda: len(writer.acknowledged) > count + 30, "writes are accepted by another leader")
+        wait_until(lambda: len(writer.acknowledged) > count + 30, "writes are accepted by another leader")
     other = next(host for host in MANAGERS if host != leader)
     assert set(writer.acknowledged) <= config_names(five, other)
     assert five.leader(other) != leader
@@ -114,7 +115,7 @@ def test_no_acknowledged_write_is_lost_with_the_leader(five: Testbed) -> None:
     now = {task["ID"] for task in five.tasks("steady", via=other)}
     assert {task for task, node in before.items() if node != leader_node} <= now
     five.start(leader)
-    until(lambda: set(writer.acknowledged) <= config_names(five, leader), "the old leader has every write")
+    wait_until(lambda: set(writer.acknowledged) <= config_names(five, leader), "the old leader has every write")
 
 
 @pytest.mark.parametrize("victim", ["leader", "follower"])
@@ -130,12 +131,12 @@ def test_a_cut_off_manager_refuses_and_catches_up(five: Testbed, victim: str) ->
             five.client(others[0], timeout_s=25).configs.create(name=name, data=b"x")
         return name in config_names(five, others[0])
 
-    until(created, "the majority goes on")
+    wait_until(created, "the majority goes on")
     with pytest.raises(docker.errors.APIError) as refused:
         five.client(cut, timeout_s=25).configs.create(name=f"minority-{victim}", data=b"x")
     assert refused.value.response.status_code in (500, 503)
     five.heal(cut)
-    until(lambda: name in config_names(five, cut), "the manager catches up")
+    wait_until(lambda: name in config_names(five, cut), "the manager catches up")
     if victim == "leader":
         # Never committed. What a follower was asked may still be on its way to the leader: the error said so.
         assert f"minority-{victim}" not in config_names(five, others[0])
@@ -143,7 +144,7 @@ def test_a_cut_off_manager_refuses_and_catches_up(five: Testbed, victim: str) ->
 
 def test_a_whole_cluster_killed_at_once_comes_back_with_its_state(five: Testbed) -> None:
     services_on(five, "all", 5)
-    until(lambda: len(five.tasks("all")) == 5, "five tasks run")
+    wait_until(lambda: len(five.tasks("all")) == 5, "five tasks run")
     five.client(1).configs.create(name="kept", data=b"kept")
     for host in five.hosts():
         five.kill(host)
@@ -151,6 +152,6 @@ def test_a_whole_cluster_killed_at_once_comes_back_with_its_state(five: Testbed)
         five.start(host, wait=False)
     for host in five.hosts():
         five.wait_ready(host)
-    until(lambda: all_ready(five, 1), "every node is ready")
+    wait_until(lambda: all_ready(five, 1), "every node is ready")
     assert "kept" in config_names(five, 1)
-    until(lambda: len(five.tasks("all")) == 5, "five tasks run again")
+    wait_until(lambda: len(five.tasks("all")) == 5, "five tasks run again")

@@ -13,7 +13,8 @@ import docker
 import pytest
 
 from tests.linearizability import UNKNOWN, Operation, check
-from tests.multihost.testbed import Testbed, until
+from tests.multihost.testbed import Testbed
+from tests.waiting import wait_until
 
 KEYS = 3
 CLIENTS = 5
@@ -96,7 +97,7 @@ def upset(testbed: Testbed, choice: random.Random) -> None:
     for host in victims:
         testbed.start(host) if kill else testbed.heal(host)
     other = next(host for host in testbed.hosts() if host not in victims)
-    until(lambda: testbed.leader(other), "a leader")
+    wait_until(lambda: testbed.leader(other), "a leader")
 
 
 def test_histories_under_kills_and_cuts_are_linearizable(managers: Testbed) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import docker
 import pytest
 
-from tests.multihost.testbed import Testbed, until
+from tests.multihost.testbed import Testbed
+from tests.waiting import wait_until
 
 WORKER = 4
 
@@ -74,7 +75,7 @@ def leave(testbed: Testbed, host: int, *, force: bool = False, via: int = 1) -> 
     node_id = testbed.node_id(host)
     testbed.client(host).api.leave_swarm(force=force)
     api = testbed.client(via, timeout_s=25).api
-    until(lambda: api.inspect_node(node_id)["Status"]["State"] == "down", "the node is down")
+    wait_until(lambda: api.inspect_node(node_id)["Status"]["State"] == "down", "the node is down")
     api.remove_node(node_id)
 
 
@@ -105,29 +106,29 @@ def manager_again(testbed: Testbed, host: int, killed: int) -> bool:
 
 def test_a_worker_is_promoted_survives_its_managers_death_and_is_demoted(four: Testbed) -> None:
     set_role(four, WORKER, "manager")
-    until(lambda: swarm_info(four, WORKER)["ControlAvailable"], "the host has a manager")
-    until(lambda: reachability(four, WORKER) == "reachable", "it is in the Raft group")
+    wait_until(lambda: swarm_info(four, WORKER)["ControlAvailable"], "the host has a manager")
+    wait_until(lambda: reachability(four, WORKER) == "reachable", "it is in the Raft group")
     assert len(four.client(WORKER).nodes.list()) == 4
     # Told of the death of a manager that was started by a promotion, too.
     killed = kill_manager(four, WORKER)
-    until(lambda: manager_again(four, WORKER, killed), "the manager is back")
+    wait_until(lambda: manager_again(four, WORKER, killed), "the manager is back")
 
     set_role(four, WORKER, "worker")
     raft = four.directory(WORKER) / "state" / "raft"
-    until(lambda: not raft.exists(), "the host has forgotten the Raft log")
+    wait_until(lambda: not raft.exists(), "the host has forgotten the Raft log")
     assert "swarm-manager" not in processes(four, WORKER)
     assert not swarm_info(four, WORKER)["ControlAvailable"]
     assert reachability(four, WORKER) == ""
     with pytest.raises(docker.errors.APIError, match="Worker nodes can't be used to view or modify cluster state"):
         four.client(WORKER).nodes.list()
-    until(lambda: node(four, WORKER)["Status"]["State"] == "ready", "it works on as a worker")
+    wait_until(lambda: node(four, WORKER)["Status"]["State"] == "ready", "it works on as a worker")
 
     # Promoted again: the certificates from before the demotion are void, a new one opens the Raft streams.
     set_role(four, WORKER, "manager")
-    until(lambda: reachability(four, WORKER) == "reachable", "it is in the Raft group again")
-    until(lambda: len(four.client(WORKER).nodes.list()) == 4, "it answers as a manager")
+    wait_until(lambda: reachability(four, WORKER) == "reachable", "it is in the Raft group again")
+    wait_until(lambda: len(four.client(WORKER).nodes.list()) == 4, "it answers as a manager")
     set_role(four, WORKER, "worker")
-    until(lambda: not raft.exists(), "it is a worker again")
+    wait_until(lambda: not raft.exists(), "it is a worker again")
 
 
 # ---------------------------------------------------------------------- processes
@@ -135,17 +136,17 @@ def test_a_worker_is_promoted_survives_its_managers_death_and_is_demoted(four: T
 
 def test_a_killed_manager_process_is_started_again(four: Testbed) -> None:
     killed = kill_manager(four, 3)
-    until(lambda: manager_again(four, 3, killed), "the manager is back")
-    until(lambda: reachability(four, 3) == "reachable", "the others see it")
+    wait_until(lambda: manager_again(four, 3, killed), "the manager is back")
+    wait_until(lambda: reachability(four, 3) == "reachable", "the others see it")
 
 
 def test_a_killed_node_process_comes_back_to_the_manager_that_outlived_it(four: Testbed) -> None:
     before = processes(four, 3)
     os.kill(before["swarmd"][0], signal.SIGKILL)
-    until(lambda: "swarmd" not in processes(four, 3), "node and zygote end")
+    wait_until(lambda: "swarmd" not in processes(four, 3), "node and zygote end")
     assert processes(four, 3)["swarm-manager"] == before["swarm-manager"]
     four.start(3)
-    until(lambda: swarm_info(four, 3)["ControlAvailable"], "the node has its manager again")
+    wait_until(lambda: swarm_info(four, 3)["ControlAvailable"], "the node has its manager again")
     assert processes(four, 3)["swarm-manager"] == before["swarm-manager"]
 
 
@@ -187,7 +188,7 @@ def test_a_worker_leaves_is_refused_with_bad_tokens_and_joins_again(four: Testbe
         four.client(WORKER).api.leave_swarm()
     assert none.value.response.status_code == 503
     join(four, WORKER, good)
-    until(lambda: node(four, WORKER)["Status"]["State"] == "ready", "it is ready")
+    wait_until(lambda: node(four, WORKER)["Status"]["State"] == "ready", "it is ready")
     with pytest.raises(docker.errors.APIError, match="already part of a swarm") as member:
         join(four, WORKER, good)
     assert member.value.response.status_code == 503
@@ -205,7 +206,7 @@ def test_a_manager_leaves_by_force_and_joins_again(four: Testbed, who: str) -> N
     managers = [n for n in four.client(via).nodes.list() if n.attrs.get("ManagerStatus")]
     assert len(managers) == 2
     join(four, going, token(four, "Manager", via=via), via=via)
-    until(lambda: reachability(four, going, via=via) == "reachable", "it is a manager again")
+    wait_until(lambda: reachability(four, going, via=via) == "reachable", "it is a manager again")
 
 
 def test_managers_in_the_raft_group_and_nodes_that_are_up_are_not_removed(four: Testbed) -> None:
@@ -261,7 +262,7 @@ def listening(testbed: Testbed, host: int, port: int) -> Iterator[None]:
 
 def test_one_of_three_managers_makes_a_new_cluster_with_the_state_it_has(four: Testbed) -> None:
     four.client(1).configs.create(name="kept", data=b"x")
-    until(lambda: "kept" in {c.name for c in four.client(2).configs.list()}, "the config is replicated")
+    wait_until(lambda: "kept" in {c.name for c in four.client(2).configs.list()}, "the config is replicated")
     four.kill(1)
     four.kill(3)
     with pytest.raises(docker.errors.APIError) as refused:
@@ -274,13 +275,15 @@ def test_one_of_three_managers_makes_a_new_cluster_with_the_state_it_has(four: T
     four.client(2).configs.create(name="after", data=b"x")
     api = four.client(2).api
     assert [n["ID"] for n in api.nodes() if n.get("ManagerStatus")] == [me]
-    until(lambda: api.inspect_node(worker)["Status"]["State"] == "ready", "the worker finds the new cluster")
+    wait_until(lambda: api.inspect_node(worker)["Status"]["State"] == "ready", "the worker finds the new cluster")
 
     # One that comes back belongs to the group of old and does no harm; told to leave, it can join.
     four.start(1)
-    until(lambda: "the log of another Raft group, from before a new cluster was forced" in four.log(1), "it is refused")
+    wait_until(
+        lambda: "the log of another Raft group, from before a new cluster was forced" in four.log(1), "it is refused"
+    )
     assert [n["ID"] for n in api.nodes() if n.get("ManagerStatus")] == [me]
     four.client(1).api.leave_swarm(force=True)
     join(four, 1, token(four, "Manager", via=2), via=2)
-    until(lambda: reachability(four, 1, via=2) == "reachable", "it is a manager of the new cluster")
+    wait_until(lambda: reachability(four, 1, via=2) == "reachable", "it is a manager of the new cluster")
     assert {"kept", "after"} <= {config.name for config in four.client(1).configs.list()}

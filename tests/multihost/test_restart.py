@@ -6,7 +6,8 @@ import docker
 import pytest
 
 from tests.multihost.test_services import SLEEP
-from tests.multihost.testbed import Testbed, until
+from tests.multihost.testbed import Testbed
+from tests.waiting import wait_until
 
 MANAGER, WORKER = 1, 4
 
@@ -17,7 +18,7 @@ def test_a_killed_daemon_finds_its_containers_again(patient: Testbed, host: int)
     name = f"untouched-{host}"
     mode = docker.types.ServiceMode("global")
     service = client.services.create("busybox:latest", command=SLEEP, name=name, mode=mode)
-    until(lambda: len(patient.tasks(name)) == 4, "four tasks run")
+    wait_until(lambda: len(patient.tasks(name)) == 4, "four tasks run")
 
     def pids() -> dict[str, int]:
         containers = patient.client(host).containers.list()
@@ -34,7 +35,7 @@ def test_a_killed_daemon_finds_its_containers_again(patient: Testbed, host: int)
         ready = all(node.attrs["Status"]["State"] == "ready" for node in nodes)
         return ready and {task["ID"] for task in patient.tasks(name)} == tasks
 
-    until(same, "every node is ready and the same tasks run")
+    wait_until(same, "every node is ready and the same tasks run")
     assert pids() == before
     service.remove()
-    until(lambda: not patient.client(MANAGER).api.tasks(), "every task is gone")
+    wait_until(lambda: not patient.client(MANAGER).api.tasks(), "every task is gone")

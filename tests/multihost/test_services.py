@@ -9,7 +9,8 @@ from typing import Any
 import docker
 import pytest
 
-from tests.multihost.testbed import Testbed, until
+from tests.multihost.testbed import Testbed
+from tests.waiting import wait_until
 
 SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]
 
@@ -31,7 +32,7 @@ def placed(testbed: Testbed, name: str, count: int) -> dict[str, str]:
         tasks = {task["ID"]: task["NodeID"] for task in testbed.tasks(name)}
         return tasks if len(tasks) == count else None
 
-    return until(nodes, f"{count} tasks of {name} run") or {}
+    return wait_until(nodes, f"{count} tasks of {name} run") or {}
 
 
 def per_node(tasks: dict[str, str]) -> list[int]:
@@ -47,9 +48,9 @@ def no_service_is_left(three: Testbed) -> Iterator[None]:
     for node in client.nodes.list():
         if node.attrs["Spec"]["Availability"] != "active":
             three.update_node(node.id, Availability="active")
-    until(lambda: not client.api.tasks(), "every task is gone")
+    wait_until(lambda: not client.api.tasks(), "every task is gone")
     for host in three.hosts():
-        until(lambda h=host: not three.client(h).containers.list(all=True), f"no container is left on host {host}")  # type: ignore[misc]
+        wait_until(lambda h=host: not three.client(h).containers.list(all=True), f"no container is left on host {host}")  # type: ignore[misc]
 
 
 def test_replicas_are_spread_over_the_hosts_and_scaled(three: Testbed) -> None:
@@ -79,7 +80,7 @@ def test_a_global_service_runs_once_on_every_host(three: Testbed) -> None:
 def test_a_constraint_nobody_meets_is_explained_and_then_met(three: Testbed) -> None:
     replicated(three, "pinned", 1, constraints=["node.labels.zone==a"])
     text = "no suitable node (scheduling constraints not satisfied on 3 nodes)"
-    until(lambda: [t for t in three.tasks("pinned", state="pending") if t["Status"]["Err"] == text], text)
+    wait_until(lambda: [t for t in three.tasks("pinned", state="pending") if t["Status"]["Err"] == text], text)
     node = three.client(1).nodes.get(three.node_id(2))
     three.update_node(node.id, Labels={"zone": "a"})
     assert list(placed(three, "pinned", 1).values()) == [node.id]
@@ -88,7 +89,7 @@ def test_a_constraint_nobody_meets_is_explained_and_then_met(three: Testbed) -> 
 
 def test_a_drained_host_gives_its_tasks_away(three: Testbed) -> None:
     replicated(three, "moving", 3)
-    until(lambda: len(three.tasks("moving")) == 3, "three tasks run")
+    wait_until(lambda: len(three.tasks("moving")) == 3, "three tasks run")
     drained = three.client(1).nodes.get(three.node_id(3))
     three.update_node(drained.id, Availability="drain")
 
@@ -96,16 +97,16 @@ def test_a_drained_host_gives_its_tasks_away(three: Testbed) -> None:
         running = three.tasks("moving")
         return len(running) == 3 and all(task["NodeID"] != drained.id for task in running)
 
-    until(moved, "all tasks run on the other hosts")
+    wait_until(moved, "all tasks run on the other hosts")
 
 
 def test_a_task_that_ends_is_replaced_after_the_restart_delay(three: Testbed) -> None:
     policy = docker.types.RestartPolicy("any", delay=1_000_000_000)
     replicated(three, "crash", 1, restart_policy=policy)
-    first = until(lambda: three.tasks("crash"), "the task runs")[0]
+    first = wait_until(lambda: three.tasks("crash"), "the task runs")[0]
     host = next(h for h in three.hosts() if three.node_id(h) == first["NodeID"])
     three.client(host).containers.get(first["Status"]["ContainerStatus"]["ContainerID"]).kill()
-    second = until(lambda: [t for t in three.tasks("crash") if t["ID"] != first["ID"]], "another task runs")[0]
+    second = wait_until(lambda: [t for t in three.tasks("crash") if t["ID"] != first["ID"]], "another task runs")[0]
     assert second["Slot"] == first["Slot"]
     old = three.client(1).api.inspect_task(first["ID"])
     assert old["Status"]["State"] == "failed"
@@ -120,13 +121,13 @@ def test_attempts_are_limited_and_kept_in_the_history(three: Testbed) -> None:
         tasks = three.client(1).api.tasks(filters={"service": "limited"})
         return len(tasks) == 3 and all(task["Status"]["State"] == "failed" for task in tasks)
 
-    until(failed, "the first attempt and two more have failed")
+    wait_until(failed, "the first attempt and two more have failed")
 
 
 def test_a_missing_image_is_rejected_with_the_reason(three: Testbed) -> None:
     policy = docker.types.RestartPolicy("none")
     three.client(1).services.create("127.0.0.1:1/nowhere:latest", name="noimage", restart_policy=policy)
-    rejected = until(
+    rejected = wait_until(
         lambda: [
             t for t in three.client(1).api.tasks(filters={"service": "noimage"}) if t["Status"]["State"] == "rejected"
         ],
@@ -147,7 +148,7 @@ def test_a_rolling_update_replaces_every_task(three: Testbed) -> None:
         service.reload()
         return bool(service.attrs.get("UpdateStatus", {}).get("State") == "completed")
 
-    until(completed, "the update completes")
+    wait_until(completed, "the update completes")
     assert not before.keys() & placed(three, "roll", 4).keys()
 
 
@@ -169,6 +170,6 @@ def test_a_name_in_use_is_a_conflict(three: Testbed) -> None:
 
 def test_every_manager_answers_alike(three: Testbed) -> None:
     replicated(three, "same", 2)
-    until(lambda: len(three.tasks("same")) == 2, "two tasks run")
+    wait_until(lambda: len(three.tasks("same")) == 2, "two tasks run")
     seen = [{task["ID"] for task in three.tasks("same", via=host)} for host in three.hosts()]
     assert seen[0] == seen[1] == seen[2]

@@ -21,17 +21,17 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
 
 from tests.multihost import timeline
+from tests.waiting import HOSTS_DEADLINE_S, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = REPOSITORY / ".venv" / "bin"
-DEADLINE_S = 120.0
 
 T = TypeVar("T")
 
@@ -50,27 +50,6 @@ def run(command: Sequence[str], *, check: bool = True) -> str:
     if check and done.returncode:
         raise TestbedError(f"{shlex.join(command)}: {done.stdout.strip()}")
     return done.stdout
-
-
-def until(condition: Callable[[], T], what: str, *, deadline_s: float = DEADLINE_S, step_s: float = 0.05) -> T:
-    """Call ``condition`` until it returns something true; an exception counts as not yet.
-
-    Raises:
-        TestbedError: the deadline passed; the text has the last exception or value.
-    """
-    end = time.monotonic() + deadline_s
-    last: object = None
-    while time.monotonic() < end:
-        try:
-            value = condition()
-        except Exception as error:
-            last = error
-        else:
-            if value:
-                return value
-            last = value
-        time.sleep(step_s)
-    raise TestbedError(f"{what}: not within {deadline_s:g} s (last: {last!r})")
 
 
 class Testbed:
@@ -93,7 +72,7 @@ class Testbed:
         name: str = "sw",
         network: str = "192.168.88",
         folder: Path | None = None,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float = HOSTS_DEADLINE_S,
         log_level: str = "info",
     ) -> None:
         self.count = count
@@ -201,10 +180,10 @@ class Testbed:
                 stderr=log,
                 start_new_session=True,
             )
-        until(ready.exists, f"host {host} boots", deadline_s=self.deadline_s, step_s=0.01)
-        children = until(lambda: run(["pgrep", "-P", str(holder.pid)]).split(), f"init of host {host}")
+        wait_until(ready.exists, f"host {host} boots", deadline_s=self.deadline_s, step_s=0.01)
+        children = wait_until(lambda: run(["pgrep", "-P", str(holder.pid)]).split(), f"init of host {host}")
         (directory / "init.pid").write_text(children[0])
-        until(lambda: self.init_pid(host), f"init of host {host} runs", step_s=0.01)
+        wait_until(lambda: self.init_pid(host), f"init of host {host} runs", step_s=0.01)
 
     def inside(self, host: int, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` inside the host's namespaces. Raises: TestbedError when it is off."""
@@ -264,8 +243,8 @@ class Testbed:
                 client.close()
 
         try:
-            until(answers, f"daemon of host {host} answers", deadline_s=self.deadline_s)
-        except TestbedError as error:
+            wait_until(answers, f"daemon of host {host} answers", deadline_s=self.deadline_s)
+        except TimeoutError as error:
             raise TestbedError(f"{error}; its log ends: {self.log(host)[-2000:]}") from None
 
     def stop(self, host: int) -> None:
@@ -273,14 +252,14 @@ class Testbed:
         for pid in self.daemon_pids(host):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        until(lambda: not self.daemon_pids(host), f"daemon of host {host} stops")
+        wait_until(lambda: not self.daemon_pids(host), f"daemon of host {host} stops")
 
     def kill_daemon(self, host: int) -> None:
         """Kill every process of the daemon (node and manager) at once; containers stay."""
         for pid in self.daemon_pids(host):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.daemon_pids(host), f"daemon of host {host} ends")
+        wait_until(lambda: not self.daemon_pids(host), f"daemon of host {host} ends")
 
     def kill(self, host: int) -> None:
         """Power loss: every process of the host ends in the same instant."""
@@ -295,7 +274,7 @@ class Testbed:
         def empty() -> bool:
             return not run(["ip", "netns", "pids", namespace], check=False).split()
 
-        until(empty, f"processes of {namespace} end", step_s=0.01)
+        wait_until(empty, f"processes of {namespace} end", step_s=0.01)
 
     def cut(self, host: int) -> None:
         """Take the host's network cable out."""
@@ -336,7 +315,7 @@ class Testbed:
         for host in self.hosts()[1:]:
             token = tokens["Manager" if host <= managers else "Worker"]
             self.client(host).swarm.join([f"{self.ip(1)}:2377"], token, advertise_addr=self.ip(host))
-        until(
+        wait_until(
             lambda: sum(node.attrs["Status"]["State"] == "ready" for node in first.nodes.list()) == self.count,
             "every node is ready",
             deadline_s=self.deadline_s,
@@ -366,7 +345,7 @@ class Testbed:
                     return False
                 raise
 
-        end = time.monotonic() + DEADLINE_S
+        end = time.monotonic() + HOSTS_DEADLINE_S
         while not updated():
             if time.monotonic() > end:
                 raise TestbedError(f"node {node_id} changes all the time")
@@ -446,5 +425,5 @@ def _remove_cgroup(path: Path) -> None:
             path.rmdir()
         return not path.exists()
 
-    with contextlib.suppress(TestbedError):
-        until(gone, f"cgroup {path} is empty")
+    with contextlib.suppress(TimeoutError):
+        wait_until(gone, f"cgroup {path} is empty")

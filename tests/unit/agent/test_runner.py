@@ -10,7 +10,8 @@ import pytest
 from proto.dispatcher_pb2 import TaskStatusUpdate
 from proto.objects_pb2 import Task, TaskState, TaskStatus
 from tests.unit.agent.fakes import FakeExecutor
-from tests.unit.dispatcher.support import make_spec_version, make_task, until
+from tests.unit.dispatcher.support import make_spec_version, make_task
+from tests.waiting import until
 from worker.agent import runner as runner_module
 from worker.agent.executor import Assignment
 from worker.agent.runner import TaskRunner

@@ -6,7 +6,6 @@ import asyncio
 import queue
 import ssl
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from proto.specs_pb2 import NodeAvailability
 from tests.unit.ca import support
 from tests.unit.ca.support import MemoryState
 from tests.unit.pki.support import Authority
+from tests.waiting import until
 
 DEADLINE_S = 30.0
 
@@ -46,12 +46,6 @@ DEADLINE_S = 30.0
 @pytest.fixture
 def state() -> MemoryState:
     return MemoryState(Authority())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("role", list(Role))

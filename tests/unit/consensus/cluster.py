@@ -26,6 +26,7 @@ from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig, SnapshotPolicy, Timing
 from manager.consensus.transport import RAFT_ALPN
 from tests.support_addresses import free_port as free_port
+from tests.waiting import until
 
 T = TypeVar("T")
 KEY = b"k" * 32
@@ -277,10 +278,3 @@ class Cluster:
     @staticmethod
     async def _on_raft_loop(node: Node, work: Coroutine[object, object, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, node.consensus.loop))
-
-
-async def until(condition: Callable[[], bool], *, deadline_s: float = 30.0) -> None:
-    """Wait for a condition; fails the test when it does not come true in time."""
-    async with asyncio.timeout(deadline_s):
-        while not condition():  # what tests wait for has no event of its own
-            await asyncio.sleep(0.005)

@@ -28,7 +28,8 @@ from manager.consensus.port import (
 from manager.consensus.raft import MemberRemovedError
 from manager.consensus.settings import SnapshotPolicy
 from tests.support_addresses import loopback
-from tests.unit.consensus.cluster import Cluster, Node, until
+from tests.unit.consensus.cluster import Cluster, Node
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from runtime.containers.states import Status
 from runtime.containers.types import HostConfig, RestartPolicy
 from runtime.errors import ConflictError, HostError, NotModifiedError
 from tests.unit.containers.fake_host import FakeHost
-from tests.unit.engine.support import until
+from tests.waiting import until
 
 WALK = ["reserve", "mount", "build", "create", "attach", "start"]
 RELEASE = ["release", "clean", "unmount"]

@@ -22,20 +22,11 @@ from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from proto.objects_pb2 import Cluster, Node, NodeDescription, SpecVersion, Task, TaskState, TaskStatus
 from proto.specs_pb2 import NodeAvailability, NodeRole, ServiceSpec
 from tests.unit.agent.fakes import FakeExecutor
+from tests.waiting import until
 from worker.agent import Agent
 from worker.agent.executor import Executor
 
-DEADLINE_S = 30.0
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-async def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait for a condition, looking every few milliseconds, up to the deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {DEADLINE_S:.0f} s: {what or condition}")
-        await asyncio.sleep(0.005)
 
 
 def channel_of(node_id: str, addr: str) -> grpc.aio.Channel:

@@ -11,7 +11,8 @@ from manager.constants import NEVER_CAME_FORGET_S
 from manager.dispatcher.nodes import is_given_up
 from proto.objects_pb2 import Node, NodeState
 from proto.specs_pb2 import NodeRole
-from tests.unit.dispatcher.support import Manager, leading_manager, make_node, until
+from tests.unit.dispatcher.support import Manager, leading_manager, make_node
+from tests.waiting import until
 
 NOW_S = 1_000_000
 

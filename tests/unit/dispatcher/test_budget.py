@@ -15,14 +15,8 @@ from manager.dispatcher.budget import Budgets
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import NodeDescription, TaskState
-from tests.unit.dispatcher.support import (
-    AgentHost,
-    Manager,
-    channel_of,
-    make_node,
-    make_task,
-    until,
-)
+from tests.unit.dispatcher.support import AgentHost, Manager, channel_of, make_node, make_task
+from tests.waiting import until
 from worker.agent import session as agent_session
 
 RUNNING = TaskState.TASK_STATE_RUNNING

@@ -25,8 +25,8 @@ from tests.unit.dispatcher.support import (
     make_node,
     make_spec_version,
     make_task,
-    until,
 )
+from tests.waiting import until
 from worker.agent.contents import Contents
 
 RUNNING = TaskState.TASK_STATE_RUNNING

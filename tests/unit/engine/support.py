@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +50,6 @@ async def load_image(engine: Engine) -> None:
         yield busybox_rootfs()
 
     await engine.images.import_tar(chunks(), repo="busybox", tag="latest")
-
-
-async def until(condition: Callable[[], bool], *, within_s: float = 30.0, what: str = "condition") -> None:
-    """Wait for a condition with a deadline."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 class Held:

@@ -15,7 +15,8 @@ from runtime.containers import attach, execs, logs
 from runtime.containers.attach import AttachStream
 from runtime.containers.types import ExecConfig, HealthConfig, HostConfig, LogConfig
 from runtime.errors import ConflictError, ExecNotFoundError, StartError
-from tests.unit.engine.support import Bench, hold, until
+from tests.unit.engine.support import Bench, hold
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 

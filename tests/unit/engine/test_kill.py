@@ -14,7 +14,8 @@ import pytest
 from runtime.containers import cgroups
 from runtime.containers.types import HostConfig
 from runtime.kernel import nft
-from tests.unit.engine.support import Bench, until
+from tests.unit.engine.support import Bench
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[3]

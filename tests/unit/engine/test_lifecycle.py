@@ -24,7 +24,8 @@ from runtime.errors import (
 )
 from runtime.images import ImageNotFoundError
 from tests.support_images import BUSYBOX_TAG
-from tests.unit.engine.support import Bench, hold, until
+from tests.unit.engine.support import Bench, hold
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 

@@ -20,7 +20,8 @@ from runtime.containers.types import (
 )
 from runtime.errors import InvalidParameterError, NetworkNotFoundError, UnavailableError
 from tests.support_images import BUSYBOX_TAG
-from tests.unit.engine.support import Bench, until
+from tests.unit.engine.support import Bench
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 SERVER = ["sh", "-c", "mkdir /w; hostname > /w/index.html; httpd -f -p 80 -h /w"]

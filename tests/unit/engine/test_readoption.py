@@ -16,7 +16,8 @@ from runtime.containers import conmon
 from runtime.containers.conmon import Paths, find_tools, run_runc
 from runtime.containers.types import ExecConfig, HostConfig, PortBinding, RestartPolicy
 from runtime.kernel import nft
-from tests.unit.engine.support import Bench, until
+from tests.unit.engine.support import Bench
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[3]

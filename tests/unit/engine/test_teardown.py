@@ -25,7 +25,8 @@ from runtime.teardown import (
     mounts_below,
     teardown,
 )
-from tests.unit.engine.support import Bench, until
+from tests.unit.engine.support import Bench
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 MOUNTS = """\

@@ -28,12 +28,7 @@ from proto.objects_pb2 import (
 )
 from proto.specs_pb2 import ServiceSpec
 from tests.unit.loop.harness import Harness
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.001)
+from tests.waiting import until
 
 
 async def test_it_wakes_by_itself_and_ends_when_cancelled() -> None:

@@ -15,6 +15,7 @@ from manager.roles import RemoveMember, RoleManager, SetRole, decide
 from manager.store import SequenceConflictError, Store, Working
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
+from tests.waiting import until
 
 MANAGER, WORKER = NodeRole.NODE_ROLE_MANAGER, NodeRole.NODE_ROLE_WORKER
 LEADER = NodeID("a")
@@ -106,12 +107,6 @@ async def reconciling(store: Store, consensus: InProcessConsensus) -> AsyncItera
     finally:
         running.cancel()
         await asyncio.wait({running})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_node_that_came_meanwhile_keeps_its_role_and_its_addresses() -> None:

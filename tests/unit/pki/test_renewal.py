@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from pki.node_certificate import NodeCertificate
 from pki.renewal import RETRY_DELAY_S_MAX, Renewer, follow, renewal_time, retry_delay_s
 from proto.ca_pb2 import RenewCertificateResponse
 from tests.unit.pki.support import NOON, Authority
+from tests.waiting import until
 
 DEADLINE_S = 30.0
 
@@ -33,12 +33,6 @@ def identity(lifetime: timedelta) -> Identity:
         not_before=NOON - timedelta(hours=1),
         not_after=NOON + lifetime,
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @given(chance=st.floats(0, 1), hours=st.integers(1, 10_000))
