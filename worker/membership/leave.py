@@ -1,4 +1,4 @@
-"""When a node may not just leave its cluster, and what it is told then (A1.11).
+"""When a node may not just leave its cluster, and what it is told then (A1.18).
 
 What a leave does is ``Participation.leave``.
 """

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import structlog
 
+from base.backoff import Backoff
+from base.tasks import OwnedTasks, cancel_and_wait
 from proto.node_pb2 import ManagerConfig
 from worker.membership.zygote import Zygote, ZygoteError
 
@@ -59,8 +61,8 @@ class ManagerProcess:
         self._pid: int | None = None
         self._has_pid, self._has_none = asyncio.Event(), asyncio.Event()
         self._has_none.set()
+        self._tasks, self._launches = OwnedTasks(), OwnedTasks()
         self._watch: asyncio.Task[None] | None = None
-        self._launching: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -74,27 +76,19 @@ class ManagerProcess:
         """Return once the manager that runs now has ended, even if another one runs by then; at once if none runs."""
         await self._has_none.wait()
 
-    @property
-    def kept(self) -> bool:
-        """Started and not stopped since: it runs, or is about to be started again."""
-        return self._watch is not None
-
     async def start(self, config: ManagerConfig) -> None:
         """Adopt the manager that runs, or start one; from now on restart it when it ends."""
         if self._watch is not None:
             return
         await self._launch(config)
-        loop = asyncio.get_running_loop()
-        self._watch = loop.create_task(self._keep(config), name="manager.watch")
+        self._watch = self._tasks.spawn(self._keep(config), name="manager.watch")
 
     async def stop(self) -> None:
         """Ask the manager to end (it hands leadership over), and wait; kill it after 20 s."""
         watch, self._watch = self._watch, None
         if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
-        if self._launching is not None:
-            await asyncio.wait({self._launching})
+            await cancel_and_wait(watch)
+        await self._launches.wait()
         pid = self._pid if self._pid is not None else lock_holder(self._lock_path)
         self._set_pid(None)
         if pid is None:
@@ -113,8 +107,7 @@ class ManagerProcess:
 
     async def _launch(self, config: ManagerConfig) -> None:
         """Goes on when this is cancelled, and ``stop`` waits for it: what was asked of the zygote comes, known or not."""
-        self._launching = asyncio.get_running_loop().create_task(self._adopt_or_start(config), name="manager.launch")
-        await asyncio.shield(self._launching)
+        await self._launches.run_to_end(self._adopt_or_start(config), name="manager.launch")
 
     async def _adopt_or_start(self, config: ManagerConfig) -> None:
         pid = lock_holder(self._lock_path)
@@ -132,22 +125,23 @@ class ManagerProcess:
         came.set()
 
     async def _keep(self, config: ManagerConfig) -> None:
-        delay_s = RESTART_DELAY_S_MIN
+        backoff = Backoff(RESTART_DELAY_S_MIN, RESTART_DELAY_S_MAX)
         loop = asyncio.get_running_loop()
         while self._pid is not None:
             started = loop.time()
             await self._exited(self._pid)
             self._set_pid(None)
             if loop.time() - started > HEALTHY_AFTER_S:
-                delay_s = RESTART_DELAY_S_MIN
+                backoff.reset()
             again = self._on_exit(config)
             if again is None:
+                self._watch = None
                 return
             config = again
             while self._pid is None:
+                delay_s = backoff.next_s()
                 log.warning("manager.exited", restart_delay_s=delay_s)
                 await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, RESTART_DELAY_S_MAX)
                 try:
                     await self._launch(config)
                 except (ZygoteError, OSError) as error:  # out of descriptors, of processes, of memory: not for ever

@@ -273,8 +273,7 @@ class Node:
         """Undo an init or join that failed: nothing of it may stay (A1.01)."""
         participation, self._participation = self._participation, None
         if participation is not None:
-            await participation.stop()
-            await participation.ask_out()
+            await participation.abandon()
         self._error = ""
         await self._undo_init()
 

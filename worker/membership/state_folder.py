@@ -9,6 +9,7 @@ from pathlib import Path
 from base.files import sync_folder
 from pki.node_certificate import forget_key
 from worker.membership import local_state
+from worker.membership.role_tables import LogState
 
 CERTIFICATES = "certificates"
 AGENT = "agent"
@@ -19,6 +20,13 @@ MANAGER_LOCK = "manager.lock"
 MANAGER_SOCKET = "manager.sock"
 """In the run folder, as is the next."""
 MANAGER_ERROR = "manager.error"
+
+
+def log_on_disk(state_dir: Path) -> LogState:
+    """What a manager of before left."""
+    if (state_dir / RAFT).exists():
+        return LogState.WHOLE
+    return LogState.ERASING if (state_dir / RAFT_REMOVED).exists() else LogState.NONE
 
 
 def discard_log(state_dir: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pki.certificates import Role
 from pki.grpc_credentials import server_credentials
 from pki.node_certificate import NodeCertificate
 from proto.ca_pb2 import ManagerAddress
+from proto.control_pb2 import GetManagerInfoRequest, GetManagerInfoResponse
+from proto.control_pb2_grpc import ControlServicer, add_ControlServicer_to_server
 from proto.node_pb2 import LocalState, ManagerConfig
 from proto.objects_pb2 import NodeDescription
 from proto.raft_pb2 import RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse
@@ -25,8 +28,8 @@ from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.pki.support import Authority
 from worker.agent.executor import ContainerPhase, Observation
 from worker.membership.host import Host
-from worker.membership.node import Node
 from worker.membership.participation import Participation
+from worker.membership.parts import OnExit, ParticipationParts
 from worker.membership.state_folder import CERTIFICATES, MANAGER_SOCKET
 from worker.membership.zygote import Zygote
 
@@ -38,11 +41,27 @@ class Process:
 
     def __init__(self, events: list[str]) -> None:
         self._events = events
-        self.running = self.kept = True
+        self.running = False
+        self._ended = asyncio.Event()
+        self.on_exit: OnExit = lambda _config: None
+
+    def __call__(self, _zygote: Zygote, _lock: Path, on_exit: OnExit) -> Process:
+        self.on_exit = on_exit
+        return self
+
+    async def start(self, _config: ManagerConfig) -> None:
+        self.running = True
 
     async def stop(self) -> None:
         self._events.append("manager stopped")
         self.running = False
+        self._ended.set()
+
+    async def wait_running(self) -> None:
+        await asyncio.Event().wait()  # the tests ask for its answer themselves
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
 
 
 class Executor(FakeExecutor):
@@ -60,14 +79,21 @@ class Executor(FakeExecutor):
 class Service(RaftMembershipServicer):
     """What a manager answers to a Leave: yes, or a code."""
 
-    def __init__(self, name: str, events: list[str], refusal: grpc.StatusCode | None) -> None:
-        self._name, self._events, self._refusal = name, events, refusal
+    def __init__(
+        self,
+        name: str,
+        events: list[str],
+        refusal: grpc.StatusCode | None,
+        on_call: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name, self._events, self._refusal, self._on_call = name, events, refusal, on_call
 
     async def Leave(  # noqa: N802 - the RPC's name
         self, request: RaftLeaveRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> RaftLeaveResponse:
         assert request.node_id == OWN
         self._events.append(f"{self._name} asked")
+        self._on_call()
         if self._refusal is not None:
             await context.abort(self._refusal, "no")
         return RaftLeaveResponse()
@@ -78,8 +104,15 @@ class Service(RaftMembershipServicer):
         raise NotImplementedError
 
 
+class Answering(ControlServicer):
+    async def GetManagerInfo(  # noqa: N802 - the RPC's name
+        self, request: GetManagerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> GetManagerInfoResponse:
+        return GetManagerInfoResponse()
+
+
 class Fixture:
-    """One manager of a cluster."""
+    """One manager of a cluster. It answers while ``serve_own`` serves."""
 
     def __init__(self, folder: Path) -> None:
         self.events: list[str] = []
@@ -91,17 +124,19 @@ class Fixture:
         state = LocalState(node_id=OWN, cluster_id="c", listen_addr=address, advertise_addr=address)
         state.role = NodeRole.NODE_ROLE_MANAGER
         state.managers.add(node_id=OWN, grpc_addr="127.0.0.1:1")
-        self.participation = Participation(self.host, state, certificate)
-        self.participation._manager = Process(self.events)  # type: ignore[assignment]  # as much of it as is called here
-        self.participation._manager_ready = True
+        self.process = Process(self.events)
+        self.participation = Participation(self.host, state, certificate, ParticipationParts(process=self.process))
+        self.on_own_asked: Callable[[], None] = lambda: None
         self._folder = folder
         self._servers = AsyncExitStack()
 
     async def serve_own(self, refusal: grpc.StatusCode | None = None) -> None:
         server = UnixServer()
-        add_RaftMembershipServicer_to_server(Service("own", self.events, refusal), server)
+        add_RaftMembershipServicer_to_server(Service("own", self.events, refusal, lambda: self.on_own_asked()), server)
+        add_ControlServicer_to_server(Answering(), server)  # type: ignore[abstract]  # as much of it as is called here
         server.add_insecure_port(f"unix:{self.host.run_dir / MANAGER_SOCKET}")
         await self._started(server)
+        await self.participation.wait_manager(60)
 
     async def serve_other(self, refusal: grpc.StatusCode | None = None) -> None:
         node_id = f"{OTHER}-{len(self.participation.state.managers)}"
@@ -126,7 +161,9 @@ class Fixture:
 @pytest.fixture
 async def manager(tmp_path: Path) -> AsyncIterator[Fixture]:
     async with Fixture(tmp_path).closed() as made:
+        await made.participation.start()
         yield made
+        await made.participation.stop()
 
 
 async def test_a_manager_that_left_is_stopped_before_its_tasks_are(manager: Fixture) -> None:
@@ -137,21 +174,35 @@ async def test_a_manager_that_left_is_stopped_before_its_tasks_are(manager: Fixt
 
 
 async def test_a_manager_that_ends_while_it_leaves_is_not_started_again(manager: Fixture) -> None:
+    restarted: list[ManagerConfig | None] = []
+
+    def ends() -> None:
+        restarted.append(manager.process.on_exit(ManagerConfig()))
+
     await manager.serve_own()
-    assert manager.participation._on_manager_exit(ManagerConfig()) is not None
+    ends()
+    await manager.participation.wait_manager(60)
+    manager.on_own_asked = ends
     await manager.participation.leave()
-    assert manager.participation._on_manager_exit(ManagerConfig()) is None
+    assert [config is not None for config in restarted] == [True, False]
 
 
-@pytest.mark.parametrize("ready", [False, True], ids=["it does not answer yet", "it ends over the question"])
-async def test_the_others_are_asked_when_the_own_manager_cannot_be(manager: Fixture, ready: bool) -> None:
+async def test_the_others_are_asked_when_the_own_manager_does_not_answer_yet(manager: Fixture) -> None:
     """It may be a member by now: promoted or restarted a moment ago, or the answer of its Join was lost."""
-    manager.participation._manager_ready = ready  # without a server
     await manager.serve_other(grpc.StatusCode.UNAVAILABLE)
     await manager.serve_other()
     await manager.serve_other()
     await manager.participation.leave()
     assert manager.events == ["manager stopped", f"{OTHER}-1 asked", f"{OTHER}-2 asked", "task stopped"]
+
+
+async def test_the_others_are_asked_when_the_own_manager_ends_over_the_question(manager: Fixture) -> None:
+    await manager.serve_own(grpc.StatusCode.UNAVAILABLE)
+    await manager.serve_other(grpc.StatusCode.UNAVAILABLE)
+    await manager.serve_other()
+    await manager.serve_other()
+    await manager.participation.leave()
+    assert manager.events == ["own asked", "manager stopped", f"{OTHER}-1 asked", f"{OTHER}-2 asked", "task stopped"]
 
 
 async def test_a_refusal_is_taken_for_an_answer(manager: Fixture) -> None:
@@ -163,7 +214,6 @@ async def test_a_refusal_is_taken_for_an_answer(manager: Fixture) -> None:
 
 
 async def test_a_node_that_was_no_member_has_nothing_more_to_ask(manager: Fixture) -> None:
-    manager.participation._manager_ready = False
     await manager.serve_other(grpc.StatusCode.FAILED_PRECONDITION)
     await manager.serve_other()
     await manager.participation.leave()
@@ -172,8 +222,7 @@ async def test_a_node_that_was_no_member_has_nothing_more_to_ask(manager: Fixtur
 
 async def test_a_join_that_failed_leaves_no_member(manager: Fixture) -> None:
     """Its manager may have been taken in before it ended."""
-    node = Node(manager.host)
-    node._participation = manager.participation
     await manager.serve_other()
-    await node._abandon()
+    await manager.participation.abandon()
     assert manager.events == ["manager stopped", f"{OTHER}-1 asked"]
+    assert not (manager.host.state_dir / CERTIFICATES).exists()

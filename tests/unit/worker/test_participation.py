@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
-import functools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -16,77 +16,61 @@ from pki import renewal
 from pki.authority import RootCA
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, issue_credentials, utc_now
-from pki.renewal import Renewer
+from pki.renewal import Renew, Renewer
 from proto.ca_pb2 import ManagerAddress, RenewCertificateResponse
-from proto.node_pb2 import LocalState
+from proto.node_pb2 import LocalState, ManagerConfig
 from proto.objects_pb2 import Node, NodeDescription
 from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
-from worker.agent.agent import Agent
 from worker.membership import local_state
-from worker.membership import participation as module
 from worker.membership.cluster_member import LocalNodeState
 from worker.membership.host import Host
 from worker.membership.participation import Participation
+from worker.membership.parts import OnExit, ParticipationParts
 from worker.membership.zygote import Zygote
 
-T = TypeVar("T", bound=Participation)
 
+class Agents:
+    """``ParticipationParts.agent``: the first ones fail, the next opens a session once ``begin`` is set."""
 
-class BrokenOnce(Participation):
-    """Its first agent fails, the next one runs and opens a session."""
+    def __init__(self, *, failing: int = 0, begins: bool = True) -> None:
+        self.made = 0
+        self.begin = asyncio.Event()
+        self._failing = failing
+        if begins:
+            self.begin.set()
 
-    agents = 0
-
-    def __init__(self, *arguments: Any) -> None:
-        self.go_on = asyncio.Event()
-        super().__init__(*arguments)
-
-    def _new_agent(self) -> Agent:
-        self.agents += 1
-        return FakeAgent(self, fail=self.agents == 1, begin=self.go_on)  # type: ignore[return-value]  # as much of it as is called here
-
-
-class BrokenAlways(Participation):
-    """None of its agents comes up."""
-
-    agents = 0
-
-    def _new_agent(self) -> Agent:
-        self.agents += 1
-        return FakeAgent(self, fail=True)  # type: ignore[return-value]  # as much of it as is called here
-
-
-class Idle(Participation):
-    """Its agent has a session and nothing to do."""
-
-    def _new_agent(self) -> Agent:
-        return FakeAgent(self)  # type: ignore[return-value]  # as much of it as is called here
-
-
-class Lonely(Participation):
-    """Its agent finds no manager."""
-
-    def _new_agent(self) -> Agent:
-        return FakeAgent(self, begin=asyncio.Event())  # type: ignore[return-value]  # as much of it as is called here
+    def __call__(self, *, listener: Participation, **_more: Any) -> FakeAgent:
+        self.made += 1
+        return FakeAgent(listener, self.begin, fail=self.made <= self._failing)
 
 
 class FakeAgent:
-    """An error of before can be seen until ``begin``, if there is one."""
-
-    def __init__(self, owner: Participation, *, fail: bool = False, begin: asyncio.Event | None = None) -> None:
-        self._owner, self._fail, self._begin = owner, fail, begin
+    def __init__(self, owner: Participation, begin: asyncio.Event, *, fail: bool) -> None:
+        self._owner, self._begin, self._fail = owner, begin, fail
 
     async def run(self) -> None:
         if self._fail:
             raise OSError("assignments: No space left on device")
-        if self._begin is not None:
-            await self._begin.wait()
+        await self._begin.wait()
         self._owner.on_session("")
         await asyncio.Event().wait()
 
     async def close(self) -> None:
         pass
+
+    async def leave(self) -> None:
+        pass
+
+
+def idle() -> ParticipationParts:
+    """Its agent has a session and nothing to do."""
+    return ParticipationParts(agent=Agents())
+
+
+def lonely() -> ParticipationParts:
+    """Its agent finds no manager."""
+    return ParticipationParts(agent=Agents(begins=False))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -104,7 +88,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path, tmp_path, Zygote("no:manager"), FakeExecutor(), NodeDescription)
 
 
-def worker_on(host: Host, kind: type[T]) -> T:
+def worker_on(host: Host, parts: ParticipationParts) -> Participation:
     """A worker of some cluster."""
     root = RootCA.create(utc_now())
     credentials = issue_credentials(
@@ -113,69 +97,110 @@ def worker_on(host: Host, kind: type[T]) -> T:
     certificate = NodeCertificate.create(host.state_dir / "certificates", credentials)
     state = LocalState(node_id="n1", cluster_id="c", listen_addr="0.0.0.0:2377", advertise_addr="127.0.0.1:2377")
     state.role = NodeRole.NODE_ROLE_WORKER
-    return kind(host, state, certificate)
+    return Participation(host, state, certificate, parts)
 
 
-async def test_a_part_that_failed_is_told_of_and_started_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.01)
-    participation = worker_on(host, BrokenOnce)
+async def test_a_part_that_failed_is_told_of_and_started_again(host: Host) -> None:
+    agents = Agents(failing=1, begins=False)
+    participation = worker_on(host, ParticipationParts(agent=agents, restart_delay_s_min=0.01))
     await participation.start()
     try:
         await reached(participation, LocalNodeState.ERROR)
         assert "No space left on device" in participation.error
-        participation.go_on.set()
+        agents.begin.set()
         await reached(participation, LocalNodeState.ACTIVE)
         assert participation.error == ""
     finally:
         await participation.stop()
 
 
-async def test_an_agent_that_cannot_start_leaves_the_other_parts_alone(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Damaged assignments on a manager: its certificate is renewed, and whoever asks it is answered."""
-    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.01)
-    participation, started = worker_on(host, BrokenAlways), list[str]()
+class Renewals:
+    """``ParticipationParts.renewer``: its first runs fail; what was asked of it."""
 
-    async def part(name: str) -> None:
-        started.append(name)
+    def __init__(self, *, failing: int = 0) -> None:
+        self.asked: list[str] = []
+        self._failing = failing
+
+    def __call__(self, _source: NodeCertificate, _renew: Renew) -> Renewals:
+        return self
+
+    async def run(self) -> None:
+        self.asked.append("run")
+        if len(self.asked) <= self._failing:
+            raise ValueError("broken")
         await asyncio.Event().wait()
 
-    for name in ("_keep_certificate", "_follow_role", "_watch_manager"):
-        monkeypatch.setattr(participation, name, functools.partial(part, name))
+    def renew_now(self) -> None:
+        self.asked.append("now")
+
+    async def renew_once(self) -> None:
+        self.asked.append("once")
+        await asyncio.Event().wait()
+
+    async def wait_valid(self) -> None:
+        raise NotImplementedError
+
+
+class NoProcess:
+    """``ParticipationParts.process``: no manager comes, which is waited for."""
+
+    running = False
+
+    def __init__(self) -> None:
+        self.awaited = False
+
+    def __call__(self, _zygote: Zygote, _lock: Path, _on_exit: OnExit) -> NoProcess:
+        return self
+
+    async def start(self, _config: ManagerConfig) -> None:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        pass
+
+    async def wait_running(self) -> None:
+        self.awaited = True
+        await asyncio.Event().wait()
+
+    async def wait_ended(self) -> None:
+        raise NotImplementedError
+
+
+async def test_an_agent_that_cannot_start_leaves_the_other_parts_alone(host: Host) -> None:
+    """Damaged assignments on a manager: its certificate is renewed, and whoever asks it is answered."""
+    agents, renewals, process = Agents(failing=1000), Renewals(), NoProcess()
+    participation = worker_on(
+        host, ParticipationParts(agent=agents, renewer=renewals, process=process, restart_delay_s_min=0.01)
+    )
     await participation.start()
     try:
-        await until(lambda: participation.agents >= 4)
+        await until(lambda: agents.made >= 4)
         assert "No space left on device" in participation.error
-        assert sorted(started) == ["_follow_role", "_keep_certificate", "_watch_manager"]
+        promoted = Node(id="n1", role=NodeRole.NODE_ROLE_WORKER)
+        promoted.spec.role = NodeRole.NODE_ROLE_MANAGER
+        participation.on_node(promoted)
+        await until(lambda: len(renewals.asked) == 2)
+        assert renewals.asked == ["run", "once"]
+        assert process.awaited
     finally:
         await participation.stop()
 
 
-async def test_the_error_of_a_part_that_is_well_again_goes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RESTART_DELAY_S_MIN", 0.01)
-    participation, runs = worker_on(host, Lonely), list[str]()
-    seen: list[str] = []
-
-    async def once_broken() -> None:
-        runs.append(participation.error)
-        if len(runs) == 1:
-            asyncio.get_running_loop().call_soon(lambda: seen.append(participation.error))
-            raise ValueError("broken")
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(participation, "_follow_role", once_broken)
+async def test_the_error_of_a_part_that_is_well_again_goes(host: Host) -> None:
+    renewals = Renewals(failing=1)
+    parts = ParticipationParts(agent=Agents(begins=False), renewer=renewals, restart_delay_s_min=0.01)
+    participation = worker_on(host, parts)
     await participation.start()
     try:
-        await until(lambda: len(runs) == 2)
-        assert seen == ["broken"]
+        await until(lambda: participation.error == "broken")
+        await until(lambda: len(renewals.asked) == 2)
         assert participation.error == ""
     finally:
         await participation.stop()
 
 
 async def test_a_worker_with_nothing_to_do_sleeps(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    participation = worker_on(host, Idle)
+    participation = worker_on(host, idle())
     loop, timers = asyncio.get_running_loop(), dict[str, float]()
     call_at = loop.call_at
 
@@ -199,7 +224,7 @@ async def test_a_worker_with_nothing_to_do_sleeps(host: Host, monkeypatch: pytes
 
 
 async def test_the_list_of_managers_is_written_when_it_is_another(host: Host) -> None:
-    participation, file = worker_on(host, Idle), host.state_dir / local_state.FILE_NAME
+    participation, file = worker_on(host, idle()), host.state_dir / local_state.FILE_NAME
     managers = [ManagerAddress(node_id="m1", grpc_addr="10.0.0.1:7946", raft_addr="10.0.0.1:2377")]
     participation.on_managers(managers)
     written = file.stat()
@@ -220,7 +245,7 @@ async def test_a_list_of_managers_that_could_not_be_written_is_written_with_the_
     def full(_state_dir: Path, _state: LocalState) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    participation = worker_on(host, Idle)
+    participation = worker_on(host, idle())
     managers = [ManagerAddress(node_id="m1", grpc_addr="10.0.0.1:7946", raft_addr="10.0.0.1:2377")]
     with monkeypatch.context() as patch:
         patch.setattr(local_state, "save", full)
@@ -235,7 +260,7 @@ async def test_a_list_of_managers_that_could_not_be_written_is_written_with_the_
 
 
 async def test_roots_are_taken_that_cover_the_own_certificate_and_no_others(host: Host) -> None:
-    participation = worker_on(host, Idle)
+    participation = worker_on(host, idle())
     ours = NodeCertificate.load(host.state_dir / "certificates").current.root.pem
     others = RootCA.create(utc_now()).certificate_pem
     for refused in (others, b"no certificate", b""):
@@ -250,14 +275,15 @@ async def test_a_clock_that_was_ahead_does_not_end_renewals(host: Host, monkeypa
     """It is set right hours later, and the certificate that had run out has not."""
     ahead, asked = timedelta(hours=30), asyncio.Event()
     monkeypatch.setattr(renewal, "_CLOCK_CHECK_S", 0.01)
-    participation = worker_on(host, Lonely)
 
     async def renew(_csr_pem: bytes) -> RenewCertificateResponse:
         asked.set()
         raise ConnectionRefusedError("no manager")
 
-    certificate = NodeCertificate.load(host.state_dir / "certificates")
-    participation._renewer = Renewer(certificate, renew, clock=lambda: utc_now() + ahead)
+    def renewer(source: NodeCertificate, _renew: Renew) -> Renewer:
+        return Renewer(source, renew, clock=lambda: utc_now() + ahead)
+
+    participation = worker_on(host, dataclasses.replace(lonely(), renewer=renewer))
     await participation.start()
     try:
         await until(lambda: participation.error.startswith("Swarm certificates have expired"))
@@ -273,14 +299,13 @@ async def test_a_clock_that_was_ahead_does_not_end_renewals(host: Host, monkeypa
 @pytest.mark.parametrize(
     ("jump", "said"), [(timedelta(hours=-2), "is not valid before"), (timedelta(hours=26), "expired at")]
 )
-async def test_a_clock_that_is_wrong_is_asked_after(
-    host: Host, monkeypatch: pytest.MonkeyPatch, jump: timedelta, said: str
-) -> None:
-    participation = worker_on(host, Idle)
+async def test_a_clock_that_is_wrong_is_asked_after(host: Host, jump: timedelta, said: str) -> None:
+    off = timedelta(0)
+    participation = worker_on(host, dataclasses.replace(idle(), clock=lambda: utc_now() + off))
     failure = "UNAVAILABLE: failed to connect to all addresses"
     participation.on_session(failure)
     assert participation.session_error == failure
-    monkeypatch.setattr(module, "utc_now", lambda: utc_now() + jump)
+    off = jump
     assert participation.session_error.startswith(f"{failure} (certificate of node n1 {said}")
     assert participation.session_error.endswith("is the clock of this host right?)")
     participation.on_session("")
@@ -289,7 +314,7 @@ async def test_a_clock_that_is_wrong_is_asked_after(
 
 
 async def test_a_worker_that_is_told_to_be_one_stays_as_it_is(host: Host) -> None:
-    participation = worker_on(host, Idle)
+    participation = worker_on(host, idle())
     await participation.start()
     for _ in range(3):
         participation.on_node(Node(id="n1", role=NodeRole.NODE_ROLE_WORKER))
