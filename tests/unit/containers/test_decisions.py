@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runtime.containers import creation, execs, files, health, mounts, restart, signals, users
 from runtime.containers.types import (
     ContainerConfig,
+    EndpointSettings,
     ExecConfig,
     Health,
     HealthcheckResult,
@@ -18,6 +19,7 @@ from runtime.containers.types import (
     HostConfig,
     Mount,
     MountPoint,
+    NetworkingConfig,
     RestartPolicy,
 )
 from runtime.errors import InvalidParameterError
@@ -223,3 +225,10 @@ def test_a_digit_that_is_no_number_is_a_name(wanted: str) -> None:
     """``"¹".isdigit()`` holds, and ``int`` refuses it."""
     with pytest.raises(InvalidParameterError):
         users.resolve(wanted, (), "", "")
+
+
+def test_a_container_is_made_on_one_network() -> None:
+    two = NetworkingConfig(EndpointsConfig={"web": EndpointSettings(), "db": None})
+    with pytest.raises(InvalidParameterError, match=r"network endpoints: db, web \(one network per container\)"):
+        creation.check_networking(ContainerConfig(), HostConfig(), two)
+    creation.check_networking(ContainerConfig(), HostConfig(), NetworkingConfig(EndpointsConfig={"web": None}))
