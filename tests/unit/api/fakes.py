@@ -35,6 +35,7 @@ from runtime.events import EventBus
 from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, Progress, RegistryAuth
 from runtime.images.login import login
 from runtime.images.transport import Transport
+from runtime.images.types import Descriptor, DistributionInspect, Platform
 from runtime.volumes import Volume, Volumes
 from worker.membership.cluster_member import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
 
@@ -131,6 +132,11 @@ class FakeImages(ImageStore):
         if self.error is not None:
             raise self.error
         return make_image()
+
+    async def distribution_inspect(self, ref: str, auth: RegistryAuth | None = None) -> DistributionInspect:
+        self.pulled.append((ref, None, auth))
+        target = Descriptor("application/vnd.oci.image.manifest.v1+json", "sha256:" + "d" * 64, 500)
+        return DistributionInspect(target, (Platform(architecture="arm64", os="linux"),))
 
     async def load(self, source: AsyncIterable[bytes], *, progress: Progress | None = None) -> Any:
         async for chunk in source:

@@ -54,6 +54,27 @@ async def test_image_names_with_slashes_find_their_route(client: Client) -> None
     assert "VirtualSize" not in await (await client.get("/v1.44/images/busybox/json")).json()
 
 
+async def test_a_client_learns_digest_and_platforms_of_a_name(client: Client, engine: FakeEngine) -> None:
+    """Features W09: what ``docker service create`` asks before it creates, with the user's credentials."""
+    headers = {"X-Registry-Auth": encoded({"username": "u", "password": "p"})}
+    answer = await client.get("/v1.51/distribution/registry:5000/a/b:1/json", headers=headers)
+    assert (answer.status, await answer.json()) == (
+        200,
+        {
+            "Descriptor": {
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": "sha256:" + "d" * 64,
+                "size": 500,
+            },
+            "Platforms": [{"architecture": "arm64", "os": "linux"}],
+        },
+    )
+    [(reference, _, auth)] = engine.fake_images.pulled
+    assert reference == "registry:5000/a/b:1"
+    assert auth is not None
+    assert auth.username == "u"
+
+
 async def test_load_reads_the_body_and_names_what_it_loaded(client: Client, engine: FakeEngine) -> None:
     answer = await client.post("/images/load", params={"quiet": "1"}, data=b"tar" * (1 << 20))
     assert json.loads(await answer.read()) == {"stream": "Loaded image: busybox:latest\n"}
