@@ -25,18 +25,6 @@ class SpecVersions(Protocol):
     def of(self, service_id: str, spec_version: int) -> SpecVersion | None: ...
 
 
-def is_task_dirty(service: Service, spec_versions: SpecVersions, task: Task, node: Node | None) -> bool:
-    """Whether ``task`` must be replaced to follow its service's present spec.
-
-    Args:
-        service: the task's service.
-        spec_versions: must hold the version the task was made from; without it the task counts as dirty.
-        task: in whatever state.
-        node: the node it is assigned to, or None when it has none or the node is gone.
-    """
-    return DirtyCheck(service, spec_versions).is_dirty(task, node)
-
-
 @dataclass(frozen=True, slots=True)
 class _Difference:
     """How a version of a spec differs from the present one, in what concerns tasks.
@@ -51,13 +39,23 @@ class _Difference:
 
 @dataclass
 class DirtyCheck:
-    """``is_task_dirty`` for many tasks of one service: each version of the spec is compared once."""
+    """The question for the tasks of one service; each version of its spec is compared once.
+
+    Attributes:
+        spec_versions: must hold the versions that tasks were made from; without its version a task counts as dirty.
+    """
 
     service: Service
     spec_versions: SpecVersions
     _differences: dict[int, _Difference | None] = field(default_factory=dict)
 
     def is_dirty(self, task: Task, node: Node | None) -> bool:
+        """Whether ``task`` must be replaced to follow its service's present spec.
+
+        Args:
+            task: of the service, in whatever state.
+            node: the node it is assigned to, or None when it has none or the node is gone.
+        """
         if task.spec_version == self.service.spec_version:
             return False
         difference = self._difference(task.spec_version)

@@ -314,11 +314,11 @@ async def _compare(history: list[Event], looks_max: int) -> None:
         await event(world)
     whole, sliced = await world.cluster.copy(looks_max=1000), await world.cluster.copy(looks_max=looks_max)
     # The marks are the same, so what is decided first is, too.
-    assert whole.loop._take_in()
-    while not sliced.loop._take_in():
+    assert whole.loop.known.take_in()
+    while not sliced.loop.known.take_in():
         pass
     assert [*_marks(sliced)] == [*_marks(whole)]
-    assert sliced.loop._nodes.infos == whole.loop._nodes.infos
+    assert sliced.loop.known.nodes.infos == whole.loop.known.nodes.infos
     ends = []
     for cluster in (await world.cluster.copy(looks_max=1000), await world.cluster.copy(looks_max=looks_max)):
         for name in NODES:
@@ -329,7 +329,7 @@ async def _compare(history: list[Event], looks_max: int) -> None:
 
 
 def _marks(cluster: Harness) -> Iterator[Key]:
-    while (key := cluster.loop._agenda.pop()) is not None:
+    while (key := cluster.loop.known.agenda.pop()) is not None:
         yield key
 
 

@@ -219,10 +219,10 @@ async def test_a_pass_looks_at_so_much_and_no_more() -> None:
     await cluster.create_service("web", replicas=40)
     await cluster.work()
     cluster = await cluster.copy(looks_max=15)
-    while cluster.loop._unseen is not None:
-        cluster.loop._take_in()
+    while not cluster.loop.known.take_in():
+        pass
     looks = []
-    while cluster.loop._has_work():
+    while cluster.loop.known.has_work():
         looks.append(cluster.loop._decide(cluster.now).looks)
     # A node with its ten tasks, and the service with its forty, are looked at as a whole.
     assert max(looks) <= 15 + 41
@@ -254,7 +254,7 @@ async def test_tasks_without_a_node_are_tried_again_by_slices() -> None:
     await cluster.settle()
     await cluster.add_node("n1")
     tried: list[int] = []
-    while cluster.loop._has_work():
+    while cluster.loop.known.has_work():
         if len(tried) == 2:
             await cluster.add_node("n2")
         work = cluster.loop._decide(cluster.now)

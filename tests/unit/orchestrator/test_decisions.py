@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from manager.model.actions import CreateTask, Outcome, RemoveService, RemoveTask, UpdateTask
 from manager.model.constraints import parse
 from manager.model.defaults import insert_defaults, nanoseconds, restart_rules, update_rules
-from manager.model.dirty import DirtyCheck, is_task_dirty
+from manager.model.dirty import DirtyCheck
 from manager.model.needs import Needs
 from manager.model.tasks import is_live
 from manager.model.times import to_timestamp
@@ -367,7 +367,7 @@ def test_what_makes_a_task_dirty(what: str, dirty: bool) -> None:
         spec.task_template.container_spec.image = "busybox:2"
     if "constraint" in what:
         spec.task_template.placement.constraints.append("node.id==n2" if "not" in what else "node.id==n1")
-    assert is_task_dirty(service, Kept(old, spec), make_task(), make_node()) is dirty
+    assert DirtyCheck(service, Kept(old, spec)).is_dirty(make_task(), make_node()) is dirty
 
 
 def test_new_credentials_concern_tasks_that_have_no_image_yet() -> None:
@@ -376,13 +376,13 @@ def test_new_credentials_concern_tasks_that_have_no_image_yet() -> None:
     old.CopyFrom(service.spec)
     service.spec_version = 2
     service.spec.task_template.registry_auth = "new"
-    assert is_task_dirty(service, Kept(old, service.spec), make_task(state=TASK_STATE_PREPARING), make_node())
+    assert DirtyCheck(service, Kept(old, service.spec)).is_dirty(make_task(state=TASK_STATE_PREPARING), make_node())
 
 
 def test_a_task_of_a_version_nobody_kept_is_dirty() -> None:
     service = make_service()
     service.spec_version = 2
-    assert is_task_dirty(service, Kept(), make_task(), make_node())
+    assert DirtyCheck(service, Kept()).is_dirty(make_task(), make_node())
 
 
 # ---------------------------------------------------------------- defaults
