@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from api.engine_routes.context import DaemonInfo
+from runtime.containers import views
+from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
 from runtime.containers.cgroups import Layout
+from runtime.containers.record import Container, Record, RunState
+from runtime.containers.states import Event, Status
 from runtime.containers.stats import Sample, one_sample, samples
+from runtime.containers.times import rfc3339
 from runtime.containers.types import (
     ContainerConfig,
     ContainerJSON,
-    ContainerState,
-    ContainerSummary,
     EndpointSettings,
     ExecConfig,
     ExecInspect,
     ExecProcessConfig,
-    GraphDriver,
     HostConfig,
     LogLine,
     NetworkingConfig,
-    NetworkSettings,
-    SummaryHostConfig,
-    SummaryNetworkSettings,
     WaitResult,
 )
 from runtime.engine import Engine, Filters, WaitCondition
@@ -36,6 +39,7 @@ from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, P
 from runtime.images.login import login
 from runtime.images.transport import Transport
 from runtime.images.types import Descriptor, DistributionInspect, Platform
+from runtime.networks import Endpoint
 from runtime.volumes import Volume, Volumes
 from worker.membership.cluster_member import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
 
@@ -167,19 +171,37 @@ class FakeVolumes(Volumes):
         return []
 
 
+def _make_container() -> Container:
+    config = ContainerConfig(Image="busybox", Cmd=["sh"], Labels={"a": "b"}, OpenStdin=True, StdinOnce=True)
+    record = Record(
+        ID=CONTAINER_ID,
+        Name="web",
+        CreatedNs=1_000_000_000,
+        Created="2026-01-01T00:00:00Z",
+        ImageID=IMAGE_ID,
+        Config=config,
+        HostConfig=HostConfig(),
+        Endpoints={"bridge": EndpointSettings()},
+        Mounts=[],
+    )
+    return Container(record, RunState(), Path("/nowhere"))
+
+
 class FakeEngine(Engine):
-    """One container, ``web``, whose life a test decides."""
+    """One container, ``web``, without processes; a test decides its life by ``end``.
+
+    Its record, states and views are the real ones; ``tests/contract/test_engine.py`` says what it has in common with
+    the real engine. Not: a second container, names and their conflicts, what a container prints by itself.
+    """
 
     def __init__(self) -> None:
         self.images = self.fake_images = FakeImages()
         self.volumes = FakeVolumes()
         self.events = EventBus()
-        self.running = False
-        self.tty = False
+        self.container: Container | None = _make_container()
         self.create_error: Exception | None = None
         self.created: list[tuple[ContainerConfig, HostConfig | None, NetworkingConfig | None, str | None]] = []
         self.calls: list[tuple[object, ...]] = []
-        self.ended = asyncio.Event()
         self.stop_called, self.stop_may_end, self.stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         self.lines: list[LogLine] = []
@@ -189,10 +211,23 @@ class FakeEngine(Engine):
         self.exec_error: Exception | None = None
         self.filters: Filters | None = None
 
-    def _find(self, ref: str) -> str:
-        if ref not in (CONTAINER_ID, CONTAINER_ID[:12], "web"):
+    def _find(self, ref: str) -> Container:
+        if self.container is None or ref not in (CONTAINER_ID, CONTAINER_ID[:12], "web", "/web"):
             raise ContainerNotFoundError(ref)
-        return CONTAINER_ID
+        return self.container
+
+    def set_tty(self) -> None:
+        """The container has a terminal."""
+        record = self._find("web").record
+        record.Config = msgspec.structs.replace(record.Config, Tty=True)
+
+    def end(self, exit_code: int) -> None:
+        """Its process ends."""
+        container = self._find("web")
+        container.state.ExitCode, container.state.FinishedAt = exit_code, rfc3339(time.time_ns())
+        container.move(Event.EXITED, exit_code=exit_code)
+        announce(self.events, container, "die", exitCode=str(exit_code))
+        container.notify("exit")
 
     async def create(
         self,
@@ -203,84 +238,88 @@ class FakeEngine(Engine):
     ) -> tuple[str, list[str]]:
         if self.create_error is not None:
             raise self.create_error
+        self.images.get(config.Image)
         self.created.append((config, host, networking, name))
+        self.container = _make_container()
+        announce(self.events, self.container, "create")
         return CONTAINER_ID, ["careful"]
 
     async def start(self, ref: str) -> None:
-        self._find(ref)
-        if self.running:
+        container = self._find(ref)
+        if container.running:
             raise NotModifiedError("container already started")
-        self.running = True
+        state = container.state
+        state.Pid, state.ExitCode, state.StartedAt = 1, 0, rfc3339(time.time_ns())
+        state.Endpoints = {"bridge": Endpoint(NetworkID="f" * 64, ID="e" * 64, Addresses=["172.17.0.2/16"])}
+        container.move(Event.STARTED)
+        announce(self.events, container, "start")
 
     async def stop(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> None:
-        self.calls.append(("stop", self._find(ref), timeout_s, signal))
+        container = self._find(ref)
+        self.calls.append(("stop", container.id, timeout_s, signal))
+        if not container.running:
+            raise NotModifiedError("container already stopped")
         self.stop_called.set()
         await self.stop_may_end.wait()
+        self.end(143)
+        announce(self.events, container, "stop")
         self.stopped.set()
 
     async def update(self, ref: str, wanted: HostConfig) -> None:
-        self.calls.append(("update", self._find(ref), wanted))
+        self.calls.append(("update", self._find(ref).id, wanted))
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
-        self._find(ref)
-        if not self.running:
-            raise ConflictError(f"cannot kill container: {ref}: container {CONTAINER_ID} is not running")
+        container = self._find(ref)
+        if not container.running:
+            raise ConflictError(f"cannot kill container: {ref}: container {container.id} is not running")
         self.calls.append(("kill", signal))
+        announce(self.events, container, "kill", signal=signal)
+        if signal == "SIGKILL":
+            self.end(137)
+
+    async def pause(self, ref: str) -> None:
+        container = self._find(ref)
+        if not container.running:
+            raise ConflictError(f"container {container.id} is not running")
+        if container.state.Status is Status.PAUSED:
+            raise ConflictError(f"container {container.id} is already paused")
+        container.move(Event.PAUSED)
+        announce(self.events, container, "pause")
+
+    async def unpause(self, ref: str) -> None:
+        container = self._find(ref)
+        if container.state.Status is not Status.PAUSED:
+            raise ConflictError(f"container {container.id} is not paused")
+        container.move(Event.UNPAUSED)
+        announce(self.events, container, "unpause")
 
     async def wait(self, ref: str, condition: WaitCondition = "not-running") -> WaitResult:
-        self._find(ref)
-        await self.ended.wait()
-        return WaitResult(StatusCode=3)
+        container = self._find(ref)
+        if condition == "not-running" and not container.running:
+            return WaitResult(StatusCode=container.state.ExitCode)
+        return await container.wait("removed" if condition == "removed" else "exit")
 
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
-        self.calls.append(("remove", self._find(ref), force, volumes))
+        container = self._find(ref)
+        self.calls.append(("remove", container.id, force, volumes))
+        if container.running and not force:
+            raise ConflictError(f'cannot remove container "/web": container is {container.state.Status}: stop it')
+        if container.running:
+            self.end(137)
+        self.container = None
+        announce(self.events, container, "destroy")
+        container.notify("removed")
 
     def inspect(self, ref: str) -> ContainerJSON:
-        return ContainerJSON(
-            Id=self._find(ref),
-            Created="2026-01-01T00:00:00Z",
-            Path="sh",
-            Args=[],
-            State=ContainerState(Running=self.running),
-            Image=IMAGE_ID,
-            ResolvConfPath="",
-            HostnamePath="",
-            HostsPath="",
-            LogPath="",
-            Name="/web",
-            RestartCount=0,
-            Driver="overlay2",
-            Platform="linux",
-            MountLabel="",
-            ProcessLabel="",
-            AppArmorProfile="",
-            ExecIDs=None,
-            HostConfig=HostConfig(),
-            GraphDriver=GraphDriver(),
-            Mounts=[],
-            Config=ContainerConfig(Tty=self.tty, OpenStdin=True, StdinOnce=True),
-            NetworkSettings=NetworkSettings(Networks={"bridge": EndpointSettings(IPAddress="172.17.0.2")}),
-        )
+        return views.inspect(self._find(ref), network_id=lambda _name: "f" * 64)
 
     def list(self, filters: Filters | None = None, *, all: bool = False, limit: int = 0) -> Any:  # noqa: A002
         self.filters = filters
-        return [
-            ContainerSummary(
-                Id=CONTAINER_ID,
-                Names=["/web"],
-                Image="busybox",
-                ImageID=IMAGE_ID,
-                Command="sh",
-                Created=1,
-                Ports=[],
-                Labels={"a": "b"},
-                State="running" if self.running else "exited",
-                Status="",
-                HostConfig=SummaryHostConfig(NetworkMode="bridge"),
-                NetworkSettings=SummaryNetworkSettings(Networks={}),
-                Mounts=[],
-            )
-        ]
+        chosen = views.ContainerFilter(filters or {}, lookup=self._find, image_id=lambda _name: IMAGE_ID)
+        container, now = self.container, dt.datetime.now(dt.UTC)
+        if container is None or not (all or container.running or chosen.wants_stopped) or not chosen.takes(container):
+            return []
+        return [views.summary(container, network_id=lambda _name: "f" * 64, now=now)]
 
     async def logs(
         self,
@@ -293,6 +332,7 @@ class FakeEngine(Engine):
         until_ns: int = 0,
         tail: int = -1,
     ) -> AsyncIterator[LogLine]:
+        self._find(ref)
         self.calls.append(("logs", stdout, stderr, follow, since_ns, until_ns, tail))
         if self.log_error is not None:
             raise self.log_error
@@ -304,26 +344,28 @@ class FakeEngine(Engine):
     async def attach(
         self, ref: str, *, stdin: bool = False, stdout: bool = True, stderr: bool = True, logs: bool = False
     ) -> AttachStream:
+        self._find(ref)
         self.calls.append(("attach", stdin, stdout, stderr, logs))
         return self.stream
 
     def detached(self, ref: str) -> None:
-        self.events.publish("container", "detach", self._find(ref), {"name": "web"})
+        announce(self.events, self._find(ref), "detach")
 
     def stats(self, ref: str) -> AsyncIterator[Sample]:
-        container_id = self._find(ref)
+        container_id = self._find(ref).id
         return samples(lambda: self.inspect(container_id), Layout(2, {}, {}))
 
     async def stats_once(self, ref: str, *, at_once: bool) -> Sample:
         return await one_sample(lambda: self.inspect(ref), Layout(2, {}, {}), at_once=at_once)
 
     async def top(self, ref: str, ps_args: str) -> Any:
-        if not self.running:
-            raise ConflictError(f"container {self._find(ref)} is not running")
+        container = self._find(ref)
+        if not container.running:
+            raise ConflictError(f"container {container.id} is not running")
         return ["PID"], [["1"]]
 
     async def exec_create(self, ref: str, config: ExecConfig) -> str:
-        self.calls.append(("exec_create", self._find(ref), config))
+        self.calls.append(("exec_create", self._find(ref).id, config))
         return "e" * 64
 
     async def exec_start(self, exec_id: str, *, detach: bool = False) -> AttachStream | None:
@@ -337,7 +379,9 @@ class FakeEngine(Engine):
             ID=exec_id,
             Running=False,
             ExitCode=None,
-            ProcessConfig=ExecProcessConfig(tty=self.tty, entrypoint="sh", arguments=[], privileged=False),
+            ProcessConfig=ExecProcessConfig(
+                tty=self._find("web").record.Config.Tty, entrypoint="sh", arguments=[], privileged=False
+            ),
             OpenStdin=True,
             OpenStderr=True,
             OpenStdout=True,

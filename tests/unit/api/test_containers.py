@@ -110,7 +110,8 @@ async def test_missing_container_and_conflict_get_their_codes(client: Client) ->
     assert (await client.get("/containers/nobody/logs", params={"stdout": "1"})).status == 404
 
 
-async def test_inspect_has_the_fields_of_older_clients(client: Client) -> None:
+async def test_inspect_has_the_fields_of_older_clients(client: Client, engine: FakeEngine) -> None:
+    await engine.start("web")
     found = await (await client.get("/containers/web/json")).json()
     assert found["NetworkSettings"]["IPAddress"] == "172.17.0.2"
     assert found["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] == "172.17.0.2"
@@ -130,16 +131,18 @@ async def test_filters_in_both_forms_reach_the_engine(client: Client, engine: Fa
 
 
 async def test_wait_sends_its_head_before_the_end_is_known(client: Client, engine: FakeEngine) -> None:
+    await engine.start("web")
     async with asyncio.timeout(DEADLINE_S):
         answer = await client.post("/containers/web/wait", params={"condition": "next-exit"})
         assert answer.status == 200
-        engine.ended.set()
+        engine.end(3)
         assert await answer.json() == {"StatusCode": 3}
     wrong = await client.post("/containers/web/wait", params={"condition": "never"})
     assert wrong.status == 400
 
 
 async def test_change_goes_on_when_its_client_leaves(client: Client, engine: FakeEngine) -> None:
+    await engine.start("web")
     request = asyncio.ensure_future(client.post("/containers/web/stop", params={"t": "3", "signal": "SIGINT"}))
     async with asyncio.timeout(DEADLINE_S):
         await engine.stop_called.wait()
@@ -181,7 +184,7 @@ async def test_logs_are_framed_with_timestamps(client: Client, engine: FakeEngin
 
 
 async def test_logs_of_a_terminal_are_raw(client: Client, engine: FakeEngine) -> None:
-    engine.tty = True
+    engine.set_tty()
     engine.lines = [LogLine("stdout", 0, b"hello\r\n")]
     answer = await client.get("/containers/web/logs", params={"stdout": "true"})
     assert answer.headers["Content-Type"] == "application/vnd.docker.raw-stream"

@@ -143,7 +143,7 @@ async def test_older_clients_get_the_older_head(
 
 
 async def test_detach_keys_end_the_stream_and_leave_the_process(client: Client, engine: FakeEngine) -> None:
-    engine.tty = True
+    engine.set_tty()
     subscription = engine.events.subscribe()
     async with asyncio.timeout(DEADLINE_S):
         wire = await Wire.open(client, ATTACH, *UPGRADE)
