@@ -1,7 +1,7 @@
 """What users do alike with objects of any kind: create, list, update and remove them.
 
 The kind's declaration in the store says how it is named, labelled and referred to; ``Managed`` adds what only users and
-their requests concern. ``manager.control.service`` has the table of them.
+their requests concern. ``manager.control.object_methods`` has the table of them.
 """
 
 from __future__ import annotations

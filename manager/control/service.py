@@ -1,43 +1,33 @@
 """The control API on the leader: every RPC of ``proto/control.proto`` as a method that answers or raises.
 
-Reads see every write acknowledged before they began (a read barrier, shared by readers that arrive together). Writes
-are decided on the leader's state and committed under the store's version checks; a *refusal* is confirmed by a barrier
-before it is given, since a leader that was deposed without knowing it yet may refuse what the swarm has long allowed.
-
+``manager.control.transactions`` reads and commits; kinds that their declaration serves are ``manager.control.object_methods``.
 Other managers pass calls on to this one (``manager.control.forward``); ``manager.control.rpc`` puts it on gRPC.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol, TypeVar
 
 import structlog
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from base.marked_fields import without_marked
-from manager.consensus.port import Consensus, NotLeaderError
-from manager.constants import REQUEST_TIMEOUT_S
-from manager.control import clusters, filters, nodes, objects, services, validation
-from manager.control.barrier import ReadBarrier
+from manager.consensus.port import Consensus
+from manager.control import clusters, filters, nodes, services, validation
 from manager.control.defaults import redacted_cluster
-from manager.control.errors import ControlError, OutOfSequenceError
-from manager.control.lookup import find, find_node, find_service, find_task, spec_version_of
+from manager.control.lookup import find_node, find_service, find_task, spec_version_of
 from manager.control.names import random_name
-from manager.control.objects import Managed, S
-from manager.control.payloads import MANAGED_CONFIGS, MANAGED_SECRETS
+from manager.control.object_methods import MANAGED, ObjectMethods
+from manager.control.transactions import Transactions
 from manager.model.defaults import insert_defaults, normalize_service_spec
 from manager.model.dirty import DirtyCheck
-from manager.store import Kind, ObjectInUseError, SequenceConflictError, Store, View, Working
+from manager.store import Store, View, Working
 from pki.identifiers import new_id
 from proto import control_pb2 as pb
 from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
-from proto.options_pb2 import write_only
 from proto.specs_pb2 import NodeRole, ServiceSpec
 
 log = structlog.get_logger(__name__)
@@ -45,40 +35,6 @@ log = structlog.get_logger(__name__)
 TASKS_PER_REMOVAL = 150
 """Tasks marked in the transaction that removes their service, which spares the orchestrator's pass. It marks what is
 left; after a conflict (a task's status moved) that is all of them, so a busy service can be removed at once."""
-
-SPLIT_ATTEMPTS = 5
-"""How often a change of many objects is made anew because one of them moved meanwhile."""
-
-R = TypeVar("R")
-
-MANAGED: tuple[Managed[Any], ...] = (MANAGED_SECRETS, MANAGED_CONFIGS)
-"""The kinds that are served by their declaration. Of each the functions are given its own objects, hence the Any."""
-
-
-class _WithSpec(Protocol):
-    """CreateXRequest."""
-
-    @property
-    def spec(self) -> Message: ...
-
-
-class _WithRef(Protocol):
-    """GetXRequest, RemoveXRequest."""
-
-    ref: str
-
-
-class _WithFilters(Protocol):
-    """ListXsRequest."""
-
-    @property
-    def filters(self) -> pb.Filters: ...
-
-
-class _Update(_WithSpec, _WithRef, Protocol):
-    """UpdateXRequest."""
-
-    version: int
 
 
 class ControlService:
@@ -101,10 +57,11 @@ class ControlService:
         """
         self._store, self._consensus = store, consensus
         self._clock_ns, self._make_id = clock_ns, make_id
-        self._barrier = ReadBarrier(consensus)
+        self._transactions = Transactions(store, consensus)
         self._methods: dict[str, Callable[..., Awaitable[Message]]] = {}
         for managed in MANAGED:
-            self._methods.update(self._object_methods(managed))
+            served = ObjectMethods(managed, self._transactions, now=self._now, make_id=make_id)
+            self._methods.update(served.by_name())
         for method in pb.DESCRIPTOR.services_by_name["Control"].methods:
             if method.name not in self._methods:
                 self._methods[method.name] = getattr(self, _snake_case(method.name))
@@ -124,12 +81,12 @@ class ControlService:
 
     async def close(self) -> None:
         """Give up read barriers under way; calls end with CancelledError."""
-        await self._barrier.close()
+        await self._transactions.close()
 
     # ------------------------------------------------------------ cluster
 
     async def get_cluster(self, request: pb.GetClusterRequest) -> pb.GetClusterResponse:
-        view = await self._read()
+        view = await self._transactions.read()
         return pb.GetClusterResponse(cluster=redacted_cluster(view.cluster, tokens=True))
 
     async def update_cluster(self, request: pb.UpdateClusterRequest) -> pb.UpdateClusterResponse:
@@ -144,7 +101,7 @@ class ControlService:
                 now=self._now(),
             )
 
-        await self._write(change)
+        await self._transactions.write(change)
         log.info(
             "cluster.updated",
             worker_token_rotated=request.rotate_worker_token,
@@ -171,19 +128,19 @@ class ControlService:
     # ------------------------------------------------------------ nodes
 
     async def get_node(self, request: pb.GetNodeRequest) -> pb.GetNodeResponse:
-        view = await self._read()
+        view = await self._transactions.read()
         node = find_node(view, request.ref)
         return pb.GetNodeResponse(node=nodes.with_manager_status(node, self._membership()))
 
     async def list_nodes(self, request: pb.ListNodesRequest) -> pb.ListNodesResponse:
         matches = filters.node_filter(filters.filter_values(request.filters, filters.NODE_KEYS))
-        view, membership = await self._read(), self._membership()
+        view, membership = await self._transactions.read(), self._membership()
         found = (nodes.with_manager_status(node, membership) for node in view.nodes if matches(node))
         return pb.ListNodesResponse(nodes=found)
 
     async def update_node(self, request: pb.UpdateNodeRequest) -> pb.UpdateNodeResponse:
         validation.validate_node_spec(request.spec)
-        node = await self._write(
+        node = await self._transactions.write(
             lambda working: nodes.update_node(
                 working,
                 find_node(working, request.ref),
@@ -203,7 +160,7 @@ class ControlService:
             nodes.remove_node(working, working.cluster, node, self._membership(), force=request.force, now=self._now())
             return node.id
 
-        node_id = await self._write(change, split=True)
+        node_id = await self._transactions.write(change, split=True)
         log.info("node.removed", node_id=node_id, force=request.force)
         return pb.RemoveNodeResponse()
 
@@ -222,13 +179,13 @@ class ControlService:
                 spec.name = random_name()
             return services.create_service(working, spec, service_id=service_id)
 
-        service = await self._write(change)
+        service = await self._transactions.write(change)
         service = self._store.view.services.get(service.id) or service
         log.info("service.created", service_id=service.id, service_name=service.spec.name)
         return pb.CreateServiceResponse(service=service, warnings=services.warnings_of(service.spec, None))
 
     async def get_service(self, request: pb.GetServiceRequest) -> pb.GetServiceResponse:
-        view = await self._read()
+        view = await self._transactions.read()
         response = pb.GetServiceResponse(service=find_service(view, request.ref))
         if request.insert_defaults:
             response.service.spec.CopyFrom(insert_defaults(response.service.spec))
@@ -236,7 +193,7 @@ class ControlService:
 
     async def list_services(self, request: pb.ListServicesRequest) -> pb.ListServicesResponse:
         matches = filters.service_filter(filters.filter_values(request.filters, filters.SERVICE_KEYS))
-        view = await self._read()
+        view = await self._transactions.read()
         found = [service for service in services.visible(view.services) if matches(service)]
         response = pb.ListServicesResponse(services=found)
         if request.status:
@@ -260,7 +217,7 @@ class ControlService:
             )
             return services.update_service(working, service, spec, version=request.version)
 
-        service = await self._write(change)
+        service = await self._transactions.write(change)
         service = self._store.view.services.get(service.id) or service
         log.info(
             "service.updated",
@@ -279,20 +236,20 @@ class ControlService:
             services.remove_service(working, service, now=self._now(), tasks_max=next(tasks_max))
             return service
 
-        service = await self._write(change)
+        service = await self._transactions.write(change)
         log.info("service.removed", service_id=service.id, service_name=service.spec.name)
         return pb.RemoveServiceResponse()
 
     # ------------------------------------------------------------ tasks
 
     async def get_task(self, request: pb.GetTaskRequest) -> pb.GetTaskResponse:
-        view = await self._read()
+        view = await self._transactions.read()
         task = find_task(view, request.ref)
         return pb.GetTaskResponse(task=task, spec=spec_version_of(view, task))
 
     async def list_tasks(self, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
         values = filters.filter_values(request.filters, filters.TASK_KEYS)
-        view = await self._read()
+        view = await self._transactions.read()
         service_ids = [find_service(view, ref).id for ref in values.get("service", ())]
         node_ids = [find_node(view, ref).id for ref in values.get("node", ())]
         matches = filters.task_filter(
@@ -311,109 +268,7 @@ class ControlService:
                 specs[key] = spec
         return pb.ListTasksResponse(tasks=found, specs=specs.values())
 
-    # ------------------------------------------------------------ the kinds of MANAGED
-
-    def _object_methods(self, managed: Managed[S]) -> dict[str, Callable[..., Awaitable[Message]]]:
-        """The five RPCs of a kind. They and their fields are called alike, but for the kind's name."""
-        word, kind = managed.word, managed.kind
-
-        def answer(verb: str, obj: S) -> Message:
-            return _response(verb, word, **{kind.name: without_marked(obj, write_only)})
-
-        async def create(request: _WithSpec) -> Message:
-            return answer("Create", await self._create_object(managed, managed.wanted(request.spec)))
-
-        async def get(request: _WithRef) -> Message:
-            view = await self._read()
-            return answer("Get", find(view, kind, request.ref))
-
-        async def list_all(request: _WithFilters) -> Message:
-            matches = filters.object_filter(kind, filters.filter_values(request.filters, managed.filter_keys))
-            view = await self._read()
-            shown = [without_marked(obj, write_only) for obj in view.of(kind) if matches(obj)]
-            return _response("List", f"{word}s", **{kind.plural: shown})
-
-        async def update(request: _Update) -> Message:
-            return answer("Update", await self._update_object(managed, request))
-
-        async def remove(request: _WithRef) -> Message:
-            await self._remove_object(kind, request.ref)
-            return _response("Remove", word)
-
-        methods: dict[str, Callable[..., Awaitable[Message]]] = {
-            "Create": create,
-            "Get": get,
-            "Update": update,
-            "Remove": remove,
-        }
-        methods = {f"{verb}{word}": method for verb, method in methods.items()}
-        return methods | {f"List{word}s": list_all}
-
-    async def _create_object(self, managed: Managed[S], wanted: S) -> S:
-        managed.validate(wanted)
-        object_id = self._make_id()
-        obj = await self._write(
-            lambda working: objects.create(working, managed.kind, wanted, object_id=object_id, now=self._now())
-        )
-        log.info("object.created", kind=managed.kind.name, id=obj.id, name=managed.kind.name_of(obj))
-        return self._as_stored(managed.kind, obj)
-
-    async def _update_object(self, managed: Managed[S], request: _Update) -> S:
-        wanted = managed.wanted(request.spec)
-
-        def change(working: Working) -> S:
-            obj = find(working, managed.kind, request.ref)
-            return objects.update(working, managed, obj, wanted, version=request.version, now=self._now())
-
-        return self._as_stored(managed.kind, await self._write(change))
-
-    async def _remove_object(self, kind: Kind[S], ref: str) -> None:
-        def change(working: Working) -> S:
-            obj = find(working, kind, ref)
-            working.remove(obj)
-            return obj
-
-        obj = await self._write(change)
-        log.info("object.removed", kind=kind.name, id=obj.id, name=kind.name_of(obj))
-
-    def _as_stored(self, kind: Kind[S], written: S) -> S:
-        """What was just written, with the version it got."""
-        return self._store.view.of(kind).get(written.id) or written
-
     # ------------------------------------------------------------ parts
-
-    async def _read(self) -> View:
-        """The state, at least as new as every write acknowledged before the call. Raises: NotLeaderError."""
-        await self._barrier.wait(timeout_s=REQUEST_TIMEOUT_S)
-        return self._store.view
-
-    async def _write(self, change: Callable[[Working], R], *, split: bool = False) -> R:
-        """Commit ``change``; what it refuses is decided again if the state was not the newest.
-
-        Args:
-            split: a large transaction may become several entries at its boundaries.
-        """
-        leader = self._consensus.leader
-        if not leader.is_leader:
-            raise NotLeaderError(leader.leader_id)
-        seen = self._consensus.applied_index
-        commit = self._commit_split if split else self._store.update
-        try:
-            return await commit(change)
-        except (ControlError, ObjectInUseError):
-            await self._barrier.wait(timeout_s=REQUEST_TIMEOUT_S)
-            if self._consensus.applied_index == seen:
-                raise
-        return await commit(change)
-
-    async def _commit_split(self, change: Callable[[Working], R]) -> R:
-        for _ in range(SPLIT_ATTEMPTS):
-            working = self._store.begin()
-            result = change(working)
-            with contextlib.suppress(SequenceConflictError):
-                await self._store.commit(working, split=True)
-                return result
-        raise OutOfSequenceError
 
     def _membership(self) -> nodes.Membership:
         consensus = self._consensus
@@ -447,12 +302,6 @@ def _up_to_date_check(view: View) -> Callable[[Task], bool]:
         return check is not None and not check.is_dirty(task, view.nodes.get(task.node_id))
 
     return is_up_to_date
-
-
-def _response(verb: str, word: str, **fields: object) -> Message:
-    """The response message of an RPC of a managed kind."""
-    made: Message = getattr(pb, f"{verb}{word}Response")(**fields)
-    return made
 
 
 def _snake_case(name: str) -> str:
