@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from google.protobuf.message import Message
 
 from manager.control.errors import InvalidArgumentError, InvalidRequestError, UnimplementedError
-from manager.control.references import is_image_reference
+from manager.control.image_references import is_image_reference
 from manager.model.constraints import ConstraintError
 from manager.model.constraints import parse as parse_constraints
 from manager.model.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s

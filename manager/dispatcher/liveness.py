@@ -15,6 +15,7 @@ from manager.dispatcher import nodes
 from manager.dispatcher.heartbeat import HeartbeatBook
 from manager.dispatcher.intake import Intake, put
 from manager.dispatcher.session import AgentSession, End
+from manager.model.times import to_timestamp
 from manager.store import Store, StoreError, Working
 from proto.objects_pb2 import NodeState
 
@@ -57,9 +58,7 @@ class Liveness:
 
     def now(self) -> Timestamp:
         """The wall clock."""
-        now = Timestamp()
-        now.FromNanoseconds(round(self._clock() * 1e9))
-        return now
+        return to_timestamp(self._clock())
 
     def period_s(self) -> float:
         """The heartbeat period of the cluster's spec."""

@@ -9,7 +9,7 @@ import pytest
 
 from manager.control.defaults import complete_cluster_spec
 from manager.control.errors import ControlError, InvalidArgumentError, InvalidRequestError, UnimplementedError
-from manager.control.references import is_image_reference
+from manager.control.image_references import is_image_reference
 from manager.control.validation import (
     validate_cluster_spec,
     validate_config_spec,
