@@ -26,22 +26,14 @@ from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.creator import Creator
-from runtime.containers.exec_manager import ExecManager
-from runtime.containers.exits import Exits
-from runtime.containers.monitors import Monitors
+from runtime.containers.lifecycle import Lifecycle
 from runtime.containers.prune import ContainerPruneReport
-from runtime.containers.readoption import Readoption
-from runtime.containers.releasing import Releasing
-from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc
 from runtime.containers.spec import HostFacts
-from runtime.containers.starting import Starting
 from runtime.containers.states import Status
 from runtime.containers.stats import Sample
 from runtime.containers.stdio import Stdio
-from runtime.containers.stopping import Stopping
 from runtime.containers.store import ContainerStore
-from runtime.containers.transitions import Transitions
 from runtime.containers.types import (
     ContainerConfig,
     ContainerJSON,
@@ -124,13 +116,9 @@ class Engine:
             events=events,
             name_of=store.name_of,
         )
-        # What stands on what, from here on: each part gets those above it.
         self._runc = runc = Runc(paths=paths, layout=layout, cgroup_parent=parent)
         self._watcher = Watcher()
-        self._transitions = transitions = Transitions()
-        self._monitors = monitors = Monitors(store=store, runc=runc)
         self._stdio = Stdio(store=store, paths=paths, watcher=self._watcher)
-        self._execs = execs = ExecManager(store=store, runc=runc, events=events, capabilities=self._facts.capabilities)
         self._creator = Creator(
             store=store,
             images=images,
@@ -139,53 +127,15 @@ class Engine:
             facts=self._facts,
             resolve_network=networks.resolve,
         )
-        self._stopping = stopping = Stopping(store=store, runc=runc, events=events)
-        self._removal = removal = Removal(
+        self._lifecycle = Lifecycle(
             store=store,
-            images=images,
-            volumes=volumes,
-            stopping=stopping,
-            execs=execs,
-            transitions=transitions,
-            events=events,
-        )
-        releasing = Releasing(store=store, runc=runc, images=images, networks=networks, volumes=volumes)
-        self._starting = starting = Starting(
-            store=store,
+            runc=runc,
             images=images,
             networks=networks,
+            volumes=volumes,
             bundles=BundleBuilder(volumes=volumes, facts=self._facts, cgroup_parent=parent, lookup=store.get),
-            runc=runc,
-            monitors=monitors,
-            releasing=releasing,
-            removal=removal,
-            execs=execs,
-            transitions=transitions,
             events=events,
-        )
-        self._exits = exits = Exits(
-            store=store,
-            runc=runc,
-            monitors=monitors,
-            releasing=releasing,
-            removal=removal,
-            starting=starting,
-            execs=execs,
-            transitions=transitions,
-            events=events,
-        )
-        self._readoption = Readoption(
-            store=store,
-            images=images,
-            networks=networks,
-            volumes=volumes,
-            runc=runc,
-            monitors=monitors,
-            execs=execs,
-            removal=removal,
-            starting=starting,
-            exits=exits,
-            transitions=transitions,
+            capabilities=self._facts.capabilities,
         )
 
     async def open(self) -> None:
@@ -198,22 +148,15 @@ class Engine:
         await self.volumes.open()
         await self.networks.open()
         await self._store.open()
-        await self._removal.finish()
-        self._monitors.open(self._watcher)
-        self._exits.open()
-        await self._readoption.run()
+        await self._lifecycle.open(self._watcher)
         self._stdio.open()
         log.info("engine.opened", containers=len(self._store), cgroup_version=self._layout.version)
 
     async def close(self) -> None:
         """Let go of everything; containers run on."""
         await self._stdio.close()
-        await self._execs.close()
-        await self._transitions.close()
-        await self._exits.close()
-        self._monitors.close()
+        await self._lifecycle.close()
         self._watcher.close()
-        self._runc.close()
         await self.networks.close()
         await self.images.close()
         self.events.close()
@@ -243,25 +186,25 @@ class Engine:
             NotModifiedError: it runs already.
             StartError: the runtime refused; also recorded in ``State.Error``.
         """
-        await self._starting.start(self._store.get(ref))
+        await self._lifecycle.starting.start(self._store.get(ref))
 
     async def stop(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> None:
         """Send the stop signal, SIGKILL after ``timeout_s`` (default: the container's, else 10; negative: never).
 
         Returns once the container ended. Cancels a pending restart. Raises NotModifiedError when not running.
         """
-        await self._stopping.stop(self._store.get(ref), timeout_s, signal)
+        await self._lifecycle.stopping.stop(self._store.get(ref), timeout_s, signal)
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         """Send a signal ("SIGHUP", "HUP" or "1") to the container's init. Raises ConflictError when not running."""
-        await self._stopping.kill(self._store.get(ref), signal, ref=ref)
+        await self._lifecycle.stopping.kill(self._store.get(ref), signal, ref=ref)
 
     async def restart(self, ref: str, timeout_s: float | None = None, signal: str | None = None) -> None:
         """Stop when running, then start."""
         container = self._store.get(ref)
         if container.running:
             await self.stop(container.id, timeout_s, signal)
-        await self._starting.start(container)
+        await self._lifecycle.starting.start(container)
         announce(self.events, container, "restart")
 
     async def update(self, ref: str, wanted: HostConfig) -> None:
@@ -281,11 +224,11 @@ class Engine:
 
     async def pause(self, ref: str) -> None:
         """Freeze all processes. Raises ConflictError when not running or already paused."""
-        await self._stopping.pause(self._store.get(ref))
+        await self._lifecycle.stopping.pause(self._store.get(ref))
 
     async def unpause(self, ref: str) -> None:
         """Thaw. Raises ConflictError when not paused."""
-        await self._stopping.unpause(self._store.get(ref))
+        await self._lifecycle.stopping.unpause(self._store.get(ref))
 
     async def wait(self, ref: str, condition: WaitCondition = "not-running") -> WaitResult:
         """Block until the condition holds: not running (now counts), the next exit, or removed."""
@@ -303,7 +246,7 @@ class Engine:
         Raises:
             ConflictError: it is running and ``force`` is not set, or it is being removed already.
         """
-        await self._removal.remove(self._store.get(ref), force=force, volumes=volumes)
+        await self._lifecycle.removal.remove(self._store.get(ref), force=force, volumes=volumes)
 
     async def rename(self, ref: str, name: str) -> None:
         """Give the container another name. Raises NameConflictError, InvalidParameterError."""
@@ -377,23 +320,23 @@ class Engine:
 
     async def exec_create(self, ref: str, config: ExecConfig) -> str:
         """Prepare a process in a running container; returns the exec ID."""
-        return self._execs.create(ref, config)
+        return self._lifecycle.execs.create(ref, config)
 
     async def exec_start(self, exec_id: str, *, detach: bool = False) -> AttachStream | None:
         """Start it; the stream to its stdio unless detached."""
-        return await self._execs.start(exec_id, detach=detach)
+        return await self._lifecycle.execs.start(exec_id, detach=detach)
 
     async def exec_resize(self, exec_id: str, *, height: int, width: int) -> None:
         """Set the terminal size of an exec with a TTY."""
-        await self._execs.resize(exec_id, height, width)
+        await self._lifecycle.execs.resize(exec_id, height, width)
 
     def exec_inspect(self, exec_id: str) -> ExecInspect:
         """State of an exec."""
-        return self._execs.inspect(exec_id)
+        return self._lifecycle.execs.inspect(exec_id)
 
     def exec_detached(self, exec_id: str) -> None:
         """Tell that a client left an exec by the detach keys."""
-        found = self._execs.inspect(exec_id)
+        found = self._lifecycle.execs.inspect(exec_id)
         self.events.publish("container", "exec_detach", found.ContainerID, {"execID": found.ID})
 
     # ---- what it uses ----------------------------------------------------------------------------------------------

@@ -5,23 +5,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.conmon import Created, CreateRequest, Paths
-from runtime.containers.exec_manager import ExecManager
-from runtime.containers.exits import Exits
-from runtime.containers.monitors import Monitors
+from runtime.containers.lifecycle import Lifecycle
 from runtime.containers.record import Container, Record
-from runtime.containers.releasing import Releasing
-from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc
-from runtime.containers.starting import Starting
-from runtime.containers.stopping import Stopping
 from runtime.containers.store import ContainerStore
-from runtime.containers.transitions import Transitions
 from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig
 from runtime.errors import HostError
 from runtime.events import EventBus
@@ -85,6 +78,9 @@ class FakeRunc(Runc):
     def was_oom_killed(self, container_id: str) -> bool:
         return False
 
+    def known_ids(self) -> set[str]:
+        return set()
+
     def thaw(self, container_id: str) -> None:
         self._asked.step("thaw")
 
@@ -118,6 +114,9 @@ class FakeImages(ImageStore):
     async def remove_rootfs(self, container_id: str) -> None:
         self._asked.step("remove layer")
 
+    async def tidy_rootfs(self, containers: Set[str], running: Set[str]) -> None:
+        self._asked.step("tidy")
+
 
 class FakeNetworks(Networks):
     def __init__(self, asked: Asked) -> None:
@@ -135,6 +134,9 @@ class FakeNetworks(Networks):
     async def release(self, container_id: str, *, namespace_stays: bool = False) -> None:
         self._asked.step("release")
 
+    async def reconcile(self) -> None:
+        self._asked.step("reconcile")
+
 
 class FakeBundles(BundleBuilder):
     def __init__(self, asked: Asked) -> None:
@@ -147,68 +149,41 @@ class FakeBundles(BundleBuilder):
 
 
 class FakeHost:
-    """The parts of an engine that move containers, on such a host."""
+    """The lifecycle of containers on such a host."""
 
     def __init__(self, folder: Path) -> None:
         self.asked = asked = Asked()
-        self.events = events = EventBus()
         self.said: list[str] = []
+        events = EventBus()
         events.on_event(lambda event: self.said.append(event.Action))
-        self.store = store = ContainerStore(folder / "containers")
-        self.runc = runc = FakeRunc(Paths(folder / "run"), asked)
-        images, networks, volumes = FakeImages(asked), FakeNetworks(asked), Volumes(folder / "volumes", events)
+        self.store = ContainerStore(folder / "containers")
+        self.runc = FakeRunc(Paths(folder / "run"), asked)
         self._watcher = Watcher()
-        self.transitions = transitions = Transitions()
-        self._monitors = monitors = Monitors(store=store, runc=runc)
-        execs = ExecManager(store=store, runc=runc, events=events, capabilities=())
-        self.stopping = Stopping(store=store, runc=runc, events=events)
-        self.removal = removal = Removal(
-            store=store,
-            images=images,
-            volumes=volumes,
-            stopping=self.stopping,
-            execs=execs,
-            transitions=transitions,
-            events=events,
-        )
-        releasing = Releasing(store=store, runc=runc, images=images, networks=networks, volumes=volumes)
-        self.starting = starting = Starting(
-            store=store,
-            images=images,
-            networks=networks,
+        self.lifecycle = Lifecycle(
+            store=self.store,
+            runc=self.runc,
+            images=FakeImages(asked),
+            networks=FakeNetworks(asked),
+            volumes=Volumes(folder / "volumes", events),
             bundles=FakeBundles(asked),
-            runc=runc,
-            monitors=monitors,
-            releasing=releasing,
-            removal=removal,
-            execs=execs,
-            transitions=transitions,
             events=events,
+            capabilities=(),
         )
-        self.exits = Exits(
-            store=store,
-            runc=runc,
-            monitors=monitors,
-            releasing=releasing,
-            removal=removal,
-            starting=starting,
-            execs=execs,
-            transitions=transitions,
-            events=events,
+        self.starting, self.stopping, self.removal = (
+            self.lifecycle.starting,
+            self.lifecycle.stopping,
+            self.lifecycle.removal,
         )
 
     async def open(self) -> None:
         self.runc.paths.prepare()
         await self.store.open()
-        self._monitors.open(self._watcher)
-        self.exits.open()
+        await self.lifecycle.open(self._watcher)
+        self.asked.steps.clear()
 
     async def close(self) -> None:
-        await self.transitions.close()
-        await self.exits.close()
-        self._monitors.close()
+        await self.lifecycle.close()
         self._watcher.close()
-        self.runc.close()
 
     async def create(self, host: HostConfig | None = None) -> Container:
         """A container's record."""
