@@ -12,7 +12,9 @@ from itertools import count
 
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
+from manager.consensus.port import LeaderState
 from manager.control import services as control
+from manager.control.nodes import Membership, remove_node
 from manager.dispatcher import status
 from manager.dispatcher.intake import put
 from manager.model.times import to_timestamp
@@ -191,9 +193,14 @@ class Harness:
         await self.store.update(lambda working: working.update(node))
 
     async def remove_node(self, name: str) -> None:
-        node = self.store.view.nodes.get(name)
-        assert node is not None
-        await self.store.update(lambda working: working.remove(node))
+        """What ``docker node rm --force`` has control do."""
+        nobody = Membership([], set(), LeaderState(1, None, True))
+
+        def change(working: Working) -> None:
+            node = working.nodes.find(name)
+            remove_node(working, working.cluster, node, nobody, force=True, now=to_timestamp(self.now))
+
+        await self.store.update(change)
 
     async def create_service(self, name: str, *, replicas: int | None = 1, change: Change | None = None) -> str:
         """Replicated, or global when ``replicas`` is None. Returns its ID."""

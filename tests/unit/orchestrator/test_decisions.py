@@ -19,7 +19,7 @@ from manager.model.times import to_timestamp
 from manager.model.transitions import InvariantError, with_desired
 from manager.orchestrator import reaper, replicated, rollout
 from manager.orchestrator.inputs import ServiceInputs
-from manager.orchestrator.nodes import enforce
+from manager.orchestrator.nodes import enforce, orphan
 from manager.orchestrator.restart import SlotRules, may_restart, reconcile_slot
 from proto.objects_pb2 import (
     NODE_STATE_READY,
@@ -27,6 +27,7 @@ from proto.objects_pb2 import (
     TASK_STATE_COMPLETE,
     TASK_STATE_FAILED,
     TASK_STATE_NEW,
+    TASK_STATE_ORPHANED,
     TASK_STATE_PENDING,
     TASK_STATE_PREPARING,
     TASK_STATE_READY,
@@ -383,6 +384,23 @@ def test_a_task_of_a_version_nobody_kept_is_dirty() -> None:
     service = make_service()
     service.spec_version = 2
     assert DirtyCheck(service, Kept()).is_dirty(make_task(), make_node())
+
+
+# ---------------------------------------------------------------- tasks whose node is gone
+
+
+def test_tasks_of_a_node_without_an_object_are_given_up() -> None:
+    """Whoever removed it: what had not ended is ORPHANED, what waits for a node or has ended stays as it is."""
+    states = (TASK_STATE_PENDING, TASK_STATE_ASSIGNED, TASK_STATE_RUNNING, TASK_STATE_COMPLETE)
+    tasks = [make_task(slot, state=state) for slot, state in enumerate(states, 1)]
+    after = committed(tasks, orphan(None, tasks, NOW))
+    assert {task.slot: task.status.state for task in after} == {
+        1: TASK_STATE_PENDING,
+        2: TASK_STATE_ORPHANED,
+        3: TASK_STATE_ORPHANED,
+        4: TASK_STATE_COMPLETE,
+    }
+    assert orphan(make_node(), tasks, NOW).actions == []
 
 
 # ---------------------------------------------------------------- defaults
