@@ -30,7 +30,7 @@ LATEST_FRACTION = 0.8
 RETRY_DELAY_S_MIN = 0.2
 RETRY_DELAY_S_MAX = 3600.0
 ATTEMPT_TIMEOUT_S = 30.0
-_CLOCK_CHECK_S = 60.0
+CLOCK_CHECK_S = 60.0
 """The wall clock may be set while we sleep: look at it that often."""
 
 Renew = Callable[[bytes], Awaitable[RenewCertificateResponse]]
@@ -82,6 +82,7 @@ class Renewer:
         *,
         clock: Callable[[], datetime] = utc_now,
         chance: Callable[[], float] = random.random,
+        clock_check_s: float = CLOCK_CHECK_S,
     ) -> None:
         """
         Args:
@@ -89,7 +90,9 @@ class Renewer:
             renew: see ``Renew``.
             clock: aware time.
             chance: gives numbers in 0..1.
+            clock_check_s: how often the clock is looked at while there is nothing else to do.
         """
+        self._clock_check_s = clock_check_s
         self._source, self._renew, self._clock, self._chance = source, renew, clock, chance
         self._wanted = asyncio.Event()
 
@@ -133,7 +136,7 @@ class Renewer:
             identity = self._source.identity
             if identity.not_before <= self._clock() < identity.not_after:
                 return
-            await asyncio.sleep(_CLOCK_CHECK_S)
+            await asyncio.sleep(self._clock_check_s)
 
     async def renew_once(self) -> None:
         """One attempt, with a new key.
@@ -165,7 +168,7 @@ class Renewer:
         due = min(due, self._source.identity.not_after)
         while not self._wanted.is_set() and (left_s := (due - self._clock()).total_seconds()) > 0:
             try:
-                async with asyncio.timeout(min(left_s, _CLOCK_CHECK_S)):
+                async with asyncio.timeout(min(left_s, self._clock_check_s)):
                     await self._wanted.wait()
             except TimeoutError:
                 continue

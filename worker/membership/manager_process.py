@@ -27,7 +27,7 @@ RESTART_DELAY_S_MIN = 0.5
 RESTART_DELAY_S_MAX = 15.0
 STOP_TIMEOUT_S = 20.0
 HEALTHY_AFTER_S = 30.0
-_WATCH_RETRY_S = 5.0
+WATCH_RETRY_S = 5.0
 
 
 def lock_holder(path: Path) -> int | None:
@@ -52,9 +52,20 @@ class ManagerProcess:
         lock_path: STATE/manager.lock.
         on_exit: called with the config when the manager ended by itself; returns the config to start it
             again with, or None to let it be.
+        restart_delay_s_min: before the first start again; it doubles, to 15 s.
+        watch_retry_s: after it could not be watched.
     """
 
-    def __init__(self, zygote: Zygote, lock_path: Path, *, on_exit: Callable[[ManagerConfig], ManagerConfig | None]):
+    def __init__(
+        self,
+        zygote: Zygote,
+        lock_path: Path,
+        *,
+        on_exit: Callable[[ManagerConfig], ManagerConfig | None],
+        restart_delay_s_min: float = RESTART_DELAY_S_MIN,
+        watch_retry_s: float = WATCH_RETRY_S,
+    ) -> None:
+        self._restart_delay_s_min, self._watch_retry_s = restart_delay_s_min, watch_retry_s
         self._zygote = zygote
         self._lock_path = lock_path
         self._on_exit = on_exit
@@ -125,7 +136,7 @@ class ManagerProcess:
         came.set()
 
     async def _keep(self, config: ManagerConfig) -> None:
-        backoff = Backoff(RESTART_DELAY_S_MIN, RESTART_DELAY_S_MAX)
+        backoff = Backoff(self._restart_delay_s_min, RESTART_DELAY_S_MAX)
         loop = asyncio.get_running_loop()
         while self._pid is not None:
             started = loop.time()
@@ -153,7 +164,7 @@ class ManagerProcess:
                 return await _wait_exit(pid)
             except OSError as error:
                 log.error("manager.not_watched", pid=pid, error=str(error))
-                await asyncio.sleep(_WATCH_RETRY_S)
+                await asyncio.sleep(self._watch_retry_s)
 
 
 async def _wait_exit(pid: int) -> None:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pki import renewal
 from pki.authority import RootCA
 from pki.certificates import Identity, Role
 from pki.errors import InvalidCertificateError, NodeCertificateExpiredError
@@ -88,13 +87,10 @@ def node(directory: Path, lifetime: timedelta) -> tuple[NodeCertificate, Server]
     return source, Server(authority, "n", lifetime)
 
 
-@pytest.fixture
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the clock, which the test moves."""
-    monkeypatch.setattr(renewal, "_CLOCK_CHECK_S", 0.005)
+LOOK_S = 0.005
+"""At the clock, which the test moves."""
 
 
-@pytest.mark.usefixtures("look_often")
 async def test_a_certificate_is_renewed_again_and_again(tmp_path: Path) -> None:
     source, server = node(tmp_path, timedelta(hours=3))
     other_process = NodeCertificate.load(tmp_path)
@@ -102,7 +98,9 @@ async def test_a_certificate_is_renewed_again_and_again(tmp_path: Path) -> None:
     source.on_change(lambda credentials: serials.add(credentials.identity.serial))
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(Renewer(source, server.renew, clock=lambda: server.now, chance=lambda: 0.0).run()),
+            group.create_task(
+                Renewer(source, server.renew, clock=lambda: server.now, chance=lambda: 0.0, clock_check_s=LOOK_S).run()
+            ),
             group.create_task(follow(other_process, period_s=0.01)),
         ]
         for number in (2, 3):
@@ -125,12 +123,11 @@ async def test_a_change_of_role_comes_at_once(tmp_path: Path) -> None:
     assert server.attempts == 1
 
 
-@pytest.mark.usefixtures("look_often")
 async def test_failures_are_retried_and_forgotten_after_success(tmp_path: Path) -> None:
     source, server = node(tmp_path, timedelta(days=90))
     server.failing = True
     first = source.identity
-    renewer = Renewer(source, server.renew, clock=lambda: server.now, chance=lambda: 0.0)
+    renewer = Renewer(source, server.renew, clock=lambda: server.now, chance=lambda: 0.0, clock_check_s=LOOK_S)
 
     def later(condition: bool) -> bool:
         server.now += timedelta(seconds=1)

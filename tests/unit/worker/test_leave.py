@@ -43,6 +43,7 @@ class Process:
         self._events = events
         self.running = False
         self._ended = asyncio.Event()
+        self.failures: list[OSError] = []
         self.on_exit: OnExit = lambda _config: None
 
     def __call__(self, _zygote: Zygote, _lock: Path, on_exit: OnExit) -> Process:
@@ -53,6 +54,8 @@ class Process:
         self.running = True
 
     async def stop(self) -> None:
+        if self.failures:
+            raise self.failures.pop()
         self._events.append("manager stopped")
         self.running = False
         self._ended.set()
@@ -225,4 +228,15 @@ async def test_a_join_that_failed_leaves_no_member(manager: Fixture) -> None:
     await manager.serve_other()
     await manager.participation.abandon()
     assert manager.events == ["manager stopped", f"{OTHER}-1 asked"]
+    assert not (manager.host.state_dir / CERTIFICATES).exists()
+
+
+async def test_a_leave_that_failed_goes_on_where_it_was(manager: Fixture) -> None:
+    await manager.serve_own()
+    manager.process.failures.append(OSError("Too many open files"))
+    with pytest.raises(OSError, match="Too many open files"):
+        await manager.participation.leave()
+    assert (manager.host.state_dir / CERTIFICATES).exists()
+    await manager.participation.leave()
+    assert manager.events == ["own asked", "manager stopped", "task stopped"]
     assert not (manager.host.state_dir / CERTIFICATES).exists()

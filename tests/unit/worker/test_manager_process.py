@@ -47,6 +47,11 @@ def zygote() -> Iterator[Zygote]:
     made.close()
 
 
+def quick(zygote: Zygote, lock: Path) -> ManagerProcess:
+    """It tries again at once."""
+    return ManagerProcess(zygote, lock, on_exit=lambda config: config, restart_delay_s_min=0.01, watch_retry_s=0.01)
+
+
 async def holder(lock: Path, *, other_than: int | None = None) -> int:
     async with asyncio.timeout(30):
         while (pid := lock_holder(lock)) is None or pid == other_than:
@@ -85,15 +90,13 @@ async def test_a_manager_that_ends_by_itself_is_started_again(zygote: Zygote, tm
 async def test_a_node_without_descriptors_starts_its_manager_once_it_has_some(
     zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    process, lock = ManagerProcess(zygote, tmp_path / "manager.lock", on_exit=lambda config: config), lock_holder
+    process, lock = quick(zygote, tmp_path / "manager.lock"), lock_holder
     tried = asyncio.Event()
 
     def exhausted(_argument: object) -> int:
         tried.set()
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(module, "RESTART_DELAY_S_MIN", 0.01)
-    monkeypatch.setattr(module, "_WATCH_RETRY_S", 0.01)
     with monkeypatch.context() as patch:
         if failing == "pidfd_open":
             patch.setattr(os, "pidfd_open", exhausted)
@@ -123,7 +126,10 @@ async def test_a_manager_that_is_not_wanted_any_more_stays_ended(zygote: Zygote,
     async with asyncio.timeout(30):
         await ended.wait()
     assert not process.running
+    await process.start(ManagerConfig(state_dir=str(tmp_path)))
+    again = await holder(tmp_path / "manager.lock")
     await process.stop()
+    await gone(again)
 
 
 async def test_a_manager_that_outlived_its_node_is_adopted(zygote: Zygote, tmp_path: Path) -> None:
@@ -245,12 +251,11 @@ class HeldZygote:
 
 @pytest.mark.parametrize("starting", ["at first", "again"])
 async def test_a_manager_that_is_being_started_is_stopped_as_well(
-    zygote: Zygote, tmp_path: Path, starting: str, monkeypatch: pytest.MonkeyPatch
+    zygote: Zygote, tmp_path: Path, starting: str
 ) -> None:
     """A demotion meets a restart: the manager would run on, nobody's, beside a worker or the next cluster's manager."""
-    monkeypatch.setattr(module, "RESTART_DELAY_S_MIN", 0.0)
     lock, held = tmp_path / "manager.lock", HeldZygote(zygote)
-    process = ManagerProcess(held, lock, on_exit=lambda config: config)  # type: ignore[arg-type]  # as much as is asked of it
+    process = quick(held, lock)  # type: ignore[arg-type]  # as much as is asked of it
     begun = asyncio.ensure_future(process.start(ManagerConfig(state_dir=str(tmp_path))))
     if starting == "again":
         held.go_on.set()

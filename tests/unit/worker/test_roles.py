@@ -72,6 +72,8 @@ class Renewer:
         self.role, self.now = Role.WORKER, NOON
         self.failures: list[Exception] = []
         self.renewed = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     def __call__(self, source: NodeCertificate, _renew: Renew) -> Renewer:
         self.source = source
@@ -91,6 +93,7 @@ class Renewer:
 
     async def renew_once(self) -> None:
         self.renewed += 1
+        await self.answers.wait()
         if self.failures:
             raise self.failures.pop()
         self.source.replace(self.credentials(self.role))
@@ -216,6 +219,15 @@ async def test_a_manager_begins_with_a_certificate_from_after_its_demotion(membe
     assert not member.process.running
     member.renewer.now = NOON + timedelta(minutes=1)  # of the same second: it counts
     await until(lambda: member.process.running)
+
+
+async def test_a_leave_wins_over_a_promotion(member: Member) -> None:
+    member.renewer.answers.clear()
+    member.participation.on_node(node(NodeRole.NODE_ROLE_MANAGER))
+    await until(lambda: member.renewer.renewed == 1)
+    await member.participation.leave()
+    assert not member.process.running
+    assert not (member.folder / CERTIFICATES).exists()
 
 
 # Its manager process
