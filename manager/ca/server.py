@@ -1,7 +1,6 @@
 """The certificate server: who gets a certificate, and what it says (features A1.15, A1.16, A2.01, A2.02, A2.09).
 
-Two decisions, pure, and the object that carries them out over whatever keeps the cluster's state (``CAState``; the
-replicated store in a manager, a dictionary in the tests of this package):
+Two decisions, pure, and the object that carries them out over what the replicated store keeps (``CAState``):
 
 - a node that joins gets the role of the token it shows, and an ID that it does not choose;
 - a node that renews keeps its ID and gets the role that its object has, so promotion and demotion reach the
@@ -81,14 +80,12 @@ class NewNode:
         role: by its token.
         availability: as it asked for; active if it did not.
         serial: serial number of its first certificate.
-        not_after: end of that certificate (UTC).
     """
 
     node_id: str
     role: Role
     availability: NodeAvailability.ValueType
     serial: int
-    not_after: datetime
 
 
 class CAState(Protocol):
@@ -238,7 +235,6 @@ class CertificateServer:
                 role=role,
                 availability=availability,
                 serial=identity.serial,
-                not_after=identity.not_after,
             )
         )
         log.info("node.joined", node_id=identity.node_id, role=role.value, serial=f"{identity.serial:x}")

@@ -27,7 +27,7 @@ from manager.authorization import (
     authorize,
     caller,
 )
-from manager.ca.server import CertificateServer, NodeRecord
+from manager.ca.server import CertificateServer
 from manager.ca.service import NodeCAService
 from pki.authority import RootCA
 from pki.certificates import Identity, Role, TrustRoot, new_csr
@@ -38,7 +38,8 @@ from pki.node_certificate import NodeCertificate, NodeCredentials
 from pki.renewal import Renewer
 from proto.ca_pb2 import IssueNodeCertificateRequest, RenewCertificateRequest, RenewCertificateResponse
 from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
-from tests.unit.ca.support import MemoryState, no_leader
+from proto.specs_pb2 import NodeRole
+from tests.unit.ca.support import SmallCluster, no_leader, small_cluster
 from tests.unit.pki.support import Authority
 
 DEADLINE_S = 60.0
@@ -378,15 +379,20 @@ async def test_certificates_of_seconds_renew_over_grpc_under_an_open_stream(tmp_
 
 async def _renew_under_a_stream(directory: Path, lifetime: timedelta) -> None:
     manager = Manager(directory)
-    state = MemoryState(manager.authority, certificate_lifetime=lifetime)
-    add_NodeCAServicer_to_server(NodeCAService(CertificateServer(state, forward=no_leader)), manager.server)
+    async with small_cluster(manager.authority, certificate_lifetime=lifetime) as cluster:
+        await _renew_in(cluster, manager, directory, lifetime)
+
+
+async def _renew_in(cluster: SmallCluster, manager: Manager, directory: Path, lifetime: timedelta) -> None:
+    add_NodeCAServicer_to_server(NodeCAService(CertificateServer(cluster.state, forward=no_leader)), manager.server)
     port = manager.server.add_secure_port("127.0.0.1:0", server_credentials(manager.source))
     manager.target = f"127.0.0.1:{port}"
     await manager.server.start()
     short = manager.authority.credentials(Role.WORKER, lifetime=lifetime)
     source = NodeCertificate.create(directory / "node", short)
     node_id = source.identity.node_id
-    state.nodes[node_id] = NodeRecord(node_id, Role.WORKER)
+    await cluster.add_node(node_id, NodeRole.NODE_ROLE_WORKER)
+    serials: set[str] = set()
     try:
         async with channel(manager, source) as chan:
             stub = NodeCAStub(chan)
@@ -399,14 +405,15 @@ async def _renew_under_a_stream(directory: Path, lifetime: timedelta) -> None:
             stream = chan.stream_stream(ECHO)()
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(Renewer(source, renew, chance=lambda: 0.0).run())
-                while len(state.renewed) < 2 or datetime.now(UTC) <= short.identity.not_after:
+                while len(serials) < 2 or datetime.now(UTC) <= short.identity.not_after:
                     await stream.write(b"beat")
                     assert await stream.read() == b"beat " + node_id.encode()
                     await asyncio.sleep(0.02)
+                    serials |= {cluster.get_node(node_id).certificate_serial} - {""}
                 running.cancel()
             code, _ = await refusal(stub.IssueNodeCertificate(IssueNodeCertificateRequest()))
             assert code is grpc.StatusCode.PERMISSION_DENIED
-            state.removed.add(node_id)
+            await cluster.remove_node(node_id)
             code, message = await refusal(stub.RenewCertificate(RenewCertificateRequest(csr_pem=b"")))
             assert (code, message) == (
                 grpc.StatusCode.PERMISSION_DENIED,

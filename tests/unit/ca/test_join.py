@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 import manager.ca.service
 import manager.listener
 from base.rate_limit import RateLimit
-from manager.ca.server import CertificateServer, NewNode
+from manager.ca.server import NODE_ROLES, CertificateServer
 from manager.ca.service import JoinService
 from manager.listener import Limits, Listener, source_network
 from pki.certificates import Role
@@ -32,51 +32,48 @@ from pki.join import JoinServerProtocol, encode_frame
 from pki.join_client import join_cluster
 from pki.node_certificate import NodeCertificate
 from pki.tls import JOIN_ALPN, join_context, listener_context, raft_client_context, root_fetch_context
-from pki.tokens import new_token, replace_secret
+from pki.tokens import new_token
 from proto.ca_pb2 import GetRootCACertificateResponse, JoinRequest, JoinResponse
-from proto.specs_pb2 import NodeAvailability
+from proto.specs_pb2 import NodeAvailability, NodeRole
 from tests.unit.ca import support
-from tests.unit.ca.support import MemoryState
+from tests.unit.ca.support import SmallCluster
 from tests.unit.pki.support import Authority
 from tests.waiting import until
 
 DEADLINE_S = 30.0
 
 
-@pytest.fixture
-def state() -> MemoryState:
-    return MemoryState(Authority())
-
-
 @pytest.mark.parametrize("role", list(Role))
-async def test_the_token_makes_the_role(tmp_path: Path, state: MemoryState, role: Role) -> None:
-    token = state.join_tokens.manager if role is Role.MANAGER else state.join_tokens.worker
-    async with support.manager(tmp_path, state) as (listener, _, _):
+async def test_the_token_makes_the_role(tmp_path: Path, cluster: SmallCluster, role: Role) -> None:
+    token = cluster.join_tokens.manager if role is Role.MANAGER else cluster.join_tokens.worker
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         result = await join_cluster(
             [f"127.0.0.1:{listener.port}"], token, availability=NodeAvailability.NODE_AVAILABILITY_DRAIN
         )
     identity = result.credentials.identity
-    assert (identity.role, identity.cluster_id) == (role, state.cluster_id)
-    (node,) = state.joined
-    assert (node.node_id, node.role) == (identity.node_id, role)
-    assert node.availability == NodeAvailability.NODE_AVAILABILITY_DRAIN
+    assert (identity.role, identity.cluster_id) == (role, cluster.authority.cluster_id)
+    (node,) = cluster.nodes
+    assert (node.id, node.spec.role) == (identity.node_id, NODE_ROLES[role])
+    assert node.spec.availability == NodeAvailability.NODE_AVAILABILITY_DRAIN
     assert [manager.raft_addr for manager in result.managers] == ["127.0.0.1:2377"]
     saved = NodeCertificate.create(tmp_path / "joined", result.credentials)
     assert saved.current == result.credentials
 
 
-async def test_a_rotated_token_is_refused_in_swarms_words(tmp_path: Path, state: MemoryState) -> None:
-    async with support.manager(tmp_path, state) as (listener, _, _):
+async def test_a_rotated_token_is_refused_in_swarms_words(tmp_path: Path, cluster: SmallCluster) -> None:
+    old = cluster.join_tokens.worker
+    await cluster.rotate_worker_token()
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         with pytest.raises(
             JoinRefusedError, match=r"^A valid join token is necessary to join this cluster$"
         ) as refusal:
-            await join_cluster([f"127.0.0.1:{listener.port}"], replace_secret(state.join_tokens.worker))
+            await join_cluster([f"127.0.0.1:{listener.port}"], old)
     assert refusal.value.code == 3
-    assert state.joined == []
+    assert cluster.nodes == []
 
 
 async def test_a_token_of_another_cluster_fails_before_the_secret_leaves(
-    state: MemoryState, monkeypatch: pytest.MonkeyPatch
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The peer records every byte that it decrypts: the secret must not be among them."""
     heard = bytearray()
@@ -86,14 +83,14 @@ async def test_a_token_of_another_cluster_fails_before_the_secret_leaves(
         while data := await reader.read(4096):
             heard.extend(data)
             for _ in protocol.receive(data):
-                root = GetRootCACertificateResponse(root_ca_pem=state.trust_root_pem)
+                root = GetRootCACertificateResponse(root_ca_pem=cluster.state.trust_root_pem)
                 writer.write(encode_frame(JoinResponse(get_root_ca_certificate=root)))
         writer.close()
 
-    context = listener_context(state.authority.credentials())
+    context = listener_context(cluster.authority.credentials())
     server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
     token = new_token(Authority().root.trust_root().digest)
-    expected = state.authority.root.trust_root().digest
+    expected = cluster.authority.root.trust_root().digest
     try:
         with pytest.raises(FingerprintMismatchError, match="remote CA does not match fingerprint") as error:
             await join_cluster([f"127.0.0.1:{server.sockets[0].getsockname()[1]}"], token)
@@ -104,20 +101,22 @@ async def test_a_token_of_another_cluster_fails_before_the_secret_leaves(
     assert JoinRequest.FromString(bytes(heard[4:])).WhichOneof("request") == "get_root_ca_certificate"
 
 
-async def test_an_impostor_that_knows_the_root_certificate_gets_no_secret(tmp_path: Path, state: MemoryState) -> None:
+async def test_an_impostor_that_knows_the_root_certificate_gets_no_secret(
+    tmp_path: Path, cluster: SmallCluster
+) -> None:
     """The root certificate is public: whoever serves it must also hold a certificate by it."""
-    impostor = Authority(cluster_id=state.cluster_id)
-    async with support.manager(tmp_path, state, authority=impostor) as (listener, _, _):
+    impostor = Authority(cluster_id=cluster.authority.cluster_id)
+    async with support.manager(tmp_path, cluster, authority=impostor) as (listener, _, _):
         with pytest.raises(InvalidCertificateError, match="is no manager of the cluster of this token"):
-            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
-    assert state.joined == []
+            await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
+    assert cluster.nodes == []
 
 
-async def test_a_worker_cannot_pose_as_a_manager(tmp_path: Path, state: MemoryState) -> None:
-    async with support.manager(tmp_path, state, role=Role.WORKER) as (listener, _, _):
+async def test_a_worker_cannot_pose_as_a_manager(tmp_path: Path, cluster: SmallCluster) -> None:
+    async with support.manager(tmp_path, cluster, role=Role.WORKER) as (listener, _, _):
         with pytest.raises(InvalidCertificateError, match="is no manager of the cluster of this token"):
-            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
-    assert state.joined == []
+            await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
+    assert cluster.nodes == []
 
 
 @pytest.mark.parametrize(
@@ -125,52 +124,52 @@ async def test_a_worker_cannot_pose_as_a_manager(tmp_path: Path, state: MemorySt
     [(timedelta(hours=2), "certificate is not yet valid"), (timedelta(hours=-2), "certificate has expired")],
 )
 async def test_clocks_that_differ_are_asked_after(
-    tmp_path: Path, state: MemoryState, ahead: timedelta, said: str
+    tmp_path: Path, cluster: SmallCluster, ahead: timedelta, said: str
 ) -> None:
-    state.authority.now += ahead
-    async with support.manager(tmp_path, state) as (listener, _, _):
+    cluster.authority.now += ahead
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         with pytest.raises(InvalidCertificateError) as refused:
-            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+            await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
     assert said in str(refused.value)
     assert str(refused.value).endswith("do the clocks of this host and of the manager agree?")
 
 
-async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path, state: MemoryState) -> None:
-    async with support.manager(tmp_path, state) as (listener, _, _):
-        await join_cluster(["127.0.0.1:1", f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+async def test_the_next_address_is_tried_when_one_does_not_answer(tmp_path: Path, cluster: SmallCluster) -> None:
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
+        await join_cluster(["127.0.0.1:1", f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
     with pytest.raises(JoinUnreachableError, match=r"could not connect to 127.0.0.1:1"):
-        await join_cluster(["127.0.0.1:1"], state.join_tokens.worker)
-    assert len(state.joined) == 1
+        await join_cluster(["127.0.0.1:1"], cluster.join_tokens.worker)
+    assert len(cluster.nodes) == 1
 
 
-async def test_a_follower_without_a_leader_says_so(tmp_path: Path, state: MemoryState) -> None:
-    state.is_leader = False
-    async with support.manager(tmp_path, state) as (listener, _, _):
+async def test_a_follower_without_a_leader_says_so(tmp_path: Path, cluster: SmallCluster) -> None:
+    cluster.log.lose_leadership()
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         with pytest.raises(JoinUnreachableError, match="the swarm does not have a leader"):
-            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+            await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
 
 
 async def test_without_a_quorum_a_join_ends_by_time(
-    tmp_path: Path, state: MemoryState, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager.ca.service, "DECISION_TIMEOUT_S", 0.1)
-    state.quorum.clear()
-    async with support.manager(tmp_path, state) as (listener, _, _):
+    cluster.log.quorum.clear()
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         with pytest.raises(JoinUnreachableError, match="did not decide in time"):
-            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
-    assert state.joined == []
+            await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
+    assert cluster.nodes == []
 
 
-async def test_something_else_on_the_port_is_told_apart(state: MemoryState) -> None:
+async def test_something_else_on_the_port_is_told_apart(cluster: SmallCluster) -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    context = listener_context(state.authority.credentials())
+    context = listener_context(cluster.authority.credentials())
     context.set_alpn_protocols(["h2"])
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context)
     try:
         with pytest.raises((FrameError, JoinUnreachableError)):
-            await join_cluster([f"127.0.0.1:{server.sockets[0].getsockname()[1]}"], state.join_tokens.worker)
+            await join_cluster([f"127.0.0.1:{server.sockets[0].getsockname()[1]}"], cluster.join_tokens.worker)
     finally:
         server.close()
 
@@ -192,8 +191,8 @@ async def read_to_end(reader: asyncio.StreamReader) -> bytes:
             return b""
 
 
-async def test_a_huge_frame_is_answered_and_cut_off(tmp_path: Path, state: MemoryState) -> None:
-    async with support.manager(tmp_path, state) as (listener, _, _):
+async def test_a_huge_frame_is_answered_and_cut_off(tmp_path: Path, cluster: SmallCluster) -> None:
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         reader, writer = await connect(listener.port, root_fetch_context())
         writer.write(b"\x7f\xff\xff\xff" + b"x" * 1000)
         answer = JoinResponse.FromString((await read_to_end(reader))[4:])
@@ -202,10 +201,10 @@ async def test_a_huge_frame_is_answered_and_cut_off(tmp_path: Path, state: Memor
 
 
 async def test_slow_peers_are_cut_off_and_leave_room(
-    tmp_path: Path, state: MemoryState, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = Limits(strangers_per_address_max=2)
-    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
+    async with support.manager(tmp_path, cluster, limits=limits) as (listener, _, _):
         with monkeypatch.context() as patch:
             patch.setattr(manager.ca.service, "REQUEST_TIMEOUT_S", 0.2)
             dripping, dripping_writer = await connect(listener.port, root_fetch_context())
@@ -219,23 +218,23 @@ async def test_slow_peers_are_cut_off_and_leave_room(
         for writer in (silent_writer, dripping_writer, third_writer):
             writer.close()
         await until(lambda: not listener._strangers)
-        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+        await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
 
 
-async def test_garbage_instead_of_a_handshake_harms_nobody(tmp_path: Path, state: MemoryState) -> None:
-    async with support.manager(tmp_path, state) as (listener, _, _):
+async def test_garbage_instead_of_a_handshake_harms_nobody(tmp_path: Path, cluster: SmallCluster) -> None:
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 100, b"\x80\x04\x95"):
             reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
             writer.write(garbage)
             writer.write_eof()
             await read_to_end(reader)
             writer.close()
-        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+        await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
 
 
-async def test_strangers_that_come_again_and_again_fill_no_log(tmp_path: Path, state: MemoryState) -> None:
+async def test_strangers_that_come_again_and_again_fill_no_log(tmp_path: Path, cluster: SmallCluster) -> None:
     limits = Limits(burst_per_address=20, rate_per_address_s=0.0)
-    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
+    async with support.manager(tmp_path, cluster, limits=limits) as (listener, _, _):
         with capture_logs() as lines:
             for _ in range(40):
                 reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
@@ -247,16 +246,16 @@ async def test_strangers_that_come_again_and_again_fill_no_log(tmp_path: Path, s
     assert (events.count("connection.failed"), events.count("connection.refused")) == (1, 1)
 
 
-async def test_older_tls_is_refused(tmp_path: Path, state: MemoryState) -> None:
+async def test_older_tls_is_refused(tmp_path: Path, cluster: SmallCluster) -> None:
     context = root_fetch_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with support.manager(tmp_path, state) as (listener, _, _):
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         with pytest.raises((ssl.SSLError, ConnectionResetError)):
             await connect(listener.port, context)
 
 
-async def test_only_managers_of_this_cluster_reach_raft(tmp_path: Path, state: MemoryState) -> None:
+async def test_only_managers_of_this_cluster_reach_raft(tmp_path: Path, cluster: SmallCluster) -> None:
     reached: list[str] = []
 
     async def raft_accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, node_id: str) -> None:
@@ -265,16 +264,17 @@ async def test_only_managers_of_this_cluster_reach_raft(tmp_path: Path, state: M
         await writer.drain()
         await reader.read()
 
-    authority = state.authority
+    authority = cluster.authority
     peers = {
         "manager": authority.credentials(),
         "worker": authority.credentials(Role.WORKER),
         "removed": authority.credentials(),
         "other cluster, our root": Authority(now=authority.now).credentials(),
-        "other root": Authority(cluster_id=state.cluster_id).credentials(),
+        "other root": Authority(cluster_id=cluster.authority.cluster_id).credentials(),
     }
-    state.removed.add(peers["removed"].identity.node_id)
-    async with support.manager(tmp_path, state, raft_accept=raft_accept) as (listener, _, _):
+    await cluster.add_node(peers["removed"].identity.node_id, NodeRole.NODE_ROLE_WORKER)
+    await cluster.remove_node(peers["removed"].identity.node_id)
+    async with support.manager(tmp_path, cluster, raft_accept=raft_accept) as (listener, _, _):
         for name, credentials in peers.items():
             context = raft_client_context(credentials)
             context.check_hostname = False
@@ -297,16 +297,16 @@ async def test_only_managers_of_this_cluster_reach_raft(tmp_path: Path, state: M
     assert reached == [peers["manager"].identity.node_id]
 
 
-async def test_streams_live_through_a_renewal_and_new_ones_see_it(tmp_path: Path, state: MemoryState) -> None:
+async def test_streams_live_through_a_renewal_and_new_ones_see_it(tmp_path: Path, cluster: SmallCluster) -> None:
     async def raft_accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, node_id: str) -> None:
         while data := await reader.read(100):
             writer.write(data)
 
-    async with support.manager(tmp_path, state, raft_accept=raft_accept) as (listener, source, _):
-        context = raft_client_context(state.authority.credentials())
+    async with support.manager(tmp_path, cluster, raft_accept=raft_accept) as (listener, source, _):
+        context = raft_client_context(cluster.authority.credentials())
         reader, writer = await connect(listener.port, context)
         before = writer.get_extra_info("ssl_object").getpeercert()["serialNumber"]
-        source.replace(state.authority.credentials(node_id=source.identity.node_id))
+        source.replace(cluster.authority.credentials(node_id=source.identity.node_id))
         writer.write(b"still here")
         assert await reader.readexactly(10) == b"still here"
         _, fresh = await connect(listener.port, context)
@@ -316,10 +316,10 @@ async def test_streams_live_through_a_renewal_and_new_ones_see_it(tmp_path: Path
         fresh.close()
 
 
-async def test_a_manager_is_reached_by_its_node_id(tmp_path: Path, state: MemoryState) -> None:
+async def test_a_manager_is_reached_by_its_node_id(tmp_path: Path, cluster: SmallCluster) -> None:
     """What the Raft transport checks: that it talks to the member it means."""
-    async with support.manager(tmp_path, state) as (listener, source, _):
-        context = raft_client_context(state.authority.credentials())
+    async with support.manager(tmp_path, cluster) as (listener, source, _):
+        context = raft_client_context(cluster.authority.credentials())
         context.set_alpn_protocols([JOIN_ALPN])
         _, writer = await connect(listener.port, context, source.identity.node_id)
         writer.close()
@@ -337,19 +337,19 @@ def test_an_address_gets_its_burst_and_then_its_rate(pauses_s: list[float]) -> N
     assert limit.take("b", now_s)
 
 
-async def test_an_address_that_connects_too_often_waits(tmp_path: Path, state: MemoryState) -> None:
+async def test_an_address_that_connects_too_often_waits(tmp_path: Path, cluster: SmallCluster) -> None:
     limits = Limits(burst_per_address=2, rate_per_address_s=0.0)
-    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
-        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+    async with support.manager(tmp_path, cluster, limits=limits) as (listener, _, _):
+        await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
         with pytest.raises(JoinUnreachableError):
-            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+            await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
 
 
-async def test_many_addresses_together_wait_as_well(tmp_path: Path, state: MemoryState) -> None:
+async def test_many_addresses_together_wait_as_well(tmp_path: Path, cluster: SmallCluster) -> None:
     """Whoever has an IPv6 /48 has 65536 addresses in this sense, and handshakes are made on Raft's thread."""
     limits = Limits(burst=2, rate_s=0.0)
-    async with support.manager(tmp_path, state, limits=limits) as (listener, _, _):
-        await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+    async with support.manager(tmp_path, cluster, limits=limits) as (listener, _, _):
+        await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
         with capture_logs() as lines:
             reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, local_addr=("127.0.0.2", 0))
             assert await read_to_end(reader) == b""
@@ -357,12 +357,12 @@ async def test_many_addresses_together_wait_as_well(tmp_path: Path, state: Memor
     assert [(line["event"], line["peer"]) for line in lines] == [("connection.refused", "127.0.0.2")]
 
 
-async def test_a_manager_of_the_group_waits_for_no_stranger(tmp_path: Path, state: MemoryState) -> None:
+async def test_a_manager_of_the_group_waits_for_no_stranger(tmp_path: Path, cluster: SmallCluster) -> None:
     """Else a flood of strangers keeps a manager whose connection broke out of the group."""
     limits = Limits(burst=1, rate_s=0.0)
-    async with support.manager(tmp_path, state, limits=limits, is_member="127.0.0.1".__eq__) as (listener, _, _):
+    async with support.manager(tmp_path, cluster, limits=limits, is_member="127.0.0.1".__eq__) as (listener, _, _):
         for _ in range(3):
-            await join_cluster([f"127.0.0.1:{listener.port}"], state.join_tokens.worker)
+            await join_cluster([f"127.0.0.1:{listener.port}"], cluster.join_tokens.worker)
 
 
 def test_an_ipv6_host_counts_as_its_network() -> None:
@@ -371,25 +371,21 @@ def test_an_ipv6_host_counts_as_its_network() -> None:
     assert source_network("fe80::1%eth0") == "fe80::/64"
 
 
-async def test_the_listener_lives_on_a_thread_of_its_own(tmp_path: Path, state: MemoryState) -> None:
+async def test_the_listener_lives_on_a_thread_of_its_own(tmp_path: Path, cluster: SmallCluster) -> None:
     """As in a manager: TLS on the Raft thread, the decision on the main loop."""
     decided_on: list[int] = []
-    register = state.register_node
-
-    async def register_node(node: NewNode) -> None:
-        decided_on.append(threading.get_ident())
-        await register(node)
-
-    state.register_node = register_node  # type: ignore[method-assign]
-    server = CertificateServer(state, forward=support.no_leader)
+    cluster.managed.store.on_change(lambda changes: decided_on.append(threading.get_ident()))
+    server = CertificateServer(cluster.state, forward=support.no_leader)
     join = JoinService(server, asyncio.get_running_loop())
-    source = NodeCertificate.create(tmp_path, state.authority.credentials())
+    source = NodeCertificate.create(tmp_path, cluster.authority.credentials())
     ports: queue.Queue[int] = queue.Queue()
     raft_loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def raft_thread() -> None:
-        listener = Listener(source, join=join, raft_accept=support.no_raft, refuses_manager=state.refuses_manager)
+        listener = Listener(
+            source, join=join, raft_accept=support.no_raft, refuses_manager=cluster.state.refuses_manager
+        )
         await listener.start("127.0.0.1", 0)
         ports.put(listener.port)
         await stop.wait()
@@ -399,7 +395,7 @@ async def test_the_listener_lives_on_a_thread_of_its_own(tmp_path: Path, state: 
     thread.start()
     try:
         port = await asyncio.to_thread(ports.get, timeout=DEADLINE_S)
-        await join_cluster([f"127.0.0.1:{port}"], state.join_tokens.worker)
+        await join_cluster([f"127.0.0.1:{port}"], cluster.join_tokens.worker)
     finally:
         raft_loop.call_soon_threadsafe(stop.set)
         await asyncio.to_thread(thread.join, DEADLINE_S)
@@ -407,16 +403,18 @@ async def test_the_listener_lives_on_a_thread_of_its_own(tmp_path: Path, state: 
     assert decided_on == [threading.get_ident()]
 
 
-async def test_a_port_in_use_is_named(tmp_path: Path, state: MemoryState) -> None:
-    async with support.manager(tmp_path, state) as (listener, _, _):
+async def test_a_port_in_use_is_named(tmp_path: Path, cluster: SmallCluster) -> None:
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{listener.port}: Address already in use"):
             await listener.start("127.0.0.1", listener.port)
 
 
-async def test_every_address_of_the_host_is_served(tmp_path: Path, state: MemoryState) -> None:
-    async with support.manager(tmp_path, state) as (_, source, server):
+async def test_every_address_of_the_host_is_served(tmp_path: Path, cluster: SmallCluster) -> None:
+    async with support.manager(tmp_path, cluster) as (_, source, server):
         join = JoinService(server, asyncio.get_running_loop())
-        everywhere = Listener(source, join=join, raft_accept=support.no_raft, refuses_manager=state.refuses_manager)
+        everywhere = Listener(
+            source, join=join, raft_accept=support.no_raft, refuses_manager=cluster.state.refuses_manager
+        )
         await everywhere.start("", 0)
-        await join_cluster([f"127.0.0.1:{everywhere.port}"], state.join_tokens.worker)
+        await join_cluster([f"127.0.0.1:{everywhere.port}"], cluster.join_tokens.worker)
         await everywhere.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,20 +13,13 @@ import manager.authorization
 import manager.ca.service
 import manager.ca_state
 from base.rate_limit import RateLimit
-from manager.ca.server import CertificateRefusedError, NewNode
 from manager.ca.service import JOINS_BURST, JOINS_RATE_S, RENEWALS_BURST, NodeCAService
-from manager.ca_state import StoreCAState
-from manager.consensus.inprocess import InProcessConsensus
-from manager.store import Store
 from pki.certificates import Identity, Role
 from pki.errors import JoinUnreachableError
 from pki.join_client import join_cluster
 from proto.ca_pb2 import RenewCertificateRequest, RenewCertificateResponse
-from proto.objects_pb2 import Cluster, Node
-from proto.specs_pb2 import NodeAvailability
 from tests.unit.ca import support
-from tests.unit.ca.support import MemoryState
-from tests.unit.pki.support import Authority
+from tests.unit.ca.support import SmallCluster
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -41,18 +33,17 @@ def test_a_hundred_hosts_behind_one_address_may_join_twice_at_once_and_more_ever
 
 
 async def test_an_address_that_joins_again_and_again_is_told_to_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = MemoryState(Authority())
     monkeypatch.setattr(manager.ca.service, "JOINS_BURST", 2)
     monkeypatch.setattr(manager.ca.service, "JOINS_RATE_S", 0.0)
-    async with support.manager(tmp_path, state) as (listener, _, _):
+    async with support.manager(tmp_path, cluster) as (listener, _, _):
         addresses = [f"127.0.0.1:{listener.port}"]
         for _ in range(2):
-            await join_cluster(addresses, state.join_tokens.worker)
+            await join_cluster(addresses, cluster.join_tokens.worker)
         with pytest.raises(JoinUnreachableError, match=r"too many nodes join from 127\.0\.0\.1: try again in a minute"):
-            await join_cluster(addresses, state.join_tokens.worker)
-    assert len(state.joined) == 2
+            await join_cluster(addresses, cluster.join_tokens.worker)
+    assert len(cluster.nodes) == 2
 
 
 class CallRefusedError(Exception):
@@ -91,38 +82,3 @@ async def test_a_node_that_renews_again_and_again_is_told_to_wait(monkeypatch: p
     await renew("n2")
     now_s = 1.0
     await renew("n1")
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[tuple[Store, StoreCAState]]:
-    consensus = InProcessConsensus()
-    store = Store(consensus, clock=lambda: 0.0)
-    state = StoreCAState(store, consensus, "c", managers=list, trust_root_pem=bytes)
-    await consensus.start(store)
-    await store.update(lambda working: working.create(Cluster(id="c")))
-    yield store, state
-    await consensus.stop()
-
-
-async def test_so_many_nodes_may_have_joined_and_not_come(
-    store: tuple[Store, StoreCAState], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manager.ca_state, "NEVER_CAME_NODES_MAX", 3)
-    kept, state = store
-
-    async def join(node_id: str) -> None:
-        active = NodeAvailability.NODE_AVAILABILITY_ACTIVE
-        await state.register_node(NewNode(node_id, Role.WORKER, active, serial=1, not_after=NOW))
-
-    for number in range(3):
-        await join(f"n{number}")
-    with pytest.raises(CertificateRefusedError, match="3 nodes have joined the swarm and have not shown up") as refusal:
-        await join("n3")
-    assert refusal.value.code is grpc.StatusCode.UNAVAILABLE
-    assert len(kept.view.nodes) == 3
-    came = Node()
-    came.CopyFrom(kept.view.nodes.find("n0"))
-    came.description.hostname = "h"
-    await kept.update(lambda working: working.update(came))
-    await join("n3")
-    assert len(kept.view.nodes) == 4

@@ -12,13 +12,8 @@ from pki.keys import new_key
 from pki.tokens import JoinTokens, replace_secret
 from proto.ca_pb2 import IssueNodeCertificateRequest, IssueNodeCertificateResponse, RenewCertificateRequest
 from proto.specs_pb2 import NodeAvailability, NodeRole
-from tests.unit.ca.support import MemoryState, no_leader
+from tests.unit.ca.support import SmallCluster, no_leader
 from tests.unit.pki.support import Authority
-
-
-@pytest.fixture
-def state() -> MemoryState:
-    return MemoryState(Authority())
 
 
 def issue_request(token: str) -> IssueNodeCertificateRequest:
@@ -35,21 +30,23 @@ def test_only_a_token_in_force_lets_in() -> None:
             decide_join(token, rotated)
 
 
-def test_a_renewal_takes_the_role_of_the_nodes_object(state: MemoryState) -> None:
-    worker = state.authority.credentials(Role.WORKER).identity
+def test_a_renewal_takes_the_role_of_the_nodes_object() -> None:
+    authority = Authority()
+    worker = authority.credentials(Role.WORKER).identity
     promoted = NodeRecord(worker.node_id, Role.MANAGER)
-    assert decide_renewal(worker, promoted, cluster_id=state.cluster_id, removed=False) is Role.MANAGER
-    manager = state.authority.credentials(Role.MANAGER).identity
+    assert decide_renewal(worker, promoted, cluster_id=authority.cluster_id, removed=False) is Role.MANAGER
+    manager = authority.credentials(Role.MANAGER).identity
     demoted = NodeRecord(manager.node_id, Role.WORKER)
-    assert decide_renewal(manager, demoted, cluster_id=state.cluster_id, removed=False) is Role.WORKER
+    assert decide_renewal(manager, demoted, cluster_id=authority.cluster_id, removed=False) is Role.WORKER
 
 
-def test_a_removed_or_foreign_node_gets_no_renewal(state: MemoryState) -> None:
-    caller = state.authority.credentials().identity
+def test_a_removed_or_foreign_node_gets_no_renewal() -> None:
+    authority = Authority()
+    caller = authority.credentials().identity
     node = NodeRecord(caller.node_id, Role.MANAGER)
     for record, removed, cluster_id in (
-        (None, False, state.cluster_id),
-        (node, True, state.cluster_id),
+        (None, False, authority.cluster_id),
+        (node, True, authority.cluster_id),
         (node, False, "x"),
     ):
         with pytest.raises(CertificateRefusedError) as refusal:
@@ -57,62 +54,65 @@ def test_a_removed_or_foreign_node_gets_no_renewal(state: MemoryState) -> None:
         assert refusal.value.code is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_joining_node_gets_an_id_it_did_not_choose_and_an_object(state: MemoryState) -> None:
-    server = CertificateServer(state, forward=no_leader)
-    answer = await server.issue(issue_request(state.join_tokens.manager))
-    identity = state.authority.root.trust_root().verify_pem(answer.certificate_chain_pem, state.authority.now)
+async def test_a_joining_node_gets_an_id_it_did_not_choose_and_an_object(cluster: SmallCluster) -> None:
+    server = CertificateServer(cluster.state, forward=no_leader)
+    answer = await server.issue(issue_request(cluster.join_tokens.manager))
+    identity = cluster.authority.root.trust_root().verify_pem(answer.certificate_chain_pem, cluster.authority.now)
     assert is_id(answer.node_id)
     assert (identity.node_id, identity.role, answer.role) == (answer.node_id, Role.MANAGER, NodeRole.NODE_ROLE_MANAGER)
-    (node,) = state.joined
-    assert (node.node_id, node.role, node.serial) == (answer.node_id, Role.MANAGER, identity.serial)
-    assert node.availability == NodeAvailability.NODE_AVAILABILITY_ACTIVE
+    (node,) = cluster.nodes
+    assert (node.id, node.spec.role) == (answer.node_id, NodeRole.NODE_ROLE_MANAGER)
+    assert node.certificate_serial == f"{identity.serial:x}"
+    assert node.spec.availability == NodeAvailability.NODE_AVAILABILITY_ACTIVE
     assert [manager.node_id for manager in answer.managers] == ["m"]
 
 
 @pytest.mark.parametrize("csr", [b"", b"garbage", b"\x00" * 20_000])
-async def test_a_bad_request_leaves_no_object(state: MemoryState, csr: bytes) -> None:
-    server = CertificateServer(state, forward=no_leader)
+async def test_a_bad_request_leaves_no_object(cluster: SmallCluster, csr: bytes) -> None:
+    server = CertificateServer(cluster.state, forward=no_leader)
     with pytest.raises(CertificateRefusedError) as refusal:
-        await server.issue(IssueNodeCertificateRequest(csr_pem=csr, token=state.join_tokens.worker))
+        await server.issue(IssueNodeCertificateRequest(csr_pem=csr, token=cluster.join_tokens.worker))
     assert refusal.value.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert state.joined == []
+    assert cluster.nodes == []
 
 
-async def test_an_availability_that_does_not_exist_is_refused(state: MemoryState) -> None:
-    request = issue_request(state.join_tokens.worker)
+async def test_an_availability_that_does_not_exist_is_refused(cluster: SmallCluster) -> None:
+    request = issue_request(cluster.join_tokens.worker)
     request.MergeFromString(b"\x18\x63")  # field 3, value 99
     with pytest.raises(CertificateRefusedError, match="invalid availability 99"):
-        await CertificateServer(state, forward=no_leader).issue(request)
+        await CertificateServer(cluster.state, forward=no_leader).issue(request)
 
 
-async def test_a_follower_passes_a_join_on_once(state: MemoryState) -> None:
-    state.is_leader = False
+async def test_a_follower_passes_a_join_on_once(cluster: SmallCluster) -> None:
+    cluster.log.lose_leadership()
     passed_on: list[IssueNodeCertificateRequest] = []
 
     async def forward(request: IssueNodeCertificateRequest) -> IssueNodeCertificateResponse:
         passed_on.append(request)
         return IssueNodeCertificateResponse(node_id="from the leader")
 
-    server = CertificateServer(state, forward=forward)
-    request = issue_request(state.join_tokens.worker)
+    server = CertificateServer(cluster.state, forward=forward)
+    request = issue_request(cluster.join_tokens.worker)
     assert (await server.issue(request)).node_id == "from the leader"
     assert passed_on == [request]
     with pytest.raises(CertificateRefusedError, match="not the leader"):
         await server.issue(request, forwarded=True)
-    assert state.joined == []
+    assert cluster.nodes == []
 
 
-async def test_a_renewal_keeps_the_id(state: MemoryState) -> None:
-    server = CertificateServer(state, forward=no_leader)
-    caller = state.authority.credentials(Role.WORKER).identity
-    state.nodes[caller.node_id] = NodeRecord(caller.node_id, Role.MANAGER)
+async def test_a_renewal_keeps_the_id(cluster: SmallCluster) -> None:
+    server = CertificateServer(cluster.state, forward=no_leader)
+    caller = cluster.authority.credentials(Role.WORKER).identity
+    await cluster.add_node(caller.node_id, NodeRole.NODE_ROLE_MANAGER)
     answer = await server.renew(caller, RenewCertificateRequest(csr_pem=new_csr(new_key())))
-    identity = state.authority.root.trust_root().verify(load_chain(answer.certificate_chain_pem), state.authority.now)
+    identity = cluster.authority.root.trust_root().verify(
+        load_chain(answer.certificate_chain_pem), cluster.authority.now
+    )
     assert (identity.node_id, identity.role) == (caller.node_id, Role.MANAGER)
-    assert state.renewed == [identity]
-    state.removed.add(caller.node_id)
+    assert cluster.get_node(caller.node_id).certificate_serial == f"{identity.serial:x}"
+    await cluster.remove_node(caller.node_id)
     with pytest.raises(CertificateRefusedError, match="was removed"):
         await server.renew(caller, RenewCertificateRequest(csr_pem=new_csr(new_key())))
-    state.is_leader = False
+    cluster.log.lose_leadership()
     with pytest.raises(CertificateRefusedError, match="not the leader"):
         await server.renew(caller, RenewCertificateRequest(csr_pem=new_csr(new_key())))

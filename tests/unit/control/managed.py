@@ -102,15 +102,22 @@ def make_cluster() -> Cluster:
 
 
 @asynccontextmanager
-async def running_manager() -> AsyncIterator[Managed]:
-    """A manager that leads, with a cluster object; at the end no stored object may have been changed in place."""
-    consensus = InProcessConsensus()
+async def running_manager(
+    *, cluster: Cluster | None = None, consensus: InProcessConsensus | None = None
+) -> AsyncIterator[Managed]:
+    """A manager that leads, with a cluster object; at the end no stored object may have been changed in place.
+
+    Args:
+        cluster: its object; one with a key that signs nothing if not given.
+        consensus: its log, not started.
+    """
+    consensus = consensus or InProcessConsensus()
     now_ns = [CREATED_NS]
     store = Store(consensus, clock=lambda: now_ns[0] / 1e9, debug=True)
     await consensus.start(store)
     control = ControlService(store, consensus, clock_ns=lambda: now_ns[0])
     managed = Managed(consensus, store, control, now_ns)
-    await managed.commit(lambda working: working.create(make_cluster()))
+    await managed.commit(lambda working: working.create(cluster or make_cluster()))
     yield managed
     store.check_unmutated()
     await control.close()
