@@ -142,6 +142,5 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
     finally:
         cut.cancel()
         if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
+            await cancel_and_wait(working)
     return None if working.cancelled() else working.result()

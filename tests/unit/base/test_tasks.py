@@ -215,3 +215,20 @@ async def test_work_that_is_not_cut_short_gives_its_result_or_error() -> None:
     assert await unless(asyncio.Event(), work()) == 7
     with pytest.raises(ValueError, match="broken"):
         await unless(asyncio.Event(), fail("broken"))
+
+
+async def test_what_work_raises_after_its_caller_was_cancelled_is_not_reported_as_lost() -> None:
+    """A call that is cancelled ends with an error of its own, which nobody waits for any more."""
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+
+    async def cancelled() -> None:
+        caller = asyncio.ensure_future(unless(asyncio.Event(), Ended(late=3, error=ValueError("cancelled")).run()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait({caller})
+
+    await cancelled()
+    gc.collect()
+    assert reported == []
