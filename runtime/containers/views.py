@@ -41,14 +41,12 @@ KNOWN_FILTERS = {
     "status",
     "volume",
 }
-NetworkID = Callable[[str], str]
-"""A network's ID by its name."""
 
 TASK_LABEL = "com.docker.swarm.task"
 
 
-def inspect(container: Container, *, network_id: NetworkID) -> ContainerJSON:
-    """The answer of ``GET /containers/{id}/json``."""
+def inspect(container: Container, *, network_id: Callable[[str], str]) -> ContainerJSON:
+    """The answer of ``GET /containers/{id}/json``; ``network_id`` gives a network's ID by its name."""
     record, folder = container.record, container.folder
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
     state = container.state_json()
@@ -85,7 +83,7 @@ def inspect(container: Container, *, network_id: NetworkID) -> ContainerJSON:
     )
 
 
-def _networks(container: Container, network_id: NetworkID) -> dict[str, EndpointSettings]:
+def _networks(container: Container, network_id: Callable[[str], str]) -> dict[str, EndpointSettings]:
     """The facts while it runs, the request (with the network's ID) before and after."""
     endpoints = container.state.Endpoints if container.running else {}
     return {
@@ -106,8 +104,8 @@ def _ports(container: Container) -> dict[str, list[PortBinding] | None]:
     return {key: bound.get(key) for key in sorted(exposed | set(bound))}
 
 
-def summary(container: Container, *, network_id: NetworkID, now: dt.datetime) -> ContainerSummary:
-    """One row of ``docker ps``."""
+def summary(container: Container, *, network_id: Callable[[str], str], now: dt.datetime) -> ContainerSummary:
+    """One row of ``docker ps``; ``network_id`` as in ``inspect``."""
     record = container.record
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
     ports = []
