@@ -24,11 +24,10 @@ from api.streams import MULTIPLEXED_STREAM, RAW_STREAM, frame, start_stream
 from api.swarm_routes.context import TIMEOUT_S, LocalLogs, LogOptions, SwarmContext
 from proto.control_pb2 import Filters, FilterValues, GetServiceRequest, GetTaskRequest, ListTasksRequest
 from proto.objects_pb2 import Task
-from runtime.containers.types import LogLine
+from runtime.containers.types import TASK_ID_LABEL, LogLine
 from runtime.engine import Engine
 from runtime.errors import EngineError
 
-TASK_LABEL = "com.docker.swarm.task.id"
 QUEUED_LINES_MAX = 256
 ELSEWHERE = b"logs of tasks on other nodes are not served yet: ask the engine of the task's node\n"
 
@@ -48,7 +47,7 @@ def engine_logs(engine: Engine) -> LocalLogs:
     """Reads the logs of this host's tasks from their containers, found by label."""
 
     async def read(task: Task, options: LogOptions) -> AsyncIterator[LogLine]:
-        for container in engine.list({"label": [f"{TASK_LABEL}={task.id}"]}, all=True):
+        for container in engine.list({"label": [f"{TASK_ID_LABEL}={task.id}"]}, all=True):
             lines = engine.logs(
                 container.Id,
                 stdout=options.stdout,
@@ -114,7 +113,7 @@ def log_line(task: Task, line: LogLine, *, timestamps: bool, details: bool) -> b
         origin = {
             "com.docker.swarm.node.id": task.node_id,
             "com.docker.swarm.service.id": task.service_id,
-            TASK_LABEL: task.id,
+            TASK_ID_LABEL: task.id,
         }
         text = ",".join(f"{key}={quote_plus(value)}" for key, value in origin.items()).encode() + b" " + text
     if timestamps:

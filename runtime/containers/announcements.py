@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.events import EventBus
 
 

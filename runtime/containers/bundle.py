@@ -15,7 +15,7 @@ from typing import Any
 from base.files import read_text
 from runtime.containers import files, mounts, spec, users
 from runtime.containers.conmon import CreateRequest
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.containers.types import DeviceMapping
 from runtime.errors import ConflictError, HostError, InvalidParameterError
 from runtime.networks import Sandbox

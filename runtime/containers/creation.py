@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from runtime.containers import capabilities, logs, mounts, restart, signals, spec
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.containers.types import (
     ContainerConfig,
     HealthConfig,

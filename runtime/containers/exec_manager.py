@@ -10,8 +10,8 @@ from base.tasks import OwnedTasks
 from runtime.containers import conmon, execs, health
 from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
+from runtime.containers.container import Container
 from runtime.containers.execs import Exec
-from runtime.containers.record import Container
 from runtime.containers.runc import Runc
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore

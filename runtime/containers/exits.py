@@ -9,9 +9,9 @@ import time
 from base.tasks import OwnedTasks
 from runtime.containers import processes, restart
 from runtime.containers.announcements import announce
+from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.monitors import Monitors
-from runtime.containers.record import Container
 from runtime.containers.releasing import Releasing
 from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.containers.states import Status
 from runtime.containers.types import Health, HealthcheckResult, HealthConfig
 from runtime.errors import EngineError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.containers.runc import Runc
 from runtime.containers.store import ContainerStore
 from runtime.kernel.syscalls import Watcher

@@ -8,10 +8,10 @@ import time
 import structlog
 
 from runtime.containers import conmon, processes, restart
+from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.exits import Exits
 from runtime.containers.monitors import Monitors
-from runtime.containers.record import Container
 from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc
 from runtime.containers.starting import Starting

@@ -7,8 +7,9 @@ import signal
 import structlog
 
 from runtime.containers.announcements import announce
+from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
-from runtime.containers.record import Container, Record
+from runtime.containers.record import Record
 from runtime.containers.states import Event, Status
 from runtime.containers.stopping import Stopping
 from runtime.containers.store import ContainerStore

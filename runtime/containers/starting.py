@@ -24,9 +24,9 @@ import time
 from runtime.containers import attach, conmon, processes
 from runtime.containers.announcements import announce
 from runtime.containers.bundle import BundleBuilder
+from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.monitors import Monitors
-from runtime.containers.record import Container
 from runtime.containers.releasing import Releasing
 from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc

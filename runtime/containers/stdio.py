@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from base.tasks import OwnedTasks
 from runtime.containers import attach, conmon, logs
 from runtime.containers.attach import AttachStream
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import LogLine

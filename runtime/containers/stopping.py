@@ -8,7 +8,7 @@ import signal
 
 from runtime.containers import signals
 from runtime.containers.announcements import announce
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.containers.runc import Runc
 from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore

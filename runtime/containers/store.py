@@ -14,8 +14,9 @@ import structlog
 
 from base.files import read_text, write_atomic
 from base.threads import run_abortable
+from runtime.containers.container import Container
 from runtime.containers.names import random_name
-from runtime.containers.record import Container, Record, RunState
+from runtime.containers.record import Record, RunState
 from runtime.containers.states import Status
 from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidNameError, InvalidParameterError, NameConflictError

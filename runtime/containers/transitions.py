@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from base.tasks import OwnedTasks
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 
 CLOSE_GRACE_S = 10.0
 

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 NEVER = "0001-01-01T00:00:00Z"
+TASK_ID_LABEL = "com.docker.swarm.task.id"
+"""Says which task a container is for; the engine only logs it."""
 
 
 class HealthConfig(msgspec.Struct, omit_defaults=True, frozen=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from base.durations import human_duration
 from base.labels import has_labels
 from runtime.containers import spec
-from runtime.containers.record import Container
+from runtime.containers.container import Container
 from runtime.containers.types import (
     NEVER,
     ContainerJSON,

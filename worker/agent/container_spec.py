@@ -18,6 +18,7 @@ from proto.objects_pb2 import Task
 from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
 from proto.specs_pb2 import Mount as MountSpec
 from runtime.containers.types import (
+    TASK_ID_LABEL,
     BindOptions,
     ContainerConfig,
     HealthConfig,
@@ -35,7 +36,6 @@ from worker.agent.executor import Assignment, ExecutorError
 from worker.agent.templates import Value, expand
 
 LABEL = "com.docker.swarm"
-TASK_ID_LABEL = f"{LABEL}.task.id"
 
 NETWORK_MODES = ("bridge", "host", "none")
 """Networks that every node has of its own."""

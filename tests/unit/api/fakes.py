@@ -16,7 +16,8 @@ from runtime.containers import views
 from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
 from runtime.containers.cgroups import Layout
-from runtime.containers.record import Container, Record, RunState
+from runtime.containers.container import Container
+from runtime.containers.record import Record, RunState
 from runtime.containers.states import Event, Status
 from runtime.containers.stats import Sample, one_sample, samples
 from runtime.containers.times import rfc3339

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.conmon import Created, CreateRequest, Paths
+from runtime.containers.container import Container
 from runtime.containers.lifecycle import Lifecycle
-from runtime.containers.record import Container, Record
+from runtime.containers.record import Record
 from runtime.containers.runc import Runc
 from runtime.containers.store import ContainerStore
 from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig
