@@ -143,4 +143,6 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         cut.cancel()
         if not working.done():
             await cancel_and_wait(working)
+        elif not working.cancelled():
+            working.exception()  # as in ``cancel_and_wait``, if the caller was cancelled in this moment
     return None if working.cancelled() else working.result()

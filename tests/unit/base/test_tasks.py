@@ -217,14 +217,26 @@ async def test_work_that_is_not_cut_short_gives_its_result_or_error() -> None:
         await unless(asyncio.Event(), fail("broken"))
 
 
-async def test_what_work_raises_after_its_caller_was_cancelled_is_not_reported_as_lost() -> None:
+@pytest.mark.parametrize("when", ["after it", "in the same moment"])
+async def test_what_work_raises_as_its_caller_is_cancelled_is_not_reported_as_lost(when: str) -> None:
     """A call that is cancelled ends with an error of its own, which nobody waits for any more."""
     reported: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
 
     async def cancelled() -> None:
-        caller = asyncio.ensure_future(unless(asyncio.Event(), Ended(late=3, error=ValueError("cancelled")).run()))
+        fails = asyncio.Event()
+
+        async def fail_when_told() -> None:
+            await fails.wait()
+            raise ValueError("broken")
+
+        work = Ended(late=3, error=ValueError("cancelled")).run() if when == "after it" else fail_when_told()
+        caller = asyncio.ensure_future(unless(asyncio.Event(), work))
         for _ in range(3):
+            await asyncio.sleep(0)
+        if when != "after it":
+            fails.set()
+            await asyncio.sleep(0)
             await asyncio.sleep(0)
         caller.cancel()
         await asyncio.wait({caller})
