@@ -12,9 +12,9 @@ import ipaddress
 import os
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 log = structlog.get_logger(__name__)
@@ -34,8 +34,7 @@ class ListenError(Exception):
         self.host = host
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(msgspec.Struct, frozen=True):
     """A socket that listens, and for a unix socket the file to remove at the end."""
 
     host: str

@@ -7,9 +7,9 @@ import contextlib
 import hmac
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 import structlog
 
 from pki.addresses import split_host_port
@@ -51,8 +51,7 @@ _UNAVAILABLE = 14
 """gRPC's code for "not now": another manager, or the same one later, may say yes."""
 
 
-@dataclass(frozen=True)
-class JoinResult:
+class JoinResult(msgspec.Struct, frozen=True):
     """What a node has after joining.
 
     Attributes:

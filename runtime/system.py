@@ -6,15 +6,15 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from runtime.containers import cgroups
 from runtime.kernel import nft
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """Something the host lacks: what, and how to mend it, in one line."""
 
     what: str

@@ -20,8 +20,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from runtime.containers import cgroups
 from runtime.errors import EngineError
@@ -41,8 +42,7 @@ class TeardownRefusedError(EngineError):
     """Nothing was touched: the daemon runs, or an argument would reach too far."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What the engine was given (see ``Engine``); ``cgroup_parent`` absolute inside the hierarchies, not "/".
 
     Raises:
@@ -65,12 +65,11 @@ class Target:
             raise TeardownRefusedError(f"--cgroup-parent {self.cgroup_parent}: want an absolute path below /")
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """One phrase for each thing removed, in order, and one with the reason for each that is still there."""
 
-    removed: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    removed: list[str] = msgspec.field(default_factory=list)
+    left: list[str] = msgspec.field(default_factory=list)
 
 
 def teardown(target: Target) -> Report:

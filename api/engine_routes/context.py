@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from base.tasks import OwnedTasks
 from runtime.engine import Engine
 from worker.membership.cluster_member import ClusterMember
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonInfo:
+class DaemonInfo(msgspec.Struct, frozen=True):
     """What the daemon tells about itself in /version and /info.
 
     Attributes:
@@ -29,7 +29,7 @@ class DaemonInfo:
     version: str
     state: Path
     daemon_id: str = ""
-    name: str = field(default_factory=platform.node)
+    name: str = msgspec.field(default_factory=platform.node)
     labels: Sequence[str] = ()
     git_commit: str = ""
     build_time: str = ""
@@ -39,8 +39,7 @@ class DaemonInfo:
     warnings: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EngineContext:
+class EngineContext(msgspec.Struct, frozen=True):
     """The engine, the host's place in a cluster, and what the daemon says of itself.
 
     Attributes:

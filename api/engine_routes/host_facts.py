@@ -10,8 +10,9 @@ import functools
 import os
 import platform
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 VERSION_TIMEOUT_S = 5.0
@@ -19,8 +20,7 @@ VERSION_TIMEOUT_S = 5.0
 GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupFacts:
+class CgroupFacts(msgspec.Struct, frozen=True):
     """Which limits this kernel can set; the names are those of /info."""
 
     version: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 from aiohttp import web
 from google.protobuf.message import Message
 
@@ -29,8 +29,7 @@ _TRUE_WORDS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE_WORDS = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
+class LogOptions(msgspec.Struct, frozen=True):
     """What of a log is asked for.
 
     Attributes:
@@ -54,8 +53,7 @@ NetworkName = Callable[[str], str | None]
 """(ID, ID prefix or name) -> name of a network of this host's engine, None when there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class SwarmContext:
+class SwarmContext(msgspec.Struct, frozen=True):
     """What handlers need.
 
     Attributes:

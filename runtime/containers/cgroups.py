@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from runtime.errors import HostError
@@ -21,8 +21,7 @@ REQUIRED = ("cpu", "memory", "pids")
 _CONTROLLERS_V1 = {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids"}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Where the hierarchies are mounted.
 
     Attributes:

@@ -23,10 +23,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from runtime.containers import cgroups
@@ -41,8 +41,7 @@ STRAY_TIMEOUT_S = 5.0
 _MESSAGE_SIZE_MAX = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(msgspec.Struct, frozen=True):
     """Folders below RUN: ``bundles/ID``, ``runc`` (runc's root), ``exits``."""
 
     run: Path
@@ -65,16 +64,14 @@ class Paths:
             path.mkdir(mode=0o711, parents=True, exist_ok=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """Paths of the programs."""
 
     runc: str
     conmon: str
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
+class CreateRequest(msgspec.Struct, frozen=True):
     """What conmon has to know; ``log_driver`` is "k8s-file" or "none"."""
 
     container_id: str
@@ -87,8 +84,7 @@ class CreateRequest:
     stdin_once: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(msgspec.Struct, frozen=True):
     """The waiting init and its conmon."""
 
     pid: int

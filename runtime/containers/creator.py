@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -124,7 +123,7 @@ class Creator:
                 )
                 if not request.source:
                     anonymous.append(volume.Name)
-                request = dataclasses.replace(request, source=volume.Name)
+                request = msgspec.structs.replace(request, source=volume.Name)
                 points.append(mount_point(request, source=volume.Mountpoint, name=volume.Name))
             else:
                 _refuse_missing_source(request)

@@ -16,10 +16,10 @@ import secrets
 import shutil
 import signal
 import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from runtime.containers import attach, users
@@ -33,8 +33,7 @@ log = structlog.get_logger(__name__)
 START_TIMEOUT_S = 30.0
 
 
-@dataclass(slots=True)
-class Exec:
+class Exec(msgspec.Struct):
     """One exec instance; ``exit_code`` None while it has not ended."""
 
     id: str
@@ -45,7 +44,7 @@ class Exec:
     started: bool = False
     pid: int = 0
     exit_code: int | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     def inspect(self) -> ExecInspect:
         """The answer of ``GET /exec/{id}/json``."""
@@ -104,8 +103,7 @@ def process_spec(base: dict[str, Any], config: ExecConfig, user: users.User | No
     return process
 
 
-@dataclass(slots=True)
-class Pipes:
+class Pipes(msgspec.Struct):
     """Our ends: ``sync`` brings PID and exit code, ``start`` lets conmon go on, ``attach`` says it listens."""
 
     sync: int

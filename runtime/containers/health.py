@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from runtime.containers.container import Container
@@ -21,8 +21,7 @@ LOG_LENGTH = 5
 _SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """Seconds, with dockerd's defaults filled in."""
 
     interval_s: float

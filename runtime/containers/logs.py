@@ -15,9 +15,9 @@ import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from base.threads import run_abortable
@@ -34,8 +34,7 @@ _REOPEN = b"2 0 0\n"
 _SIZE = re.compile(r"(\d+)([kKmMgG]?)[bB]?")
 
 
-@dataclass(frozen=True, slots=True)
-class Rotation:
+class Rotation(msgspec.Struct, frozen=True):
     """When to rotate: ``size_max`` bytes (0: never), ``files_max`` files in all."""
 
     size_max: int = 0
@@ -93,8 +92,7 @@ def parse_line(line: bytes) -> LogLine | None:
     return LogLine(parts[1].decode(), timestamp, parts[3] if partial else parts[3] + b"\n", partial)
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Which lines are wanted; 0 times are unbounded, ``tail`` -1 is all."""
 
     stdout: bool = True

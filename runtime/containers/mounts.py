@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from runtime.containers.types import ContainerConfig, HostConfig, Mount, MountPoint
 from runtime.errors import InvalidParameterError
@@ -14,8 +15,7 @@ _PROPAGATIONS = {"private", "rprivate", "shared", "rshared", "slave", "rslave"}
 _MODES = {"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", "ro,z", "volume-nocopy", "rbind", "bind"}
 
 
-@dataclass(frozen=True, slots=True)
-class MountRequest:
+class MountRequest(msgspec.Struct, frozen=True):
     """One wanted mount. ``kind`` is bind, volume or tmpfs; ``source`` a host path, a volume name or "" (anonymous).
 
     ``options`` are mount(8) options of a tmpfs; ``create_source`` makes a missing host folder, as ``-v`` does;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from runtime.containers.types import HostConfig, RestartPolicy
 from runtime.errors import InvalidParameterError
@@ -12,8 +12,7 @@ DELAY_S_MAX = 60.0
 STABLE_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """How a run ended: ``ran_s`` seconds long, after ``restarts`` restarts, the last one delayed ``delay_s``."""
 
     exit_code: int

@@ -22,8 +22,9 @@ Names are the kernel's; one that the machine or its libseccomp does not know is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 EPERM = 1
 ENOSYS = 38
@@ -40,8 +41,7 @@ ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(msgspec.Struct, frozen=True):
     """A condition on the argument at ``index``: equal or unequal to ``value``, or none of ``value``'s bits set."""
 
     index: int

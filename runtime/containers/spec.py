@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from runtime.containers import capabilities as caps
 from runtime.containers import mounts, seccomp
@@ -71,8 +72,7 @@ _IPC_SYSCTLS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(msgspec.Struct, frozen=True):
     """What the spec depends on besides the request.
 
     Attributes:
@@ -88,8 +88,7 @@ class HostFacts:
     init_path: str
 
 
-@dataclass(frozen=True, slots=True)
-class SpecInput:
+class SpecInput(msgspec.Struct, frozen=True):
     """Everything of one start.
 
     ``config`` is already merged with the image's. ``mounts`` are OCI mounts of the user, ``files`` those of the
@@ -111,8 +110,7 @@ class SpecInput:
     facts: HostFacts
 
 
-@dataclass(frozen=True, slots=True)
-class Security:
+class Security(msgspec.Struct, frozen=True):
     """``SecurityOpt`` taken apart. ``profile`` is "" for the default, "unconfined", or a profile as JSON text."""
 
     no_new_privileges: bool = False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from runtime.errors import InvalidParameterError
 
@@ -13,8 +14,7 @@ _ID_MAX = 2**31 - 1
 _FILE_SIZE_MAX = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """Numeric identity of a process; ``home`` is "/" when passwd does not say."""
 
     uid: int

@@ -10,7 +10,6 @@ import posixpath
 import threading
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import msgspec
 
@@ -50,8 +49,7 @@ class DockerManifestItem(msgspec.Struct):
     Layers: list[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
+class Archive(msgspec.Struct, frozen=True):
     """An archive whose files have become blobs: path in the archive -> digest."""
 
     files: dict[str, str]

@@ -6,19 +6,19 @@ Sources: RFC 9110 section 11.6.1; distribution ``docs/spec/auth/token.md`` and `
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+import msgspec
 
 _CHALLENGE = re.compile(r"\s*([A-Za-z]+)(?:\s+|$)")
 _PARAMETER = re.compile(r'\s*,?\s*([A-Za-z_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _HEADER_LENGTH_MAX = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """``scheme`` in lower case; ``parameters`` with lower-case names."""
 
     scheme: str
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def parse_challenges(header: str) -> list[Challenge]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import msgspec
 
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.reference import DEFAULT_DOMAIN
@@ -17,8 +18,7 @@ from runtime.images.reference import DEFAULT_DOMAIN
 DOCKER_HUB_URL = "https://registry-1.docker.io"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """One base URL to try, without a slash at the end.
 
     Attributes:

@@ -17,9 +17,9 @@ import stat
 import tarfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from base.trees import remove_tree
@@ -41,8 +41,7 @@ ROOM_CHECK_BYTES, MEMBER_BYTES = 1 << 20, 1 << 14
 _XATTR_HEADER = "SCHILY.xattr."
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(msgspec.Struct, frozen=True):
     """What came out: the digest of the uncompressed tar and the bytes in its regular files."""
 
     diff_id: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from runtime.images.content import Lease
 from runtime.images.errors import ManifestError
@@ -130,8 +131,7 @@ class Puller:
             await self._state.content.ingest(layer.digest, layer.size, source.fetcher(layer), listener=report.update)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(msgspec.Struct, frozen=True):
     """Where the blobs of one image come from."""
 
     registry: RegistryClient
@@ -143,8 +143,7 @@ class _Source:
         return _Fetcher(self, descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fetcher:
+class _Fetcher(msgspec.Struct, frozen=True):
     source: _Source
     descriptor: Descriptor
 

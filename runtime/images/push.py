@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 from urllib.parse import urljoin
+
+import msgspec
 
 from runtime.images.content import CHUNK_BYTES, ContentStore, digest_of
 from runtime.images.endpoints import Endpoint
@@ -107,8 +108,7 @@ class Pusher:
             raise first_error(error) from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Upload:
+class _Upload(msgspec.Struct, frozen=True):
     """One repository of one registry, authorised to write."""
 
     content: ContentStore

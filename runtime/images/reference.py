@@ -7,7 +7,8 @@ domain belongs to ``docker.io``, a name there without a namespace to ``library``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from runtime.images.errors import InvalidReferenceError
 
@@ -31,8 +32,7 @@ _IDENTIFIER_RE = re.compile(r"[0-9a-f]{64}")
 _INPUT_LENGTH_MAX = NAME_LENGTH_MAX * 2 + 128 + 256
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True, order=True):
     """A normalised reference: ``domain`` and ``path`` are always set, ``tag`` and ``digest`` may be ""."""
 
     domain: str
@@ -66,7 +66,7 @@ class Reference:
 
     def with_default_tag(self) -> Reference:
         """``latest`` where neither tag nor digest is given."""
-        return self if self.tag or self.digest else replace(self, tag=DEFAULT_TAG)
+        return self if self.tag or self.digest else msgspec.structs.replace(self, tag=DEFAULT_TAG)
 
     def with_tag(self, tag: str) -> Reference:
         """Same name, this tag, no digest. Raises InvalidReferenceError."""

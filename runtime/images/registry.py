@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import aiohttp
+import msgspec
 import structlog
 
 from runtime.images.content import digest_of
@@ -61,8 +61,7 @@ CHUNK_BYTES = 1 << 18
 INDEX_DEPTH_MAX = 2
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedManifest:
+class FetchedManifest(msgspec.Struct, frozen=True):
     """A manifest or index as the registry has it; ``digest`` was computed from ``data``."""
 
     data: bytes

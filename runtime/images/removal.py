@@ -6,7 +6,8 @@ Source: moby ``daemon/images/image_delete.go`` (order of checks, texts).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from runtime.images.errors import ImageConflictError
 from runtime.images.records import ImageRecord, short_id
@@ -14,8 +15,7 @@ from runtime.images.reference import parse_reference
 from runtime.images.types import ContainerUse
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(msgspec.Struct, frozen=True):
     """Canonical names to take away, and whether the image itself goes."""
 
     untag: tuple[str, ...]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from base.tasks import OwnedTasks
@@ -24,8 +24,7 @@ from runtime.images.work import Listener, SharedWork
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class NewImage:
+class NewImage(msgspec.Struct, frozen=True):
     """An image whose blobs are stored and whose layers are unpacked. ``layers`` lowest first; names canonical."""
 
     image_id: str
@@ -37,15 +36,14 @@ class NewImage:
     comment: str = ""
 
 
-@dataclass
-class State:
+class State(msgspec.Struct):
     """The stores of one node. Invariant: an image that is recorded has all blobs and all layers, durably."""
 
     content: ContentStore
     snapshots: Snapshots
     records: ImageRecords
-    unpacking: SharedWork[None] = field(default_factory=SharedWork)
-    removals: OwnedTasks = field(default_factory=OwnedTasks)
+    unpacking: SharedWork[None] = msgspec.field(default_factory=SharedWork)
+    removals: OwnedTasks = msgspec.field(default_factory=OwnedTasks)
 
     async def ensure_layer(
         self, parents: Sequence[str], diff_id: str, blob: Descriptor, *, listener: Listener | None = None

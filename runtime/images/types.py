@@ -51,8 +51,7 @@ class ImageConfig(msgspec.Struct, omit_defaults=True):
     ArgsEscaped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """One image of this node.
 
     Attributes:
@@ -78,8 +77,7 @@ class Image:
     chain_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RootFS:
+class RootFS(msgspec.Struct, frozen=True):
     """The writable root file system of one container: an overlay of the image's layers and a directory of its own.
 
     Attributes:
@@ -94,8 +92,7 @@ class RootFS:
     upper: Path
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerUse:
+class ContainerUse(msgspec.Struct, frozen=True):
     """A container that was made from an image, as the remover of images needs to know it."""
 
     container_id: str
@@ -135,8 +132,7 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename={"media
     urls: list[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DistributionInspect:
+class DistributionInspect(msgspec.Struct, frozen=True):
     """The registry's answer on a reference: the digest it stands for now and the platforms behind it."""
 
     descriptor: Descriptor

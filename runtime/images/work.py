@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+import msgspec
 
 from base.tasks import cancel_and_wait, wait_to_end
 from base.threads import AbortedError
@@ -17,11 +18,10 @@ Update = tuple[str, int, int]
 Listener = Callable[[Update], None]
 
 
-@dataclass
-class _Running(Generic[T]):
+class _Running(msgspec.Struct, Generic[T]):
     task: asyncio.Task[T]
     waiters: int = 0
-    listeners: list[Listener] = field(default_factory=list)
+    listeners: list[Listener] = msgspec.field(default_factory=list)
     last: Update | None = None
     dying: bool = False
 

@@ -14,7 +14,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from runtime.kernel.network import IPAddress, IPInterface
 from runtime.kernel.syscalls import CLONE_NEWNET, setns
@@ -37,8 +38,7 @@ SCOPE_UNIVERSE = 0
 """Addresses that other hosts may know (rtnetlink(7)); those of a link or of the host itself have other scopes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One request; ``ignore`` are error numbers that mean "already so"."""
 
     kind: int
@@ -48,8 +48,7 @@ class Message:
     ignore: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LinkAddress:
+class LinkAddress(msgspec.Struct, frozen=True):
     """An address of a link."""
 
     link_index: int

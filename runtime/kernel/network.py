@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+import msgspec
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPInterface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
-@dataclass(frozen=True, slots=True)
-class AddBridge:
+class AddBridge(msgspec.Struct, frozen=True):
     """A bridge that is up, with a MAC of its own. There already is fine."""
 
     name: str
     mac: str
 
 
-@dataclass(frozen=True, slots=True)
-class AddVeth:
+class AddVeth(msgspec.Struct, frozen=True):
     """A pair: ``name`` is a port of ``bridge`` and up, ``peer`` is born in the namespace at the path and down."""
 
     name: str
@@ -36,30 +35,26 @@ class AddVeth:
     peer_namespace: str
 
 
-@dataclass(frozen=True, slots=True)
-class AddAddress:
+class AddAddress(msgspec.Struct, frozen=True):
     """An address of a link. There already is fine."""
 
     link: str
     address: IPInterface
 
 
-@dataclass(frozen=True, slots=True)
-class AddDefaultRoute:
+class AddDefaultRoute(msgspec.Struct, frozen=True):
     """The default route of the gateway's address family, in place of another."""
 
     gateway: IPAddress
 
 
-@dataclass(frozen=True, slots=True)
-class SetUp:
+class SetUp(msgspec.Struct, frozen=True):
     """Switch a link on."""
 
     link: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteLink:
+class DeleteLink(msgspec.Struct, frozen=True):
     """Take a link away, with it the far end of a pair. Gone already is fine."""
 
     name: str
@@ -68,24 +63,21 @@ class DeleteLink:
 Change: TypeAlias = AddBridge | AddVeth | AddAddress | AddDefaultRoute | SetUp | DeleteLink
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Changes to make in order in one network namespace: that at the path (/proc/PID/ns/net), "" is the daemon's own."""
 
     changes: tuple[Change, ...]
     namespace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """A network device; ``bridge`` is the name of the one it is a port of, "" for none."""
 
     name: str
     bridge: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A destination that the host reaches by a device; default routes are none."""
 
     destination: ipaddress.IPv4Network

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import msgspec
@@ -69,8 +68,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return [ipaddress.ip_interface(address) for address in self.Addresses]
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointRequest:
+class EndpointRequest(msgspec.Struct, frozen=True):
     """What a container wants of one network: ``settings`` as the user wrote them, ``interface`` the name to give.
 
     ``ports`` are to be published, empty on all but one of a container's networks.
@@ -82,11 +80,10 @@ class EndpointRequest:
     ports: Sequence[PortRequest] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(msgspec.Struct, frozen=True):
     """A container's endpoints by network name, in order; the one named by ``gateway`` has the default route ("": none)."""
 
-    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    endpoints: Mapping[str, Endpoint] = msgspec.field(default_factory=dict)
     gateway: str = ""
 
     def addresses(self) -> Iterator[str]:

@@ -10,7 +10,8 @@ import contextlib
 import errno
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
 from runtime.errors import InvalidParameterError, UnavailableError
@@ -19,8 +20,7 @@ from runtime.networks.rules import PublishedPort
 ANY_ADDRESS = "0.0.0.0"
 
 
-@dataclass(frozen=True, slots=True)
-class PortRequest:
+class PortRequest(msgspec.Struct, frozen=True):
     """``host_ports`` are to be tried in order; (0,) is any free one."""
 
     protocol: str

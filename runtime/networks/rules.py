@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PublishedPort:
+class PublishedPort(msgspec.Struct, frozen=True, order=True):
     """``host_ip:host_port`` leads to ``container_ip:container_port``; ``protocol`` is tcp, udp or sctp.
 
     ``host_ip`` "0.0.0.0" means each address of the host.

@@ -7,7 +7,8 @@ increment applies to exactly one state. A gap, or a message that makes no sense,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import SpecVersion
@@ -22,8 +23,7 @@ class AssignmentGapError(Exception):
     """A message does not follow the one before: open the stream anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What a message did.
 
     Attributes:

@@ -10,7 +10,8 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from base.gotemplate.faults import TemplateError
 from base.gotemplate.values import Function, Labels
@@ -41,8 +42,7 @@ NETWORK_MODES = ("bridge", "host", "none")
 """Networks that every node has of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
+class NodeFacts(msgspec.Struct, frozen=True):
     """What templates may ask about the node."""
 
     id: str
@@ -51,8 +51,7 @@ class NodeFacts:
     architecture: str = "x86_64"
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerPlan:
+class ContainerPlan(msgspec.Struct, frozen=True):
     """A container to be created.
 
     Attributes:

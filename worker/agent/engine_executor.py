@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -191,7 +190,7 @@ def _observation(task_id: str, container: ContainerJSON) -> Observation:
     )
     if phase is not ContainerPhase.RUNNING:
         return observation
-    return replace(observation, ports=_ports(container), attachments=_attachments(container))
+    return msgspec.structs.replace(observation, ports=_ports(container), attachments=_attachments(container))
 
 
 def _ports(container: ContainerJSON) -> list[PortConfig]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from proto.objects_pb2 import NetworkAttachment, SpecVersion, Task
 from proto.specs_pb2 import PortConfig
 from worker.agent.contents import Contents
@@ -54,8 +56,7 @@ class Health(Enum):
     UNHEALTHY = "unhealthy"
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True):
     """A task's container as it is now.
 
     Attributes:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from base.tasks import OwnedTasks
@@ -49,8 +49,7 @@ _Key = tuple[str, str]
 _K = TypeVar("_K")
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(msgspec.Struct, frozen=True):
     at_s: float
     error: ImagesError | None
 

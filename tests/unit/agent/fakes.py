@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from proto.objects_pb2 import NetworkAttachment, Secret
 from worker.agent.executor import Assignment, ContainerPhase, ExecutorError, Health, Observation
@@ -79,7 +81,7 @@ class FakeExecutor:
         if command == ["/cannot-start"]:
             raise ExecutorError("starting container failed: no such file")
         self._set(
-            replace(
+            msgspec.structs.replace(
                 found,
                 phase=ContainerPhase.RUNNING,
                 pid=next(_pids),
@@ -116,11 +118,13 @@ class FakeExecutor:
 
     def exit(self, task_id: str, exit_code: int = 0) -> None:
         """The process ends."""
-        self._set(replace(self.containers[task_id], phase=ContainerPhase.EXITED, pid=0, exit_code=exit_code))
+        self._set(
+            msgspec.structs.replace(self.containers[task_id], phase=ContainerPhase.EXITED, pid=0, exit_code=exit_code)
+        )
 
     def set_health(self, task_id: str, health: Health) -> None:
         """The health check's verdict changes."""
-        self._set(replace(self.containers[task_id], health=health))
+        self._set(msgspec.structs.replace(self.containers[task_id], health=health))
 
     def called(self, task_id: str) -> list[str]:
         """The methods called for a task, in order."""
