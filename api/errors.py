@@ -18,7 +18,7 @@ from aiohttp import web
 from base.grpc_codes import CODE_BY_NUMBER, go_text
 from pki import errors as pki
 from runtime import errors as engine
-from runtime.images import errors as images
+from runtime import images
 from worker.membership import cluster_member
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from base.trees import tree_size
-from runtime.containers.types import ContainerSummary
 from runtime.images import ImageStore
+from runtime.types import ContainerSummary
 from runtime.volumes import Volume, Volumes
 
 

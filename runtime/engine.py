@@ -34,7 +34,15 @@ from runtime.containers.states import Status
 from runtime.containers.stats import Sample
 from runtime.containers.stdio import Stdio
 from runtime.containers.store import ContainerStore
-from runtime.containers.types import (
+from runtime.containers.usage import list_processes
+from runtime.disk_usage import DiskUsage, disk_usage
+from runtime.errors import ConflictError, InvalidParameterError, NotFoundError
+from runtime.events import EventBus
+from runtime.images import ImageNotFoundError, ImageStore
+from runtime.kernel.linux_network import LinuxNetwork
+from runtime.kernel.syscalls import Watcher
+from runtime.networks import Driver, Networks, predefined
+from runtime.types import (
     ContainerConfig,
     ContainerJSON,
     ContainerSummary,
@@ -45,14 +53,6 @@ from runtime.containers.types import (
     NetworkingConfig,
     WaitResult,
 )
-from runtime.containers.usage import list_processes
-from runtime.disk_usage import DiskUsage, disk_usage
-from runtime.errors import ConflictError, InvalidParameterError, NotFoundError
-from runtime.events import EventBus
-from runtime.images import ImageNotFoundError, ImageStore
-from runtime.kernel.linux_network import LinuxNetwork
-from runtime.kernel.syscalls import Watcher
-from runtime.networks import Driver, Networks, predefined
 from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)

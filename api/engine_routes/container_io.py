@@ -32,10 +32,9 @@ from api.streams import (
 from api.versions import APIVersion, version_of
 from base.tasks import cancel_and_wait
 from base.times import NANOSECONDS
-from runtime.containers.attach import AttachStream
-from runtime.containers.types import ExecConfig, ExecInspect, LogLine
 from runtime.errors import ConflictError as EngineConflictError
 from runtime.errors import EngineError
+from runtime.types import ExecConfig, ExecInspect, LogLine, ProcessStream
 
 log = structlog.get_logger(__name__)
 
@@ -191,7 +190,7 @@ class ContainerIORoutes:
         return client
 
     async def _exec_converse(
-        self, client: HijackedStream, stream: AttachStream, facts: ExecInspect, body: ExecStartRequest
+        self, client: HijackedStream, stream: ProcessStream, facts: ExecInspect, body: ExecStartRequest
     ) -> None:
         tty, size = facts.ProcessConfig.tty, body.ConsoleSize
         async with stream:
@@ -233,7 +232,7 @@ class Pump:
     def __init__(
         self,
         client: HijackedStream,
-        process: AttachStream,
+        process: ProcessStream,
         *,
         tty: bool,
         stdin: bool,

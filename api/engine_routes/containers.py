@@ -18,7 +18,11 @@ from api.lenient import convert
 from api.requests import filters_of, flag, integer, json_body, json_response, no_content
 from api.streams import json_line, start_stream
 from base.tasks import cancel_and_wait
-from runtime.containers.types import (
+from runtime.engine import WaitCondition
+from runtime.errors import InvalidNameError
+from runtime.errors import NotFoundError as EngineNotFoundError
+from runtime.images import ImageNotFoundError
+from runtime.types import (
     ContainerConfig,
     ContainerJSON,
     ContainerSummary,
@@ -26,10 +30,6 @@ from runtime.containers.types import (
     HostConfig,
     NetworkingConfig,
 )
-from runtime.engine import WaitCondition
-from runtime.errors import InvalidNameError
-from runtime.errors import NotFoundError as EngineNotFoundError
-from runtime.images import ImageNotFoundError
 
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 WAIT_CONDITIONS: tuple[WaitCondition, ...] = get_args(WaitCondition)

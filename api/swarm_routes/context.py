@@ -14,7 +14,7 @@ from api.json_codec import decode_json, encode_json, encode_json_list
 from api.requests import filters_of
 from proto.control_pb2 import Filters, FilterValues
 from proto.objects_pb2 import Task
-from runtime.containers.types import LogLine
+from runtime.types import LogLine
 from worker.membership.cluster_member import ClusterMember
 
 if TYPE_CHECKING:

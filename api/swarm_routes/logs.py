@@ -24,9 +24,9 @@ from api.streams import MULTIPLEXED_STREAM, RAW_STREAM, frame, start_stream
 from api.swarm_routes.context import TIMEOUT_S, LocalLogs, LogOptions, SwarmContext
 from proto.control_pb2 import Filters, FilterValues, GetServiceRequest, GetTaskRequest, ListTasksRequest
 from proto.objects_pb2 import Task
-from runtime.containers.types import TASK_ID_LABEL, LogLine
 from runtime.engine import Engine
 from runtime.errors import EngineError
+from runtime.types import TASK_ID_LABEL, LogLine
 
 QUEUED_LINES_MAX = 256
 ELSEWHERE = b"logs of tasks on other nodes are not served yet: ask the engine of the task's node\n"

@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from runtime.containers.types import LogLine
 from runtime.errors import ConflictError
+from runtime.types import LogLine
 
 _PACKET_SIZE_MAX = 1 << 16
 _WRITE_SIZE = 8192

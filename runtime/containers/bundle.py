@@ -16,9 +16,9 @@ from base.files import read_text
 from runtime.containers import files, mounts, spec, users
 from runtime.containers.conmon import CreateRequest
 from runtime.containers.container import Container
-from runtime.containers.types import DeviceMapping
 from runtime.errors import ConflictError, HostError, InvalidParameterError
 from runtime.networks import Sandbox
+from runtime.types import DeviceMapping
 from runtime.volumes.local import Volumes, copy_up
 
 

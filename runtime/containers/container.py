@@ -14,7 +14,7 @@ import structlog
 from runtime.containers.attach import AttachStream
 from runtime.containers.record import Record, RunState
 from runtime.containers.states import TRANSITIONS, Event, IllegalMoveError, Status, Story
-from runtime.containers.types import TASK_ID_LABEL, ContainerState, WaitResult
+from runtime.types import TASK_ID_LABEL, ContainerState, WaitResult
 
 log = structlog.get_logger(__name__)
 

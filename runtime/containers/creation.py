@@ -8,16 +8,16 @@ import msgspec
 
 from runtime.containers import capabilities, logs, mounts, restart, signals, spec
 from runtime.containers.container import Container
-from runtime.containers.types import (
+from runtime.errors import InvalidParameterError
+from runtime.images import ImageConfig
+from runtime.networks.ports import requests as port_requests
+from runtime.types import (
     ContainerConfig,
     HealthConfig,
     HostConfig,
     MountPoint,
     NetworkingConfig,
 )
-from runtime.errors import InvalidParameterError
-from runtime.images import ImageConfig
-from runtime.networks.ports import requests as port_requests
 
 
 def merge(config: ContainerConfig, image: ImageConfig) -> ContainerConfig:

@@ -16,10 +16,10 @@ from runtime.containers.record import Record
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
 from runtime.containers.times import rfc3339
-from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
 from runtime.errors import EngineError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
+from runtime.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
 from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)

@@ -16,9 +16,9 @@ from runtime.containers.runc import Runc
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.times import rfc3339
-from runtime.containers.types import ExecConfig, ExecInspect
 from runtime.errors import ConflictError, ExecNotFoundError, InvalidParameterError, StartError
 from runtime.events import EventBus
+from runtime.types import ExecConfig, ExecInspect
 
 _KEPT_S = 300.0
 

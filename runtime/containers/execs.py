@@ -25,8 +25,8 @@ import structlog
 from runtime.containers import attach, users
 from runtime.containers.attach import AttachStream
 from runtime.containers.conmon import Paths, Tools, failure_code, failure_reason, runc_arguments
-from runtime.containers.types import ExecConfig, ExecInspect, ExecProcessConfig
 from runtime.errors import HostError, StartError
+from runtime.types import ExecConfig, ExecInspect, ExecProcessConfig
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.files import read_text
-from runtime.containers.types import HostConfig
 from runtime.errors import InvalidParameterError
+from runtime.types import HostConfig
 
 _LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _IPV6 = "fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"

@@ -11,8 +11,8 @@ import structlog
 
 from runtime.containers.container import Container
 from runtime.containers.states import Status
-from runtime.containers.types import Health, HealthcheckResult, HealthConfig
 from runtime.errors import EngineError
+from runtime.types import Health, HealthcheckResult, HealthConfig
 
 log = structlog.get_logger(__name__)
 

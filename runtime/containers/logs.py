@@ -22,9 +22,9 @@ import structlog
 
 from base.threads import run_abortable
 from runtime.containers.times import parse_time
-from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
 from runtime.kernel.syscalls import Watcher
+from runtime.types import HostConfig, LogConfig, LogLine
 
 log = structlog.get_logger(__name__)
 

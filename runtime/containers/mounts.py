@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from runtime.containers.types import ContainerConfig, HostConfig, Mount, MountPoint
 from runtime.errors import InvalidParameterError
+from runtime.types import ContainerConfig, HostConfig, Mount, MountPoint
 
 _PROPAGATIONS = {"private", "rprivate", "shared", "rshared", "slave", "rslave"}
 _MODES = {"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", "ro,z", "volume-nocopy", "rbind", "bind"}

@@ -11,8 +11,8 @@ import msgspec
 
 from base.labels import has_any_label
 from base.times import moment_s
-from runtime.containers.types import ContainerSummary
 from runtime.errors import InvalidParameterError
+from runtime.types import ContainerSummary
 
 FILTERS = ("label", "label!", "until")
 

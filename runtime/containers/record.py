@@ -11,7 +11,9 @@ import msgspec
 
 from runtime.containers.mounts import MountRequest
 from runtime.containers.states import Status
-from runtime.containers.types import (
+from runtime.networks.driver import Endpoint
+from runtime.networks.rules import PublishedPort
+from runtime.types import (
     NEVER,
     ContainerConfig,
     EndpointSettings,
@@ -19,8 +21,6 @@ from runtime.containers.types import (
     HostConfig,
     MountPoint,
 )
-from runtime.networks.driver import Endpoint
-from runtime.networks.rules import PublishedPort
 
 
 class Record(msgspec.Struct, kw_only=True):

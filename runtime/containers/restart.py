@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from runtime.containers.types import HostConfig, RestartPolicy
 from runtime.errors import InvalidParameterError
+from runtime.types import HostConfig, RestartPolicy
 
 DELAY_S_MIN = 0.1
 DELAY_S_MAX = 60.0

@@ -15,9 +15,9 @@ import msgspec
 
 from runtime.containers import capabilities as caps
 from runtime.containers import mounts, seccomp
-from runtime.containers.types import ContainerConfig, HostConfig
 from runtime.containers.users import User
 from runtime.errors import InvalidParameterError
+from runtime.types import ContainerConfig, HostConfig
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_BYTES = 64 << 20

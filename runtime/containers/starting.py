@@ -34,12 +34,12 @@ from runtime.containers.states import UNDOING, Event, Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.times import rfc3339
 from runtime.containers.transitions import Transitions
-from runtime.containers.types import Health
 from runtime.errors import ConflictError, EngineError, HostError, NotModifiedError, StartError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
 from runtime.networks import Networks, Sandbox
 from runtime.networks.ports import requests as port_requests
+from runtime.types import Health
 
 
 class Starting:

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from runtime.containers import cgroups
-from runtime.containers.types import NEVER, ContainerJSON
 from runtime.containers.usage import CPUStats, Usage, read_usage
 from runtime.errors import ContainerNotFoundError
+from runtime.types import NEVER, ContainerJSON
 
 PERIOD_S = 1.0
 

@@ -11,9 +11,9 @@ from runtime.containers.attach import AttachStream
 from runtime.containers.container import Container
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
-from runtime.containers.types import LogLine
 from runtime.errors import ConflictError
 from runtime.kernel.syscalls import Watcher
+from runtime.types import LogLine
 
 LOG_CHECK_PERIOD_S = 5.0
 

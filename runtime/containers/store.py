@@ -18,9 +18,9 @@ from runtime.containers.container import Container
 from runtime.containers.names import random_name
 from runtime.containers.record import Record, RunState
 from runtime.containers.states import Status
-from runtime.containers.types import HostConfig
 from runtime.errors import ContainerNotFoundError, HostError, InvalidNameError, InvalidParameterError, NameConflictError
 from runtime.images import ContainerUse
+from runtime.types import HostConfig
 
 log = structlog.get_logger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from runtime.containers import restart, spec
-from runtime.containers.types import HostConfig
 from runtime.errors import ConflictError, InvalidParameterError
+from runtime.types import HostConfig
 
 _LIMITS = (
     "BlkioWeight",

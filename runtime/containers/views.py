@@ -9,7 +9,9 @@ from base.durations import human_duration
 from base.labels import has_labels
 from runtime.containers import spec
 from runtime.containers.container import Container
-from runtime.containers.types import (
+from runtime.errors import InvalidParameterError
+from runtime.networks import views as network_views
+from runtime.types import (
     NEVER,
     ContainerJSON,
     ContainerSummary,
@@ -21,8 +23,6 @@ from runtime.containers.types import (
     SummaryHostConfig,
     SummaryNetworkSettings,
 )
-from runtime.errors import InvalidParameterError
-from runtime.networks import views as network_views
 
 _STATUSES = {"created", "running", "paused", "restarting", "removing", "exited", "dead"}
 KNOWN_FILTERS = {

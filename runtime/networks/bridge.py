@@ -19,7 +19,6 @@ from typing import Literal
 import msgspec
 import structlog
 
-from runtime.containers.types import EndpointSettings
 from runtime.errors import HostError
 from runtime.kernel.network import (
     AddAddress,
@@ -37,6 +36,7 @@ from runtime.networks import rules
 from runtime.networks.addresses import AddressPool, choose_subnet, mac_for
 from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
 from runtime.networks.ports import PortClaims
+from runtime.types import EndpointSettings
 
 log = structlog.get_logger(__name__)
 

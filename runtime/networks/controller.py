@@ -17,13 +17,13 @@ import msgspec
 import structlog
 
 from base.files import read_text, write_atomic
-from runtime.containers.types import EndpointSettings
 from runtime.errors import EngineError, HostError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus
 from runtime.networks import sandbox, views
 from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network, Sandbox
 from runtime.networks.ports import PortRequest
 from runtime.networks.types import NetworkResource
+from runtime.types import EndpointSettings
 
 log = structlog.get_logger(__name__)
 

@@ -16,10 +16,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from runtime.containers.types import EndpointSettings
 from runtime.kernel.network import IPInterface
 from runtime.networks.ports import PortRequest
 from runtime.networks.rules import PublishedPort
+from runtime.types import EndpointSettings
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
 from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.networks.rules import PublishedPort
+from runtime.types import ContainerConfig, HostConfig, PortBinding
 
 ANY_ADDRESS = "0.0.0.0"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 
-from runtime.containers.types import EndpointSettings
+from runtime.types import EndpointSettings
 
 
 def gateway_network(wanted: Mapping[str, EndpointSettings]) -> str:

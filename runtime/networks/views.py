@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from runtime.containers.types import EndpointSettings
 from runtime.networks.driver import Endpoint, Network
 from runtime.networks.types import IPAM, IPAMConfig, NetworkContainer, NetworkResource
+from runtime.types import EndpointSettings
 
 KNOWN_FILTERS = {"driver", "id", "name", "scope", "type", "dangling", "label"}
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import structlog
 
-from runtime.containers.types import ContainerConfig, HostConfig
 from runtime.engine import Engine
 from runtime.kernel.syscalls import CLONE_NEWNET
+from runtime.types import ContainerConfig, HostConfig
 from tests.support_images import BUSYBOX_TAG, busybox_rootfs
 
 STEPS = ("create", "start", "exit", "remove", "total")

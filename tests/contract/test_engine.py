@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from runtime.containers.types import ContainerConfig, HostConfig
 from runtime.engine import Engine
 from runtime.errors import ConflictError, ContainerNotFoundError, NotModifiedError
 from runtime.events import EventMessage
 from runtime.images import ImageNotFoundError
+from runtime.types import ContainerConfig, HostConfig
 from tests.support_images import BUSYBOX_TAG
 from tests.unit.api.fakes import FakeEngine
 from tests.unit.engine.conftest import bench, network_namespace  # noqa: F401 - fixtures

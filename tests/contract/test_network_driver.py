@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from runtime.containers.types import EndpointSettings
 from runtime.networks import predefined
 from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network
+from runtime.types import EndpointSettings
 from tests.unit.networks.fakes import FakeDriver, RecordingKernel
 
 INSIDE = "/proc/7/ns/net"

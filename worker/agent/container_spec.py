@@ -18,7 +18,8 @@ from base.gotemplate.values import Function, Labels
 from proto.objects_pb2 import Task
 from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
 from proto.specs_pb2 import Mount as MountSpec
-from runtime.containers.types import (
+from runtime.images import RegistryAuth
+from runtime.types import (
     TASK_ID_LABEL,
     BindOptions,
     ContainerConfig,
@@ -32,7 +33,6 @@ from runtime.containers.types import (
     VolumeDriverConfig,
     VolumeOptions,
 )
-from runtime.images import RegistryAuth
 from worker.agent.executor import Assignment, ExecutorError
 from worker.agent.templates import Value, expand
 

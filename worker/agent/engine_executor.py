@@ -13,11 +13,11 @@ import structlog
 
 from proto.objects_pb2 import NetworkAttachment
 from proto.specs_pb2 import PortConfig, PortProtocol, PublishMode
-from runtime.containers.types import TASK_ID_LABEL, ContainerJSON, Mount
 from runtime.engine import Engine
 from runtime.errors import EngineError, NameConflictError, NotFoundError, NotModifiedError
 from runtime.events import EventMessage
 from runtime.images import ImagesError
+from runtime.types import TASK_ID_LABEL, ContainerJSON, Mount
 from worker.agent.container_spec import ContainerPlan, NodeFacts, plan_container, registry_auth
 from worker.agent.executor import Assignment, ContainerPhase, ExecutorError, Health, Observation
 from worker.agent.images import ImagePuller

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import Driver, FileTarget
-from runtime.containers.types import Mount
+from runtime.types import Mount
 from worker.agent.container_spec import NodeFacts, expand_env, expand_in, template_fields
 from worker.agent.executor import Assignment, ExecutorError
 

@@ -10,7 +10,8 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pki.addresses import AddressError, join_host_port, split_host_port
 from runtime.kernel import netlink
@@ -19,8 +20,7 @@ GRPC_PORT = 7946
 _OURS = ("docker", "swarm", "br-", "veth", "lo")
 
 
-@dataclass(frozen=True, slots=True)
-class SystemAddress:
+class SystemAddress(msgspec.Struct, frozen=True):
     """An address of an interface of this host."""
 
     interface: str

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from proto.specs_pb2 import ClusterSpec, NodeAvailability
 
@@ -55,8 +56,7 @@ class JoinTimeoutError(MembershipError):
     """Joining goes on in the background after 20 s (503, A1.15)."""
 
 
-@dataclass(frozen=True, slots=True)
-class InitRequest:
+class InitRequest(msgspec.Struct, frozen=True):
     """Body of POST /swarm/init. Addresses are as the user wrote them: IP, interface name, with or without port."""
 
     listen_addr: str = "0.0.0.0:2377"
@@ -68,11 +68,10 @@ class InitRequest:
     force_new_cluster: bool = False
     auto_lock_managers: bool = False
     availability: NodeAvailability.ValueType = NodeAvailability.NODE_AVAILABILITY_ACTIVE
-    spec: ClusterSpec = field(default_factory=ClusterSpec)
+    spec: ClusterSpec = msgspec.field(default_factory=ClusterSpec)
 
 
-@dataclass(frozen=True, slots=True)
-class JoinRequest:
+class JoinRequest(msgspec.Struct, frozen=True):
     """Body of POST /swarm/join."""
 
     remote_addrs: Sequence[str]
@@ -83,8 +82,7 @@ class JoinRequest:
     availability: NodeAvailability.ValueType = NodeAvailability.NODE_AVAILABILITY_ACTIVE
 
 
-@dataclass(frozen=True, slots=True)
-class SwarmInfo:
+class SwarmInfo(msgspec.Struct, frozen=True):
     """The node's own part of `Swarm` in GET /info.
 
     Attributes:

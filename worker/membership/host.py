@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from proto.objects_pb2 import NodeDescription
 from worker.agent.executor import Executor
@@ -12,8 +13,7 @@ from worker.membership.addresses import SystemAddress, system_addresses
 from worker.membership.zygote import Zygote
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(msgspec.Struct, frozen=True):
     """
     Attributes:
         state_dir, run_dir: as given to swarmd; which files of them are the membership's says ``state_folder``.

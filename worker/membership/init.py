@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
+
+import msgspec
 
 from pki.authority import RootCA
 from pki.certificates import CERT_EXPIRY_DEFAULT, Role, check_cert_expiry, new_csr, root_digest
@@ -25,8 +26,7 @@ from worker.membership.own_addresses import OwnAddresses, grpc_address
 from worker.membership.state_folder import CERTIFICATES
 
 
-@dataclass(frozen=True, slots=True)
-class Founded:
+class Founded(msgspec.Struct, frozen=True):
     """The first node of a new cluster, on disk already, and what its manager commits first."""
 
     state: LocalState

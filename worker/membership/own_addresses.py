@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from pki.addresses import AddressError, join_host_port, split_host_port
@@ -25,8 +25,7 @@ log = structlog.get_logger(__name__)
 ReadAddresses = Callable[[], Awaitable[Sequence[SystemAddress]]]
 
 
-@dataclass(frozen=True, slots=True)
-class OwnAddresses:
+class OwnAddresses(msgspec.Struct, frozen=True):
     """As in ``LocalState``; ``asked`` is its ``advertise_asked``, None when the user named an IP."""
 
     listen: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from pki.node_certificate import NodeCertificate, utc_now
 from pki.renewal import Renew, Renewer
@@ -59,8 +60,7 @@ def _process(zygote: Zygote, lock_path: Path, on_exit: OnExit) -> ProcessPart:
     return ManagerProcess(zygote, lock_path, on_exit=on_exit)
 
 
-@dataclass(frozen=True, slots=True)
-class ParticipationParts:
+class ParticipationParts(msgspec.Struct, frozen=True):
     """
     Attributes:
         agent: called with the arguments of ``Agent``.

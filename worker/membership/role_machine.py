@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
+
+import msgspec
 
 from pki.certificates import Role
 from worker.membership.role_tables import (
@@ -38,16 +39,14 @@ class RoleMachineError(Exception):
     """An event or a step that cannot be; a fault of this program. The text has the recent story."""
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateIs:
+class CertificateIs(msgspec.Struct, frozen=True):
     """The certificate on disk, whoever wrote it."""
 
     role: Role
     issued_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """The node's object, from the managers.
 
     Attributes:
@@ -61,35 +60,29 @@ class Told:
     void_before: datetime = _NEVER
 
 
-@dataclass(frozen=True, slots=True)
-class ManagerAnswers:
+class ManagerAnswers(msgspec.Struct, frozen=True):
     """The manager that is kept answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class ManagerEnded:
+class ManagerEnded(msgspec.Struct, frozen=True):
     """It ended by itself. ``keeps_manager`` says afterwards whether it is to be started again."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepDone:
+class StepDone(msgspec.Struct, frozen=True):
     """The step under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepFailed:
+class StepFailed(msgspec.Struct, frozen=True):
     """The step under way. How much of it was done is not known."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(msgspec.Struct, frozen=True):
     """Nobody carries out the step under way any more, if there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(msgspec.Struct, frozen=True):
     """This participation is to end: nothing else is begun. Asked again, it goes on where it failed."""
 
     how: Ending

@@ -21,7 +21,7 @@ from proto.specs_pb2 import (
     Ulimit,
 )
 from proto.specs_pb2 import Mount as MountSpec
-from runtime.containers.types import LogConfig, PortBinding
+from runtime.types import LogConfig, PortBinding
 from tests.unit.dispatcher.support import make_spec_version, make_task
 from worker.agent.container_spec import NodeFacts, plan_container, registry_auth
 from worker.agent.contents import Contents

@@ -21,7 +21,15 @@ from runtime.containers.record import Record, RunState
 from runtime.containers.states import Event, Status
 from runtime.containers.stats import Sample, one_sample, samples
 from runtime.containers.times import rfc3339
-from runtime.containers.types import (
+from runtime.engine import Engine, Filters, WaitCondition
+from runtime.errors import ConflictError, ContainerNotFoundError, NotModifiedError
+from runtime.events import EventBus
+from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, Progress, RegistryAuth
+from runtime.images.login import login
+from runtime.images.transport import Transport
+from runtime.images.types import Descriptor, DistributionInspect, Platform
+from runtime.networks import Endpoint
+from runtime.types import (
     ContainerConfig,
     ContainerJSON,
     EndpointSettings,
@@ -33,14 +41,6 @@ from runtime.containers.types import (
     NetworkingConfig,
     WaitResult,
 )
-from runtime.engine import Engine, Filters, WaitCondition
-from runtime.errors import ConflictError, ContainerNotFoundError, NotModifiedError
-from runtime.events import EventBus
-from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, Progress, RegistryAuth
-from runtime.images.login import login
-from runtime.images.transport import Transport
-from runtime.images.types import Descriptor, DistributionInspect, Platform
-from runtime.networks import Endpoint
 from runtime.volumes import Volume, Volumes
 from worker.membership.cluster_member import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from runtime.containers.types import ContainerConfig, HostConfig, LogLine, PortBinding, RestartPolicy
 from runtime.errors import ConflictError, NetworkNotFoundError
+from runtime.types import ContainerConfig, HostConfig, LogLine, PortBinding, RestartPolicy
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import CONTAINER_ID, FakeEngine
 

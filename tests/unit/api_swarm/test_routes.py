@@ -13,7 +13,7 @@ from api.application import build
 from api.swarm_routes import LogOptions, routes
 from proto.objects_pb2 import Task, TaskState
 from proto.specs_pb2 import Driver, NodeAvailability, NodeRole
-from runtime.containers.types import LogLine
+from runtime.types import LogLine
 from tests.unit.api_swarm.conftest import NOT_A_MANAGER, Swarm
 from worker.membership.cluster_member import (
     AlreadyInSwarmError,

@@ -16,13 +16,13 @@ from runtime.containers.lifecycle import Lifecycle
 from runtime.containers.record import Record
 from runtime.containers.runc import Runc
 from runtime.containers.store import ContainerStore
-from runtime.containers.types import ContainerConfig, EndpointSettings, HostConfig
 from runtime.errors import HostError
 from runtime.events import EventBus
 from runtime.images import ImageStore
 from runtime.kernel.syscalls import Watcher
 from runtime.networks import Networks, Sandbox
 from runtime.networks.ports import PortRequest
+from runtime.types import ContainerConfig, EndpointSettings, HostConfig
 from runtime.volumes import Volumes
 
 T = TypeVar("T")

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.containers import creation, execs, files, health, mounts, restart, signals, users
-from runtime.containers.types import (
+from runtime.errors import InvalidParameterError
+from runtime.images import ImageConfig
+from runtime.types import (
     ContainerConfig,
     EndpointSettings,
     ExecConfig,
@@ -22,8 +24,6 @@ from runtime.containers.types import (
     NetworkingConfig,
     RestartPolicy,
 )
-from runtime.errors import InvalidParameterError
-from runtime.images import ImageConfig
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n# comment\nbroken\n"
 GROUP = "root:x:0:\nstaff:x:50:web,other\nwww:x:34:\n"

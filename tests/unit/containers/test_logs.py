@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.containers import logs, times
-from runtime.containers.types import HostConfig, LogConfig, LogLine
 from runtime.errors import InvalidParameterError
 from runtime.kernel.syscalls import Watcher
+from runtime.types import HostConfig, LogConfig, LogLine
 
 STAMP = "2026-11-24T09:16:30.123456789+00:00"
 NS = 1795511790123456789

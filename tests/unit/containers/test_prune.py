@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runtime.containers.prune import choose, query
-from runtime.containers.types import ContainerSummary, SummaryHostConfig, SummaryNetworkSettings
 from runtime.errors import InvalidParameterError
+from runtime.types import ContainerSummary, SummaryHostConfig, SummaryNetworkSettings
 
 
 def summary(container_id: str, created_s: int, **labels: str) -> ContainerSummary:

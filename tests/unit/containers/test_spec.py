@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from runtime.containers import capabilities, spec
-from runtime.containers.types import ContainerConfig, HostConfig, Ulimit
 from runtime.containers.users import User
 from runtime.errors import InvalidParameterError
+from runtime.types import ContainerConfig, HostConfig, Ulimit
 
 CAPS = tuple(f"CAP_{name}" for name in capabilities.KNOWN)
 FACTS = spec.HostFacts(cgroup_version=1, capabilities=CAPS, swap_limit=True, init_path="/usr/bin/tini")

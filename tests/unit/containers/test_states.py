@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from runtime.containers.container import Container
 from runtime.containers.record import Record, RunState
 from runtime.containers.states import OWNERS, TRANSITIONS, UNDOING, Event, IllegalMoveError, Status
-from runtime.containers.types import ContainerConfig, HostConfig
+from runtime.types import ContainerConfig, HostConfig
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/design/runtime.md").read_text()

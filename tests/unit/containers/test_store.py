@@ -9,9 +9,9 @@ import msgspec
 from runtime.containers.record import Record, RunState
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
-from runtime.containers.types import ContainerConfig, HostConfig
 from runtime.networks.driver import Endpoint
 from runtime.networks.rules import PublishedPort
+from runtime.types import ContainerConfig, HostConfig
 
 ID = "ab" * 32
 

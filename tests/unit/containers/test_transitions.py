@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from runtime.containers.states import Status
-from runtime.containers.types import HostConfig, RestartPolicy
 from runtime.errors import ConflictError, HostError, NotModifiedError
+from runtime.types import HostConfig, RestartPolicy
 from tests.unit.containers.fake_host import FakeHost
 from tests.waiting import until
 

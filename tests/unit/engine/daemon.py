@@ -9,8 +9,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
 from runtime.engine import Engine
+from runtime.types import ContainerConfig, HostConfig, PortBinding
 from tests.support_images import BUSYBOX_TAG
 
 

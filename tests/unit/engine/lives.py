@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from runtime.containers.attach import AttachStream
-from runtime.containers.types import ContainerConfig, ExecConfig, HostConfig, Mount, PortBinding, RestartPolicy
 from runtime.engine import Engine
 from runtime.errors import EngineError
+from runtime.types import ContainerConfig, ExecConfig, HostConfig, Mount, PortBinding, RestartPolicy
 from tests.support_images import BUSYBOX_TAG
 
 POLICIES = ("no", "always", "on-failure")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import ContainerConfig, HostConfig
 from runtime.engine import Engine
 from runtime.errors import EngineError
+from runtime.types import ContainerConfig, HostConfig
 from tests.support_images import BUSYBOX_TAG, busybox_rootfs
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import ContainerConfig, HostConfig, Mount, TmpfsOptions, Ulimit, VolumeOptions
 from runtime.errors import ConflictError, InvalidParameterError, VolumeNotFoundError
+from runtime.types import ContainerConfig, HostConfig, Mount, TmpfsOptions, Ulimit, VolumeOptions
 from tests.support_images import BUSYBOX_TAG
 from tests.unit.engine.support import Bench
 

@@ -13,8 +13,8 @@ import pytest
 
 from runtime.containers import attach, execs, logs
 from runtime.containers.attach import AttachStream
-from runtime.containers.types import ExecConfig, HealthConfig, HostConfig, LogConfig
 from runtime.errors import ConflictError, ExecNotFoundError, StartError
+from runtime.types import ExecConfig, HealthConfig, HostConfig, LogConfig
 from tests.unit.engine.support import Bench, hold
 from tests.waiting import until
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from runtime.containers import cgroups
-from runtime.containers.types import HostConfig
 from runtime.kernel import nft
+from runtime.types import HostConfig
 from tests.unit.engine.support import Bench
 from tests.waiting import until
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from runtime.containers import conmon
-from runtime.containers.types import ContainerConfig, HostConfig, Mount, RestartPolicy
 from runtime.errors import (
     ConflictError,
     ContainerNotFoundError,
@@ -23,6 +22,7 @@ from runtime.errors import (
     StartError,
 )
 from runtime.images import ImageNotFoundError
+from runtime.types import ContainerConfig, HostConfig, Mount, RestartPolicy
 from tests.support_images import BUSYBOX_TAG
 from tests.unit.engine.support import Bench, hold
 from tests.waiting import until

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import (
+from runtime.errors import InvalidParameterError, NetworkNotFoundError, UnavailableError
+from runtime.types import (
     ContainerConfig,
     EndpointIPAMConfig,
     EndpointSettings,
@@ -18,7 +19,6 @@ from runtime.containers.types import (
     NetworkingConfig,
     PortBinding,
 )
-from runtime.errors import InvalidParameterError, NetworkNotFoundError, UnavailableError
 from tests.support_images import BUSYBOX_TAG
 from tests.unit.engine.support import Bench
 from tests.waiting import until

@@ -14,8 +14,8 @@ import pytest
 
 from runtime.containers import conmon
 from runtime.containers.conmon import Paths, find_tools, run_runc
-from runtime.containers.types import ExecConfig, HostConfig, PortBinding, RestartPolicy
 from runtime.kernel import nft
+from runtime.types import ExecConfig, HostConfig, PortBinding, RestartPolicy
 from tests.unit.engine.support import Bench
 from tests.waiting import until
 

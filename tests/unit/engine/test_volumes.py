@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import HostConfig, Mount, VolumeDriverConfig, VolumeOptions
 from runtime.errors import ConflictError, HostError, InvalidParameterError
 from runtime.events import EventBus
+from runtime.types import HostConfig, Mount, VolumeDriverConfig, VolumeOptions
 from runtime.volumes import Volumes, mounting
 from runtime.volumes.local import copy_up
 from tests.unit.engine.support import Bench

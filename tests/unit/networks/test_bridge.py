@@ -7,13 +7,13 @@ import socket
 
 import pytest
 
-from runtime.containers.types import EndpointIPAMConfig, EndpointSettings
 from runtime.errors import HostError, UnavailableError
 from runtime.kernel.network import AddAddress, AddBridge, AddDefaultRoute, AddVeth, Batch, DeleteLink, SetUp
 from runtime.networks import predefined
 from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
 from runtime.networks.ports import PortRequest
+from runtime.types import EndpointIPAMConfig, EndpointSettings
 from tests.unit.networks.fakes import Device, RecordingKernel, Step
 
 INSIDE = "/proc/7/ns/net"

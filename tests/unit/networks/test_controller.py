@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runtime.containers.types import EndpointIPAMConfig, EndpointSettings
 from runtime.errors import HostError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus, EventMessage
 from runtime.networks import Driver, Networks, predefined, views
 from runtime.networks.driver import Endpoint, Network
 from runtime.networks.ports import PortRequest
+from runtime.types import EndpointIPAMConfig, EndpointSettings
 from tests.unit.networks.fakes import FakeDriver, RecordingKernel
 
 PORT = PortRequest("tcp", 80, "127.0.0.1", (0,))

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.containers.types import ContainerConfig, HostConfig, PortBinding
 from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.kernel import netlink
 from runtime.kernel.linux_network import parse_routes
@@ -17,6 +16,7 @@ from runtime.kernel.network import Route
 from runtime.networks.addresses import AddressPool, choose_subnet, mac_for
 from runtime.networks.ports import PortClaims, PortRequest, parse_port, requests
 from runtime.networks.rules import PublishedPort, ruleset
+from runtime.types import ContainerConfig, HostConfig, PortBinding
 
 Net = ipaddress.IPv4Network
 

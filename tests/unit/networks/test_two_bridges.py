@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.types import EndpointSettings
 from runtime.events import EventBus
 from runtime.kernel.linux_network import LinuxNetwork
 from runtime.networks import Networks, predefined
 from runtime.networks.bridge import DEVICE_OPTION, MTU_OPTION
 from runtime.networks.driver import Network, Pool
+from runtime.types import EndpointSettings
 from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.root

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pki.certificates import Role
@@ -528,7 +528,7 @@ async def test_a_host_whose_address_changed_over_night_tells_the_new_one(manager
     async def addresses() -> list[SystemAddress]:
         return [SystemAddress("eth0", manager.address), SystemAddress("eth1", "198.51.100.1")]
 
-    manager.host = dataclasses.replace(manager.host, addresses=addresses)
+    manager.host = msgspec.structs.replace(manager.host, addresses=addresses)
     await manager.node.close()
     as_if_moved(manager, asked="eth0")
     await manager.restart()
@@ -550,7 +550,7 @@ async def test_an_address_stays_that_the_user_named_or_for_which_there_is_no_oth
     async def addresses() -> list[SystemAddress]:
         return [SystemAddress("eth0", manager.address), SystemAddress("eth1", "198.51.100.1")]
 
-    manager.host = dataclasses.replace(manager.host, addresses=addresses)
+    manager.host = msgspec.structs.replace(manager.host, addresses=addresses)
     await manager.node.close()
     as_if_moved(manager, asked=asked)
     await manager.restart()

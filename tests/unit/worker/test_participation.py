@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pki.authority import RootCA
@@ -281,7 +281,7 @@ async def test_a_clock_that_was_ahead_does_not_end_renewals(host: Host) -> None:
     def renewer(source: NodeCertificate, _renew: Renew) -> Renewer:
         return Renewer(source, renew, clock=lambda: utc_now() + ahead, clock_check_s=0.01)
 
-    participation = worker_on(host, dataclasses.replace(lonely(), renewer=renewer))
+    participation = worker_on(host, msgspec.structs.replace(lonely(), renewer=renewer))
     await participation.start()
     try:
         await until(lambda: participation.error.startswith("Swarm certificates have expired"))
@@ -299,7 +299,7 @@ async def test_a_clock_that_was_ahead_does_not_end_renewals(host: Host) -> None:
 )
 async def test_a_clock_that_is_wrong_is_asked_after(host: Host, jump: timedelta, said: str) -> None:
     off = timedelta(0)
-    participation = worker_on(host, dataclasses.replace(idle(), clock=lambda: utc_now() + off))
+    participation = worker_on(host, msgspec.structs.replace(idle(), clock=lambda: utc_now() + off))
     failure = "UNAVAILABLE: failed to connect to all addresses"
     participation.on_session(failure)
     assert participation.session_error == failure

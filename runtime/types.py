@@ -8,7 +8,8 @@ Source: moby api/types/container (API 1.51).
 
 from __future__ import annotations
 
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -438,3 +439,22 @@ class LogLine(msgspec.Struct, frozen=True):
     timestamp_ns: int
     data: bytes
     partial: bool = False
+
+
+class ProcessStream(Protocol):
+    """The stdio of a process, as a client that attached to it has it; leaving its context detaches."""
+
+    async def read(self) -> tuple[str, bytes] | None:
+        """The stream ("stdout" or "stderr") and what was written to it; None at the end."""
+
+    async def write(self, data: bytes) -> None:
+        """Send to its stdin. Raises ConflictError when it is gone."""
+
+    async def close_stdin(self) -> None:
+        """End of input; output goes on."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
