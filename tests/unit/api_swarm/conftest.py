@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from api.application import build
 from api.swarm_routes import LocalLogs, routes
 from base.unix_rpc import UnixChannel, UnixServer
+from manager.consensus.inprocess import InProcessConsensus
 from manager.control.rpc import control_handler
 from proto.control_pb2_grpc import ControlStub
 from tests.unit.control.managed import Managed, running_manager
@@ -96,12 +98,13 @@ class Swarm:
             return response.status, answer["message"]
 
 
-@pytest_asyncio.fixture
-async def swarm(tmp_path: Path) -> AsyncIterator[Swarm]:
-    async with running_manager() as manager:
+@asynccontextmanager
+async def running_swarm(directory: Path, consensus: InProcessConsensus | None = None) -> AsyncIterator[Swarm]:
+    """The application over a manager whose control API listens in ``directory``."""
+    async with running_manager(consensus=consensus) as manager:
         server = UnixServer()
         server.add_generic_rpc_handlers((control_handler(manager.control.call),))
-        address = f"unix:{tmp_path}/manager.sock"
+        address = f"unix:{directory}/manager.sock"
         server.add_insecure_port(address)
         await server.start()
         channel = UnixChannel(address)
@@ -115,3 +118,9 @@ async def swarm(tmp_path: Path) -> AsyncIterator[Swarm]:
             yield Swarm(manager, member, client, application)
         await channel.close()
         await server.stop(None)
+
+
+@pytest_asyncio.fixture
+async def swarm(tmp_path: Path) -> AsyncIterator[Swarm]:
+    async with running_swarm(tmp_path) as made:
+        yield made

@@ -1,7 +1,8 @@
 """An HTTP server on a unix socket that answers as the Engine API does, from a table, and remembers what it was asked.
 
 It stands in for the daemon on the far side of a socket: the command under test speaks real HTTP to it, and so does
-the ``docker`` command that it is compared with.
+the ``docker`` command that it is compared with. ``tests/contract/test_engine_api.py`` asks it and the real application
+the same.
 """
 
 from __future__ import annotations
@@ -63,8 +64,16 @@ class FakeEngine:
         for pattern, answer in self.routes.items():
             if re.fullmatch(pattern, f"{asked.method} {asked.path}"):
                 made = answer(asked) if callable(answer) else answer
-                return made if isinstance(made, Raw) else Raw(json.dumps(made).encode())
+                return made if isinstance(made, Raw) else Raw(json.dumps(made).encode(), _status(asked))
         return missing(f"page not found: {asked.method} {asked.path}")
+
+
+DONE = Raw(b"")
+"""A change that has nothing to tell."""
+
+
+def _status(asked: Asked) -> int:
+    return 201 if asked.method == "POST" and asked.path.endswith("/create") else 200
 
 
 def missing(message: str) -> Raw:

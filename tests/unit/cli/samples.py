@@ -9,7 +9,8 @@ Object = dict[str, Any]
 
 
 def ago(**parts: float) -> str:
-    return (datetime.now(UTC) - timedelta(**parts)).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+    """A time as Go writes it: no zeros at the end."""
+    return (datetime.now(UTC) - timedelta(**parts)).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
 
 
 def node(number: int, hostname: str, *, role: str = "worker", leader: bool = False, **changes: Any) -> Object:
@@ -29,7 +30,9 @@ def node(number: int, hostname: str, *, role: str = "worker", leader: bool = Fal
         "Status": {"State": "ready", "Addr": f"10.0.0.{number}"},
     }
     if role == "manager":
-        made["ManagerStatus"] = {"Reachability": "reachable", "Addr": f"10.0.0.{number}:2377", "Leader": leader}
+        made["ManagerStatus"] = {"Reachability": "reachable", "Addr": f"10.0.0.{number}:2377"}
+        if leader:
+            made["ManagerStatus"]["Leader"] = True
     made.update(changes)
     return made
 
@@ -60,15 +63,48 @@ def task(identifier: str, of: Object, slot: int, on: Object, state: str = "runni
         "Version": {"Index": 30},
         "CreatedAt": ago(minutes=3),
         "UpdatedAt": ago(minutes=3),
-        "Spec": {"ContainerSpec": {"Image": of["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]}},
+        "Labels": of["Spec"]["Labels"],
+        "Spec": of["Spec"]["TaskTemplate"],
         "ServiceID": of["ID"],
-        "Slot": slot,
         "NodeID": on["ID"],
         "Status": {"Timestamp": ago(minutes=2, seconds=10), "State": state, "PortStatus": {}},
         "DesiredState": "running" if state == "running" else "shutdown",
     }
+    if slot:
+        made["Slot"] = slot  # a global service's task has none
     made.update(changes)
     return made
+
+
+def cluster() -> Object:
+    """The cluster as /info shows it; /swarm shows the join tokens too."""
+    return {
+        "ID": "cluster",
+        "Version": {"Index": 3},
+        "CreatedAt": ago(hours=5),
+        "UpdatedAt": ago(hours=4),
+        "Spec": {
+            "Name": "default",
+            "Labels": {},
+            "Orchestration": {"TaskHistoryRetentionLimit": 5},
+            "Raft": {
+                "SnapshotInterval": 10_000,
+                "KeepOldSnapshots": 0,
+                "LogEntriesForSlowFollowers": 500,
+                "ElectionTick": 10,
+                "HeartbeatTick": 1,
+            },
+            "Dispatcher": {"HeartbeatPeriod": 5_000_000_000},
+            "CAConfig": {"NodeCertExpiry": 7_776_000_000_000_000},
+            "TaskDefaults": {},
+            "EncryptionConfig": {"AutoLockManagers": False},
+        },
+        "TLSInfo": {"TrustRoot": "a root", "CertIssuerSubject": "c3ViamVjdA==", "CertIssuerPublicKey": "a2V5"},
+        "RootRotationInProgress": False,
+        "DefaultAddrPool": ["10.0.0.0/8"],
+        "SubnetSize": 24,
+        "DataPathPort": 4789,
+    }
 
 
 def info(me: Object) -> Object:
@@ -99,6 +135,6 @@ def info(me: Object) -> Object:
             "RemoteManagers": [{"NodeID": me["ID"], "Addr": "10.0.0.1:2377"}],
             "Nodes": 2,
             "Managers": 1,
-            "Cluster": {"ID": "clusterid"},
+            "Cluster": cluster(),
         },
     }

@@ -20,7 +20,7 @@ from cli.stack.convert import Stack, convert
 from cli.stack.names import Namespace
 from cli.stack.service import REFUSED
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_engine import FakeEngine
+from tests.unit.cli.fake_engine import DONE, FakeEngine
 
 
 def stack(text: str, **environment: str) -> Stack:
@@ -229,9 +229,9 @@ def test_a_redeploy_keeps_the_pinned_image_and_updates_in_place(engine: FakeEngi
     engine.routes = {
         "GET /services": [old, gone],
         "GET /configs": [{"ID": "cid", "Version": {"Index": 2}, "Spec": {"Name": "s_c", "Data": "b2xk", "Labels": {}}}],
-        "POST /configs/cid/update": {},
+        "POST /configs/cid/update": DONE,
         "POST /services/svc/update": {"Warnings": None},
-        "DELETE /services/gone": {},
+        "DELETE /services/gone": DONE,
     }
     ran = run("stack", "deploy", "--prune", "--resolve-image", "never", "-c", str(file), "s")
     assert (ran.code, ran.err) == (0, "")

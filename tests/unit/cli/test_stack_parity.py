@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_engine import FakeEngine, missing, refused
+from tests.unit.cli.fake_engine import DONE, FakeEngine, missing, refused
 from tests.unit.cli.test_docker_parity import docker
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command to compare with")
@@ -221,7 +221,7 @@ def test_a_refusal_names_what_was_refused(
         f"POST {refused_path}": refused(400, "not so"),
         "GET /secrets": [secret],
         "GET /secrets/.+": secret,
-        "POST /secrets/.+/update": {},
+        "POST /secrets/.+/update": DONE,
     }
     engine.routes = own | engine.routes | own  # own ones first, and with their own answers
     (tmp_path / "text").write_text("x")
@@ -256,7 +256,7 @@ def stack_of_three(engine: FakeEngine) -> None:
         "GET /configs": of_shop(entry("conf-a"), entry("conf-b")),
         "GET /(networks|tasks)": [],
         "GET /info": {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n"}},
-        "DELETE /.+": {},
+        "DELETE /.+": DONE,
     }
 
 
