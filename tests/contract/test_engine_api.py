@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tests.unit.api.fakes import INFO
 from tests.unit.api.fakes import FakeEngine as EngineOfTheAPI
 from tests.unit.api_swarm.conftest import Swarm, running_swarm
 from tests.unit.cli.fake_engine import Asked, FakeEngine
-from tests.unit.cli.sample_cluster import fill
+from tests.unit.cli.sample_cluster import fill, fill_run
 from tests.unit.cli.test_stack_parity import routes as routes_of_a_deployment
 
 Answer = tuple[int, Any]
@@ -194,13 +195,23 @@ async def test_a_creation(fake: FakeEngine, swarm: Swarm, path: str, body: Objec
     assert (status, set(theirs)) == (ours[0], set(ours[1]))
 
 
+IMAGE = "localhost:5000/team/web:2"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The engine's half of the API: one container that runs, and images in a real store."""
+
+    engine: EngineOfTheAPI
+    client: Client
+
+
 @pytest.fixture
-async def engine(tmp_path: Path, swarm: Swarm) -> AsyncIterator[Client]:
-    """A client of the engine's half: a container that runs, and images in a real store."""
+async def served(tmp_path: Path, swarm: Swarm) -> AsyncIterator[Served]:
     engine = EngineOfTheAPI()
     store = ImageStore(tmp_path / "engine", users=lambda image_id: ())
     await store.open()
-    await store.load(in_chunks(docker_archive([b""], ["localhost:5000/team/web:2"])))
+    await store.load(in_chunks(docker_archive([b""], [IMAGE])))
     await engine.start("web")
     assert engine.container is not None
     published = PublishedPort("tcp", "0.0.0.0", 8080, "172.17.0.2", 80)
@@ -210,7 +221,7 @@ async def engine(tmp_path: Path, swarm: Swarm) -> AsyncIterator[Client]:
     operations = OwnedTasks()
     context = EngineContext(engine, swarm.member, INFO, operations)
     async with TestClient(TestServer(build(engine_routes.routes(context), server="swarmd/test (linux)"))) as client:
-        yield client
+        yield Served(engine, client)
     await operations.close(grace_s=0)
     await store.close()
 
@@ -231,7 +242,32 @@ def wrong_forms(fake: Any, real: Any, path: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["/info", "/images/json", "/containers/json"])
-async def test_what_the_engine_shows_of_itself(fake: FakeEngine, engine: Client, path: str) -> None:
-    status, real = await ask(engine, "GET", path)
+async def test_what_the_engine_shows_of_itself(fake: FakeEngine, served: Served, path: str) -> None:
+    status, real = await ask(served.client, "GET", path)
     assert (status, bool(real)) == (200, True)
     assert list(wrong_forms(shown(fake, path), real)) == []
+
+
+async def test_a_run(fake: FakeEngine, served: Served) -> None:
+    fill_run(fake)
+    client, stream = served.client, served.engine.stream
+    body = {"Image": IMAGE}
+    (status, theirs), ours = (
+        ask_fake(fake, "POST", "/containers/create", body),
+        await ask(client, "POST", "/containers/create", body),
+    )
+    assert (status, list(wrong_forms(theirs, ours[1])), set(theirs)) == (ours[0], [], set(ours[1]))
+    path, path_of_fake = f"/containers/{ours[1]['Id']}", f"/containers/{theirs['Id']}"
+    stream.say("stdout", b"out\n")
+    stream.say("stderr", b"err\n")
+    stream.finish()
+    options = {"stream": "1", "stdout": "1", "stderr": "1"}
+    attached = fake.answer(Asked("POST", f"{path_of_fake}/attach", options))
+    async with client.post(f"{path}/attach", params=options) as response:
+        assert (response.status, response.content_type) == (attached.status, attached.content_type)
+        assert await response.read() == attached.body
+    started = ask_fake(fake, "POST", f"{path_of_fake}/start"), await ask(client, "POST", f"{path}/start")
+    assert started[0] == started[1]
+    served.engine.end(3)
+    ended = ask_fake(fake, "POST", f"{path_of_fake}/wait"), await ask(client, "POST", f"{path}/wait")
+    assert ended[0] == ended[1]

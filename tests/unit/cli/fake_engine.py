@@ -76,6 +76,20 @@ def _status(asked: Asked) -> int:
     return 201 if asked.method == "POST" and asked.path.endswith("/create") else 200
 
 
+def frame(stream: int, payload: bytes) -> bytes:
+    """A piece of output: 1 is stdout, 2 is stderr."""
+    return bytes([stream, 0, 0, 0]) + len(payload).to_bytes(4, "big") + payload
+
+
+def logged(*frames: bytes) -> Raw:
+    return Raw(b"".join(frames), content_type="application/vnd.docker.multiplexed-stream")
+
+
+def attached(*frames: bytes) -> Raw:
+    """Frames as well: an attachment without an upgrade never says so."""
+    return Raw(b"".join(frames), content_type="application/vnd.docker.raw-stream")
+
+
 def missing(message: str) -> Raw:
     return refused(404, message)
 

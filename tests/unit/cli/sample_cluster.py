@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.unit.cli import samples
-from tests.unit.cli.fake_engine import DONE, Asked, FakeEngine, Raw, missing
+from tests.unit.cli.fake_engine import DONE, Asked, FakeEngine, Raw, attached, frame, missing
 
 BLOB = "blob1".ljust(25, "q")
 
@@ -66,6 +66,16 @@ def fill(engine: FakeEngine) -> None:
         "GET /swarm/unlockkey": {"UnlockKey": "SWMKEY-1-x"},
         "GET /images/json": IMAGES,
         "GET /containers/json": containers(),
+    }
+
+
+def fill_run(engine: FakeEngine) -> None:
+    """Routes of a container that says something and ends with 3."""
+    engine.routes = {
+        "POST /containers/create": {"Id": "c" * 64, "Warnings": []},
+        "POST /containers/c+/attach": attached(frame(1, b"out\n"), frame(2, b"err\n")),
+        "POST /containers/c+/start": Raw(b"", 204),
+        "POST /containers/c+/wait": {"StatusCode": 3},
     }
 
 

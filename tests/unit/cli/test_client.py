@@ -16,7 +16,8 @@ from cli.client import UnreachableError
 from cli.logs import frames
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_engine import FakeEngine, Raw, refused
+from tests.unit.cli.fake_engine import FakeEngine, Raw, frame, logged, refused
+from tests.unit.cli.sample_cluster import fill_run
 
 
 def test_no_daemon(run: Run, tmp_path: Path) -> None:
@@ -106,10 +107,6 @@ def test_what_follows_the_image_belongs_to_the_command(engine: FakeEngine, run: 
     assert spec["TaskTemplate"]["ContainerSpec"]["Args"] == ["ls", "-l", "--detach=false"]
 
 
-def frame(stream: int, payload: bytes) -> bytes:
-    return bytes([stream, 0, 0, 0]) + len(payload).to_bytes(4, "big") + payload
-
-
 def test_frames() -> None:
     whole = frame(1, b"a\n") + frame(2, b"b\n") + frame(1, b"")
     assert list(frames(io.BytesIO(whole))) == [(1, b"a\n"), (2, b"b\n"), (1, b"")]
@@ -127,7 +124,7 @@ def test_service_logs_name_task_and_node(engine: FakeEngine, run: Run) -> None:
         "GET /services/[^/]+": service,
         "GET /tasks/[^/]+": task,
         "GET /nodes/[^/]+": node,
-        "GET /services/web/logs": Raw(frame(1, f"{attributes} hello there\n".encode()) + frame(2, b"bare\n")),
+        "GET /services/web/logs": logged(frame(1, f"{attributes} hello there\n".encode()), frame(2, b"bare\n")),
     }
     ran = run("service", "logs", "web")
     assert (ran.out, ran.err) == ("web.2.t1zzzzzzzzzz@host-1     | hello there\n", "bare\n")
@@ -135,12 +132,7 @@ def test_service_logs_name_task_and_node(engine: FakeEngine, run: Run) -> None:
 
 
 def test_run_ends_as_the_container_does(engine: FakeEngine, run: Run) -> None:
-    engine.routes = {
-        "POST /containers/create": {"Id": "c" * 64, "Warnings": []},
-        "POST /containers/c+/wait": {"StatusCode": 3},
-        "POST /containers/c+/attach": Raw(frame(1, b"out\n") + frame(2, b"err\n")),
-        "POST /containers/c+/start": Raw(b"", 204),
-    }
+    fill_run(engine)
     ran = run(
         "run",
         "--rm",
