@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,8 +10,9 @@ from manager.ca_state import StoreCAState
 from manager.consensus.inprocess import InProcessConsensus
 from manager.store import Store
 from pki.certificates import Identity, Role
-from proto.objects_pb2 import Cluster, Node
+from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
+from tests.unit.ca.support import SmallCluster
 
 NOW = datetime(2026, 11, 24, 12, 0, 30, 500_000, tzinfo=UTC)
 
@@ -25,64 +25,50 @@ def manager_certificate(issued_at: datetime) -> Identity:
 
 
 @pytest.fixture
-async def parts() -> AsyncIterator[tuple[Store, StoreCAState, list[str]]]:
-    consensus = InProcessConsensus()
-    store = Store(consensus, clock=lambda: 0.0)
-    state = StoreCAState(store, consensus, "c", managers=list, trust_root_pem=bytes)
+async def refused(cluster: SmallCluster) -> list[str]:
+    """The nodes whose streams were ended; ``n1`` is one of the cluster."""
     refused: list[str] = []
-    state.on_refused(refused.append)
-    await consensus.start(store)
-    working = store.begin()
-    working.create(Cluster(id="c"))
-    working.create(Node(id="n1"))
-    await store.commit(working)
-    yield store, state, refused
-    await consensus.stop()
+    cluster.state.on_refused(refused.append)
+    await cluster.add_node("n1", NodeRole.NODE_ROLE_MANAGER)
+    return refused
 
 
-async def demote(store: Store, when: datetime) -> None:
+async def demote(cluster: SmallCluster, when: datetime) -> None:
     node = Node()
-    node.CopyFrom(store.view.nodes.find("n1"))
+    node.CopyFrom(cluster.get_node("n1"))
     node.manager_certificates_void_before.FromDatetime(when)
-    await store.update(lambda working: working.update(node))
+    await cluster.managed.commit(lambda working: working.update(node))
 
 
 async def test_certificates_from_before_a_demotion_are_void_and_the_streams_end(
-    parts: tuple[Store, StoreCAState, list[str]],
+    cluster: SmallCluster, refused: list[str]
 ) -> None:
-    store, state, refused = parts
     kept = manager_certificate(NOW - timedelta(days=1))
-    assert not state.refuses_manager(kept)
-    await demote(store, NOW)
-    assert state.refuses_manager(kept)
+    assert not cluster.state.refuses_manager(kept)
+    await demote(cluster, NOW)
+    assert cluster.state.refuses_manager(kept)
     assert refused == ["n1"]
 
 
-async def test_a_certificate_of_a_later_promotion_is_good(parts: tuple[Store, StoreCAState, list[str]]) -> None:
-    store, state, _ = parts
-    await demote(store, NOW)
-    assert not state.refuses_manager(manager_certificate(NOW + timedelta(seconds=1)))
-    assert not state.refuses_manager(manager_certificate(NOW))  # whole seconds: promoted again at once
+async def test_a_certificate_of_a_later_promotion_is_good(cluster: SmallCluster, refused: list[str]) -> None:
+    await demote(cluster, NOW)
+    assert not cluster.state.refuses_manager(manager_certificate(NOW + timedelta(seconds=1)))
+    assert not cluster.state.refuses_manager(manager_certificate(NOW))  # whole seconds: promoted again at once
 
 
-async def test_a_removed_nodes_streams_end(parts: tuple[Store, StoreCAState, list[str]]) -> None:
-    store, state, refused = parts
-    cluster = Cluster()
-    cluster.CopyFrom(store.view.cluster)
-    cluster.removed_nodes["n1"].refuse_until.FromDatetime(NOW)
-    await store.update(lambda working: working.update(cluster))
-    assert state.refuses_manager(manager_certificate(NOW + timedelta(days=1)))
+async def test_a_removed_nodes_streams_end(cluster: SmallCluster, refused: list[str]) -> None:
+    await cluster.remove_node("n1")
+    assert cluster.state.refuses_manager(manager_certificate(NOW + timedelta(days=1)))
     assert refused == ["n1"]
 
 
-async def test_a_node_that_is_nobody_any_more_is_no_manager(parts: tuple[Store, StoreCAState, list[str]]) -> None:
+async def test_a_node_that_is_nobody_any_more_is_no_manager(cluster: SmallCluster) -> None:
     """Its entry among the removed ones has run out; a certificate of a longer life than was given then has not."""
-    store, state, _ = parts
-    await store.update(lambda working: working.create(Node(id="m1", role=NodeRole.NODE_ROLE_MANAGER)))
-    assert not state.is_demoted("m1")
-    await store.update(lambda working: working.remove(store.view.nodes.find("m1")))
-    assert not state.is_removed("m1", serial=1)
-    assert state.is_demoted("m1")
+    await cluster.add_node("m1", NodeRole.NODE_ROLE_MANAGER)
+    assert not cluster.state.is_demoted("m1")
+    await cluster.managed.commit(lambda working: working.remove(cluster.get_node("m1")))
+    assert not cluster.state.is_removed("m1", serial=1)
+    assert cluster.state.is_demoted("m1")
 
 
 async def test_a_manager_that_knows_nobody_yet_shuts_nobody_out() -> None:
