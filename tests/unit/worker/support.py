@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,10 +97,3 @@ async def place(folder: Path) -> AsyncIterator[Place]:
             zygote.close()
             if made.manager_pid is not None:
                 os.kill(made.manager_pid, signal.SIGKILL)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what a node gets to by itself."""
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)

@@ -23,7 +23,8 @@ from proto.node_pb2 import LocalState
 from proto.objects_pb2 import JoinTokens, Node, NodeState
 from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
 from tests.unit.pki.support import Authority
-from tests.unit.worker.support import PATIENCE_S, Place, place, until
+from tests.unit.worker.support import PATIENCE_S, Place, place
+from tests.waiting import until
 from worker.membership import local_state
 from worker.membership.addresses import SystemAddress
 from worker.membership.cluster_member import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from proto.node_pb2 import LocalState, ManagerConfig
 from proto.objects_pb2 import Node, NodeDescription
 from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
+from tests.waiting import until
 from worker.membership import local_state
 from worker.membership.cluster_member import LocalNodeState
 from worker.membership.host import Host
@@ -70,12 +70,6 @@ def idle() -> ParticipationParts:
 def lonely() -> ParticipationParts:
     """Its agent finds no manager."""
     return ParticipationParts(agent=Agents(begins=False))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def reached(participation: Participation, state: LocalNodeState) -> None:

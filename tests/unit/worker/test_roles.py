@@ -24,7 +24,7 @@ from proto.objects_pb2 import Node, NodeDescription
 from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.pki.support import Authority
-from tests.unit.worker.support import until
+from tests.waiting import until
 from worker.membership.cluster_member import MembershipError
 from worker.membership.host import Host
 from worker.membership.participation import Participation
