@@ -30,7 +30,7 @@ from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
 from manager.ca.server import CertificateRefusedError, CertificateServer
 from manager.ca.service import JoinService, NodeCAService
-from manager.ca_state import StoreCAState
+from manager.ca.state import StoreCAState
 from manager.consensus.port import (
     ConsensusError,
     LeaderState,
@@ -50,7 +50,7 @@ from manager.dispatcher.dispatcher import Dispatcher
 from manager.health import HealthService
 from manager.leader_link import LeaderLink, leader_answer
 from manager.listener import Listener, source_network
-from manager.membership import MembershipService
+from manager.raft_membership import MembershipService
 from manager.reconcile.loop import ReconcileLoop
 from manager.roles import RoleManager
 from manager.store import Store, StoreError, Working

@@ -1,7 +1,7 @@
 """The leader's care for who is a manager: wanted roles (the store) brought together with the Raft group (consensus).
 
 ``decide`` says what is to be done, ``RoleManager`` does it one step at a time and looks again. A promotion is
-finished by the new manager itself, which asks to be taken in (``manager.membership``); a demotion and the removal
+finished by the new manager itself, which asks to be taken in (``manager.raft_membership``); a demotion and the removal
 of a node are finished here.
 """
 

@@ -31,9 +31,9 @@ from pysyncobj.node import Node
 from pysyncobj.syncobj import SyncObj
 
 from manager.consensus import wire
+from manager.consensus.configuration import Configuration, ConfigurationLog
 from manager.consensus.journal import Journal, LogEntry
 from manager.consensus.library import Bridge, NoPoller, Peer
-from manager.consensus.membership import Configuration, ConfigurationLog
 from manager.consensus.outputs import MEMBERSHIP, REGULAR, Apply, Output, Rejected, Restore, TakeSnapshot
 from manager.consensus.port import NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotSender

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from manager.consensus.configuration import Configuration, check_promotion, check_removal
 from manager.consensus.core import RaftCore
-from manager.consensus.membership import Configuration, check_promotion, check_removal
 from manager.consensus.outputs import MEMBERSHIP, Done
 from manager.consensus.port import ConsensusError, Member, MembershipError, NodeID, NotLeaderError
 

@@ -9,8 +9,8 @@ import structlog
 
 from manager.consensus import wire
 from manager.consensus.adapter import FOLLOWER, Adapter, Parts
+from manager.consensus.configuration import Configuration
 from manager.consensus.guard import Extend, Known, Missing, check_append
-from manager.consensus.membership import Configuration
 from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, MEMBERSHIP, NO_OP, REGULAR, Deposed, Done, Ready
 from manager.consensus.port import CorruptStateError, NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotReceiver

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from manager.consensus.configuration import Configuration
 from manager.consensus.journal import LogEntry
-from manager.consensus.membership import Configuration
 from manager.consensus.port import ConsensusError
 
 COMMAND_ID_SIZE_BYTES = 16

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from manager.consensus.configuration import Configuration, ConfigurationLog, new_group
 from manager.consensus.files import Files
 from manager.consensus.journal import Journal
-from manager.consensus.membership import Configuration, ConfigurationLog, new_group
 from manager.consensus.outputs import MEMBERSHIP, NO_OP
 from manager.consensus.port import CorruptStateError, Member, NodeID
 from manager.consensus.sealed import KeyRing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from manager.consensus.membership import majority
+from manager.consensus.configuration import majority
 from manager.consensus.port import NodeID
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from manager.consensus.configuration import Configuration
 from manager.consensus.files import Files
-from manager.consensus.membership import Configuration
 from manager.consensus.port import CorruptStateError
 from manager.consensus.sealed import KeyRing, SealedWriter, stream_sealed
 

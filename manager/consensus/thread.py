@@ -14,8 +14,8 @@ import structlog
 from manager.consensus import wire
 from manager.consensus.adapter import Parts
 from manager.consensus.changes import MembershipChanges
+from manager.consensus.configuration import Configuration
 from manager.consensus.core import RaftCore
-from manager.consensus.membership import Configuration
 from manager.consensus.outputs import Done, Output
 from manager.consensus.port import ConsensusError, LeaderState, Member, NodeID, NotLeaderError
 from manager.consensus.recovery import OpenedState, force_new_group, found_group, open_state

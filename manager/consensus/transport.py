@@ -20,7 +20,7 @@ import structlog
 from base.backoff import Backoff
 from base.tasks import OwnedTasks
 from manager.consensus import wire
-from manager.consensus.membership import Configuration
+from manager.consensus.configuration import Configuration
 from manager.consensus.port import ConsensusError, NodeID
 from manager.consensus.settings import Timing
 from pki.addresses import split_host_port

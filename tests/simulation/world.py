@@ -17,8 +17,8 @@ from manager.consensus import wire
 from manager.consensus.adapter import Parts
 from manager.consensus.changes import MembershipChanges
 from manager.consensus.commands import Applier
+from manager.consensus.configuration import Configuration
 from manager.consensus.core import RaftCore
-from manager.consensus.membership import Configuration
 from manager.consensus.outputs import Apply, Deposed, Done, Output, Ready, Rejected, Restore, TakeSnapshot
 from manager.consensus.port import ConsensusError, Entry, Member, NodeID, NotLeaderError, ProposalUnknownError
 from manager.consensus.recovery import OpenedState, found_group, open_state

@@ -13,7 +13,7 @@ import grpc
 
 from manager.ca.server import CertificateRefusedError, CertificateServer
 from manager.ca.service import JoinService
-from manager.ca_state import StoreCAState
+from manager.ca.state import StoreCAState
 from manager.consensus.inprocess import InProcessConsensus
 from manager.listener import Limits, Listener
 from pki.certificates import Role

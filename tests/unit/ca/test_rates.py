@@ -11,7 +11,7 @@ import pytest
 
 import manager.authorization
 import manager.ca.service
-import manager.ca_state
+import manager.ca.state
 from base.rate_limit import RateLimit
 from manager.ca.service import JOINS_BURST, JOINS_RATE_S, RENEWALS_BURST, NodeCAService
 from pki.certificates import Identity, Role

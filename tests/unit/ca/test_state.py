@@ -1,4 +1,4 @@
-"""What the certificate server reads and writes of the store (manager/ca_state.py; A1.15, A1.16, A2.09)."""
+"""What the certificate server reads and writes of the store (manager/ca/state.py; A1.15, A1.16, A2.09)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 import grpc
 import pytest
 
-import manager.ca_state
+import manager.ca.state
 from manager.ca.server import CertificateRefusedError, NewNode, NodeRecord
 from manager.control.defaults import NODE_CERT_EXPIRY_NS
 from manager.control.nodes import REMOVED_GRACE
@@ -41,7 +41,7 @@ async def test_nodes_that_join_at_once_all_get_their_objects(cluster: SmallClust
 async def test_so_many_nodes_may_have_joined_and_not_come(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager.ca_state, "NEVER_CAME_NODES_MAX", 3)
+    monkeypatch.setattr(manager.ca.state, "NEVER_CAME_NODES_MAX", 3)
     for number in range(3):
         await cluster.state.register_node(new_node(f"n{number}"))
     with pytest.raises(CertificateRefusedError, match="3 nodes have joined the swarm and have not shown up") as refusal:

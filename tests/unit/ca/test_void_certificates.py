@@ -1,4 +1,4 @@
-"""A demoted or removed manager's kept certificate opens no Raft stream (manager/ca_state.py, listener.py)."""
+"""A demoted or removed manager's kept certificate opens no Raft stream (manager/ca/state.py, listener.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from manager.ca_state import StoreCAState
+from manager.ca.state import StoreCAState
 from manager.consensus.inprocess import InProcessConsensus
 from manager.store import Store
 from pki.certificates import Identity, Role

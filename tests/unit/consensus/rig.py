@@ -11,8 +11,8 @@ from pysyncobj import syncobj
 from manager.consensus import wire
 from manager.consensus.adapter import Parts
 from manager.consensus.changes import MembershipChanges
+from manager.consensus.configuration import Configuration
 from manager.consensus.core import RaftCore
-from manager.consensus.membership import Configuration
 from manager.consensus.outputs import MEMBERSHIP, NO_OP, REGULAR, Apply
 from manager.consensus.port import Member, NodeID
 from manager.consensus.recovery import open_state

@@ -195,7 +195,7 @@ ALLOWED = {
     "model/transitions.py": "the writer",
     "model/tasks.py": "makes tasks",
     "dispatcher/nodes.py": "writes the status of nodes",
-    "ca_state.py": "makes nodes",
+    "ca/state.py": "makes nodes",
 }
 """Who may write something called status or desired_state, and why."""
 

@@ -13,7 +13,7 @@ import pytest
 from manager.authorization import LocalInterceptor
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import Member, NodeID
-from manager.membership import MembershipService
+from manager.raft_membership import MembershipService
 from manager.store import Store
 from pki.certificates import Identity, Role
 from pki.node_certificate import utc_now
