@@ -36,7 +36,7 @@ from runtime.containers.stdio import Stdio
 from runtime.containers.store import ContainerStore
 from runtime.containers.usage import list_processes
 from runtime.disk_usage import DiskUsage, disk_usage
-from runtime.errors import ConflictError, InvalidParameterError, NotFoundError
+from runtime.errors import ConflictError, InvalidParameterError, NotFoundError, NotRunningError
 from runtime.events import EventBus
 from runtime.images import ImageNotFoundError, ImageStore
 from runtime.kernel.linux_network import LinuxNetwork
@@ -233,10 +233,8 @@ class Engine:
     async def wait(self, ref: str, condition: WaitCondition = "not-running") -> WaitResult:
         """Block until the condition holds: not running (now counts), the next exit, or removed."""
         container = self._store.get(ref)
-        if condition not in ("not-running", "next-exit", "removed", ""):
-            raise InvalidParameterError(f'invalid condition: "{condition}"')
         running = container.running or container.state.Status is Status.RESTARTING
-        if condition in ("not-running", "") and not running:
+        if condition == "not-running" and not running:
             return WaitResult(StatusCode=container.state.ExitCode, Error=container.state.Error)
         return await container.wait("removed" if condition == "removed" else "exit")
 
@@ -250,9 +248,9 @@ class Engine:
 
     async def rename(self, ref: str, name: str) -> None:
         """Give the container another name. Raises NameConflictError, InvalidParameterError."""
-        container = self._store.get(ref)
         if not name.strip("/"):
             raise InvalidParameterError("Neither old nor new names may be empty")
+        container = self._store.get(ref)
         old = container.record.Name
         if name.removeprefix("/") == old:
             raise InvalidParameterError("Renaming a container with the same name as its current name")
@@ -355,7 +353,7 @@ class Engine:
         """Titles and rows of ps for the container's processes. Raises ConflictError when it does not run."""
         container = self._store.get(ref)
         if not container.running:
-            raise ConflictError(f"container {container.id} is not running")
+            raise NotRunningError(container.id)
         return await asyncio.to_thread(list_processes, container.state.Pid, self._layout, ps_args)
 
     async def disk_usage(self, kinds: Collection[str]) -> DiskUsage:

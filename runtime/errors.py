@@ -5,6 +5,9 @@ The messages are the Engine API's own where it has one, because users search for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 
 class EngineError(Exception):
     """Base of everything the engine raises on purpose. HTTP 500 unless a subclass says otherwise."""
@@ -75,6 +78,35 @@ class ExecNotFoundError(NotFoundError):
     def __init__(self, exec_id: str) -> None:
         super().__init__(f"No such exec instance: {exec_id}")
         self.exec_id = exec_id
+
+
+class AttachRefusedError(ConflictError):
+    """A container that is "paused" or "restarting" (``HINTS``) cannot be attached to, nor can what it said be replayed."""
+
+    HINTS: ClassVar[Mapping[str, str]] = {
+        "paused": "unpause the container before attach",
+        "restarting": "wait until the container is running",
+    }
+
+    def __init__(self, *, container_id: str, status: str) -> None:
+        super().__init__(f"container {container_id} is {status}, {self.HINTS[status]}")
+        self.container_id, self.status = container_id, status
+
+
+class ExecHasRunError(ConflictError):
+    """An exec runs once."""
+
+    def __init__(self, exec_id: str) -> None:
+        super().__init__(f"exec {exec_id} has already been run")
+        self.exec_id = exec_id
+
+
+class NotRunningError(ConflictError):
+    """What is asked for needs a container that runs."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"container {container_id} is not running")
+        self.container_id = container_id
 
 
 class NameConflictError(ConflictError):

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from api.engine_routes.context import EngineContext
-from api.errors import BadRequestError, ConflictError, is_expected, message_of
+from api.errors import BadRequestError, is_expected, message_of
 from api.filters import timestamp_ns
 from api.lenient import convert
 from api.requests import flag, integer, json_body, json_response
@@ -32,9 +32,8 @@ from api.streams import (
 from api.versions import APIVersion, version_of
 from base.tasks import cancel_and_wait
 from base.times import NANOSECONDS
-from runtime.errors import ConflictError as EngineConflictError
-from runtime.errors import EngineError
-from runtime.types import ExecConfig, ExecInspect, LogLine, ProcessStream
+from runtime.errors import AttachRefusedError, ConflictError, EngineError, ExecHasRunError
+from runtime.types import ContainerJSON, ExecConfig, ExecInspect, LogLine, ProcessStream
 
 log = structlog.get_logger(__name__)
 
@@ -103,14 +102,10 @@ class ContainerIORoutes:
         stdin, stdout, stderr = (flag(request, name) for name in ("stdin", "stdout", "stderr"))
         keys = _detach_keys(request)
         container = self._engine.inspect(request.match_info["id"])
-        if container.State.Paused:
-            raise ConflictError(f"container {container.Id} is paused, unpause the container before attach")
-        if container.State.Restarting:
-            raise ConflictError(f"container {container.Id} is restarting, wait until the container is running")
         tty, multiplexed = container.Config.Tty, not container.Config.Tty
         await request.read()
         if not flag(request, "stream"):
-            return await self._replay(request, container.Id, stdout=stdout, stderr=stderr, multiplexed=multiplexed)
+            return await self._replay(request, container, stdout=stdout, stderr=stderr, multiplexed=multiplexed)
         stdin = stdin and container.Config.OpenStdin
         stream = await self._engine.attach(
             container.Id, stdin=stdin, stdout=stdout, stderr=stderr, logs=flag(request, "logs")
@@ -130,13 +125,15 @@ class ContainerIORoutes:
         return client
 
     async def _replay(
-        self, request: web.Request, container_id: str, *, stdout: bool, stderr: bool, multiplexed: bool
+        self, request: web.Request, container: ContainerJSON, *, stdout: bool, stderr: bool, multiplexed: bool
     ) -> web.StreamResponse:
         """``logs=1`` without ``stream=1``: what was written so far, then the end."""
+        if container.State.Status in AttachRefusedError.HINTS:
+            raise AttachRefusedError(container_id=container.Id, status=container.State.Status)
         client = await hijack(request, multiplexed=multiplexed and version_of(request) >= MULTIPLEXED_SINCE)
         with _after_head("attach.failed"):
             if flag(request, "logs") and (stdout or stderr):
-                async for line in self._engine.logs(container_id, stdout=stdout, stderr=stderr):
+                async for line in self._engine.logs(container.Id, stdout=stdout, stderr=stderr):
                     await client.send(frame(line.stream, line.data) if multiplexed else line.data)
             await client.finish()
         return client
@@ -149,8 +146,6 @@ class ContainerIORoutes:
 
     async def exec_create(self, request: web.Request) -> web.Response:
         config = convert(await json_body(request), ExecConfig)
-        if not config.Cmd:
-            raise BadRequestError("No exec command specified")
         if config.DetachKeys:
             _parsed_keys(config.DetachKeys)
         exec_id = await self._operations.run_to_end(
@@ -171,7 +166,7 @@ class ContainerIORoutes:
             await self._operations.run_to_end(self._engine.exec_start(exec_id, detach=True), name="exec.start")
             return web.Response()
         if facts.Running or facts.ExitCode is not None:
-            raise ConflictError(f"exec {exec_id} has already been run")
+            raise ExecHasRunError(exec_id)
         # Whether output is framed is for this request to say, not for the exec's terminal (moby, postContainerExecStart).
         tty = body.Tty
         client = await hijack(request, multiplexed=not tty and version_of(request) >= MULTIPLEXED_SINCE)
@@ -281,7 +276,7 @@ class Pump:
             try:
                 if data:
                     await self._process.write(data)
-            except EngineConflictError:
+            except ConflictError:
                 return False  # the process ended; its output says the rest
             if detached:
                 return True

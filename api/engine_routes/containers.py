@@ -160,9 +160,7 @@ class ContainerRoutes:
 
     async def rename(self, request: web.Request) -> web.Response:
         name = request.query.get("name", "")
-        if not name:
-            raise BadRequestError("Neither old nor new names may be empty")
-        if not NAME.fullmatch(name):
+        if name and not NAME.fullmatch(name):
             raise InvalidNameError(name)
         await self._operations.run_to_end(
             self._engine.rename(request.match_info["id"], name.lstrip("/")), name="container.rename"

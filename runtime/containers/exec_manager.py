@@ -16,7 +16,14 @@ from runtime.containers.runc import Runc
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.times import rfc3339
-from runtime.errors import ConflictError, ExecNotFoundError, InvalidParameterError, StartError
+from runtime.errors import (
+    ConflictError,
+    ExecHasRunError,
+    ExecNotFoundError,
+    InvalidParameterError,
+    NotRunningError,
+    StartError,
+)
 from runtime.events import EventBus
 from runtime.types import ExecConfig, ExecInspect
 
@@ -47,9 +54,9 @@ class ExecManager:
 
     def create(self, ref: str, config: ExecConfig) -> str:
         """See ``Engine.exec_create``."""
-        container = self._store.get(ref)
         if not config.Cmd:
             raise InvalidParameterError("No exec command specified")
+        container = self._store.get(ref)
         self._refuse_unless_running(container)
         if container.state.Status is Status.PAUSED:
             raise ConflictError(f"container {ref} is paused, unpause the container before exec")
@@ -64,7 +71,7 @@ class ExecManager:
         item = self.get(exec_id)
         container = self._store.get(item.container_id)
         if item.started:
-            raise ConflictError(f"exec {exec_id} has already been run")
+            raise ExecHasRunError(exec_id)
         self._refuse_unless_running(container)
         stream = await self._run(item, container, detach=detach)
         self._publish(container, f"exec_start: {' '.join(item.config.Cmd or ())}", item)
@@ -180,7 +187,7 @@ class ExecManager:
     @staticmethod
     def _refuse_unless_running(container: Container) -> None:
         if not container.running:
-            raise ConflictError(f"container {container.id} is not running")
+            raise NotRunningError(container.id)
 
     def _publish(self, container: Container, action: str, item: Exec, **attributes: str) -> None:
         announce(self._events, container, action, execID=item.id, **attributes)

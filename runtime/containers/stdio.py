@@ -11,7 +11,7 @@ from runtime.containers.attach import AttachStream
 from runtime.containers.container import Container
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
-from runtime.errors import ConflictError
+from runtime.errors import AttachRefusedError, ConflictError, NotRunningError
 from runtime.kernel.syscalls import Watcher
 from runtime.types import LogLine
 
@@ -51,10 +51,8 @@ class Stdio:
         self, container: Container, *, stdin: bool, stdout: bool, stderr: bool, with_log: bool
     ) -> AttachStream:
         """See ``Engine.attach``."""
-        if container.state.Status is Status.PAUSED:
-            raise ConflictError(f"container {container.id} is paused, unpause the container before attach")
-        if container.state.Status is Status.RESTARTING:
-            raise ConflictError(f"container {container.id} is restarting, wait until the container is running")
+        if (status := container.state.Status) in AttachRefusedError.HINTS:
+            raise AttachRefusedError(container_id=container.id, status=status)
 
         def forget(stream: AttachStream) -> None:
             if stream in container.pending_attaches:
@@ -79,7 +77,7 @@ class Stdio:
     async def resize(self, container: Container, height: int, width: int) -> None:
         """See ``Engine.resize``."""
         if not container.running:
-            raise ConflictError(f"container {container.id} is not running")
+            raise NotRunningError(container.id)
         await asyncio.to_thread(conmon.resize, self._paths.bundle(container.id), height, width)
 
     async def _turn_logs(self) -> None:

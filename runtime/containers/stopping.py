@@ -12,7 +12,7 @@ from runtime.containers.container import Container
 from runtime.containers.runc import Runc
 from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore
-from runtime.errors import ConflictError, NotModifiedError
+from runtime.errors import ConflictError, NotModifiedError, NotRunningError
 from runtime.events import EventBus
 
 STOP_TIMEOUT_S = 10.0
@@ -79,7 +79,7 @@ class Stopping:
         """See ``Engine.pause``."""
         async with container.lock:
             if not container.running:
-                raise ConflictError(f"container {container.id} is not running")
+                raise NotRunningError(container.id)
             if container.state.Status is Status.PAUSED:
                 raise ConflictError(f"container {container.id} is already paused")
             await self._runc.pause(container.id)

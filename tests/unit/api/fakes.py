@@ -22,7 +22,13 @@ from runtime.containers.states import Event, Status
 from runtime.containers.stats import Sample, one_sample, samples
 from runtime.containers.times import rfc3339
 from runtime.engine import Engine, Filters, WaitCondition
-from runtime.errors import ConflictError, ContainerNotFoundError, NotModifiedError
+from runtime.errors import (
+    ConflictError,
+    ContainerNotFoundError,
+    InvalidParameterError,
+    NotModifiedError,
+    NotRunningError,
+)
 from runtime.events import EventBus
 from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, Progress, RegistryAuth
 from runtime.images.login import login
@@ -281,7 +287,7 @@ class FakeEngine(Engine):
     async def pause(self, ref: str) -> None:
         container = self._find(ref)
         if not container.running:
-            raise ConflictError(f"container {container.id} is not running")
+            raise NotRunningError(container.id)
         if container.state.Status is Status.PAUSED:
             raise ConflictError(f"container {container.id} is already paused")
         container.move(Event.PAUSED)
@@ -362,10 +368,12 @@ class FakeEngine(Engine):
     async def top(self, ref: str, ps_args: str) -> Any:
         container = self._find(ref)
         if not container.running:
-            raise ConflictError(f"container {container.id} is not running")
+            raise NotRunningError(container.id)
         return ["PID"], [["1"]]
 
     async def exec_create(self, ref: str, config: ExecConfig) -> str:
+        if not config.Cmd:
+            raise InvalidParameterError("No exec command specified")
         self.calls.append(("exec_create", self._find(ref).id, config))
         return "e" * 64
 
