@@ -1,7 +1,7 @@
 """What one node has to run, as a set and its differences (features A2.08, A6.02). Pure: a view in, changes out.
 
-A node gets its tasks and what its live tasks need, nothing else: that is said by the kinds of objects themselves
-(``Kind.assigned``; spec versions, secrets and configs). A task counts as live until its observed state is final: what is dead needs its secrets no longer, but stays
+A node gets its tasks and what those of them need that have not ended, nothing else: that is said by the kinds of objects
+themselves (``Kind.assigned``; spec versions, secrets and configs). What has ended needs its secrets no longer, but stays
 assigned until its object is removed, so that the node keeps the container (A6.09).
 
 What the agent itself reported (status, addresses on the node's own bridge) is not sent back as a change, with one

@@ -165,3 +165,47 @@ def test_names_that_a_page_quotes_are_in_the_code(page: Path) -> None:
     quoted = QUOTED.findall(page.read_text())
     names = {name.rpartition(".")[2] for name in quoted if re.fullmatch(r"(\w+\.)*[A-Z][A-Za-z]+", name)}
     assert names - words() - outside == set()
+
+
+PARTS_OF = {
+    "agent": "worker/agent",
+    "consensus": "manager/consensus",
+    "control": "manager/control",
+    "dispatcher": "manager/dispatcher",
+    "membership": "worker/membership",
+    "runtime": "runtime/containers",
+    "store": "manager/store",
+}
+
+
+@pytest.mark.parametrize(("page", "folder"), PARTS_OF.items(), ids=PARTS_OF)
+def test_a_page_names_every_part_of_what_it_is_about(page: str, folder: str) -> None:
+    """By its name alone, as a file, or at the end of a path."""
+    quoted = {
+        name.removesuffix(".py").rpartition("/")[2]
+        for name in QUOTED.findall((DOCS / "design" / f"{page}.md").read_text())
+    }
+    parts = {path.stem for path in (DOCS.parent / folder).glob("*.py") if path.stem != "__init__"}
+    assert parts - quoted == set()
+
+
+@pytest.mark.parametrize(("page", "folder"), PARTS_OF.items(), ids=PARTS_OF)
+def test_what_a_page_lists_as_modules_is_there(page: str, folder: str) -> None:
+    """The first column of a table of modules that are named without their folder, each a file or a folder."""
+    table = (DOCS / "design" / f"{page}.md").read_text().lower().partition("| module |")[2].partition("\n\n")[0]
+    listed = {name for row in table.splitlines() for name in QUOTED.findall(row.split("|")[1] if "|" in row else "")}
+    bare = {name.rstrip("/") for name in listed if not name.endswith(".py")}
+    at = DOCS.parent / folder
+    assert bare - {path.stem for path in (*at.iterdir(), *at.parent.iterdir())} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_classes_that_a_page_names_by_their_module_are_in_it(page: Path) -> None:
+    named = [
+        name.rpartition(".") for name in QUOTED.findall(page.read_text()) if re.fullmatch(r"(\w+\.)+[A-Z]\w+", name)
+    ]
+    for module, _, name in named:
+        if module.partition(".")[0] in PACKAGES:
+            source = DOCS.parent / f"{module.replace('.', '/')}.py"
+            assert source.is_file(), f"{module}.{name}"
+            assert re.search(rf"^class {name}\b", source.read_text(), re.MULTILINE), f"{module}.{name}"
