@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 CLONE_FS = 0x200
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 THREADS = 4
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -39,6 +40,12 @@ def _call(name: str, *arguments: object) -> None:
 def mount_overlay(target: Path, options: str) -> None:
     """Blocks. Raises OSError."""
     _call("mount", b"overlay", os.fsencode(target), b"overlay", ctypes.c_ulong(0), os.fsencode(options))
+
+
+def mount_tmpfs(target: Path, options: str) -> None:
+    """Without programs, devices and set-user-ID. Blocks. Raises OSError."""
+    flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    _call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", flags, os.fsencode(options))
 
 
 def unmount(target: Path) -> None:

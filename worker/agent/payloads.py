@@ -7,7 +7,6 @@ survive a restart of the daemon, never touch a disk, and go with the container. 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import posixpath
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import Driver, FileTarget
+from runtime.kernel.mounts import filesystem_of, mount_tmpfs
 from runtime.types import Mount
 from worker.agent.container_spec import NodeFacts, expand_env, expand_in, template_fields
 from worker.agent.executor import Assignment, ExecutorError
@@ -24,7 +24,6 @@ from worker.agent.executor import Assignment, ExecutorError
 SECRETS_FOLDER = "/run/secrets"
 
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +154,9 @@ class PayloadFolder:
         """
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _file_system(self._path) not in _MEMORY_FILE_SYSTEMS:
-                _mount_tmpfs(self._path)
+            mountinfo = Path("/proc/self/mountinfo").read_text()
+            if filesystem_of(self._path.resolve(), mountinfo) not in _MEMORY_FILE_SYSTEMS:
+                mount_tmpfs(self._path, "mode=0700")
             self._path.chmod(0o700)
         except OSError as error:
             raise ExecutorError(f"no memory file system for secrets at {self._path}: {error}") from error
@@ -197,24 +197,3 @@ def _write(path: Path, file: PayloadFile) -> None:
         os.fchmod(descriptor, file.mode)
     finally:
         os.close(descriptor)
-
-
-def _file_system(path: Path) -> str:
-    """The type of the file system that ``path`` is on: the longest mount point above it, the last of equals."""
-    wanted = os.path.realpath(path)
-    best, kind = "", ""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        point = before.split()[4].encode().decode("unicode_escape")
-        inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, after.split()[0]
-    return kind
-
-
-def _mount_tmpfs(path: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, b"mode=0700") != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
