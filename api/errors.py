@@ -58,12 +58,6 @@ class NotServedError(APIError):
     status = HTTPStatus.NOT_IMPLEMENTED
 
 
-class UnavailableError(APIError):
-    """The host cannot answer this now, or not in its present role (503)."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-
-
 STATUS_BY_CODE: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.OUT_OF_RANGE: 400,

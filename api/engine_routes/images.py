@@ -12,7 +12,6 @@ import base64
 import binascii
 from collections.abc import Mapping
 
-import structlog
 from aiohttp import web
 
 from api.engine_routes.context import EngineContext
@@ -21,8 +20,6 @@ from api.requests import auth_header, filters_of, flag, json_response
 from api.streams import Progress, ProgressMessage, answer_with_progress, start_stream
 from api.versions import APIVersion, version_of
 from runtime.images import Image, RegistryAuth
-
-log = structlog.get_logger(__name__)
 
 VIRTUAL_SIZE_UNTIL = APIVersion(1, 43)
 TAR = "application/x-tar"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from runtime.containers import capabilities, logs, mounts, restart, signals, spec
+from runtime.containers import capabilities, logs, restart, signals, spec
 from runtime.containers.container import Container
 from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
@@ -180,10 +180,3 @@ def inherited_mounts(host: HostConfig, sources: Sequence[Container]) -> list[Mou
         points = (point for point in source.record.Mounts if point.Type != "tmpfs")
         found += [msgspec.structs.replace(point, RW=point.RW and not read_only) for point in points]
     return found
-
-
-def plan_mounts(
-    config: ContainerConfig, host: HostConfig, inherited: Sequence[MountPoint]
-) -> list[mounts.MountRequest]:
-    """See ``mounts.plan``."""
-    return mounts.plan(config, host, inherited)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from runtime.containers import creation
+from runtime.containers import creation, mounts
 from runtime.containers.announcements import announce
 from runtime.containers.mounts import MountRequest, mount_point
 from runtime.containers.record import Record
@@ -56,7 +56,7 @@ class Creator:
         host = msgspec.structs.replace(host, Runtime=host.Runtime or "runc")
         host, endpoints = self._networks(host, networking)
         sources = [self._store.get(entry.partition(":")[0]) for entry in host.VolumesFrom or ()]
-        planned = creation.plan_mounts(config, host, creation.inherited_mounts(host, sources))
+        planned = mounts.plan(config, host, creation.inherited_mounts(host, sources))
         container_id = self._store.new_id()
         name = self._store.claim_name(name, container_id)
         anonymous: list[str] = []

@@ -15,7 +15,6 @@ from runtime.containers.execs import Exec
 from runtime.containers.runc import Runc
 from runtime.containers.states import Status
 from runtime.containers.store import ContainerStore
-from runtime.containers.times import rfc3339
 from runtime.errors import (
     ConflictError,
     ExecHasRunError,
@@ -158,7 +157,7 @@ class ExecManager:
         """Begin probing when there is a health check."""
         if container.state.Health is None:
             return
-        work = health.watch(container, self._probe, self._health_changed, rfc3339)
+        work = health.watch(container, self._probe, self._health_changed)
         self._probes[container.id] = self._tasks.spawn(work, name=f"health {container.id[:12]}")
 
     async def _probe(self, container: Container, args: list[str], timeout_s: float) -> tuple[int, str]:

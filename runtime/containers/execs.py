@@ -20,15 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from runtime.containers import attach, users
 from runtime.containers.attach import AttachStream
 from runtime.containers.conmon import Paths, Tools, failure_code, failure_reason, runc_arguments
 from runtime.errors import HostError, StartError
 from runtime.types import ExecConfig, ExecInspect, ExecProcessConfig
-
-log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 30.0
 

@@ -7,14 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
-import structlog
 
 from runtime.containers.container import Container
 from runtime.containers.states import Status
+from runtime.containers.times import rfc3339
 from runtime.errors import EngineError
 from runtime.types import Health, HealthcheckResult, HealthConfig
-
-log = structlog.get_logger(__name__)
 
 OUTPUT_SIZE_MAX = 4096
 LOG_LENGTH = 5
@@ -74,9 +72,7 @@ def next_delay(health: Health, plan: Schedule, age_s: float) -> float:
 Probe = Callable[[Container, list[str], float], Awaitable[tuple[int, str]]]
 
 
-async def watch(
-    container: Container, probe: Probe, changed: Callable[[Container, str], None], clock: Callable[[int], str]
-) -> None:
+async def watch(container: Container, probe: Probe, changed: Callable[[Container, str], None]) -> None:
     """Probe until cancelled. ``changed`` is called with the container and its previous status after each probe."""
     config = container.record.Config.Healthcheck
     if config is None or not (args := command(config, container.record.Config.Shell)):
@@ -87,13 +83,13 @@ async def watch(
         await asyncio.sleep(next_delay(health, plan, time.monotonic() - began))
         if container.state.Status is Status.PAUSED:
             continue
-        start = clock(time.time_ns())
+        start = rfc3339(time.time_ns())
         try:
             code, output = await probe(container, args, plan.timeout_s)
         except EngineError as error:
             code, output = -1, str(error)
         if not container.running:
             return
-        result = HealthcheckResult(Start=start, End=clock(time.time_ns()), ExitCode=code, Output=output)
+        result = HealthcheckResult(Start=start, End=rfc3339(time.time_ns()), ExitCode=code, Output=output)
         container.state.Health = after_probe(health, result, plan, time.monotonic() - began)
         changed(container, health.Status)

@@ -14,8 +14,6 @@ from base.times import moment_s
 from runtime.errors import InvalidParameterError
 from runtime.types import ContainerSummary
 
-FILTERS = ("label", "label!", "until")
-
 
 class ContainerPruneReport(msgspec.Struct):
     """The answer of ``POST /containers/prune``, with an empty list where the API has null."""

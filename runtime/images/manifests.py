@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from runtime.images.content import digest_of
 from runtime.images.errors import InvalidReferenceError, ManifestError, PlatformMismatchError
 from runtime.images.platforms import choose, satisfies
 from runtime.images.reference import check_digest
@@ -25,7 +24,6 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 INDEXES, MANIFESTS = (OCI_INDEX, DOCKER_LIST), (OCI_MANIFEST, DOCKER_MANIFEST)
 ACCEPT = (DOCKER_MANIFEST, DOCKER_LIST, OCI_INDEX, OCI_MANIFEST)
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"
@@ -239,10 +237,3 @@ def epoch_of(text: str | None) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0, int(moment.timestamp())) if moment.year > 1 else 0
-
-
-def verified(data: bytes, digest: str) -> bytes:
-    """``data`` if it hashes to ``digest``. Raises ManifestError."""
-    if digest_of(data) != digest:
-        raise ManifestError(f"manifest verification failed for digest {digest}")
-    return data

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import grpc
 import structlog
 
+from base.grpc_codes import CODE_BY_NUMBER, go_text
 from pki.certificates import Role
 from pki.errors import (
     FrameError,
@@ -30,15 +32,6 @@ log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0
 
-_REFUSALS = {
-    3: "InvalidArgument",
-    7: "PermissionDenied",
-    8: "ResourceExhausted",
-    9: "FailedPrecondition",
-    12: "Unimplemented",
-}
-"""gRPC codes as Go spells them: users' scripts look for these words (W05)."""
-
 
 async def join_by_token(request: JoinRequest, *, tell: Callable[[str], None]) -> JoinResult:
     """Ask the managers until one answers, for as long as it takes.
@@ -57,8 +50,8 @@ async def join_by_token(request: JoinRequest, *, tell: Callable[[str], None]) ->
             log.info("join.retried", reason=str(error))
             await asyncio.sleep(_RETRY_S)
         except JoinRefusedError as error:
-            name = _REFUSALS.get(error.code, "Unknown")
-            raise InvalidRequestError(f"rpc error: code = {name} desc = {error}") from error
+            code = CODE_BY_NUMBER.get(error.code, grpc.StatusCode.UNKNOWN)
+            raise InvalidRequestError(go_text(code, str(error))) from error
         except (InvalidTokenError, InvalidCertificateError, FrameError, PKIError, ValueError) as error:
             raise InvalidRequestError(str(error)) from error
 
