@@ -16,7 +16,6 @@ import structlog
 from api.options import DEFAULT_HOST, DEFAULT_STATE
 from api.server import ApiServer, DaemonInfo, ListenError
 from api.startup import StartError, notify_systemd
-from api.swarm_routes import engine_logs
 from base.version import VERSION
 from runtime.engine import Engine
 from worker.agent.container_spec import NodeFacts
@@ -79,7 +78,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         insecure_registries=options.insecure_registry,
         mirrors=options.registry_mirror,
     )
-    server = ApiServer(engine, node, info=info, local_logs=engine_logs(engine))
+    server = ApiServer(engine, node, info=info)
     try:
         await node.open()
         try:

@@ -44,17 +44,21 @@ def filters_of(request: web.Request, known: Collection[str] | None = None) -> Fi
     return parse_filters(request.query.get("filters", ""), known)
 
 
-async def json_body(request: web.Request) -> dict[str, object]:
-    """The JSON object in the body, ``{}`` when there is none.
+async def read_body(request: web.Request) -> bytes:
+    """The body, which must say that it is JSON: a web page can make a browser send text to a loopback port, not JSON.
 
-    Any other content type is refused: a web page can make a browser post text to a loopback port, not JSON.
+    Raises: BadRequestError.
     """
     body = await request.read()
-    if not body:
-        return {}
-    if request.content_type != "application/json":
+    if body and request.content_type != "application/json":
         raise BadRequestError(f"unsupported Content-Type header ({request.content_type}): must be 'application/json'")
-    return decode_object(body)
+    return body
+
+
+async def json_body(request: web.Request) -> dict[str, object]:
+    """The JSON object in the body, ``{}`` when there is none. Raises: BadRequestError."""
+    body = await read_body(request)
+    return decode_object(body) if body else {}
 
 
 def auth_header(request: web.Request, name: str = "X-Registry-Auth") -> dict[str, object]:

@@ -16,7 +16,6 @@ from api import engine_routes, swarm_routes
 from api.application import build
 from api.engine_routes.context import DaemonInfo, EngineContext
 from api.sockets import Listener, ListenError, listen
-from api.swarm_routes import LocalLogs, engine_logs
 from api.versions import MAX_VERSION
 from base.tasks import OwnedTasks
 from runtime.engine import Engine
@@ -38,15 +37,11 @@ class ApiServer:
         engine: opened; stays open, it is closed by whoever opened it.
         member: this host's place in a cluster.
         info: what /version and /info tell about the daemon.
-        local_logs: how ``/services/{id}/logs`` reads the tasks of this host; from ``engine`` by default.
     """
 
-    def __init__(
-        self, engine: Engine, member: ClusterMember, *, info: DaemonInfo, local_logs: LocalLogs | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, member: ClusterMember, *, info: DaemonInfo) -> None:
         self._operations = OwnedTasks()
         self._context = EngineContext(engine, member, info, self._operations)
-        self._local_logs = local_logs or engine_logs(engine)
         self._runner: web.AppRunner | None = None
         self._listeners: list[Listener] = []
 
@@ -56,7 +51,7 @@ class ApiServer:
             *engine_routes.routes(self._context),
             *swarm_routes.routes(
                 self._context.member,
-                local_logs=self._local_logs,
+                local_logs=swarm_routes.engine_logs(self._context.engine),
                 network_name=swarm_routes.engine_network_name(self._context.engine),
             ),
         ]

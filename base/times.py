@@ -1,9 +1,9 @@
-"""Times as the Engine API's filters and queries write them."""
+"""Times as the Engine API has them, in answers, filters and queries."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 NANOSECONDS = 1_000_000_000
 
@@ -11,6 +11,12 @@ _TIMESTAMP = re.compile(r"(-?\d{1,11})(?:\.(\d{1,9}))?")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def rfc3339(since_epoch_ns: int) -> str:
+    """UTC with nine digits, as in inspect and ``docker logs -t``."""
+    seconds, rest = divmod(since_epoch_ns, NANOSECONDS)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def timestamp_ns(text: str) -> int:

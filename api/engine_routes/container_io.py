@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from datetime import UTC, datetime
 
 import msgspec
 import structlog
@@ -31,7 +30,7 @@ from api.streams import (
 )
 from api.versions import APIVersion, version_of
 from base.tasks import cancel_and_wait
-from base.times import NANOSECONDS
+from base.times import rfc3339
 from runtime.errors import AttachRefusedError, ConflictError, EngineError, ExecHasRunError
 from runtime.types import ContainerJSON, ExecConfig, ExecInspect, LogLine, ProcessStream
 
@@ -335,18 +334,12 @@ class LineEncoder:
             if self._details:
                 data = b" " + data  # no log options are shown: an empty list of attributes, as in dockerd
             if self._timestamps:
-                data = format_timestamp(line.timestamp_ns).encode("ascii") + b" " + data
+                data = rfc3339(line.timestamp_ns).encode("ascii") + b" " + data
         if line.partial:
             self._open.add(line.stream)
         else:
             self._open.discard(line.stream)
         return frame(line.stream, data) if self._multiplexed else data
-
-
-def format_timestamp(timestamp_ns: int) -> str:
-    """RFC 3339 in UTC with nine digits, as in ``docker logs -t``."""
-    seconds, nanoseconds = divmod(timestamp_ns, NANOSECONDS)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
 
 
 @contextlib.contextmanager

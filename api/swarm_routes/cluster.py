@@ -10,12 +10,11 @@ from aiohttp import web
 from api.errors import BadRequestError, ConflictError
 from api.json_codec import decode, encode, enum_from_api, parse_json
 from api.lenient import convert
-from api.requests import flag, json_response
+from api.requests import flag, json_response, read_body
 from api.swarm_routes.context import (
     TIMEOUT_S,
     SwarmContext,
     empty_response,
-    read_body,
     read_bool,
     read_message,
     read_version,

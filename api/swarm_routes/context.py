@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from api.errors import BadRequestError
 from api.json_codec import decode_json, encode_json, encode_json_list
-from api.requests import filters_of
+from api.requests import filters_of, read_body
 from proto.control_pb2 import Filters, FilterValues
 from proto.objects_pb2 import Task
 from runtime.types import LogLine
@@ -74,17 +74,6 @@ class SwarmContext(msgspec.Struct, frozen=True):
 async def read_message(request: web.Request, kind: type[M]) -> M:
     """The JSON body as a message. Raises: JSONError, BadRequestError (not JSON at all)."""
     return decode_json(kind, await read_body(request))
-
-
-async def read_body(request: web.Request) -> bytes:
-    """The body, which must say that it is JSON: a web page can make a browser send text to a loopback port, not JSON.
-
-    Raises: BadRequestError.
-    """
-    body = await request.read()
-    if body and request.content_type != "application/json":
-        raise BadRequestError(f"unsupported Content-Type header ({request.content_type}): must be 'application/json'")
-    return body
 
 
 def read_version(request: web.Request, kind: str) -> int:

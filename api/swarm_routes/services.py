@@ -8,14 +8,13 @@ from aiohttp import web
 
 from api.errors import BadRequestError
 from api.json_codec import decode_json, encode
-from api.requests import json_response
+from api.requests import json_response, read_body
 from api.swarm_routes.context import (
     TIMEOUT_S,
     NetworkName,
     SwarmContext,
     empty_response,
     message_response,
-    read_body,
     read_bool,
     read_filters,
     read_message,

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.times import rfc3339
 from runtime.containers import creation, mounts
 from runtime.containers.announcements import announce
 from runtime.containers.mounts import MountRequest, mount_point
 from runtime.containers.record import Record
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
-from runtime.containers.times import rfc3339
 from runtime.errors import EngineError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore

@@ -7,6 +7,7 @@ import signal
 import time
 
 from base.tasks import OwnedTasks
+from base.times import rfc3339
 from runtime.containers import processes, restart
 from runtime.containers.announcements import announce
 from runtime.containers.container import Container
@@ -18,7 +19,7 @@ from runtime.containers.runc import Runc
 from runtime.containers.starting import Starting
 from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore
-from runtime.containers.times import parse_time, rfc3339
+from runtime.containers.times import parse_time
 from runtime.containers.transitions import Transitions
 from runtime.errors import EngineError
 from runtime.events import EventBus

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from base.times import rfc3339
 from runtime.containers.container import Container
 from runtime.containers.states import Status
-from runtime.containers.times import rfc3339
 from runtime.errors import EngineError
 from runtime.types import Health, HealthcheckResult, HealthConfig
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import time
 
+from base.times import rfc3339
 from runtime.containers import attach, conmon, processes
 from runtime.containers.announcements import announce
 from runtime.containers.bundle import BundleBuilder
@@ -32,7 +33,6 @@ from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc
 from runtime.containers.states import UNDOING, Event, Status
 from runtime.containers.store import ContainerStore
-from runtime.containers.times import rfc3339
 from runtime.containers.transitions import Transitions
 from runtime.errors import ConflictError, EngineError, HostError, NotModifiedError, StartError
 from runtime.events import EventBus

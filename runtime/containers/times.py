@@ -1,17 +1,10 @@
-"""Moments as the API and conmon write them, and as numbers."""
+"""Moments as conmon and the API write them, as numbers."""
 
 from __future__ import annotations
 
 import calendar
-import datetime as dt
 import re
 import time
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """UTC with nanoseconds, as the API has it; nanoseconds since the epoch."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def parse_time(text: str) -> int:

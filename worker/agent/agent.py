@@ -25,13 +25,11 @@ from proto.specs_pb2 import NodeAvailability
 from worker.agent.assignments import ReceivedAssignments
 from worker.agent.executor import Assignment, Executor, ExecutorError
 from worker.agent.managers import ManagerChoice
-from worker.agent.persistence import AgentStateError, AssignmentFile
+from worker.agent.persistence import AssignmentFile
 from worker.agent.reporter import StatusReporter
 from worker.agent.runner import TaskRunner
 from worker.agent.session import Session, SessionError
 from worker.agent.task_machine import TaskMachine
-
-__all__ = ["Agent", "AgentListener", "AgentStateError", "ChannelFactory"]
 
 log = structlog.get_logger(__name__)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.engine_routes.context import DaemonInfo
+from base.times import rfc3339
 from runtime.containers import views
 from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
@@ -20,7 +21,6 @@ from runtime.containers.container import Container
 from runtime.containers.record import Record, RunState
 from runtime.containers.states import Event, Status
 from runtime.containers.stats import Sample, one_sample, samples
-from runtime.containers.times import rfc3339
 from runtime.engine import Engine, Filters, WaitCondition
 from runtime.errors import (
     ConflictError,

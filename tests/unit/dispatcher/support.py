@@ -23,7 +23,7 @@ from proto.objects_pb2 import Cluster, Node, NodeDescription, SpecVersion, Task,
 from proto.specs_pb2 import NodeAvailability, NodeRole, ServiceSpec
 from tests.unit.agent.fakes import FakeExecutor
 from tests.waiting import until
-from worker.agent import Agent
+from worker.agent.agent import Agent
 from worker.agent.executor import Executor
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
