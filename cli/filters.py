@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any  # Any: values of the API's JSON
 
 from cli.commands.groups import FlagValueError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any  # Any: values of the API's JSON, as templates walk them
 
 from base.gotemplate import engine
 from base.gotemplate.dialect import Dialect

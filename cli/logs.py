@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO  # Any: values of the API's JSON, click's options, and http.client's responses
 from urllib.parse import unquote
 
 import click

@@ -7,7 +7,7 @@ Each flag is one row of ``SETTERS``: where its value goes and how the text becom
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any  # Any: values of the API's JSON, and of flags before they are read
 
 from cli import values
 

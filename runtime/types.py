@@ -9,7 +9,7 @@ Source: moby api/types/container (API 1.51).
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self  # Any: what is refused or only counted, whatever it holds
 
 import msgspec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from time import localtime, strftime, time
-from typing import Any
+from typing import Any  # Any: values of the API's JSON, and of click's options
 
 import click
 

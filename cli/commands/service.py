@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any  # Any: values of the API's JSON, and of click's options
 
 import click
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any  # Any: a click command before and after a decorator, whose types click keeps to itself
 
 import click
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any  # Any: values of the API's JSON, and of click's options
 
 import click
 

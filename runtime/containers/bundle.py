@@ -10,7 +10,7 @@ import platform
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any  # Any: a value of the OCI spec's JSON
 
 from base.files import read_text
 from runtime.containers import files, mounts, spec, users

@@ -24,7 +24,7 @@ import subprocess
 import time
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any  # Any: a value of the spec's JSON, or of conmon's answer
 
 import msgspec
 import structlog

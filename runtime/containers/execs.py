@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any  # Any: a value of the OCI spec's JSON
 
 import msgspec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any  # Any: a value of the OCI spec's JSON
 
 import msgspec
 

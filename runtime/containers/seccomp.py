@@ -11,7 +11,7 @@ import functools
 import json
 import platform
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any  # Any: a value of the OCI spec's JSON
 
 from runtime.containers import seccomp_rules as rules
 from runtime.errors import InvalidParameterError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any  # Any: a value of the OCI spec's JSON
 
 import msgspec
 

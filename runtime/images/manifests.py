@@ -6,7 +6,7 @@ Sources: OCI image-spec v1.1 ``manifest.md``, ``image-index.md``, ``config.md``;
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar  # Any: a value of a manifest's JSON, judged field by field
 
 import msgspec
 

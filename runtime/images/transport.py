@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
+from typing import Any  # Any: a body in whatever form aiohttp takes one
 from urllib.parse import quote, urlsplit
 
 import aiohttp
