@@ -100,8 +100,7 @@ class RotatingChannel(grpc.aio.Channel):
     """A channel to one target that is always made with the newest certificate.
 
     Give it to a stub like any channel and keep the stub. Everything happens on the event loop it was made on.
-    A call that runs while the certificate changes is not disturbed; an owner of an endless stream who wants the
-    new certificate to be seen re-opens the stream in its own time (``on_rotate``).
+    A call that runs while the certificate changes is not disturbed, however long it runs.
     """
 
     def __init__(self, target: str, source: NodeCertificate, options: ChannelOptions = ()) -> None:
@@ -118,14 +117,9 @@ class RotatingChannel(grpc.aio.Channel):
         self._channel = self._new_channel()
         self._generation = 0
         self._draining = OwnedTasks()
-        self._listeners: list[Callable[[], None]] = []
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._forget = source.on_change(self._on_change)
-
-    def on_rotate(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` whenever new calls have moved to a new connection."""
-        self._listeners.append(listener)
 
     # What a stub hands over (serializers, flags) is passed on as it is; Any, because the types are grpc's own affair.
 
@@ -184,8 +178,6 @@ class RotatingChannel(grpc.aio.Channel):
         self._generation += 1
         self._draining.spawn(_drain(old), name=f"drain channel {self.target}")
         log.debug("channel.rotated", target=self.target, serial=f"{self._credentials.identity.serial:x}")
-        for listener in list(self._listeners):
-            listener()
 
 
 async def _drain(channel: grpc.aio.Channel) -> None:

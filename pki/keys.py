@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from base.files import SECRET_MODE, write_atomic
 from pki.errors import InvalidCertificateError, InvalidUnlockKeyError, LockedError
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -52,22 +49,3 @@ def key_from_pem(pem: bytes, password: bytes | None = None) -> PrivateKey:
 def is_encrypted(pem: bytes) -> bool:
     """Whether the first private key in ``pem`` is encrypted."""
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem
-
-
-def save_key(path: Path, key: PrivateKey, password: bytes | None = None) -> None:
-    """Write ``key`` to ``path`` with mode 0600, atomically and synced.
-
-    Raises:
-        OSError: the file could not be written; what was there before is untouched.
-    """
-    write_atomic(path, key_to_pem(key, password), mode=SECRET_MODE)
-
-
-def load_key(path: Path, password: bytes | None = None) -> PrivateKey:
-    """Read a key written by ``save_key``.
-
-    Raises:
-        OSError: the file cannot be read.
-        LockedError, InvalidUnlockKeyError, InvalidCertificateError: as ``key_from_pem``.
-    """
-    return key_from_pem(path.read_bytes(), password)

@@ -51,14 +51,12 @@ from manager.consensus.proposals import Proposals
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig
 from manager.consensus.snapshots import SnapshotHead
-from manager.consensus.thread import MemberRemovedError, RaftThread
+from manager.consensus.thread import RaftThread
 
 log = structlog.get_logger(__name__)
 
 APPLY_BATCH_ENTRIES = 512
 """The owner's loop takes a turn for others between batches of this size."""
-
-__all__ = ["MemberRemovedError", "RaftConfig", "RaftConsensus"]
 
 
 class RaftConsensus:

@@ -1,5 +1,1 @@
-"""Sessions with agents: who is alive, what each node has to run, and what became of it."""
-
-from manager.dispatcher.dispatcher import Dispatcher
-
-__all__ = ["Dispatcher"]
+"""Sessions with agents: who is alive, what each node has to run, and what became of it (docs/design/dispatcher.md)."""

@@ -35,7 +35,7 @@ def check(view: View, expected: dict[str, tuple[int, str]]) -> None:
     for slot in (1, 2, 3):
         wanted = {task_id for task_id, (its_slot, _) in expected.items() if its_slot == slot}
         assert {task.id for task in tasks.by_slot("s", slot)} == wanted
-        assert tasks.any_of_slot("s", slot) == bool(wanted)
+        assert tasks.any_of_spec_version("s", slot) == bool(wanted)
     for node_id in ("", "n1", "n2"):
         wanted = {task_id for task_id, (_, its_node) in expected.items() if its_node == node_id}
         assert {task.id for task in tasks.by_node(node_id)} == wanted
@@ -48,7 +48,7 @@ def write(
 ) -> None:
     verb, task_id, slot, node_id = operation
     current = working.tasks.get(task_id)
-    task = Task(id=task_id, service_id="s", slot=slot, node_id=node_id)
+    task = Task(id=task_id, service_id="s", slot=slot, spec_version=slot, node_id=node_id)
     if current is not None:
         task.version.CopyFrom(current.version)
     if verb == "boundary":

@@ -9,11 +9,10 @@ from datetime import timedelta
 import msgspec
 
 from pki.authority import RootCA
-from pki.certificates import CERT_EXPIRY_DEFAULT, Role, check_cert_expiry, new_csr, root_digest
+from pki.certificates import CERT_EXPIRY_DEFAULT, Role, check_cert_expiry, root_digest
 from pki.errors import PKIError
 from pki.identifiers import new_id
-from pki.keys import new_key
-from pki.node_certificate import NodeCertificate, NodeCredentials, utc_now
+from pki.node_certificate import NodeCertificate, issue_credentials, utc_now
 from pki.tokens import JoinTokens
 from proto import objects_pb2 as objects
 from proto.ca_pb2 import ManagerAddress
@@ -78,12 +77,11 @@ def found_cluster(host: Host, request: InitRequest, addresses: OwnAddresses) -> 
     local_state.begin_init(host.state_dir)
     now = utc_now()
     root = RootCA.create(now)
-    cluster_id, node_id, key = new_id(), new_id(), new_key()
+    cluster_id, node_id = new_id(), new_id()
     expiry = timedelta(microseconds=request.spec.ca_config.node_cert_expiry_ns // 1000) or CERT_EXPIRY_DEFAULT
-    issued = root.issue(
-        new_csr(key), node_id=node_id, role=Role.MANAGER, cluster_id=cluster_id, lifetime=expiry, now=now
+    credentials = issue_credentials(
+        root, node_id=node_id, role=Role.MANAGER, cluster_id=cluster_id, lifetime=expiry, now=now
     )
-    credentials = NodeCredentials.verified(chain_pem=issued.chain_pem, key=key, root=root.trust_root())
     certificate = NodeCertificate.create(host.state_dir / CERTIFICATES, credentials)
     grpc_addr = grpc_address(addresses.advertise)
     state = LocalState(
@@ -99,7 +97,7 @@ def found_cluster(host: Host, request: InitRequest, addresses: OwnAddresses) -> 
         role=NodeRole.NODE_ROLE_MANAGER,
         raft_addr=addresses.advertise,
         grpc_addr=grpc_addr,
-        certificate_serial=f"{issued.identity.serial:x}",
+        certificate_serial=f"{credentials.identity.serial:x}",
         description=host.describe(),
     )
     node.spec.role = NodeRole.NODE_ROLE_MANAGER

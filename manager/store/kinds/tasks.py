@@ -30,9 +30,6 @@ class TaskTable(Table[Task]):
     def any_of_service(self, service_id: str) -> bool:
         return self._rows.has_any("service", service_id)
 
-    def any_of_slot(self, service_id: str, slot: int) -> bool:
-        return self._rows.has_any("slot", (service_id, slot))
-
     def any_of_spec_version(self, service_id: str, spec_version: int) -> bool:
         return self._rows.has_any("version", (service_id, spec_version))
 

@@ -25,8 +25,8 @@ from manager.consensus.port import (
     ProposalUnknownError,
     StateLockedError,
 )
-from manager.consensus.raft import MemberRemovedError
 from manager.consensus.settings import SnapshotPolicy
+from manager.consensus.thread import MemberRemovedError
 from tests.support_addresses import loopback
 from tests.unit.consensus.cluster import Cluster, Node
 from tests.waiting import until

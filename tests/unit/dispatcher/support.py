@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from manager.consensus.inprocess import InProcessConsensus
-from manager.dispatcher import Dispatcher
+from manager.dispatcher.dispatcher import Dispatcher
 from manager.store import Store, Working
 from pki.certificates import Identity, Role
 from proto.ca_pb2 import ManagerAddress

@@ -34,7 +34,7 @@ from pki.errors import (
     NodeCertificateMissingError,
     UntrustedCertificateError,
 )
-from pki.keys import load_key, new_key, save_key
+from pki.keys import new_key
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate, NodeCredentials
 from tests.unit.pki.support import Authority
 
@@ -181,13 +181,6 @@ def test_autolock_encrypts_the_key_and_turning_it_off_undoes_it(tmp_path: Path, 
     assert b"ENCRYPTED PRIVATE KEY" in (tmp_path / KEY_FILE).read_bytes()
     unlocked.change_unlock_key(None)
     assert NodeCertificate.load(tmp_path).current == unlocked.current
-
-
-def test_a_key_file_keeps_a_key(tmp_path: Path) -> None:
-    key = new_key()
-    save_key(tmp_path / "k", key)
-    assert load_key(tmp_path / "k").private_numbers() == key.private_numbers()
-    assert mode(tmp_path / "k") == 0o600
 
 
 def test_the_unlock_key_has_swarms_form() -> None:

@@ -246,15 +246,15 @@ async def test_a_transaction_reads_its_own_writes(store: Store) -> None:
     moved.node_id = "n1"
     working.update(moved)
     working.remove(store.view.tasks.get("t2"))  # type: ignore[arg-type]  # it is there
-    working.create(Task(id="t3", service_id="s", slot=2))
+    working.create(Task(id="t3", service_id="s", slot=2, spec_version=2))
     assert [task.id for task in working.tasks.by_node("n1")] == ["t1"]
     assert [task.id for task in working.tasks.by_slot("s", 2)] == ["t3"]
     assert {task.id for task in working.tasks.by_service("s")} == {"t1", "t3"}
     assert {task.id for task in working.tasks} == {"t1", "t3"}
     assert len(working.tasks) == 2
     assert "t2" not in working.tasks
-    assert working.tasks.any_of_slot("s", 2)
-    assert not working.tasks.any_of_slot("s", 3)
+    assert working.tasks.any_of_spec_version("s", 2)
+    assert not working.tasks.any_of_spec_version("s", 3)
     assert not store.view.tasks.by_node("n1"), "nobody else sees them yet"
     await store.commit(working)
     assert [task.id for task in store.view.tasks.by_node("n1")] == ["t1"]
