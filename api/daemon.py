@@ -68,7 +68,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
             run_dir=run,
             zygote=zygote,
             executor=executor,
-            describe=lambda: describe(engine_version=VERSION, labels=labels),
+            describe=lambda: describe(engine_version=VERSION, labels=labels, drivers=engine.drivers()),
         )
     )
     info = DaemonInfo(

@@ -43,6 +43,7 @@ from runtime.kernel.linux_network import LinuxNetwork
 from runtime.kernel.syscalls import Watcher
 from runtime.networks import Driver, Networks, predefined
 from runtime.types import (
+    LOG_DRIVERS,
     ContainerConfig,
     ContainerJSON,
     ContainerSummary,
@@ -336,6 +337,10 @@ class Engine:
         """Tell that a client left an exec by the detach keys."""
         found = self._lifecycle.execs.inspect(exec_id)
         self.events.publish("container", "exec_detach", found.ContainerID, {"execID": found.ID})
+
+    def drivers(self) -> dict[str, builtins.list[str]]:
+        """Names of what it has, by kind: Log, Network, Volume."""
+        return {"Log": [*LOG_DRIVERS], "Network": self.networks.driver_names(), "Volume": ["local"]}
 
     # ---- what it uses ----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self  # Any: what is refused or only counted, 
 import msgspec
 
 NEVER = "0001-01-01T00:00:00Z"
+LOG_DRIVERS = ("json-file", "local", "none")
 TASK_ID_LABEL = "com.docker.swarm.task.id"
 """Says which task a container is for; the engine only logs it."""
 

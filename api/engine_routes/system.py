@@ -149,12 +149,7 @@ class SystemRoutes:
             "Driver": "overlay2",
             "DriverStatus": [],
             "LoggingDriver": "json-file",
-            "Plugins": {
-                "Volume": ["local"],
-                "Network": ["bridge", "host", "null"],
-                "Authorization": None,
-                "Log": ["json-file", "local", "none"],
-            },
+            "Plugins": {**self._engine.drivers(), "Authorization": None},
             "IPv4Forwarding": True,
             "BridgeNfIptables": False,
             "BridgeNfIp6tables": False,

@@ -24,7 +24,7 @@ from base.threads import run_abortable
 from runtime.containers.times import parse_time
 from runtime.errors import InvalidParameterError
 from runtime.kernel.syscalls import Watcher
-from runtime.types import HostConfig, LogConfig, LogLine
+from runtime.types import LOG_DRIVERS, HostConfig, LogConfig, LogLine
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ def rotation(config: LogConfig) -> Rotation:
 def validate(host: HostConfig) -> None:
     """Raises InvalidParameterError for a log driver or option that does not exist."""
     kind = host.LogConfig.Type
-    if kind not in ("", "json-file", "local", "none"):
+    if kind not in ("", *LOG_DRIVERS):
         raise InvalidParameterError(f"logger: no log driver named '{kind}' is registered")
     if kind != "none":
         rotation(host.LogConfig)

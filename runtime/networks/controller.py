@@ -8,6 +8,7 @@ networks.json; what is kept of an endpoint in its container's record, and comes 
 from __future__ import annotations
 
 import asyncio
+import builtins
 import datetime as dt
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -88,9 +89,13 @@ class Networks:
             driver.close()
 
     async def remove_devices(self) -> None:
-        """Take every device and rule away (tests, uninstall). Containers on them lose their network."""
+        """Take every device and rule away, as tests do. Containers on them lose their network."""
         for network in self._table.values():
             await self._driver(network).remove(network)
+
+    def driver_names(self) -> builtins.list[str]:
+        """Of all that networks here can be made by."""
+        return [*self._drivers]
 
     # ---- lookup ----------------------------------------------------------------------------------------------------
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from proto.objects_pb2 import EngineDescription, NodeDescription, PluginDescription
 from proto.specs_pb2 import Platform, Resources
 
-_PLUGINS = (
-    ("Log", "json-file"),
-    ("Log", "local"),
-    ("Network", "bridge"),
-    ("Network", "host"),
-    ("Network", "null"),
-    ("Volume", "local"),
-)
 
+def describe(
+    *, engine_version: str, labels: Mapping[str, str], drivers: Mapping[str, Sequence[str]]
+) -> NodeDescription:
+    """The host as it is now; resources are the host's whole, without a reserve for the system.
 
-def describe(*, engine_version: str, labels: Mapping[str, str]) -> NodeDescription:
-    """The host as it is now; resources are the host's whole, without a reserve for the system."""
+    ``drivers`` are the engine's, by kind. That a container may have no log is told nobody.
+    """
     return NodeDescription(
         hostname=socket.gethostname(),
         platform=Platform(architecture=platform.machine(), os="linux"),
@@ -32,6 +28,11 @@ def describe(*, engine_version: str, labels: Mapping[str, str]) -> NodeDescripti
         engine=EngineDescription(
             engine_version=engine_version,
             labels=labels,
-            plugins=[PluginDescription(type=kind, name=name) for kind, name in _PLUGINS],
+            plugins=[
+                PluginDescription(type=kind, name=name)
+                for kind, names in drivers.items()
+                for name in names
+                if name != "none"
+            ],
         ),
     )

@@ -218,6 +218,9 @@ class FakeEngine(Engine):
         self.exec_error: Exception | None = None
         self.filters: Filters | None = None
 
+    def drivers(self) -> dict[str, list[str]]:
+        return {"Log": ["json-file"], "Network": ["bridge"], "Volume": ["local"]}
+
     def _find(self, ref: str) -> Container:
         if self.container is None or ref not in (CONTAINER_ID, CONTAINER_ID[:12], "web", "/web"):
             raise ContainerNotFoundError(ref)
