@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any  # of a context: its handler's messages
 
 import grpc.aio
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -13,7 +12,7 @@ from base.tasks import OwnedTasks
 from base.unix_rpc import rpc_error
 from manager.consensus.port import Consensus
 from manager.store import Store
-from pki.grpc_credentials import ChannelOptions, RotatingChannel
+from pki.grpc_credentials import ChannelOptions, RotatingChannel, answer_of
 from pki.node_certificate import NodeCertificate
 from proto.ca_pb2 import ManagerAddress
 
@@ -31,15 +30,9 @@ async def leader_answer(call: Callable[[], Awaitable[T]]) -> T:
         AioRpcError: UNAVAILABLE when the channel was closed before the call, or under it: it may have been carried out.
     """
     try:
-        return await call()
+        return await answer_of(call(), if_closed=_LEADER_CHANGED)
     except grpc.aio.UsageError as error:
         raise rpc_error(grpc.StatusCode.UNAVAILABLE, _LEADER_CHANGED) from error
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Nobody cancelled us: gRPC reports so that the channel was closed under the call.
-        raise rpc_error(grpc.StatusCode.UNAVAILABLE, _LEADER_CHANGED) from None
 
 
 class LeaderLink:

@@ -50,6 +50,7 @@ from manager.dispatcher.dispatcher import Dispatcher
 from manager.health import HealthService
 from manager.leader_link import LeaderLink, leader_answer
 from manager.listener import Listener, source_network
+from manager.model.nodes import copy_node
 from manager.raft_membership import MembershipService
 from manager.reconcile.loop import ReconcileLoop
 from manager.roles import RoleManager
@@ -67,7 +68,6 @@ from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
 from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from proto.health_pb2_grpc import add_HealthServicer_to_server
 from proto.node_pb2 import Bootstrap, ManagerConfig
-from proto.objects_pb2 import Node
 from proto.raft_pb2 import RaftJoinRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
 
@@ -439,8 +439,7 @@ class _Manager:
             old = working.nodes.get(self._config.node_id)
             if old is None or old.grpc_addr == self._config.grpc_advertise_addr:
                 return
-            node = Node()
-            node.CopyFrom(old)
+            node = copy_node(old)
             node.grpc_addr = self._config.grpc_advertise_addr
             working.update(node)
 

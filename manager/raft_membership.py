@@ -21,10 +21,11 @@ from manager.consensus.port import (
     NotLeaderError,
     ProposalUnknownError,
 )
+from manager.control.rpc import FORWARDED
 from manager.leader_link import LeaderLink, leader_answer
+from manager.model.nodes import copy_node
 from manager.store import Store, StoreError, Working
 from pki.certificates import Identity
-from proto.objects_pb2 import Node
 from proto.raft_pb2 import RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMember
 from proto.raft_pb2_grpc import RaftMembershipServicer, RaftMembershipStub
 from proto.specs_pb2 import NodeRole
@@ -35,8 +36,8 @@ CHANGE_TIMEOUT_S = 20.0
 LEADER_WAIT_S = 3.0
 """How long a leaving manager looks for a leader: a handover takes milliseconds, and a group that is lost has none."""
 RETRY_S = 0.1
-_FORWARDED = ("swarm-forwarded", "1")
-Context = grpc.aio.ServicerContext[Any, Any]
+_FORWARDED = (FORWARDED, "1")
+Context = grpc.aio.ServicerContext[Any, Any]  # Any: of the messages of whatever RPC
 
 _CODES: dict[type[ConsensusError], grpc.StatusCode] = {
     NotLeaderError: grpc.StatusCode.UNAVAILABLE,
@@ -156,8 +157,7 @@ def _manager_at(node_id: NodeID, request: RaftJoinRequest) -> Callable[[Working]
         old = working.nodes.get(node_id)
         if old is None:
             return
-        node = Node()
-        node.CopyFrom(old)
+        node = copy_node(old)
         node.role = NodeRole.NODE_ROLE_MANAGER
         node.raft_addr, node.grpc_addr = request.raft_addr, request.grpc_addr
         if node != old:

@@ -16,6 +16,7 @@ from datetime import datetime
 import structlog
 
 from manager.consensus.port import Consensus, ConsensusError, Member, MembershipError, NodeID, NoQuorumError
+from manager.model.nodes import copy_node
 from manager.store import NODES, Change, Store, StoreError, Working
 from pki.node_certificate import utc_now
 from proto.objects_pb2 import Node
@@ -144,8 +145,7 @@ def _role_change(action: SetRole, now: datetime) -> Callable[[Working], None]:
         old = working.nodes.get(action.node_id)
         if old is None:
             return
-        node = Node()
-        node.CopyFrom(old)
+        node = copy_node(old)
         node.role = action.role
         node.raft_addr = action.raft_addr
         if action.role != NodeRole.NODE_ROLE_MANAGER:

@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 import structlog
 
 from base.tasks import OwnedTasks
+from base.unix_rpc import rpc_error
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, NodeCredentials
 
 log = structlog.get_logger(__name__)
 
 ChannelOptions = Sequence[tuple[str, str | int]]
+
+T = TypeVar("T")
 
 _DRAIN_S = 7 * 24 * 3600.0
 """How long an old channel's calls may go on; a stream that long has met several renewals and re-opens elsewhere."""
@@ -178,6 +181,22 @@ class RotatingChannel(grpc.aio.Channel):
         self._generation += 1
         self._draining.spawn(_drain(old), name=f"drain channel {self.target}")
         log.debug("channel.rotated", target=self.target, serial=f"{self._credentials.identity.serial:x}")
+
+
+async def answer_of(call: Awaitable[T], *, if_closed: str) -> T:
+    """What a call answers, also when its channel is closed under it.
+
+    Raises:
+        AioRpcError: the call's own; UNAVAILABLE with ``if_closed`` when the channel was closed: it may have been carried out.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: gRPC reports so that the channel was closed under the call.
+        raise rpc_error(grpc.StatusCode.UNAVAILABLE, if_closed) from None
 
 
 async def _drain(channel: grpc.aio.Channel) -> None:

@@ -50,6 +50,7 @@ RENEWALS_BURST, RENEWALS_RATE_S = 60, 1.0
 _READ_SIZE_BYTES = 16 * 1024
 
 _Answer = TypeVar("_Answer")
+_Context = grpc.aio.ServicerContext[Any, Any]  # Any: of the messages of whatever RPC
 
 
 def status_number(code: grpc.StatusCode) -> int:
@@ -71,12 +72,12 @@ class NodeCAService(NodeCAServicer):
         self._renewals = RateLimit(RENEWALS_BURST, RENEWALS_RATE_S)
 
     async def IssueNodeCertificate(  # noqa: N802 - the name is the RPC's
-        self, request: IssueNodeCertificateRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: IssueNodeCertificateRequest, context: _Context
     ) -> IssueNodeCertificateResponse:
         return await _answer(context, self._server.issue(request, forwarded=True))
 
     async def RenewCertificate(  # noqa: N802 - the name is the RPC's
-        self, request: RenewCertificateRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: RenewCertificateRequest, context: _Context
     ) -> RenewCertificateResponse:
         node = caller()
         if not self._renewals.take(node.node_id, self._monotonic()):
@@ -85,7 +86,7 @@ class NodeCAService(NodeCAServicer):
         return await _answer(context, self._server.renew(node, request))
 
 
-async def _answer(context: grpc.aio.ServicerContext[Any, Any], answer: Awaitable[_Answer]) -> _Answer:
+async def _answer(context: _Context, answer: Awaitable[_Answer]) -> _Answer:
     try:
         return await answer
     except CertificateRefusedError as error:

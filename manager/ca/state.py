@@ -12,6 +12,7 @@ from manager.consensus.port import Consensus, ConsensusError
 from manager.constants import NEVER_CAME_NODES_MAX
 from manager.control.defaults import NODE_CERT_EXPIRY_NS
 from manager.dispatcher.nodes import has_come
+from manager.model.nodes import copy_node
 from manager.store import CLUSTERS, NODES, Change, Store, StoreError, Working
 from pki.authority import RootCA
 from pki.certificates import Identity, Role
@@ -163,8 +164,7 @@ class StoreCAState:
                 raise CertificateRefusedError(
                     grpc.StatusCode.PERMISSION_DENIED, f"node {identity.node_id} was removed from the cluster"
                 )
-            node = Node()
-            node.CopyFrom(old)
+            node = copy_node(old)
             node.certificate_serial = f"{identity.serial:x}"
             working.update(node)
 

@@ -396,7 +396,7 @@ class Adapter(SyncObj):
         self._outgoing.append((peer, message))
 
     def library_sends(self, peer: NodeID, message: dict[str, Any]) -> None:
-        """The library's messages in our words; its answers to AppendEntries are the guard's to give."""
+        """The library's messages (dicts of anything, hence Any) in our words; its answers to AppendEntries are the guard's to give."""
         match message["type"]:
             case "request_vote":
                 last_index, last_term = message["last_log_index"], message["last_log_term"]

@@ -150,6 +150,7 @@ class RaftCore(Adapter):
             case wire.Ping() | wire.Hello():
                 pass
 
+    # Any: the library's messages are dicts of anything.
     def _deliver(self, peer: NodeID, message: dict[str, Any]) -> None:
         self._bridge.deliver(self.peer(peer), message)
 

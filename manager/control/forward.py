@@ -16,12 +16,12 @@ import structlog
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from base.unix_rpc import rpc_error
 from manager.consensus.port import Consensus, LeaderState, NotLeaderError
 from manager.constants import REQUEST_TIMEOUT_S
 from manager.control.errors import NO_LEADER_TEXT, NOT_LEADER_TEXT, ControlError
 from manager.control.rpc import FORWARDED, SERVICE, passed_on
 from manager.control.service import ControlService
+from pki.grpc_credentials import answer_of
 
 log = structlog.get_logger(__name__)
 
@@ -151,14 +151,7 @@ async def _invoke(channel: grpc.aio.Channel, method: str, request: Message, time
         response_deserializer=GetMessageClass(_METHODS[method].output_type).FromString,
     )
     call = invoke(request, timeout=timeout_s, metadata=((FORWARDED, "1"),))
-    try:
-        answer: Message = await call
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Nobody cancelled us: gRPC reports so that the channel was closed under the call.
-        raise rpc_error(grpc.StatusCode.UNAVAILABLE, LEADER_CHANGED_TEXT) from None
+    answer: Message = await answer_of(call, if_closed=LEADER_CHANGED_TEXT)
     return answer
 
 

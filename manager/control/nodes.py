@@ -17,6 +17,7 @@ from manager.consensus.port import LeaderState, Member
 from manager.control.defaults import NODE_CERT_EXPIRY_NS
 from manager.control.errors import FailedPreconditionError
 from manager.control.lookup import check_version
+from manager.model.nodes import copy_node
 from manager.model.tasks import copy_task, has_ended
 from manager.model.transitions import Owner, replace_status
 from manager.store import Working
@@ -42,7 +43,7 @@ class Membership:
     Attributes:
         members: voters and learners.
         reachable: node IDs heard from lately.
-        leader_id: the leader's node ID, or None.
+        leader: who leads.
     """
 
     members: Sequence[Member]
@@ -59,8 +60,7 @@ def with_manager_status(node: Node, membership: Membership) -> Node:
     if member is None:
         return node
     reachable = node.id in membership.reachable
-    copy = Node()
-    copy.CopyFrom(node)
+    copy = copy_node(node)
     copy.manager_status.CopyFrom(
         ManagerStatus(
             leader=membership.leader.leader_id == node.id,
@@ -84,8 +84,7 @@ def update_node(
     demoted = node.spec.role == NodeRole.NODE_ROLE_MANAGER and spec.role == NodeRole.NODE_ROLE_WORKER
     if demoted:
         _check_demotion(working, node, membership)
-    copy = Node()
-    copy.CopyFrom(node)
+    copy = copy_node(node)
     copy.spec.CopyFrom(spec)
     copy.updated_at.CopyFrom(now)
     working.update(copy)

@@ -54,6 +54,7 @@ def control_handler(call: Call) -> grpc.GenericRpcHandler:
 def _method_handler(method: MethodDescriptor, call: Call) -> grpc.RpcMethodHandler[Message, Message]:
     name = method.name
 
+    # Any: of the messages of whatever RPC.
     async def handle(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         metadata = context.invocation_metadata() or ()
         passed_on.set(any(key == FORWARDED for key, _ in metadata))

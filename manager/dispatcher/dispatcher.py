@@ -42,7 +42,7 @@ from proto.objects_pb2 import Node, Task
 
 log = structlog.get_logger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[Any, Any]  # Any: of the messages of whatever RPC
 Caller = Callable[[Context], Identity]
 
 LEADER_METADATA_KEY = "swarm-leader-addr"

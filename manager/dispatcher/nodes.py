@@ -9,6 +9,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.constants import NEVER_CAME_FORGET_S, NODE_UNKNOWN_MESSAGE
+from manager.model.nodes import copy_node
 from proto.dispatcher_pb2 import SessionRequest
 from proto.objects_pb2 import Node, NodeState, NodeStatus
 from proto.specs_pb2 import NodeAvailability, NodeRole
@@ -39,7 +40,7 @@ def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | No
     Returns:
         A changed copy, None when the store says all that already (an agent that came back at once).
     """
-    changed = _copy(node)
+    changed = copy_node(node)
     first_time = not node.HasField("description")
     if request.HasField("description"):
         changed.description.CopyFrom(request.description)
@@ -52,7 +53,7 @@ def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | No
 
 def described(node: Node, request: SessionRequest) -> Node | None:
     """The node after a later message of its session brought a description or an address."""
-    changed = _copy(node)
+    changed = copy_node(node)
     if request.HasField("description"):
         changed.description.CopyFrom(request.description)
     if request.addr:
@@ -68,7 +69,7 @@ def unknown(node: Node, now: Timestamp) -> Node | None:
     if node.status.state == NodeState.NODE_STATE_DOWN:
         return None
     status = NodeStatus(state=NodeState.NODE_STATE_UNKNOWN, message=NODE_UNKNOWN_MESSAGE, addr=node.status.addr)
-    changed = _copy(node)
+    changed = copy_node(node)
     changed.status.CopyFrom(status)
     changed.status_since.CopyFrom(now)
     return changed
@@ -79,7 +80,7 @@ def down(node: Node, now: Timestamp) -> Node | None:
     if node.status.state == NodeState.NODE_STATE_DOWN:
         return None
     status = NodeStatus(state=NodeState.NODE_STATE_DOWN, message=HEARTBEAT_FAILURE, addr=node.status.addr)
-    return _with_status(node, _copy(node), status, now)
+    return _with_status(node, copy_node(node), status, now)
 
 
 def has_come(node: Node) -> bool:
@@ -97,12 +98,6 @@ def is_given_up(node: Node, now: Timestamp) -> bool:
         return False
     down_s = (now.ToNanoseconds() - node.status_since.ToNanoseconds()) / 1e9
     return node.status.state == NodeState.NODE_STATE_DOWN and down_s >= NEVER_CAME_FORGET_S
-
-
-def _copy(node: Node) -> Node:
-    copy = Node()
-    copy.CopyFrom(node)
-    return copy
 
 
 def _with_status(old: Node, changed: Node, status: NodeStatus, now: Timestamp) -> Node | None:

@@ -1,9 +1,15 @@
-"""Nodes, as decisions about tasks look at them."""
+"""Nodes: how one is copied, and as decisions about tasks look at them."""
 
 from __future__ import annotations
 
 from proto.objects_pb2 import NODE_STATE_DOWN, Node
 from proto.specs_pb2 import NODE_AVAILABILITY_DRAIN
+
+
+def copy_node(node: Node) -> Node:
+    copy = Node()
+    copy.CopyFrom(node)
+    return copy
 
 
 def is_node_lost(node: Node | None) -> bool:

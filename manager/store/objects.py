@@ -23,7 +23,7 @@ class StoredObject(Protocol):
     @property
     def updated_at(self) -> Timestamp: ...
 
-    # The names are protobuf's.
+    # The names are protobuf's, hence N802.
     def CopyFrom(self, other_msg: Self, /) -> None: ...  # noqa: N802
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802
 

@@ -21,7 +21,7 @@ from proto.objects_pb2 import Cluster, Config, Node, Secret
 from proto.store_pb2 import StoreAction, StoreRemoval
 
 Committed = Mapping[str, CommittedRows[Any]]
-"""Kind name -> its rows."""
+"""Kind name -> its rows. Any, here and below: a state holds rows of every kind, each with objects of its own."""
 
 
 def empty_state(kinds: Kinds) -> dict[str, CommittedRows[Any]]:
