@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from aiohttp import web
 
 from api.engine_routes.context import EngineContext
+from api.engine_routes.images import without_tag
 from api.filters import timestamp_ns
 from api.requests import filters_of
 from api.streams import json_line, start_stream
@@ -107,9 +108,4 @@ def _matches_image(message: EventMessage, values: Sequence[str]) -> bool:
         return False
     attributes = message.Actor.Attributes
     names = [message.Actor.ID, attributes.get("name", "")] if message.Type == "image" else [attributes.get("image", "")]
-    return any(value in (name, _untagged(name)) for value in values for name in names if name)
-
-
-def _untagged(name: str) -> str:
-    head, slash, last = name.rpartition("/")
-    return f"{head}{slash}{last.partition('@')[0].partition(':')[0]}"
+    return any(value in (name, without_tag(name)) for value in values for name in names if name)

@@ -161,16 +161,19 @@ class ImageRoutes:
 
 
 def pull_reference(image: str, tag: str) -> str:
-    """What to pull or push: ``tag`` may be a digest. Raises: NotServedError for neither, which means every tag."""
+    """What to pull or push: ``tag`` may be a digest, and wins over one in the name, as in dockerd.
+
+    Raises: NotServedError for neither, which means every tag.
+    """
     if tag:
-        return f"{image}@{tag}" if ":" in tag else f"{_without_tag(image)}:{tag}"
+        return f"{image}@{tag}" if ":" in tag else f"{without_tag(image)}:{tag}"
     if "@" in image or ":" in image.rpartition("/")[2]:
         return image
     raise NotServedError(f"all tags of a repository at once are not served: name one, such as {image}:latest")
 
 
-def _without_tag(image: str) -> str:
-    """``tag`` of the query wins over one in the name, as in dockerd."""
+def without_tag(image: str) -> str:
+    """The repository of a name: its tag and digest taken off."""
     head, slash, last = image.rpartition("/")
     return f"{head}{slash}{last.partition('@')[0].partition(':')[0]}"
 

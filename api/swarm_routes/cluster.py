@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from api.errors import BadRequestError, ConflictError
+from api.errors import ConflictError
 from api.json_codec import decode, encode, enum_from_api, parse_json
 from api.lenient import convert
 from api.requests import flag, json_response, read_body
@@ -23,9 +23,7 @@ from pki.tls_info import cluster_tls_info
 from proto.control_pb2 import GetClusterRequest, UpdateClusterRequest
 from proto.objects_pb2 import Cluster, TLSInfo
 from proto.specs_pb2 import ClusterSpec, NodeAvailability
-from worker.membership.cluster_member import InitRequest, JoinRequest, NotManagerError
-
-DEFAULT_LISTEN_ADDR = "0.0.0.0:2377"
+from worker.membership.cluster_member import DEFAULT_LISTEN_ADDR, InitRequest, JoinRequest, NotManagerError
 
 
 class InitBody(msgspec.Struct, frozen=True):
@@ -75,7 +73,6 @@ class _ClusterRoutes:
         value = parse_json(await read_body(request))
         body = convert(value, InitBody)
         spec = decode(ClusterSpec, body.Spec)
-        _check_name(spec)
         node_id = await self._context.member.init(
             InitRequest(
                 listen_addr=body.ListenAddr or DEFAULT_LISTEN_ADDR,
@@ -94,8 +91,6 @@ class _ClusterRoutes:
 
     async def join(self, request: web.Request) -> web.Response:
         body = convert(parse_json(await read_body(request)), JoinBody)
-        if not body.RemoteAddrs:
-            raise BadRequestError("at least 1 RemoteAddr is required to join")
         await self._context.member.join(
             JoinRequest(
                 remote_addrs=body.RemoteAddrs,
@@ -154,11 +149,6 @@ def cluster_info_json(cluster: Cluster) -> dict[str, object]:
     """`ClusterInfo`, as GET /info shows it as well: nothing secret in it."""
     root_pem = cluster.root_ca.ca_cert_pem
     return encode(cluster) | {"TLSInfo": encode(cluster_tls_info(root_pem) if root_pem else TLSInfo())}
-
-
-def _check_name(spec: ClusterSpec) -> None:
-    if spec.name not in ("", "default"):
-        raise BadRequestError('swarm spec must be named "default"')
 
 
 def _availability(text: str) -> NodeAvailability.ValueType:

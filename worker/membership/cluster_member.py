@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from proto.ca_pb2 import ManagerAddress
     from proto.control_pb2_grpc import ControlAsyncStub
 
+DEFAULT_LISTEN_ADDR = "0.0.0.0:2377"
+
 
 class LocalNodeState(StrEnum):
     """`Swarm.LocalNodeState` of GET /info."""
@@ -59,7 +61,7 @@ class JoinTimeoutError(MembershipError):
 class InitRequest(msgspec.Struct, frozen=True):
     """Body of POST /swarm/init. Addresses are as the user wrote them: IP, interface name, with or without port."""
 
-    listen_addr: str = "0.0.0.0:2377"
+    listen_addr: str = DEFAULT_LISTEN_ADDR
     advertise_addr: str = ""
     data_path_addr: str = ""
     data_path_port: int = 0
@@ -76,7 +78,7 @@ class JoinRequest(msgspec.Struct, frozen=True):
 
     remote_addrs: Sequence[str]
     join_token: str
-    listen_addr: str = "0.0.0.0:2377"
+    listen_addr: str = DEFAULT_LISTEN_ADDR
     advertise_addr: str = ""
     data_path_addr: str = ""
     availability: NodeAvailability.ValueType = NodeAvailability.NODE_AVAILABILITY_ACTIVE

@@ -228,7 +228,7 @@ class Node:
         async with self._changing:
             self._refuse_when_member()
             if not request.remote_addrs:
-                raise InvalidRequestError("at least one RemoteAddr is required to join")
+                raise InvalidRequestError("at least 1 RemoteAddr is required to join")
             addresses = await OwnAddresses.of(request, self._host.addresses)
             self._joining = work = self._tasks.spawn(self._join(request, addresses), name=_JOIN)
             self._join_is_awaited = True

@@ -77,12 +77,8 @@ async def test_what_the_node_refuses_has_its_status(swarm: Swarm) -> None:
     assert swarm.member.requests[-1] is False
 
 
-async def test_init_checks_name_and_types(swarm: Swarm) -> None:
+async def test_init_checks_types(swarm: Swarm) -> None:
     post = swarm.client.post
-    assert await swarm.refusal(post, "/swarm/init", json={"Spec": {"Name": "mine"}}) == (
-        400,
-        'swarm spec must be named "default"',
-    )
     status, message = await swarm.refusal(post, "/swarm/init", json={"DataPathPort": "x"})
     assert (status, "DataPathPort" in message) == (400, True)
     status, message = await swarm.refusal(post, "/swarm/init", json={"Availability": "asleep"})
@@ -90,9 +86,7 @@ async def test_init_checks_name_and_types(swarm: Swarm) -> None:
     assert not swarm.member.requests
 
 
-async def test_join_needs_an_address(swarm: Swarm) -> None:
-    status, message = await swarm.refusal(swarm.client.post, "/swarm/join", json={"JoinToken": "SWMTKN-1-x"})
-    assert (status, message) == (400, "at least 1 RemoteAddr is required to join")
+async def test_join_and_leave(swarm: Swarm) -> None:
     await swarm.post("/swarm/join", {"RemoteAddrs": ["10.0.0.1:2377"], "JoinToken": "SWMTKN-1-x"})
     (request,) = swarm.member.requests
     assert isinstance(request, JoinRequest)

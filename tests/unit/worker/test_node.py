@@ -148,7 +148,7 @@ async def test_an_init_that_cannot_be_served_is_refused_before_anything_is_writt
 @pytest.mark.parametrize(
     ("remotes", "token", "text"),
     [
-        ([], TOKEN, "at least one RemoteAddr is required to join"),
+        ([], TOKEN, "at least 1 RemoteAddr is required to join"),
         (["127.0.0.1:0"], TOKEN, "invalid address '127.0.0.1:0': invalid port"),
         (["127.0.0.1"], "nonsense", "invalid join token"),
     ],
