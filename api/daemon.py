@@ -25,8 +25,8 @@ from worker.membership.host import Host
 from worker.membership.node import Node
 from worker.membership.zygote import Zygote
 
-WARM_AFTER_S = 1.0
-"""So long after the API answers the zygote imports the manager: the first requests come first."""
+WARM_AFTER_S = 0.1
+"""So long after the API answers the zygote imports the manager: its first request comes first, `swarm init` soon after."""
 
 log = structlog.get_logger(__name__)
 
