@@ -10,8 +10,8 @@ container created, its init waits       ``Runc.abandon``, then ``Releasing`` (cg
 namespace attached to its networks      ``Releasing``; the kernel, when the namespace ends
 attached clients connected              conmon's end; those still waiting are closed
 noted down as running                   the state moves back
-process let go                          nothing: it runs
-monitor watched                         nothing: cannot fail
+process let go                          ``Runc.abandon`` ends it
+monitor watched                         it is the last step
 ======================================= ===========================================
 
 ``docs/design/runtime.md``, "A start", has the reasons for the order.
@@ -116,10 +116,10 @@ class Starting:
             self._connect_attaches(container)
             self._note_down(container, created, sandbox)
             await self._runc.start(container.id, created.pid)
+            self._monitors.watch(container)
         except BaseException:
             await self._runc.abandon(created)
             raise
-        self._monitors.watch(container)
 
     async def _undo(self, container: Container, before: Status, error: Exception) -> None:
         state = container.state

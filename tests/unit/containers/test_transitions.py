@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -64,6 +66,26 @@ async def test_a_step_that_fails_undoes_what_was_done_before_it(host: FakeHost, 
     host.asked.refused = set()
     await host.starting.start(container)
     assert container.state.Status is Status.RUNNING
+
+
+async def test_a_process_whose_monitor_cannot_be_watched_is_ended(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = await host.create()
+    opened: list[int] = []
+
+    def one_pidfd(pid: int) -> int:
+        opened.append(pid)
+        if len(opened) > 1:  # the init's was one
+            raise OSError(errno.EMFILE, "Too many open files")
+        return os.open("/", os.O_PATH)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", one_pidfd)
+        with pytest.raises(HostError, match="Too many open files"):
+            await host.starting.start(container)
+    assert host.asked.steps == [*WALK, "abandon", *RELEASE]
+    assert container.state.Status is Status.CREATED
 
 
 async def test_what_cannot_be_given_back_does_not_keep_the_rest(host: FakeHost) -> None:
