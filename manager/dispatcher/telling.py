@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from manager.model.transitions import state_name
 from proto.dispatcher_pb2 import AssignmentKind, AssignmentsMessage, TaskStatusUpdate
 from proto.objects_pb2 import Task
+from proto.task_states import state_name
 
 log = structlog.get_logger(__name__)
 

@@ -33,6 +33,7 @@ from proto.objects_pb2 import (
     TaskState,
     TaskStatus,
 )
+from proto.task_states import state_name
 
 State: TypeAlias = TaskState.ValueType
 
@@ -132,14 +133,6 @@ def with_desired(task: Task, desired: State, now: float) -> Task:
     copy = copy_task(task)
     set_desired(copy, desired, now)
     return copy
-
-
-def state_name(state: int) -> str:
-    """``RUNNING``; the number of one that this version does not know."""
-    return _NAMES.get(state) or str(state)
-
-
-_NAMES: Mapping[int, str] = {number: name.removeprefix("TASK_STATE_") for name, number in TaskState.items()}
 
 
 def _check(task: Task, owner: Owner, state: State) -> None:

@@ -24,7 +24,7 @@ from manager.model.inputs import MissingOf, NewID, Nodes, SpecOf
 from manager.model.modes import mode_of
 from manager.model.tasks import age_key, changed_at, has_ended, is_live, new_task, newest, running_since
 from manager.model.times import from_timestamp, is_ahead, to_timestamp
-from manager.model.transitions import set_desired, state_name, with_desired
+from manager.model.transitions import set_desired, with_desired
 from manager.model.versions import copy_service, rolled_back
 from manager.orchestrator import rollout
 from manager.orchestrator.restart import is_finished, start_time
@@ -51,6 +51,7 @@ from proto.specs_pb2 import (
     UPDATE_ORDER_START_FIRST,
     UPDATE_ORDER_STOP_FIRST,
 )
+from proto.task_states import state_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ import structlog
 
 from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
-from manager.model.transitions import state_name
 from manager.reconcile.known import Known
 from manager.reconcile.reconcile_pass import ReconcilePass
 from manager.scheduler.assign import assign, is_unassigned
 from manager.scheduler.nodes import Round
 from manager.store import Change, SequenceConflictError, Store, StoreError, TransactionTooLargeError
 from proto.objects_pb2 import TASK_STATE_ASSIGNED, Task
+from proto.task_states import state_name
 
 log = structlog.get_logger(__name__)
 

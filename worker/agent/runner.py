@@ -13,7 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from base.backoff import Backoff
 from base.tasks import unless
 from proto.dispatcher_pb2 import TaskStatusUpdate
-from proto.objects_pb2 import Task, TaskState
+from proto.objects_pb2 import Task
+from proto.task_states import state_name
 from worker.agent.executor import Assignment, Executor, ExecutorError
 from worker.agent.task_machine import Operation, TaskMachine
 
@@ -114,7 +115,7 @@ class TaskRunner:
         container = self._executor.observe(self.machine.task_id)
         for status in self.machine.take_reports():
             self._log.info(
-                "task.moved", state=TaskState.Name(status.state), **({"reason": status.err} if status.err else {})
+                "task.moved", state=state_name(status.state), **({"reason": status.err} if status.err else {})
             )
             if self.machine.unassigned:
                 continue

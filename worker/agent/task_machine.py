@@ -17,6 +17,7 @@ from enum import Enum
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from proto.objects_pb2 import PortStatus, TaskState, TaskStatus
+from proto.task_states import state_name
 from worker.agent.executor import ContainerPhase, Health, Observation
 
 ASSIGNED = TaskState.TASK_STATE_ASSIGNED
@@ -79,7 +80,7 @@ class IllegalTransitionError(Exception):
 
     def __init__(self, task_id: str, old: TaskState.ValueType, new: TaskState.ValueType, history: list[str]) -> None:
         super().__init__(
-            f"task {task_id}: {TaskState.Name(old)} -> {TaskState.Name(new)} is no legal step; "
+            f"task {task_id}: {state_name(old)} -> {state_name(new)} is no legal step; "
             f"history: {', '.join(history) or 'none'}"
         )
         self.task_id, self.old, self.new = task_id, old, new
@@ -143,7 +144,7 @@ class TaskMachine:
         """The managers hold the task for ended (given up while the node was away): so it is, and is not reported back."""
         if status.state > RUNNING >= self.state:
             self._status.CopyFrom(status)
-            self._history.append(f"{TaskState.Name(status.state)} by the managers")
+            self._history.append(f"{state_name(status.state)} by the managers")
 
     def unassign(self) -> None:
         """The task object is gone: stop, and leave nothing behind."""
@@ -283,7 +284,7 @@ class TaskMachine:
         old = self.state
         if state not in TRANSITIONS[old]:
             raise IllegalTransitionError(self.task_id, old, state, list(self._history))
-        self._history.append(f"{TaskState.Name(state).removeprefix('TASK_STATE_')} at {now.ToJsonString()}")
+        self._history.append(f"{state_name(state)} at {now.ToJsonString()}")
         status = self._status
         status.state = state
         status.timestamp.CopyFrom(now)

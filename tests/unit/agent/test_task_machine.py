@@ -193,7 +193,7 @@ def test_a_task_given_up_by_the_managers_is_stopped_and_not_reported() -> None:
 
 def test_an_illegal_step_tells_the_history() -> None:
     world = make_world().run()
-    with pytest.raises(IllegalTransitionError, match=r"RUNNING -> TASK_STATE_READY.*STARTING at"):
+    with pytest.raises(IllegalTransitionError, match=r"RUNNING -> READY.*STARTING at"):
         world.machine._enter(READY, NOW)
 
 

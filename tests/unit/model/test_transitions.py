@@ -22,7 +22,6 @@ from manager.model.transitions import (
     replace_status,
     set_desired,
     set_status,
-    state_name,
     with_desired,
 )
 from proto.objects_pb2 import (
@@ -41,6 +40,7 @@ from proto.objects_pb2 import (
     TaskState,
     TaskStatus,
 )
+from proto.task_states import state_name
 
 ROOT = Path(__file__).parents[3]
 MANAGER = ROOT / "manager"
