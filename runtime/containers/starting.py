@@ -94,11 +94,11 @@ class Starting:
         before = container.state.Status
         try:
             await self._walk(container)
-        except (EngineError, ImagesError, OSError) as error:
+        except Exception as error:  # a defect of ours too: what it leaves reserved would stay so
             await self._undo(container, before, error)
-            if isinstance(error, EngineError):
-                raise
-            raise HostError(str(error)) from error
+            if isinstance(error, ImagesError | OSError):
+                raise HostError(str(error)) from error
+            raise
         announce(self._events, container, "start")
         self._execs.container_started(container)
 

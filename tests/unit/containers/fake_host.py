@@ -29,16 +29,19 @@ T = TypeVar("T")
 
 
 class Asked:
-    """What was asked of the host, in order; a step whose name is in ``refused`` fails."""
+    """What was asked of the host, in order; a step whose name is in ``refused`` fails, one in ``broken`` as none should."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.refused: set[str] = set()
+        self.broken: set[str] = set()
 
     def step(self, name: str) -> None:
         self.steps.append(name)
         if name in self.refused:
             raise HostError(f"{name} refused")
+        if name in self.broken:
+            raise LookupError(f"{name} has a defect")
 
 
 class FakeRunc(Runc):

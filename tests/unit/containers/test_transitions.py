@@ -68,6 +68,15 @@ async def test_a_step_that_fails_undoes_what_was_done_before_it(host: FakeHost, 
     assert container.state.Status is Status.RUNNING
 
 
+async def test_a_defect_undoes_what_was_done_as_well(host: FakeHost) -> None:
+    container = await host.create()
+    host.asked.broken = {"build"}
+    with pytest.raises(LookupError, match="build has a defect"):
+        await host.starting.start(container)
+    assert host.asked.steps == ["reserve", "mount", "build", *RELEASE]
+    assert (container.state.Status, container.state.Error) == (Status.CREATED, "build has a defect")
+
+
 async def test_a_process_whose_monitor_cannot_be_watched_is_ended(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
