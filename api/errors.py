@@ -15,7 +15,7 @@ import grpc
 import msgspec
 from aiohttp import web
 
-from base.grpc_codes import CODE_BY_NUMBER, go_text
+from base.grpc_codes import go_text
 from pki import errors as pki
 from runtime import errors as engine
 from runtime import images
@@ -113,8 +113,6 @@ def status_of(error: BaseException) -> int:
         return int(error.status)
     if isinstance(error, grpc.RpcError):
         return STATUS_BY_CODE.get(_code_of(error), 500)
-    if isinstance(error, pki.JoinRefusedError):
-        return STATUS_BY_CODE.get(CODE_BY_NUMBER.get(error.code, grpc.StatusCode.UNKNOWN), 500)
     if isinstance(error, engine.StartError) and error.exit_code in (126, 127):
         return 400
     return next((STATUS_BY_TYPE[kind] for kind in type(error).__mro__ if kind in STATUS_BY_TYPE), 500)

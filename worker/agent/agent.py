@@ -150,25 +150,24 @@ class Agent:
         await self._ended.wait()
 
     async def leave(self) -> None:
-        """``close()``, then stop every task, remove its container and forget all assignments.
+        """``close()``, then stop every task (in its container's own time), remove that and forget all assignments.
 
         Raises:
             ExecutorError: a container could not be removed; everything else was.
         """
-        grace_s = {task_id: runner.grace_s for task_id, runner in self._runners.items()}
         await self.close()
         failures: list[ExecutorError] = []
         async with asyncio.TaskGroup() as group:
             for task_id in self._executor.task_ids():
-                group.create_task(self._take_away(task_id, grace_s.get(task_id), failures), name=f"leave {task_id}")
+                group.create_task(self._take_away(task_id, failures), name=f"leave {task_id}")
         self._file.clear()
         if failures:
             raise failures[0]
 
-    async def _take_away(self, task_id: str, grace_s: float | None, failures: list[ExecutorError]) -> None:
+    async def _take_away(self, task_id: str, failures: list[ExecutorError]) -> None:
         for attempt in range(1, LEAVE_ATTEMPTS_MAX + 1):
             try:
-                await self._executor.stop(task_id, grace_s)
+                await self._executor.stop(task_id, None)
                 await self._executor.remove(task_id)
             except ExecutorError as error:
                 if attempt == LEAVE_ATTEMPTS_MAX:
