@@ -1,7 +1,7 @@
 """The seam between consensus and the file system.
 
-Everything that journal, snapshots and lock do to the disk goes through ``Files``, so that the
-simulation (``tests/simulation/disk.py``) can crash a member before and after each write, sync,
+Everything that journal, snapshots and lock do to the disk goes through ``Files`` (both implementations pass
+``tests/contract/test_files.py``), so that the simulation (``tests/simulation/disk.py``) can crash a member before and after each write, sync,
 rename and unlink, and lose what was not synced.
 """
 

@@ -43,7 +43,7 @@ class SimDisk:
         self._names: dict[Path, _Inode] = {}
         self._durable: dict[Path, dict[Path, _Inode]] = {}
         self._changes: dict[Path, list[tuple[Path, _Inode | None]]] = {}
-        self._folders: set[Path] = set()
+        self._folders: dict[Path, None] = {}
         self._locked = False
         self.operations = 0
         self.fault: Fault | None = None
@@ -82,7 +82,7 @@ class SimDisk:
                 del self._names[path]
             self._names.update(names)
             self._durable[folder] = dict(names)
-        for inode in set(self._names.values()):
+        for inode in dict.fromkeys(self._names.values()):
             self._lose_bytes(inode, rng)
 
     @staticmethod
@@ -101,9 +101,11 @@ class SimDisk:
     # Files
 
     def make_folder(self, path: Path) -> None:
-        self._folders.add(path)
+        self._folders[path] = None
 
     def names(self, folder: Path) -> list[str]:
+        if folder not in self._folders:
+            raise FileNotFoundError(folder)
         files = {path.name for path in self._names if path.parent == folder}
         return sorted(files | {path.name for path in self._folders if path.parent == folder})
 
@@ -115,7 +117,7 @@ class SimDisk:
         return _SimFile(self, inode)
 
     def read(self, path: Path) -> bytes:
-        return bytes(self._names[path].data)
+        return bytes(self._at(path).data)
 
     def read_chunks(self, path: Path, size_bytes: int) -> Iterator[bytes]:
         data = self.read(path)
@@ -124,18 +126,18 @@ class SimDisk:
 
     def truncate(self, path: Path, size_bytes: int) -> None:
         def cut() -> None:
-            inode = self._names[path]
+            inode = self._at(path)
             del inode.data[size_bytes:]
             inode.synced = min(inode.synced, size_bytes)
 
         self.step(cut)
 
     def sync_file(self, path: Path) -> None:
-        _SimFile(self, self._names[path]).sync()
+        _SimFile(self, self._at(path)).sync()
 
     def rename(self, source: Path, target: Path) -> None:
         def move() -> None:
-            inode = self._names[source]
+            inode = self._at(source)
             self._set(target, inode)
             self._set(source, None)
 
@@ -165,6 +167,11 @@ class SimDisk:
     def flip(self, path: Path, offset: int, mask: int = 0x10) -> None:
         """Damage one byte."""
         self._names[path].data[offset] ^= mask
+
+    def _at(self, path: Path) -> _Inode:
+        if path not in self._names:
+            raise FileNotFoundError(path)
+        return self._names[path]
 
     def _set(self, path: Path, inode: _Inode | None) -> None:
         if inode is None:

@@ -264,11 +264,12 @@ class Scenario:
 
     def _fault_partition(self, node: SimNode) -> None:
         nodes = list(self.world.nodes)
-        side = set(self.rng.sample(nodes, self.rng.randint(0, len(nodes) // 2)))
+        side = self.rng.sample(nodes, self.rng.randint(0, len(nodes) // 2))
         self.world.note(f"partition {sorted(side)}")
         for one in side:
-            for other in set(nodes) - side:
-                self.world.network.cut(one, other)
+            for other in nodes:
+                if other not in side:
+                    self.world.network.cut(one, other)
 
     def _fault_isolate_leader(self, node: SimNode) -> None:
         leader = self.world.leader()
