@@ -53,10 +53,10 @@ def node_filter(filters: Values) -> Callable[[Node], bool]:
 
     def matches(node: Node) -> bool:
         return (
-            has_prefix(node.id, filters.get("id"))
-            and has_prefix(node.description.hostname, filters.get("name"))
-            and has_labels(node.description.engine.labels, filters.get("label"))
-            and has_labels(node.spec.labels, filters.get("node.label"))
+            _has_prefix(node.id, filters.get("id"))
+            and _has_prefix(node.description.hostname, filters.get("name"))
+            and _has_labels(node.description.engine.labels, filters.get("label"))
+            and _has_labels(node.spec.labels, filters.get("node.label"))
             and (not roles or node.role in roles)
             and (not memberships or "accepted" in memberships)
         )
@@ -71,9 +71,9 @@ def service_filter(filters: Values) -> Callable[[Service], bool]:
     def matches(service: Service) -> bool:
         spec = service.spec
         return (
-            has_prefix(service.id, filters.get("id"))
-            and has_prefix(spec.name, filters.get("name"))
-            and has_labels(spec.labels, filters.get("label"))
+            _has_prefix(service.id, filters.get("id"))
+            and _has_prefix(spec.name, filters.get("name"))
+            and _has_labels(spec.labels, filters.get("label"))
             and (not modes or mode_of(spec).word in modes)
             and (spec.task_template.runtime or "container") in runtimes
         )
@@ -113,13 +113,13 @@ def task_filter(
             return False
         if states and task.desired_state not in states:
             return False
-        if not has_prefix(task.id, filters.get("id")):
+        if not _has_prefix(task.id, filters.get("id")):
             return False
         version = spec_of(task)
         spec = version.spec if version is not None else SpecVersion().spec
         return (
-            (not names or has_prefix(task_name(task, spec.name), names))
-            and has_labels(spec.labels, labels)
+            (not names or _has_prefix(task_name(task, spec.name), names))
+            and _has_labels(spec.labels, labels)
             and (spec.task_template.runtime in runtimes)
             and (not only_up_to_date or up_to_date(task))
         )
@@ -134,10 +134,10 @@ def object_filter(kind: Kind[T], filters: Values) -> Callable[[T], bool]:
 
     def matches(obj: T) -> bool:
         return (
-            has_prefix(obj.id, ids)
-            and (not names or any(has_prefix(name, names) for name in kind.names(obj)))
+            _has_prefix(obj.id, ids)
+            and (not names or any(_has_prefix(name, names) for name in kind.names(obj)))
             and (not exact or any(name in exact for name in kind.names(obj)))
-            and (not labels or has_labels(kind.labels(obj), labels))
+            and (not labels or _has_labels(kind.labels(obj), labels))
         )
 
     return matches
@@ -148,13 +148,14 @@ def task_name(task: Task, service_name: str) -> str:
     return f"{service_name}.{task.slot or task.node_id}.{task.id}"
 
 
-def has_prefix(text: str, prefixes: Iterable[str] | None) -> bool:
+def _has_prefix(text: str, prefixes: Iterable[str] | None) -> bool:
     """Whether ``text`` begins with one of ``prefixes``; no prefixes match all."""
     return not prefixes or text.startswith(tuple(prefixes))
 
 
-def has_labels(labels: Mapping[str, str], wanted: Iterable[str] | None) -> bool:
-    """Whether every ``key`` or ``key=value`` of ``wanted`` is there; an empty value matches any."""
+def _has_labels(labels: Mapping[str, str], wanted: Iterable[str] | None) -> bool:
+    """Whether every ``key`` or ``key=value`` of ``wanted`` is there; an empty value matches any, other than in the engine's
+    lists (``base.labels``)."""
     for label in wanted or ():
         key, _, value = label.partition("=")
         if key not in labels or (value and labels[key] != value):
