@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from manager.store import KINDS
+
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 PLAN = PAGE.partition("## 2. The house")[2].split("```")[1]
@@ -78,3 +80,9 @@ def test_files_that_the_plan_names_are_there() -> None:
     assert len(named) > 20
     places = {folder: [ROOT / folder, ROOT / folder.partition("/")[0]] for folder, _ in named}
     assert [(folder, file) for folder, file in named if not any((at / file).is_file() for at in places[folder])] == []
+
+
+def test_the_objects_of_the_page_are_those_of_the_store() -> None:
+    named = re.search(r"objects \(`([\w, ]+)`\) are protobuf messages", PAGE)
+    assert named is not None
+    assert set(named[1].split(", ")) == {kind.message.__name__ for kind in KINDS}
