@@ -18,7 +18,7 @@ import ssl
 import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar  # Any: a coroutine that only returns
 
 import grpc
 import grpc.aio

@@ -72,6 +72,16 @@ def test_every_folder_has_its_place_on_the_plan() -> None:
     assert {folder for folder in folders_of_the_plan() if folder.partition("/")[0] in PACKAGES} == built
 
 
+def test_what_lies_beside_the_managers_parts_is_on_the_plan() -> None:
+    named = {
+        file
+        for folder, text in folders_of_the_plan().items()
+        if folder.startswith("manager")
+        for file in re.findall(r"\w+\.py", text)
+    }
+    assert {path.name for path in (ROOT / "manager").glob("*.py")} - {"__init__.py"} <= named
+
+
 def test_files_that_the_plan_names_are_there() -> None:
     """Those behind a folder's name in it, those on lines of their own in the package above."""
     named = [
