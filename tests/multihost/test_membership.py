@@ -166,11 +166,8 @@ def test_a_second_daemon_on_the_same_state_is_refused(four: Testbed) -> None:
 
 def test_a_worker_leaves_is_refused_with_bad_tokens_and_joins_again(four: Testbed) -> None:
     leave(four, WORKER)
-    assert sorted(path.name for path in (four.directory(WORKER) / "state").iterdir()) == [
-        "engine",
-        "manager.lock",
-        "swarmd.lock",
-    ]
+    left = {path.name for path in (four.directory(WORKER) / "state").iterdir()}
+    assert left - {"manager.lock"} == {"engine", "swarmd.lock"}  # the lock is there if it was a manager before
     good = token(four, "Worker")
     other_secret = good[:-1] + ("0" if good[-1] != "0" else "1")
     digest = good.split("-")[2]
