@@ -58,6 +58,18 @@ def patient() -> Iterator[Testbed]:
     yield from make_testbed(4, 3, name="mp", network="192.168.97", heartbeat_s=60.0)
 
 
+@pytest.fixture(scope="module")
+def four() -> Iterator[Testbed]:
+    """Four hosts, three of them managers; no image is needed."""
+    testbed = Testbed(4, name="mm", network="192.168.94", log_level="debug")
+    try:
+        testbed.up()
+        testbed.form_cluster(3, heartbeat_s=2.0)
+        yield testbed
+    finally:
+        testbed.down()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Add to a failure what the cluster says of its tasks, and the story of those that are not as they should be."""

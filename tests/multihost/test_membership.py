@@ -7,28 +7,26 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
 
+from tests.multihost.members import (
+    join,
+    kill_manager,
+    leave,
+    manager_again,
+    node,
+    processes,
+    reachability,
+    set_role,
+    swarm_info,
+    token,
+)
 from tests.multihost.testbed import Testbed
 from tests.waiting import wait_until
 
 WORKER = 4
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Testbed]:
-    """Four hosts, three of them managers; no image is needed."""
-    testbed = Testbed(4, name="mm", network="192.168.94")
-    try:
-        testbed.up()
-        testbed.form_cluster(3, heartbeat_s=2.0)
-        yield testbed
-    finally:
-        testbed.down()
 
 
 @pytest.fixture
@@ -40,65 +38,6 @@ def alone() -> Iterator[Testbed]:
         yield testbed
     finally:
         testbed.down()
-
-
-def swarm_info(testbed: Testbed, host: int) -> dict[str, Any]:
-    info: dict[str, Any] = testbed.client(host, timeout_s=25).info()["Swarm"]
-    return info
-
-
-def node(testbed: Testbed, host: int, *, via: int = 1) -> dict[str, Any]:
-    """The node object of a host that is a member."""
-    found: dict[str, Any] = testbed.client(via, timeout_s=25).nodes.get(testbed.node_id(host)).attrs
-    return found
-
-
-def reachability(testbed: Testbed, host: int, *, via: int = 1) -> str:
-    """`ManagerStatus.Reachability`, "" for a node that is no manager."""
-    return str(node(testbed, host, via=via).get("ManagerStatus", {}).get("Reachability", ""))
-
-
-def set_role(testbed: Testbed, host: int, role: str) -> None:
-    testbed.update_node(testbed.node_id(host), Role=role)
-
-
-def token(testbed: Testbed, role: str, *, via: int = 1) -> str:
-    return str(testbed.client(via).api.inspect_swarm()["JoinTokens"][role])
-
-
-def join(testbed: Testbed, host: int, join_token: str, *, via: int = 1) -> None:
-    testbed.client(host).swarm.join([f"{testbed.ip(via)}:2377"], join_token, advertise_addr=testbed.ip(host))
-
-
-def leave(testbed: Testbed, host: int, *, force: bool = False, via: int = 1) -> None:
-    """Leave, and remove the node object once the managers know it is gone."""
-    node_id = testbed.node_id(host)
-    testbed.client(host).api.leave_swarm(force=force)
-    api = testbed.client(via, timeout_s=25).api
-    wait_until(lambda: api.inspect_node(node_id)["Status"]["State"] == "down", "the node is down")
-    api.remove_node(node_id)
-
-
-def processes(testbed: Testbed, host: int) -> dict[str, list[int]]:
-    """PIDs of the daemon's processes on a host by what they are called: swarmd (node, zygote), swarm-manager."""
-    found: dict[str, list[int]] = {}
-    for pid in sorted(testbed.daemon_pids(host)):
-        with contextlib.suppress(OSError):
-            found.setdefault(Path(f"/proc/{pid}/comm").read_text().strip(), []).append(pid)
-    return found
-
-
-def kill_manager(testbed: Testbed, host: int) -> int:
-    """Kill the manager process of a host, nothing else; return its PID."""
-    (pid,) = processes(testbed, host)["swarm-manager"]
-    os.kill(pid, signal.SIGKILL)
-    return pid
-
-
-def manager_again(testbed: Testbed, host: int, killed: int) -> bool:
-    return processes(testbed, host).get("swarm-manager", [killed]) != [killed] and bool(
-        swarm_info(testbed, host)["ControlAvailable"]
-    )
 
 
 # ---------------------------------------------------------------------- roles
@@ -252,35 +191,3 @@ def listening(testbed: Testbed, host: int, port: int) -> Iterator[None]:
             yield
         finally:
             other.communicate()
-
-
-# ---------------------------------------------------------------------- the last one standing (keep this test last)
-
-
-def test_one_of_three_managers_makes_a_new_cluster_with_the_state_it_has(four: Testbed) -> None:
-    four.client(1).configs.create(name="kept", data=b"x")
-    wait_until(lambda: "kept" in {c.name for c in four.client(2).configs.list()}, "the config is replicated")
-    four.kill(1)
-    four.kill(3)
-    with pytest.raises(docker.errors.APIError) as refused:
-        four.client(2, timeout_s=25).configs.create(name="lost", data=b"x")
-    assert refused.value.response.status_code in (500, 503)
-    me, worker = four.node_id(2), four.node_id(WORKER)
-    four.client(2).api.init_swarm(f"{four.ip(2)}:2377", "0.0.0.0:2377", force_new_cluster=True)
-    assert four.node_id(2) == me
-    assert "kept" in {config.name for config in four.client(2).configs.list()}
-    four.client(2).configs.create(name="after", data=b"x")
-    api = four.client(2).api
-    assert [n["ID"] for n in api.nodes() if n.get("ManagerStatus")] == [me]
-    wait_until(lambda: api.inspect_node(worker)["Status"]["State"] == "ready", "the worker finds the new cluster")
-
-    # One that comes back belongs to the group of old and does no harm; told to leave, it can join.
-    four.start(1)
-    wait_until(
-        lambda: "the log of another Raft group, from before a new cluster was forced" in four.log(1), "it is refused"
-    )
-    assert [n["ID"] for n in api.nodes() if n.get("ManagerStatus")] == [me]
-    four.client(1).api.leave_swarm(force=True)
-    join(four, 1, token(four, "Manager", via=2), via=2)
-    wait_until(lambda: reachability(four, 1, via=2) == "reachable", "it is a manager of the new cluster")
-    assert {"kept", "after"} <= {config.name for config in four.client(1).configs.list()}
