@@ -47,7 +47,7 @@ from runtime.types import (
     NetworkingConfig,
     WaitResult,
 )
-from runtime.volumes import Volume, Volumes
+from runtime.volumes import Volumes
 from worker.membership.cluster_member import InitRequest, JoinRequest, LocalNodeState, NotManagerError, SwarmInfo
 
 if TYPE_CHECKING:
@@ -168,16 +168,6 @@ class FakeImages(ImageStore):
         return 10
 
 
-class FakeVolumes(Volumes):
-    """No volumes."""
-
-    def __init__(self) -> None:
-        self.users = lambda _name: ()
-
-    def list(self, filters: Filters | None = None) -> list[Volume]:
-        return []
-
-
 def _make_container() -> Container:
     config = ContainerConfig(Image="busybox", Cmd=["sh"], Labels={"a": "b"}, OpenStdin=True, StdinOnce=True)
     record = Record(
@@ -203,8 +193,8 @@ class FakeEngine(Engine):
 
     def __init__(self) -> None:
         self.images = self.fake_images = FakeImages()
-        self.volumes = FakeVolumes()
         self.events = EventBus()
+        self.volumes = Volumes(Path("/nowhere"), self.events)  # the real ones: none are there
         self.container: Container | None = _make_container()
         self.create_error: Exception | None = None
         self.created: list[tuple[ContainerConfig, HostConfig | None, NetworkingConfig | None, str | None]] = []
