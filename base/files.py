@@ -6,11 +6,14 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
+LOOK_S_MAX = 0.5
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = SECRET_MODE) -> None:
@@ -80,6 +83,26 @@ def locked_folder(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def lock_file(file: IO[bytes], *, patience_s: float = LOOK_S_MAX) -> None:
+    """Hold a lock file for as long as ``file`` is open.
+
+    Who looks whether somebody holds it has it himself for that moment, which is waited for.
+
+    Raises:
+        BlockingIOError: it is held for longer than a look takes.
+    """
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.002)
+        else:
+            return
 
 
 def ensure_private_folder(path: Path) -> None:

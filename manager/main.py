@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import gc
 import os
 import signal
@@ -25,6 +24,7 @@ import grpc.aio
 import structlog
 
 from base.backoff import Backoff
+from base.files import lock_file
 from base.tasks import unless
 from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
@@ -123,7 +123,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold STATE/manager.lock with our PID in it: how the node finds a manager that outlived it."""
     with path.open("a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except BlockingIOError:
             raise StateLockedError(f"another manager runs on {path.parent}") from None
         file.truncate(0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Timer
 
 import pytest
 
-from base.files import remove_leftovers, write_atomic
+from base.files import lock_file, remove_leftovers, write_atomic
 
 
 def test_it_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -98,3 +99,14 @@ def test_what_a_crash_left_is_removed_and_nothing_else(tmp_path: Path, monkeypat
     assert len(list(tmp_path.iterdir())) == 3
     remove_leftovers(tmp_path, "x.json")
     assert {path.name for path in tmp_path.iterdir()} == {"x.json", ".kept"}
+
+
+def test_a_lock_is_had_once_a_look_at_it_is_over_and_not_from_who_keeps_it(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("ab") as theirs, (tmp_path / "lock").open("ab") as ours:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            lock_file(ours, patience_s=0.01)
+        look = Timer(0.05, fcntl.flock, (theirs, fcntl.LOCK_UN))
+        look.start()
+        lock_file(ours, patience_s=60)
+        look.join()

@@ -15,6 +15,7 @@ from subprocess import PIPE, Popen, run
 
 import pytest
 
+from base.files import lock_file
 from proto.node_pb2 import ManagerConfig
 from worker.membership import manager_process as module
 from worker.membership.manager_process import ManagerProcess, lock_holder
@@ -29,7 +30,7 @@ def be_manager(payload: bytes) -> int:
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     with Path(config.state_dir, "manager.lock").open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
         file.truncate(0)
         file.write(str(os.getpid()).encode())
         file.flush()
