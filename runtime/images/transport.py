@@ -117,7 +117,7 @@ class Transport:
         self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._unverified.check_hostname = False
         self._unverified.verify_mode = ssl.CERT_NONE
-        self._verified: asyncio.Future[ssl.SSLContext] | None = None
+        self._verified: ssl.SSLContext | None = None
 
     async def close(self) -> None:
         if self._session is not None:
@@ -136,8 +136,8 @@ class Transport:
     async def _get_verified(self) -> ssl.SSLContext:
         """Trusts the host's certificates. Made when first needed: to read them takes 40 ms."""
         if self._verified is None:
-            self._verified = asyncio.ensure_future(asyncio.to_thread(ssl.create_default_context))
-        return await asyncio.shield(self._verified)
+            self._verified = await asyncio.to_thread(ssl.create_default_context)
+        return self._verified
 
     @contextlib.asynccontextmanager
     async def request(
