@@ -16,6 +16,7 @@ import structlog
 from api.options import DEFAULT_HOST, DEFAULT_STATE
 from api.server import ApiServer, DaemonInfo, ListenError
 from api.startup import StartError, notify_systemd
+from base.tasks import OwnedTasks
 from base.version import VERSION
 from runtime.engine import Engine
 from worker.agent.container_spec import NodeFacts
@@ -26,7 +27,8 @@ from worker.membership.node import Node
 from worker.membership.zygote import Zygote
 
 WARM_AFTER_S = 0.1
-"""So long after the API answers the zygote imports the manager: its first request comes first, `swarm init` soon after."""
+"""So long after the API answers, what it did not need is made ready (see ``_warm``): its first request comes first, `swarm
+init` and the first pull soon after."""
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +81,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         mirrors=options.registry_mirror,
     )
     server = ApiServer(engine, node, info=info)
+    background = OwnedTasks()
     try:
         await node.open()
         try:
@@ -87,12 +90,20 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
             raise StartError(str(error)) from error
         log.info("daemon.started", version=VERSION, pid=os.getpid(), hostname=platform.node())
         notify_systemd("READY=1")
-        loop.call_later(WARM_AFTER_S, zygote.warm)
+        background.spawn(_warm(zygote, engine), name="warm")
         await stop.wait()
         notify_systemd("STOPPING=1")
         log.info("daemon.stopping")
     finally:
+        await background.close()
         await server.close()
         await node.close()
         await executor.close()
         await engine.close()
+
+
+async def _warm(zygote: Zygote, engine: Engine) -> None:
+    """Take from the first `swarm init` and the first task of this host what a start did not pay for."""
+    await asyncio.sleep(WARM_AFTER_S)
+    zygote.warm()
+    await engine.images.warm()

@@ -88,6 +88,10 @@ class RegistryClient:
         """Whether the registry that ``auth`` names accepts it. Raises: LoginRefusedError, RegistryUnavailableError."""
         await login(self._transport, auth, insecure=self._insecure)
 
+    async def warm(self) -> None:
+        """Have ready what the first request needs."""
+        await self._transport.warm()
+
     async def close(self) -> None:
         await self._transport.close()
 

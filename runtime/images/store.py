@@ -117,6 +117,10 @@ class ImageStore:
         blobs = (*record.Manifests, *(layer.digest for layer in record.Layers))
         return all(map(content.has, blobs)) and all(map(snapshots.has, chain_ids(config.diff_ids)))
 
+    async def warm(self) -> None:
+        """Have ready what the first request to a registry needs: 0.1 s of CPU on its way otherwise."""
+        await self._registry.warm()
+
     async def close(self) -> None:
         """Cancel what is under way, but for removals, which are waited for. Mounted root file systems stay mounted."""
         await self._state.content.close()

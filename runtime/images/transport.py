@@ -124,6 +124,10 @@ class Transport:
             await self._session.close()
             self._session = None
 
+    async def warm(self) -> None:
+        """Have ready what the first request needs. A daemon whose service begins does not have the time then."""
+        await self._get_verified()
+
     def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
@@ -134,7 +138,7 @@ class Transport:
         return self._session
 
     async def _get_verified(self) -> ssl.SSLContext:
-        """Trusts the host's certificates. Made when first needed: to read them takes 40 ms."""
+        """Trusts the host's certificates. Made by ``warm`` or when first needed: to read them takes 40 ms and more."""
         if self._verified is None:
             self._verified = await asyncio.to_thread(ssl.create_default_context)
         return self._verified

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import hashlib
 import os
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -90,6 +92,25 @@ async def content(tmp_path: Path) -> AsyncIterator[ContentStore]:
     content.open()
     yield content
     await content.close()
+
+
+async def test_the_hosts_certificates_are_read_once_and_before_the_first_request(
+    client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ssl.SSLContext] = []
+
+    def make() -> ssl.SSLContext:
+        made.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    await client.warm()
+    assert len(made) == 1
+    with socket.socket() as unanswered:  # bound, not listening
+        unanswered.bind(("127.0.0.1", 0))
+        with pytest.raises(RegistryUnavailableError):
+            await client.manifest(parse_reference(f"127.0.0.1:{unanswered.getsockname()[1]}/app:1"))
+    assert len(made) == 1
 
 
 def manifest_answer() -> web.Response:
