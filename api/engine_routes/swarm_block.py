@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import grpc
 import structlog
 
@@ -13,6 +15,12 @@ from worker.membership.cluster_member import ClusterMember, LocalNodeState, Memb
 log = structlog.get_logger(__name__)
 
 MANAGER_TIMEOUT_S = 2.0
+
+TWO_MANAGERS_WARNING = """WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance."""
+"""dockerd's (D24): either of the two that fails takes the majority with it."""
 
 
 def swarm_status(info: SwarmInfo) -> str:
@@ -46,6 +54,12 @@ async def swarm_block(member: ClusterMember) -> dict[str, object]:
     return block | _manager_fields(answer)
 
 
+def warnings_of(block: Mapping[str, object]) -> list[str]:
+    """What the block warns of, which dockerd puts among those of the host as well: the CLI prints only these."""
+    warnings = block.get("Warnings")
+    return warnings if isinstance(warnings, list) else []
+
+
 def _manager_fields(answer: GetManagerInfoResponse) -> dict[str, object]:
     fields: dict[str, object] = {
         "Nodes": answer.nodes_total,
@@ -56,6 +70,8 @@ def _manager_fields(answer: GetManagerInfoResponse) -> dict[str, object]:
         fields["RemoteManagers"] = [
             {"NodeID": manager.node_id, "Addr": manager.addr} for manager in answer.remote_managers
         ]
+    if answer.managers_total == 2:
+        fields["Warnings"] = [TWO_MANAGERS_WARNING]
     if not answer.has_leader:
         fields["Error"] = (
             "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers "

@@ -24,7 +24,7 @@ from api.engine_routes.host_facts import (
     operating_system,
     read_cgroup_facts,
 )
-from api.engine_routes.swarm_block import swarm_block, swarm_status
+from api.engine_routes.swarm_block import swarm_block, swarm_status, warnings_of
 from api.errors import BadRequestError, NotFoundError
 from api.requests import json_response
 from api.versions import MAX_VERSION, MIN_VERSION
@@ -119,7 +119,9 @@ class SystemRoutes:
             "InitCommit": {"ID": ""},
             "ContainerdCommit": {"ID": ""},
         }
-        return json_response(answer | self._limits() | self._settings())
+        answer |= self._limits() | self._settings()
+        warnings = [*self._cgroup.warnings(), *self._info.warnings, *warnings_of(swarm)]
+        return json_response(answer | {"Warnings": warnings})
 
     def _limits(self) -> dict[str, object]:
         facts = self._cgroup
@@ -134,7 +136,6 @@ class SystemRoutes:
             "OomKillDisable": facts.oom_kill_disable,
             "CgroupDriver": "cgroupfs",
             "CgroupVersion": facts.version,
-            "Warnings": [*facts.warnings(), *self._info.warnings],
         }
 
     def _settings(self) -> dict[str, object]:

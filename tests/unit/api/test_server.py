@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import aiohttp
 import pytest
 
+from api.engine_routes.swarm_block import TWO_MANAGERS_WARNING
 from api.engine_routes.system import masked, stable_id
 from api.server import ApiServer, ListenError
+from proto.control_pb2 import GetManagerInfoResponse
 from tests.unit.api.conftest import Client
 from tests.unit.api.fakes import INFO, FakeEngine, LoneHost
 from worker.membership.cluster_member import LocalNodeState, SwarmInfo
+
+if TYPE_CHECKING:
+    from proto.control_pb2_grpc import ControlAsyncStub
 
 DEADLINE_S = 30.0
 
@@ -72,6 +78,33 @@ async def test_info_describes_host_engine_and_cluster(client: Client) -> None:
     assert found["CgroupVersion"] in ("1", "2")
     assert found["Swarm"]["LocalNodeState"] == "inactive"
     assert found["Swarm"]["ControlAvailable"] is False
+
+
+class ManagerHost(LoneHost):
+    """A manager of a cluster that has ``managers`` of them."""
+
+    def __init__(self, managers: int) -> None:
+        super().__init__(SwarmInfo(local_node_state=LocalNodeState.ACTIVE, node_id="n1", control_available=True))
+        self._managers = managers
+
+    def control(self) -> ControlAsyncStub:
+        return cast("ControlAsyncStub", self)  # as much of a stub as /info asks for
+
+    async def GetManagerInfo(self, request: object, *, timeout: float) -> GetManagerInfoResponse:  # noqa: N802 - the RPC's name
+        return GetManagerInfoResponse(nodes_total=5, managers_total=self._managers, has_leader=True)
+
+
+@pytest.mark.parametrize(("managers", "warned"), [(1, False), (2, True), (3, False)])
+async def test_two_managers_are_warned_of(managers: int, warned: bool, engine: FakeEngine, tmp_path: Path) -> None:
+    server = ApiServer(engine, ManagerHost(managers), info=INFO)
+    path = tmp_path / "a.sock"
+    await server.start([f"unix://{path}"])
+    async with unix_session(path) as session, session.get("/info") as answer:
+        found = await answer.json()
+    expected = [TWO_MANAGERS_WARNING] if warned else []
+    assert [text for text in found["Warnings"] if "two-manager" in text] == expected  # what the CLI prints
+    assert found["Swarm"].get("Warnings", []) == expected
+    await server.close()
 
 
 async def test_manager_that_does_not_answer_is_named_and_info_still_comes(engine: FakeEngine, tmp_path: Path) -> None:
