@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -84,7 +85,11 @@ def test_tasks_of_a_killed_worker_run_elsewhere_and_not_twice_when_it_returns(fi
     services_on(five, "w", 10)
     wait_until(lambda: len(five.tasks("w")) == 10, "ten tasks run")
     lost = five.node_id(WORKER)
+    five.client(WORKER).containers.list()[0].pause()
+    pids = five.container_pids(WORKER)
+    assert pids
     five.kill(WORKER)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]  # what is paused loses its power, too
 
     def elsewhere() -> bool:
         running = five.tasks("w")

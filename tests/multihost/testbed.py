@@ -32,6 +32,7 @@ from tests.waiting import HOSTS_DEADLINE_S, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = REPOSITORY / ".venv" / "bin"
+CGROUPS = Path("/sys/fs/cgroup")
 
 T = TypeVar("T")
 
@@ -160,6 +161,7 @@ class Testbed:
         return pid if b"sleep\0infinity" in command else None
 
     def _power_on(self, host: int) -> None:
+        self.heal(host)
         directory = self.directory(host)
         directory.mkdir(parents=True, exist_ok=True)
         ready = directory / "ready"
@@ -205,6 +207,12 @@ class Testbed:
                 if b"swarmd\0" in command or b"worker.membership.zygote\0" in command:
                     found.append(int(pid))
         return found
+
+    def container_pids(self, host: int) -> set[int]:
+        """PIDs (as seen from here) of what runs in the host's containers, by their cgroups."""
+        name = self.cgroup_parent(host).lstrip("/")
+        top = CGROUPS / name if (CGROUPS / "cgroup.controllers").exists() else CGROUPS / "freezer" / name
+        return {int(pid) for procs in top.rglob("cgroup.procs") for pid in procs.read_text().split()}
 
     def daemon_command(self, host: int) -> list[str]:
         """What is started on a host; a benchmark puts another engine here."""
@@ -262,13 +270,21 @@ class Testbed:
         wait_until(lambda: not self.daemon_pids(host), f"daemon of host {host} ends")
 
     def kill(self, host: int) -> None:
-        """Power loss: every process of the host ends in the same instant."""
+        """Power loss: no packet leaves the host any more, and every process ends, in the same instant.
+
+        The cable goes first: the kernel of a dead machine says no goodbye, that of killed processes sends FIN and RST.
+        ``start`` puts it back.
+        """
+        self.cut(host)
         pid = self.init_pid(host)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         (self.directory(host) / "init.pid").unlink(missing_ok=True)
+        thaw_cgroups(self.cgroup_parent(host))
         self._wait_empty(self.namespace(host))
+        # A paused container is in no namespace named here, but in the PID namespace: its init goes when all have gone.
+        wait_until(lambda: pid is None or not Path(f"/proc/{pid}").exists(), f"init of host {host} ends", step_s=0.01)
 
     def _wait_empty(self, namespace: str) -> None:
         def empty() -> bool:
@@ -296,6 +312,7 @@ class Testbed:
                 with contextlib.suppress(ProcessLookupError, ValueError):
                     os.kill(int(pid), signal.SIGKILL)
         # Containers are in network namespaces of their own: the death of the host's init ends them, by PID namespace.
+        thaw_cgroups(f"/swarm-testbed-{self.name}")
         for name in mine:
             self._wait_empty(name)
             run(["ip", "netns", "del", name], check=False)
@@ -405,10 +422,19 @@ def load(name: str) -> Testbed:
     return Testbed(values["count"], name=name, network=values["network"])
 
 
+def thaw_cgroups(name: str) -> None:
+    """Let go what is paused in the cgroup ``name`` and below: on cgroup v1 a frozen process is not killed before.
+
+    On v2 it is, and nothing is to be done.
+    """
+    for state in (CGROUPS / "freezer" / name.lstrip("/")).rglob("freezer.state"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or its parent's to say
+            state.write_text("THAWED")
+
+
 def remove_cgroups(name: str) -> None:
     """Remove the cgroup ``name`` and all below it in every hierarchy, once empty of processes."""
-    root = Path("/sys/fs/cgroup")
-    parents = [root] if (root / "cgroup.controllers").exists() else [p for p in root.iterdir() if p.is_dir()]
+    parents = [CGROUPS] if (CGROUPS / "cgroup.controllers").exists() else [p for p in CGROUPS.iterdir() if p.is_dir()]
     for parent in parents:
         top = parent / name
         if not top.is_dir():
