@@ -6,12 +6,13 @@ Requests pass: ``VersionedRouter`` -> one middleware -> a handler.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from api import browsers
 from api.errors import NotFoundError, error_response, is_expected, message_of, status_of
 from api.requests import json_response
 from api.router import VersionedRouter, unserved_routes
@@ -22,14 +23,16 @@ log = structlog.get_logger(__name__)
 JSON_BODY_BYTES_MAX = 8 * 1024 * 1024
 
 _SERVER_NAME = web.AppKey("server_name", str)
+_OUR_NAMES: web.AppKey[Collection[str]] = web.AppKey("our_names", Collection)
 
 
-def build(routes: Iterable[web.AbstractRouteDef], *, server: str) -> web.Application:
+def build(routes: Iterable[web.AbstractRouteDef], *, server: str, our_names: Collection[str] = ()) -> web.Application:
     """An application that serves ``routes`` and refuses the rest of the Engine API by name.
 
     Args:
         routes: without version prefix.
         server: the ``Server`` header, such as ``swarmd/0.1.0 (linux)``.
+        our_names: by which requests may come over TCP, besides loopback addresses (``browsers.names_of``).
     """
     with warnings.catch_warnings():
         # aiohttp deprecates the parameter, but has no other way to another router and keeps it in 3.x.
@@ -37,6 +40,7 @@ def build(routes: Iterable[web.AbstractRouteDef], *, server: str) -> web.Applica
         app = web.Application(router=VersionedRouter(), middlewares=[_outermost], client_max_size=JSON_BODY_BYTES_MAX)
     app.on_response_prepare.append(_add_headers)
     app[_SERVER_NAME] = server
+    app[_OUR_NAMES] = our_names
     app.add_routes(routes)
     app.add_routes(unserved_routes())
     return app
@@ -53,9 +57,10 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
 
 @web.middleware
 async def _outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Judge the version, turn exceptions into answers, write the access log (at debug)."""
+    """Judge the caller and the version, turn exceptions into answers, write the access log (at debug)."""
     status = 0
     try:
+        browsers.check(request, request.app[_OUR_NAMES])
         check_version(version_of(request))
         response = await handler(request)
         status = response.status

@@ -45,7 +45,7 @@ def filters_of(request: web.Request, known: Collection[str] | None = None) -> Fi
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, which must say that it is JSON: a web page can make a browser send text to a loopback port, not JSON.
+    """The body, which must say that it is JSON, as dockerd wants it.
 
     Raises: BadRequestError.
     """

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import structlog
 from aiohttp import web
 
-from api import engine_routes, swarm_routes
+from api import browsers, engine_routes, swarm_routes
 from api.application import build
 from api.engine_routes.context import DaemonInfo, EngineContext
 from api.sockets import Listener, ListenError, listen
@@ -45,8 +45,8 @@ class ApiServer:
         self._runner: web.AppRunner | None = None
         self._listeners: list[Listener] = []
 
-    def application(self) -> web.Application:
-        """Everything but the sockets."""
+    def application(self, hosts: Sequence[str]) -> web.Application:
+        """Everything but the sockets at these host URLs."""
         routes = [
             *engine_routes.routes(self._context),
             *swarm_routes.routes(
@@ -55,7 +55,8 @@ class ApiServer:
                 network_name=swarm_routes.engine_network_name(self._context.engine),
             ),
         ]
-        return build(routes, server=f"swarmd/{self._context.info.version} (linux)")
+        server = f"swarmd/{self._context.info.version} (linux)"
+        return build(routes, server=server, our_names=browsers.names_of(hosts))
 
     async def start(self, hosts: Sequence[str]) -> None:
         """Listen on every host URL: ``unix:///path`` or ``tcp://host:port`` (loopback only, for want of TLS).
@@ -69,7 +70,7 @@ class ApiServer:
                     opened.callback(listener.close)
                     listeners.append(listener)
             self._runner = web.AppRunner(
-                self.application(),
+                self.application(hosts),
                 access_log=None,
                 handler_cancellation=True,
                 shutdown_timeout=HANDLER_GRACE_S,

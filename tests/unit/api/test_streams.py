@@ -94,7 +94,7 @@ class Wire:
     @classmethod
     async def open(cls, client: Client, path: str, *headers: str, body: bytes = b"") -> Wire:
         reader, writer = await asyncio.open_connection(client.host, client.port)
-        lines = [f"POST {path} HTTP/1.1", "Host: d", f"Content-Length: {len(body)}", *headers, "", ""]
+        lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers, "", ""]
         writer.write("\r\n".join(lines).encode() + body)
         return cls(reader, writer)
 
