@@ -17,6 +17,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.files import make_public_folder
+
 log = structlog.get_logger(__name__)
 
 BACKLOG = 1024
@@ -72,7 +74,7 @@ def _listen_unix(host: str, path: Path) -> Listener:
         raise ListenError(host, "a unix socket needs an absolute path")
     if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
         raise ListenError(host, f"the path is longer than the {UNIX_PATH_BYTES_MAX} bytes that the kernel allows")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_public_folder(path.parent)
     _clear_stale(host, path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

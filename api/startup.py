@@ -14,11 +14,15 @@ from pathlib import Path
 
 import structlog
 
-from base.files import remove_leftovers, sync_folder
+from base.files import open_lock_file, remove_leftovers, sync_folder
 
 LOCK_FILE = "swarmd.lock"
 LOG_LEVEL_VARIABLE = "SWARMD_LOG_LEVEL"
+UMASK = 0o077
+"""What the daemon makes is its own, unless a mode is set on purpose (the unit has it too)."""
 _M_ARENA_MAX = -8
+_OPEN_TO_OTHERS = 0o067
+_PRIVATE = 0o710
 
 
 class StartError(Exception):
@@ -46,9 +50,10 @@ def configure_logging(level: str) -> None:
 def own_state(state: Path) -> Iterator[int]:
     """Hold the state folder for this daemon alone; gives the lock's descriptor. Raises: StartError."""
     try:
-        state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(state)
         sync_folder(state.parent)
-        file = (state / LOCK_FILE).open("a+b")
+        file = open_lock_file(state / LOCK_FILE)
     except OSError as error:
         raise StartError(f"cannot use the state folder {state}: {error.strerror}") from error
     with file:
@@ -65,6 +70,32 @@ def own_state(state: Path) -> Iterator[int]:
         file.flush()
         remove_leftovers(state)
         yield file.fileno()
+
+
+def _close_to_others(state: Path) -> None:
+    """Keep the host's users out of the state folder: a volume in it may hold a set-user-ID program of a container
+    (CVE-2021-41091). A folder that others may enter is closed if it is a daemon's own: ``--state /tmp`` must not close
+    /tmp. Raises: StartError, OSError.
+    """
+    descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid():
+            raise StartError(
+                f"the state folder {state} belongs to UID {status.st_uid}, who could change what the daemon trusts: "
+                f"chown it, or give --state another folder"
+            )
+        if not status.st_mode & _OPEN_TO_OTHERS:
+            return
+        names = os.listdir(descriptor)
+        if names and LOCK_FILE not in names:
+            raise StartError(
+                f"the state folder {state} is open to other users and holds what is no daemon's: "
+                f"give --state a folder of its own, or chmod it to 0700"
+            )
+        os.fchmod(descriptor, status.st_mode & _PRIVATE)
+    finally:
+        os.close(descriptor)
 
 
 def limit_arenas() -> None:

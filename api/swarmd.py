@@ -16,7 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from api.options import parse_options
-from api.startup import LOG_LEVEL_VARIABLE, StartError, configure_logging, limit_arenas, own_state
+from api.startup import LOG_LEVEL_VARIABLE, UMASK, StartError, configure_logging, limit_arenas, own_state
+from base.files import make_public_folder
+
+RUN_MODE = 0o711
+"""Who may speak to the API has to reach its socket; what else lies there has modes of its own."""
 
 SHARED = (
     "grpc.aio",
@@ -51,6 +55,7 @@ def main() -> None:
     options = parse_options()
     options.state, options.run = str(Path(options.state).absolute()), str(Path(options.run).absolute())
     gc.disable()
+    os.umask(UMASK)
     try:
         from runtime.system import check_host
 
@@ -58,7 +63,7 @@ def main() -> None:
         if problems:
             raise StartError("\n".join(str(problem) for problem in problems))
         with own_state(Path(options.state)) as lock:
-            Path(options.run).mkdir(mode=0o711, parents=True, exist_ok=True)
+            make_public_folder(Path(options.run), RUN_MODE)
             os.environ[LOG_LEVEL_VARIABLE] = options.log_level
             configure_logging(options.log_level)
             limit_arenas()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -14,6 +15,7 @@ from typing import IO
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 LOOK_S_MAX = 0.5
+PUBLIC_FOLDER_MODE = 0o755
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True, mode: int = SECRET_MODE) -> None:
@@ -85,6 +87,20 @@ def locked_folder(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def open_lock_file(path: Path) -> IO[bytes]:
+    """The lock file at ``path``, made when it is missing, for its owner alone: whoever can open it can hold it.
+
+    One that an earlier version left open to others is mended. Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, SECRET_MODE)
+    try:
+        os.fchmod(descriptor, SECRET_MODE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "a+b")
+
+
 def lock_file(file: IO[bytes], *, patience_s: float = LOOK_S_MAX) -> None:
     """Hold a lock file for as long as ``file`` is open.
 
@@ -112,6 +128,22 @@ def ensure_private_folder(path: Path) -> None:
     path.chmod(0o700)
     for folder in (path, *missing):
         sync_folder(folder.parent)
+
+
+def make_public_folder(path: Path, mode: int = PUBLIC_FOLDER_MODE) -> None:
+    """Make the folder ``path`` and the parents it lacks, all with ``mode``, whatever the umask.
+
+    One that exists stays as it is. Raises: OSError; FileExistsError when there is a file of that name.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        try:
+            folder.mkdir(mode=mode)
+        except FileExistsError:  # another thread was first
+            continue
+        folder.chmod(mode)
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "not a folder", str(path))
 
 
 def read_text(path: Path) -> str | None:

@@ -24,7 +24,7 @@ import grpc.aio
 import structlog
 
 from base.backoff import Backoff
-from base.files import lock_file
+from base.files import lock_file, make_public_folder, open_lock_file
 from base.tasks import unless
 from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
@@ -105,7 +105,7 @@ def run(payload: bytes) -> int:
         foreseen = isinstance(cause, ConsensusError | PKIError | OSError)
         log.error("manager.failed", error=str(cause), exc_info=None if foreseen else error)
         with contextlib.suppress(OSError):
-            error_file.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            make_public_folder(error_file.parent, 0o711)
             error_file.write_text(str(cause) or repr(cause))
         return 1
     return 0
@@ -121,7 +121,7 @@ def _cause(error: BaseException) -> BaseException:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold STATE/manager.lock with our PID in it: how the node finds a manager that outlived it."""
-    with path.open("a+b") as file:
+    with open_lock_file(path) as file:
         try:
             lock_file(file)
         except BlockingIOError:
@@ -320,7 +320,7 @@ class _Manager:
     async def _bind(self, server: UnixServer) -> None:
         """The umask makes the socket root's alone from the moment it is bound. Raises: OSError."""
         path = self._run_dir / SOCKET_FILE
-        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        make_public_folder(path.parent, 0o711)
         path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:

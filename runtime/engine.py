@@ -142,7 +142,8 @@ class Engine:
     async def open(self) -> None:
         """Re-adopt running containers (same PIDs), notice those that ended meanwhile, clean what is left over."""
         self._paths.prepare()
-        self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._state.chmod(0o700)  # an earlier version let the host's users through
         await asyncio.to_thread(shutil.rmtree, self._paths.run / "execs", ignore_errors=True)
         await asyncio.to_thread(cgroups.prepare_parent, self._layout, self._parent)
         await self.images.open()

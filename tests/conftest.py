@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from api.startup import UMASK
+
 # Generated examples are the same in every run, so that a failure is of the change and not of the day;
 # HYPOTHESIS_PROFILE=default looks for new ones.
 # None may depend on how quick the machine is.
@@ -23,6 +25,8 @@ settings.register_profile("default", _ANY_SPEED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 ORDER_SEED = os.environ.get("TEST_ORDER_SEED")
+
+os.umask(UMASK)  # what is tested runs under the daemon's, and so it is seen when a mode was left to the umask
 
 
 def pytest_report_header() -> str | None:

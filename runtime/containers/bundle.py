@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any  # Any: a value of the OCI spec's JSON
 
-from base.files import read_text
+from base.files import make_public_folder, read_text
 from runtime.containers import files, mounts, spec, users
 from runtime.containers.conmon import CreateRequest
 from runtime.containers.container import Container
@@ -86,7 +86,7 @@ class BundleBuilder:
                 raise InvalidParameterError(
                     f'invalid mount config for type "bind": bind source path does not exist: {source}'
                 )
-            source.mkdir(parents=True, exist_ok=True)
+            make_public_folder(source)
         return mounts.to_oci(request, str(source))
 
     def _files(self, container: Container, hostname: str, sandbox: Sandbox) -> Path:

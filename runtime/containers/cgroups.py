@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.files import make_public_folder
 from runtime.errors import HostError
 
 log = structlog.get_logger(__name__)
@@ -104,13 +105,13 @@ def prepare_parent(layout: Layout, parent: str) -> None:
     try:
         if layout.version == 1:
             for mount in set(layout.mounts.values()):
-                (mount / parent.lstrip("/")).mkdir(parents=True, exist_ok=True)
+                make_public_folder(mount / parent.lstrip("/"))
             _copy_cpusets(layout.mounts.get("cpuset"), parent)
             return
         group = layout.root
         for part in ["", *Path(parent.lstrip("/")).parts]:
             group = group / part
-            group.mkdir(exist_ok=True)
+            make_public_folder(group)
             _hand_down(group)
     except OSError as error:
         raise HostError(f"cannot set up cgroup {parent}: {error}") from error
@@ -140,7 +141,7 @@ def _hand_down(group: Path) -> None:
         if error.errno != 16:  # EBUSY: the group has processes of its own
             raise
         leaf = group / "daemon"
-        leaf.mkdir(exist_ok=True)
+        make_public_folder(leaf)
         for pid in (group / "cgroup.procs").read_text().split():
             try:
                 (leaf / "cgroup.procs").write_text(pid)

@@ -38,6 +38,9 @@ CREATE_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 10.0
 WAITING_CHECK_S = 0.5
 STRAY_TIMEOUT_S = 5.0
+CHILD_UMASK = 0o022
+"""Of conmon and runc, and of what an exec runs: the daemon's own is stricter, and mount points inside a container, which
+runc makes, are for all its users."""
 _MESSAGE_SIZE_MAX = 1 << 16
 
 
@@ -59,9 +62,10 @@ class Paths(msgspec.Struct, frozen=True):
         return self.run / "bundles" / container_id
 
     def prepare(self) -> None:
-        """Make them."""
+        """Make them, for nobody else."""
         for path in (self.run, self.runc, self.exits, self.run / "bundles"):
-            path.mkdir(mode=0o711, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.chmod(0o700)
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -162,6 +166,7 @@ def _spawn(command: Sequence[str], folder: Path, timeout_s: float) -> dict[str, 
                 env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "_OCI_SYNCPIPE": str(writing)},
                 cwd=folder,
                 start_new_session=True,
+                umask=CHILD_UMASK,
             )
         except OSError as error:
             raise HostError(f"cannot run {command[0]}: {error}") from error
@@ -328,6 +333,7 @@ def run_runc(tools: Tools, paths: Paths, container_id: str, *arguments: str, tim
             capture_output=True,
             timeout=timeout_s,
             check=False,
+            umask=CHILD_UMASK,
             cwd=bundle if bundle.is_dir() else "/",
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -23,7 +23,7 @@ import msgspec
 
 from runtime.containers import attach, users
 from runtime.containers.attach import AttachStream
-from runtime.containers.conmon import Paths, Tools, failure_code, failure_reason, runc_arguments
+from runtime.containers.conmon import CHILD_UMASK, Paths, Tools, failure_code, failure_reason, runc_arguments
 from runtime.errors import HostError, StartError
 from runtime.types import ExecConfig, ExecInspect, ExecProcessConfig
 
@@ -167,6 +167,7 @@ def _spawn(command: list[str], folder: Path) -> Pipes:
                 env=env,
                 cwd=folder,
                 start_new_session=True,
+                umask=CHILD_UMASK,
             )
     except OSError as error:
         for fd in (sync_read, start_write, attach_read):

@@ -206,7 +206,7 @@ def _process(given: SpecInput, args: list[str], granted: list[str], security: Se
         "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
         "noNewPrivileges": security.no_new_privileges,
         "oomScoreAdj": host.OomScoreAdj,
-        "rlimits": rlimits(host),
+        "rlimits": [*rlimits(host), *_core_limit(host, given.facts)],
     }
     if config.Tty and host.ConsoleSize and len(host.ConsoleSize) == 2 and all(host.ConsoleSize):
         process["consoleSize"] = {"height": host.ConsoleSize[0], "width": host.ConsoleSize[1]}
@@ -226,6 +226,13 @@ def rlimits(host: HostConfig) -> list[dict[str, Any]]:
             )
         result.append({"type": f"RLIMIT_{limit.Name.upper()}", "hard": hard, "soft": soft})
     return result
+
+
+def _core_limit(host: HostConfig, facts: HostFacts) -> list[dict[str, Any]]:
+    """None, as under Docker: the daemon's own is 0 (scripts/swarmd.service), and a process may not raise its limit."""
+    if any(limit.Name == "core" for limit in host.Ulimits or ()) or "CAP_SYS_RESOURCE" not in facts.capabilities:
+        return []
+    return [{"type": "RLIMIT_CORE", "hard": 2**64 - 1, "soft": 2**64 - 1}]
 
 
 def _linux(given: SpecInput, granted: list[str], security: Security) -> dict[str, Any]:

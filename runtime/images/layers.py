@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.files import make_public_folder
 from base.trees import remove_tree
 from runtime.images.compression import decompressed
 from runtime.images.content import DISK_FULL, Reader, keep_reserve
@@ -70,7 +71,7 @@ def unpack_layer(
         OSError: the disk failed or is full.
     """
     root = work / "fs"
-    root.mkdir(mode=0o755)
+    make_public_folder(root)
     with contextlib.closing(decompressed(source)) as plain:
         stream = TarStream(plain, abort=abort)
         with contextlib.closing(_Extractor(root, work, parents)) as extractor:
@@ -166,6 +167,7 @@ class _Extractor:
         if over_whiteout:
             os.unlink(name, dir_fd=self._tree.fd(parent))
         os.mkdir(name, 0o755, dir_fd=self._tree.fd(parent))
+        os.chmod(name, 0o755, dir_fd=self._tree.fd(parent))  # whatever the umask; a folder made just now is no link
         if over_whiteout:
             self._make_opaque(path)
             return

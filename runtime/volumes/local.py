@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
-from base.files import read_text, write_atomic
+from base.files import make_public_folder, read_text, write_atomic
 from base.labels import has_labels
 from base.threads import run_abortable
 from base.trees import remove_tree, tree_size
@@ -79,7 +79,8 @@ class Volumes:
 
     async def open(self) -> None:
         """Read what is there; remove folders that a crash left without a description."""
-        self._root.mkdir(mode=0o701, parents=True, exist_ok=True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.chmod(0o700)
         for folder in self._root.iterdir():
             text = read_text(folder / "volume.json")
             if text is None:
@@ -325,8 +326,8 @@ def _copy_status(source: Path, target: Path) -> None:
 
 
 def _make(folder: Path, volume: Volume) -> None:
-    folder.mkdir(mode=0o701, exist_ok=True)
-    (folder / "_data").mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    make_public_folder(folder / "_data")
     write_atomic(folder / "volume.json", msgspec.json.encode(volume), durable=True)
 
 

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.files import make_public_folder
 from base.tasks import cancel_and_wait
 from base.unix_rpc import UnixChannel
 from pki.addresses import join_host_port, split_host_port
@@ -134,7 +135,7 @@ class LocalManager:
         socket, changed = self._host.run_dir / MANAGER_SOCKET, asyncio.Event()
         watcher = Watcher()
         try:
-            self._host.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)  # it may have been emptied under us
+            make_public_folder(self._host.run_dir, 0o711)  # it may have been emptied under us
             watcher.watch(self._host.run_dir, lambda _name: changed.set())
             while not socket.exists():
                 await changed.wait()

@@ -1,16 +1,16 @@
 """The manager process of this host, as the node sees it: start, adopt, watch, restart, stop.
 
 The manager holds an exclusive lock on STATE/manager.lock and writes its PID there. A node that comes
-back finds a manager that outlived it by that lock and adopts it instead of starting a second one.
+back finds a manager that outlived it by that lock (``manager_lock``) and adopts it instead of starting a second one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
+import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import structlog
 from base.backoff import Backoff
 from base.tasks import OwnedTasks, cancel_and_wait
 from proto.node_pb2 import ManagerConfig
+from worker.membership.manager_lock import lock_holder
 from worker.membership.zygote import Zygote, ZygoteError
 
 log = structlog.get_logger(__name__)
@@ -28,20 +29,6 @@ RESTART_DELAY_S_MAX = 15.0
 STOP_TIMEOUT_S = 20.0
 HEALTHY_AFTER_S = 30.0
 WATCH_RETRY_S = 5.0
-
-
-def lock_holder(path: Path) -> int | None:
-    """PID of the process that holds the lock file, None when nobody does."""
-    try:
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with contextlib.suppress(ValueError):
-                    return int(file.read() or b"0") or None
-            return None
-    except FileNotFoundError:
-        return None
 
 
 class ManagerProcess:
@@ -70,6 +57,7 @@ class ManagerProcess:
         self._lock_path = lock_path
         self._on_exit = on_exit
         self._pid: int | None = None
+        self._since_s = 0.0
         self._has_pid, self._has_none = asyncio.Event(), asyncio.Event()
         self._has_none.set()
         self._tasks, self._launches = OwnedTasks(), OwnedTasks()
@@ -100,21 +88,22 @@ class ManagerProcess:
         if watch is not None:
             await cancel_and_wait(watch)
         await self._launches.wait()
-        pid = self._pid if self._pid is not None else lock_holder(self._lock_path)
+        pid, since_s = self._pid, self._since_s
         self._set_pid(None)
         if pid is None:
+            pid, since_s = lock_holder(self._lock_path), time.clock_gettime(time.CLOCK_BOOTTIME)
+        if pid is None:
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                return
-            try:
-                await asyncio.wait_for(_wait_exit(pid), STOP_TIMEOUT_S)
-            except TimeoutError:
-                log.warning("manager.stop_timed_out", pid=pid, timeout_s=STOP_TIMEOUT_S)
-            else:
-                return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            if _begun_s(pid) > since_s:
+                return  # another process by now: the manager ended and its number was given away
+            await _end(pid, pidfd)
+        finally:
+            os.close(pidfd)
 
     async def _launch(self, config: ManagerConfig) -> None:
         """Goes on when this is cancelled, and ``stop`` waits for it: what was asked of the zygote comes, known or not."""
@@ -130,7 +119,7 @@ class ManagerProcess:
         self._set_pid(pid)
 
     def _set_pid(self, pid: int | None) -> None:
-        self._pid = pid
+        self._pid, self._since_s = pid, time.clock_gettime(time.CLOCK_BOOTTIME)
         came, went = (self._has_none, self._has_pid) if pid is None else (self._has_pid, self._has_none)
         went.clear()
         came.set()
@@ -167,12 +156,33 @@ class ManagerProcess:
                 await asyncio.sleep(self._watch_retry_s)
 
 
+async def _end(pid: int, pidfd: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            return
+        try:
+            await asyncio.wait_for(_ended(pidfd), STOP_TIMEOUT_S)
+        except TimeoutError:
+            log.warning("manager.stop_timed_out", pid=pid, timeout_s=STOP_TIMEOUT_S)
+        else:
+            return
+
+
 async def _wait_exit(pid: int) -> None:
     """Wait until the process is gone. It need not be a child of ours."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
+    try:
+        await _ended(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+async def _ended(pidfd: int) -> None:
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
     loop.add_reader(pidfd, gone.set)
@@ -180,4 +190,12 @@ async def _wait_exit(pid: int) -> None:
         await gone.wait()
     finally:
         loop.remove_reader(pidfd)
-        os.close(pidfd)
+
+
+def _begun_s(pid: int) -> float:
+    """When a process began, in seconds since the boot (proc_pid_stat(5), field 22); infinitely late when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return math.inf
+    return int(stat.rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

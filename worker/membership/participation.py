@@ -35,7 +35,7 @@ from worker.membership import local_state
 from worker.membership.cluster_member import LocalNodeState
 from worker.membership.host import Host
 from worker.membership.local_manager import READY_TIMEOUT_S, LocalManager
-from worker.membership.manager_process import lock_holder
+from worker.membership.manager_lock import lock_holder
 from worker.membership.parts import AgentPart, ParticipationParts
 from worker.membership.peers import ask_for_renewal, ask_out
 from worker.membership.role_machine import (

@@ -15,6 +15,7 @@ def test_unix_socket_is_for_its_group_and_goes_with_its_listener(tmp_path: Path)
     path = tmp_path / "run" / "engine.sock"
     [listener] = listen(f"unix://{path}")
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755  # or the group would not reach it
     listener.close()
     assert not path.exists()
     listener.close()

@@ -11,7 +11,7 @@ from threading import Barrier, Timer
 
 import pytest
 
-from base.files import lock_file, remove_leftovers, write_atomic
+from base.files import lock_file, make_public_folder, remove_leftovers, write_atomic
 
 
 def test_it_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -110,3 +110,18 @@ def test_a_lock_is_had_once_a_look_at_it_is_over_and_not_from_who_keeps_it(tmp_p
         look.start()
         lock_file(ours, patience_s=60)
         look.join()
+
+
+def test_a_public_folder_is_public_whatever_the_umask_and_one_that_exists_stays(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        (tmp_path / "own").mkdir()
+        make_public_folder(tmp_path / "own" / "a" / "b")
+        make_public_folder(tmp_path / "own")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / "own" / name).stat().st_mode) for name in ("", "a", "a/b")]
+    assert modes == [0o700, 0o755, 0o755]
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_public_folder(tmp_path / "file")

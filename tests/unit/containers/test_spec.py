@@ -50,6 +50,20 @@ def test_defaults_are_dockers() -> None:
     assert [mount["destination"] for mount in document["mounts"]][:2] == ["/proc", "/dev"]
 
 
+def test_a_container_may_dump_core_as_under_docker_whatever_the_daemon_may() -> None:
+    """The unit has LimitCORE=0."""
+    free = {"type": "RLIMIT_CORE", "hard": 2**64 - 1, "soft": 2**64 - 1}
+    facts = msgspec.structs.replace(FACTS, capabilities=(*FACTS.capabilities, "CAP_SYS_RESOURCE"))
+    assert build(facts=facts)["process"]["rlimits"] == [free]
+    own = HostConfig(Ulimits=[Ulimit(Name="core", Soft=0, Hard=1)])
+    assert build(facts=facts, host=own)["process"]["rlimits"] == [{"type": "RLIMIT_CORE", "hard": 1, "soft": 0}]
+
+
+def test_a_host_that_may_not_raise_limits_does_not_try() -> None:
+    facts = msgspec.structs.replace(FACTS, capabilities=("CAP_CHOWN",))
+    assert build(facts=facts)["process"]["rlimits"] == []
+
+
 def test_privileged_masks_and_filters_nothing() -> None:
     linux = build(host=HostConfig(Privileged=True))["linux"]
     assert (linux["maskedPaths"], linux["readonlyPaths"]) == ([], [])

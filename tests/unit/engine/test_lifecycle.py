@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from runtime.errors import (
     StartError,
 )
 from runtime.images import ImageNotFoundError
-from runtime.types import ContainerConfig, HostConfig, Mount, RestartPolicy
+from runtime.types import ContainerConfig, ExecConfig, HostConfig, Mount, RestartPolicy
 from tests.support_images import BUSYBOX_TAG
 from tests.unit.engine.support import Bench, hold
 from tests.waiting import until
@@ -224,6 +225,21 @@ async def test_security_defaults(bench: Bench) -> None:
     assert "refused" in output
     assert "\n0\n" in output
     assert "ro\n" in output
+
+
+async def test_the_daemons_umask_reaches_nothing_of_a_container(bench: Bench, tmp_path: Path) -> None:
+    """The daemon runs with 077, and so do these tests: what a container's users share is made with modes of its own."""
+    script = "umask; ulimit -Hc; stat -c %a / /host /volume /made /made/here; sleep 1000"
+    host = HostConfig(NetworkMode="none", Binds=[f"{tmp_path}/bind/deep:/host", "data:/volume", "more:/made/here"])
+    container_id = await bench.run("sh", "-c", script, host=host, User="1000")
+    config = ExecConfig(Cmd=["sh", "-c", "umask > /host/umask"], User="0")
+    exec_id = await bench.engine.exec_create(container_id, config)
+    await bench.engine.exec_start(exec_id, detach=True)
+    await until(lambda: not bench.engine.exec_inspect(exec_id).Running, what="exec ended")
+    await bench.engine.stop(container_id, timeout_s=0)
+    assert (await bench.output(container_id)).split() == ["0022", "unlimited", *["755"] * 5]
+    assert (tmp_path / "bind/deep/umask").read_text() == "0022\n"
+    assert stat.S_IMODE((tmp_path / "bind").stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("step", ["create", "start"])

@@ -182,6 +182,7 @@ def test_a_unit_of_this_checkout_is_enabled_started_and_restarted_only_when_some
     assert first.returncode == 0, first.stderr
     assert f"ExecStart={host.checkout}/.venv/bin/swarmd\n" in host.unit.read_text()
     assert "@" not in host.unit.read_text()
+    assert {"UMask=0077", "LimitCORE=0"} <= set(host.unit.read_text().splitlines())
     assert host.calls() == ["daemon-reload", "--quiet enable swarmd", "restart swarmd"]
     again = host.setup("--service")
     assert again.returncode == 0, again.stderr

@@ -17,7 +17,7 @@ from proto.objects_pb2 import NodeDescription
 from tests.support_addresses import loopback
 from tests.unit.agent.fakes import FakeExecutor
 from worker.membership.host import Host
-from worker.membership.manager_process import lock_holder
+from worker.membership.manager_lock import lock_holder
 from worker.membership.node import Node
 from worker.membership.state_folder import MANAGER_LOCK
 from worker.membership.zygote import Zygote

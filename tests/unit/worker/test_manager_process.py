@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,13 +13,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE, Popen, run
+from threading import Timer
 
 import pytest
 
 from base.files import lock_file
 from proto.node_pb2 import ManagerConfig
 from worker.membership import manager_process as module
-from worker.membership.manager_process import ManagerProcess, lock_holder
+from worker.membership.manager_lock import holds, lock_holder
+from worker.membership.manager_process import ManagerProcess
 from worker.membership.zygote import FRAME_SIZE_BYTES_MAX, Zygote
 
 TARGET = "tests.unit.worker.test_manager_process:be_manager"
@@ -91,7 +94,7 @@ async def test_a_manager_that_ends_by_itself_is_started_again(zygote: Zygote, tm
 async def test_a_node_without_descriptors_starts_its_manager_once_it_has_some(
     zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    process, lock = quick(zygote, tmp_path / "manager.lock"), lock_holder
+    process = quick(zygote, tmp_path / "manager.lock")
     tried = asyncio.Event()
 
     def exhausted(_argument: object) -> int:
@@ -109,7 +112,6 @@ async def test_a_node_without_descriptors_starts_its_manager_once_it_has_some(
         async with asyncio.timeout(30):
             await tried.wait()
         await asyncio.sleep(0)
-    assert module.lock_holder is lock
     second = await holder(tmp_path / "manager.lock", other_than=first)
     await process.stop()
     await gone(second)
@@ -315,3 +317,66 @@ def test_nobody_holds_a_lock_that_is_free(tmp_path: Path) -> None:
     assert lock_holder(tmp_path / "none") is None
     (tmp_path / "free").write_text("1")
     assert lock_holder(tmp_path / "free") is None
+
+
+@pytest.fixture
+def stranger() -> Iterator[Popen[bytes]]:
+    """A process that has nothing to do with managers."""
+    with Popen(["sleep", "120"]) as process:
+        yield process
+        process.kill()
+
+
+@contextlib.contextmanager
+def held_lock(path: Path, text: str) -> Iterator[None]:
+    """A lock that this process holds, in which somebody else's PID stands."""
+    path.write_text(text)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+async def test_a_process_that_only_stands_in_the_lock_file_is_never_told_to_end(
+    zygote: Zygote, tmp_path: Path, stranger: Popen[bytes]
+) -> None:
+    """The PID of a manager of before, given to another process, while who holds the lock has not written its own."""
+    lock = tmp_path / "manager.lock"
+    with held_lock(lock, str(stranger.pid)):
+        assert lock_holder(lock, patience_s=0) is None
+        await quick(zygote, lock).stop()
+    assert stranger.poll() is None
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "not a number", "9" * 40])
+def test_what_is_no_pid_is_no_manager(tmp_path: Path, text: str) -> None:
+    with held_lock(tmp_path / "manager.lock", text):
+        assert lock_holder(tmp_path / "manager.lock", patience_s=0) is None
+
+
+def test_a_holder_that_has_not_written_its_pid_yet_is_waited_for(tmp_path: Path, stranger: Popen[bytes]) -> None:
+    lock = tmp_path / "manager.lock"
+    with held_lock(lock, str(stranger.pid)):
+        written = Timer(0.05, lambda: lock.write_text(str(os.getpid())))
+        written.start()
+        assert lock_holder(lock, patience_s=30) == os.getpid()
+        written.join()
+
+
+def test_the_lock_of_another_file_does_not_count(tmp_path: Path) -> None:
+    with held_lock(tmp_path / "other", ""), (tmp_path / "manager.lock").open("w+b") as file:
+        assert not holds(os.getpid(), file.fileno())
+
+
+async def test_a_number_that_was_given_to_another_process_is_not_signalled(
+    zygote: Zygote, tmp_path: Path, stranger: Popen[bytes]
+) -> None:
+    """The manager ended unseen, and its PID is another's before the node looks."""
+    process = quick(zygote, tmp_path / "manager.lock")
+    await process.start(ManagerConfig(state_dir=str(tmp_path)))
+    manager = await holder(tmp_path / "manager.lock")
+    process._pid = stranger.pid
+    process._since_s = 0.0  # it was there before this process began
+    await process.stop()
+    assert stranger.poll() is None
+    os.kill(manager, signal.SIGTERM)
+    await gone(manager)
