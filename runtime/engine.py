@@ -134,7 +134,9 @@ class Engine:
             images=images,
             networks=networks,
             volumes=volumes,
-            bundles=BundleBuilder(volumes=volumes, facts=self._facts, cgroup_parent=parent, lookup=store.get),
+            bundles=BundleBuilder(
+                volumes=volumes, facts=self._facts, cgroup_parent=parent, paths=paths, lookup=store.get
+            ),
             events=events,
             capabilities=self._facts.capabilities,
         )

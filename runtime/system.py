@@ -12,6 +12,7 @@ import msgspec
 
 from runtime.containers import cgroups
 from runtime.kernel import nft
+from runtime.kernel.syscalls import supports_openat2
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -36,6 +37,10 @@ def check_host() -> list[Problem]:
     if not nft.available():
         problems.append(
             Problem("libnftables is missing", "install the package libnftables1 (apt-get install libnftables1)")
+        )
+    if not supports_openat2():
+        problems.append(
+            Problem("the kernel has no openat2, or it is filtered", "use Linux 5.6 or newer, on the host itself")
         )
     problems += check_cgroups(cgroups.detect())
     # The kernel loads the module at the first mount; only a kernel without one is a problem.

@@ -5,6 +5,7 @@ Blocks (file system); runs in the engine's thread pool. What it decides is in ``
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import stat
@@ -14,21 +15,31 @@ from typing import Any  # Any: a value of the OCI spec's JSON
 
 from base.files import make_public_folder, read_text
 from runtime.containers import files, mounts, spec, users
-from runtime.containers.conmon import CreateRequest
+from runtime.containers.conmon import CreateRequest, Paths
 from runtime.containers.container import Container
+from runtime.containers.pins import pin
 from runtime.errors import ConflictError, HostError, InvalidParameterError
+from runtime.kernel import rooted
 from runtime.networks import Sandbox
 from runtime.types import DeviceMapping
-from runtime.volumes.local import Volumes, copy_up
+from runtime.volumes.local import Volumes
+from runtime.volumes.population import populate
 
 
 class BundleBuilder:
     """Builds create requests for conmon. ``lookup`` finds another container for the ``container:ID`` modes."""
 
     def __init__(
-        self, *, volumes: Volumes, facts: spec.HostFacts, cgroup_parent: str, lookup: Callable[[str], Container]
+        self,
+        *,
+        volumes: Volumes,
+        facts: spec.HostFacts,
+        cgroup_parent: str,
+        paths: Paths,
+        lookup: Callable[[str], Container],
     ) -> None:
-        self._volumes, self._facts, self._parent, self._lookup = volumes, facts, cgroup_parent, lookup
+        self._volumes, self._facts, self._parent = volumes, facts, cgroup_parent
+        self._paths, self._lookup = paths, lookup
 
     def build(self, container: Container, rootfs: Path, sandbox: Sandbox) -> CreateRequest:
         """Raises InvalidParameterError, ConflictError, HostError."""
@@ -45,12 +56,7 @@ class BundleBuilder:
                 hostname=hostname,
                 config=config,
                 host=host,
-                user=users.resolve(
-                    config.User,
-                    host.GroupAdd or (),
-                    users.read_inside(rootfs, "passwd"),
-                    users.read_inside(rootfs, "group"),
-                ),
+                user=users.look_up(rootfs, config.User, host.GroupAdd or ()),
                 mounts=own,
                 files=files.oci_mounts(folder, [mount["destination"] for mount in own]),
                 namespaces=self._namespaces(container),
@@ -75,12 +81,10 @@ class BundleBuilder:
         source = Path(request.source)
         if request.kind == "volume":
             source = self._volumes.hold(request.source, container_id)
-            if request.copy and not request.subpath:
-                inside = inside_rootfs(rootfs, request.target)
-                if inside is not None:
-                    copy_up(inside, source)
             if request.subpath:
-                source = _subpath(source, request.subpath)
+                source = self._subpath(source, request.subpath, container_id)
+            elif request.copy:
+                populate(source, rootfs, request.target)
         elif not source.exists():
             if not request.create_source:
                 raise InvalidParameterError(
@@ -88,6 +92,25 @@ class BundleBuilder:
                 )
             make_public_folder(source)
         return mounts.to_oci(request, str(source))
+
+    def _subpath(self, volume: Path, subpath: str, container_id: str) -> Path:
+        """A pin of what is there now: another container with the volume could put a link in its place."""
+        root = rooted.open_root(volume)
+        try:
+            found = rooted.open_beneath(root, subpath)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise InvalidParameterError(
+                    f"path concatenation escapes the base directory, base: {volume}, subpath: {subpath}"
+                ) from error
+            reason = (error.strerror or "").lower()
+            raise InvalidParameterError(f"cannot access path {volume / subpath}: {reason}") from error
+        finally:
+            os.close(root)
+        try:
+            return pin(self._paths.pins(container_id), found)
+        finally:
+            os.close(found)
 
     def _files(self, container: Container, hostname: str, sandbox: Sandbox) -> Path:
         host, folder = container.record.HostConfig, container.folder
@@ -143,25 +166,6 @@ def hostname_of(container: Container) -> str:
     if record.HostConfig.NetworkMode == "host" or record.HostConfig.UTSMode == "host":
         return platform.node()
     return record.ID[:12]
-
-
-def inside_rootfs(root: Path, target: str) -> Path | None:
-    """A folder of the image, or None. An image's symbolic links could lead to the host's files: none is followed."""
-    path = root
-    for part in Path(target).parts[1:]:
-        path = path / part
-        if part == ".." or path.is_symlink():
-            return None
-    return path if path.is_dir() else None
-
-
-def _subpath(volume: Path, subpath: str) -> Path:
-    resolved = (volume / subpath).resolve()
-    if not resolved.is_relative_to(volume.resolve()):
-        raise InvalidParameterError(f"volume subpath {subpath} leads out of the volume")
-    if not resolved.exists():
-        raise InvalidParameterError(f"cannot access path {volume / subpath}: no such file or directory")
-    return resolved
 
 
 def devices(wanted: Sequence[DeviceMapping], *, privileged: bool) -> list[dict[str, Any]]:

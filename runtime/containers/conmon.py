@@ -29,7 +29,8 @@ from typing import Any  # Any: a value of the spec's JSON, or of conmon's answer
 import msgspec
 import structlog
 
-from runtime.containers import cgroups
+from runtime.containers import cgroups, working_dir
+from runtime.containers.pins import unpin
 from runtime.errors import HostError, StartError
 
 log = structlog.get_logger(__name__)
@@ -45,7 +46,7 @@ _MESSAGE_SIZE_MAX = 1 << 16
 
 
 class Paths(msgspec.Struct, frozen=True):
-    """Folders below RUN: ``bundles/ID``, ``runc`` (runc's root), ``exits``."""
+    """Folders below RUN: ``bundles/ID``, ``pins/ID``, ``runc`` (runc's root), ``exits``."""
 
     run: Path
 
@@ -61,9 +62,13 @@ class Paths(msgspec.Struct, frozen=True):
         """config.json, attach socket, control fifos and PID files of a container."""
         return self.run / "bundles" / container_id
 
+    def pins(self, container_id: str) -> Path:
+        """Mounts of what was opened by descriptor, there while runc makes a container (see ``pins``)."""
+        return self.run / "pins" / container_id
+
     def prepare(self) -> None:
         """Make them, for nobody else."""
-        for path in (self.run, self.runc, self.exits, self.run / "bundles"):
+        for path in (self.run, self.runc, self.exits, self.run / "bundles", self.run / "pins"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(0o700)
 
@@ -109,6 +114,7 @@ def create(tools: Tools, paths: Paths, request: CreateRequest) -> Created:
 
     Raises:
         StartError: the runtime refused.
+        InvalidParameterError: its working directory is not one of its own files.
         HostError: conmon did not answer, or a file could not be written.
     """
     bundle = paths.bundle(request.container_id)
@@ -119,11 +125,20 @@ def create(tools: Tools, paths: Paths, request: CreateRequest) -> Created:
         (bundle / "config.json").write_bytes(json.dumps(request.spec, separators=(",", ":")).encode())
     except OSError as error:
         raise HostError(f"cannot write the bundle of {request.container_id[:12]}: {error}") from error
-    answer = _spawn(_command(tools, paths, request, bundle), bundle, CREATE_TIMEOUT_S)
+    try:
+        answer = _spawn(_command(tools, paths, request, bundle), bundle, CREATE_TIMEOUT_S)
+    finally:
+        unpin(paths.pins(request.container_id))
     pid = answer.get("pid")
     if not isinstance(pid, int) or pid <= 0:
         raise start_error(failure_reason(bundle) or str(answer.get("message") or "no reason given"))
-    return Created(pid, int((bundle / "conmon.pid").read_text()))
+    created = Created(pid, int((bundle / "conmon.pid").read_text()))
+    try:
+        working_dir.check_created(pid, request.spec["process"]["cwd"])
+    except BaseException:
+        abandon(created)
+        raise
+    return created
 
 
 def _command(tools: Tools, paths: Paths, request: CreateRequest, bundle: Path) -> list[str]:
@@ -408,6 +423,7 @@ def clean(tools: Tools, paths: Paths, container_id: str, groups: Sequence[Path])
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(paths.bundle(container_id), ignore_errors=True)
     (paths.exits / container_id).unlink(missing_ok=True)
+    unpin(paths.pins(container_id))
 
 
 def _recorded_groups(folder: Path) -> list[Path]:

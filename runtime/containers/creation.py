@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from runtime.containers import capabilities, logs, restart, signals, spec
+from runtime.containers import capabilities, logs, restart, signals, spec, working_dir
 from runtime.containers.container import Container
 from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
@@ -89,6 +89,7 @@ def validate(config: ContainerConfig, host: HostConfig, facts: spec.HostFacts) -
         raise InvalidParameterError(
             f"the working directory '{config.WorkingDir}' is invalid, it needs to be an absolute path"
         )
+    working_dir.refuse_proc(config.WorkingDir)
     for item in config.Env or ():
         if not item or item.startswith("="):
             raise InvalidParameterError(f"invalid environment variable: {item}")

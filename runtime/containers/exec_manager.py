@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 
 from base.tasks import OwnedTasks
-from runtime.containers import conmon, execs, health
+from runtime.containers import conmon, execs, health, working_dir
 from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
 from runtime.containers.container import Container
@@ -55,11 +55,12 @@ class ExecManager:
         """See ``Engine.exec_create``."""
         if not config.Cmd:
             raise InvalidParameterError("No exec command specified")
+        working_dir.refuse_proc(config.WorkingDir or "/")
         container = self._store.get(ref)
         self._refuse_unless_running(container)
         if container.state.Status is Status.PAUSED:
             raise ConflictError(f"container {ref} is paused, unpause the container before exec")
-        item = execs.new_exec(container.id, config, self._runc.paths)
+        item = execs.new_exec(container, config, self._runc.paths)
         self._execs[item.id] = item
         container.exec_ids.append(item.id)
         self._publish(container, f"exec_create: {' '.join(config.Cmd)}", item)
@@ -163,7 +164,7 @@ class ExecManager:
     async def _probe(self, container: Container, args: list[str], timeout_s: float) -> tuple[int, str]:
         """Exit code and output of one probe; (-1, reason) when it took too long (moby ``cmdProbe``)."""
         config = ExecConfig(Cmd=args, AttachStdout=True, AttachStderr=True)
-        item = execs.new_exec(container.id, config, self._runc.paths)
+        item = execs.new_exec(container, config, self._runc.paths)
         output = b""
         try:
             async with asyncio.timeout(timeout_s), await self._run(item, container, detach=False) as stream:

@@ -16,14 +16,16 @@ import secrets
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any  # Any: a value of the OCI spec's JSON
 
 import msgspec
 
-from runtime.containers import attach, users
+from runtime.containers import attach, users, working_dir
 from runtime.containers.attach import AttachStream
 from runtime.containers.conmon import CHILD_UMASK, Paths, Tools, failure_code, failure_reason, runc_arguments
+from runtime.containers.container import Container
 from runtime.errors import HostError, StartError
 from runtime.types import ExecConfig, ExecInspect, ExecProcessConfig
 
@@ -31,11 +33,12 @@ START_TIMEOUT_S = 30.0
 
 
 class Exec(msgspec.Struct):
-    """One exec instance; ``exit_code`` None while it has not ended."""
+    """One exec instance; ``group_add`` is its container's, ``exit_code`` None while it has not ended."""
 
     id: str
     container_id: str
     config: ExecConfig
+    group_add: Sequence[str]
     folder: Path
     running: bool = False
     started: bool = False
@@ -67,10 +70,11 @@ class Exec(msgspec.Struct):
         )
 
 
-def new_exec(container_id: str, config: ExecConfig, paths: Paths) -> Exec:
+def new_exec(container: Container, config: ExecConfig, paths: Paths) -> Exec:
     """A prepared, not yet started exec."""
     exec_id = secrets.token_hex(32)
-    return Exec(exec_id, container_id, config, paths.run / "execs" / exec_id[:24])
+    groups = container.record.HostConfig.GroupAdd or ()
+    return Exec(exec_id, container.id, config, groups, paths.run / "execs" / exec_id[:24])
 
 
 def process_spec(base: dict[str, Any], config: ExecConfig, user: users.User | None, every: list[str]) -> dict[str, Any]:
@@ -109,7 +113,10 @@ class Pipes(msgspec.Struct):
 
 
 def spawn(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> Pipes:
-    """Start conmon up to the point where it wants to be attached to. Blocks. Raises HostError, InvalidParameterError."""
+    """Start conmon up to the point where it wants to be attached to. Blocks.
+
+    Raises: HostError, InvalidParameterError; StartError when its working directory is not there.
+    """
     try:
         return _spawn(_prepare(tools, paths, item, every), item.folder)
     except (OSError, ValueError) as error:  # the container ended just now, or the run folder is full
@@ -120,14 +127,13 @@ def _prepare(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> list[s
     """Write what conmon reads; its command line."""
     bundle = paths.bundle(item.container_id)
     document = json.loads((bundle / "config.json").read_text())
-    rootfs = Path(document["root"]["path"])
     user = None
     if item.config.User:
-        passwd, group = users.read_inside(rootfs, "passwd"), users.read_inside(rootfs, "group")
-        user = users.resolve(item.config.User, (), passwd, group)
+        user = users.look_up(Path(document["root"]["path"]), item.config.User, item.group_add)
+    process = process_spec(document["process"], item.config, user, every)
+    working_dir.check_exec(int((bundle / "init.pid").read_text()), process["cwd"])
     item.folder.mkdir(parents=True, mode=0o710)
     (item.folder / "exits").mkdir()
-    process = process_spec(document["process"], item.config, user, every)
     (item.folder / "process.json").write_text(json.dumps(process))
     command = [
         *(tools.conmon, "--api-version", "1", "--cid", item.container_id, "--cuuid", item.id),

@@ -86,9 +86,9 @@ class Runc:
         return cgroups.oom_kills(self._layout, self._parent, container_id) > 0
 
     def known_ids(self) -> set[str]:
-        """All that has runtime state, a bundle, an exit file or a cgroup."""
+        """All that has runtime state, a bundle, pins, an exit file or a cgroup."""
         found = {path.name for path in self.paths.runc.iterdir() if len(path.name) == 64}
-        found |= {path.name for path in (self.paths.run / "bundles").iterdir()}
+        found |= {path.name for kind in ("bundles", "pins") for path in (self.paths.run / kind).iterdir()}
         found |= {path.name for path in self.paths.exits.iterdir() if len(path.name) == 64}
         for mount in set(self._layout.mounts.values()):
             parent = mount / self._parent.lstrip("/")

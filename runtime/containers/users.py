@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.errors import InvalidParameterError
+from runtime.kernel import rooted
 
 _ID_MAX = 2**31 - 1
 _FILE_SIZE_MAX = 1 << 20
@@ -50,23 +51,27 @@ def resolve(wanted: str, group_add: Sequence[str], passwd: str, group: str) -> U
     return User(uid, gid, tuple(sorted(additional)), home)
 
 
-def read_inside(root: Path, name: str) -> str:
-    """Text of /etc/passwd or /etc/group below ``root``, "" when there is none.
+def look_up(rootfs: Path, wanted: str, group_add: Sequence[str]) -> User:
+    """``resolve`` with the files of the container at ``rootfs``. Blocks.
 
-    A symbolic link inside an image could point at the host's files, so links are refused (O_NOFOLLOW) in both parts.
+    Raises:
+        InvalidParameterError: as ``resolve``; also when one of the files is no file, or very large.
     """
+    root = rooted.open_root(rootfs)
     try:
-        etc = os.open(root / "etc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(name, flags, dir_fd=etc), "rb") as file:
-            return file.read(_FILE_SIZE_MAX).decode(errors="replace")
-    except OSError:
-        return ""
+        return resolve(wanted, group_add, _read(root, "/etc/passwd"), _read(root, "/etc/group"))
     finally:
-        os.close(etc)
+        os.close(root)
+
+
+def _read(root: int, path: str) -> str:
+    """Its text; "" where there is none, as in an image with one program and nothing else."""
+    try:
+        return rooted.read_file(root, path, _FILE_SIZE_MAX).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise InvalidParameterError(f"cannot read {path} of the container: {error.strerror}") from error
 
 
 def _entries(text: str, fields_min: int) -> list[list[str]]:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 CLONE_FS = 0x200
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_BIND, MS_REC = 0x1000, 0x4000
 THREADS = 4
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -46,6 +47,12 @@ def mount_tmpfs(target: Path, options: str) -> None:
     """Without programs, devices and set-user-ID. Blocks. Raises OSError."""
     flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
     _call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", flags, os.fsencode(options))
+
+
+def mount_descriptor(target: Path, fd: int) -> None:
+    """Bind what ``fd`` is open on, and what is mounted below it, at ``target``. Blocks. Raises OSError."""
+    source = os.fsencode(f"/proc/self/fd/{fd}")
+    _call("mount", source, os.fsencode(target), None, ctypes.c_ulong(MS_BIND | MS_REC), None)
 
 
 def unmount(target: Path) -> None:

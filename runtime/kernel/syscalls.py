@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 does not offer: setns and inotify, by way of libc."""
+"""System calls that Python 3.11 does not offer: setns, openat2, statfs and inotify, by way of libc."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from pathlib import Path
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNET = 0x40000000
+
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
+_OPENAT2 = 437  # the same number on every architecture that Linux 5.6 knew but alpha
+_OPEN_HOW = struct.Struct("QQQ")
+_STATFS_BYTES = 256
 
 IN_MODIFY = 0x2
 IN_CLOSE_WRITE = 0x8
@@ -34,6 +39,36 @@ def _checked(result: int, what: str) -> int:
 def setns(fd: int, kind: int) -> None:
     """Move the calling thread into a namespace (setns(2)). Raises OSError."""
     _checked(_libc.setns(fd, kind), "setns")
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Open ``path`` below a directory's descriptor, restricted by ``resolve`` (openat2(2), Linux 5.6); close-on-exec.
+
+    Raises OSError: EXDEV for what leads out, ELOOP for a link that may not be followed, EAGAIN when something was moved
+    meanwhile.
+    """
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
+    size = ctypes.c_size_t(_OPEN_HOW.size)
+    fd = int(_libc.syscall(ctypes.c_long(_OPENAT2), ctypes.c_int(directory), os.fsencode(path), how, size))
+    if fd < 0:
+        raise OSError(error := ctypes.get_errno(), os.strerror(error), path)
+    return fd
+
+
+def supports_openat2() -> bool:
+    """Whether this kernel has it, and nothing around us filters it."""
+    try:
+        os.close(openat2(-1, "/", os.O_PATH, 0))
+    except OSError:
+        return False
+    return True
+
+
+def filesystem_magic(fd: int) -> int:
+    """Which kind of file system a descriptor is on, as the ``f_type`` of statfs(2). Raises OSError."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    _checked(_libc.fstatfs(fd, buffer), "fstatfs")
+    return ctypes.c_long.from_buffer(buffer).value
 
 
 def supports_x32() -> bool:

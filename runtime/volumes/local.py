@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import fcntl
-import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -264,65 +261,6 @@ class Volumes:
             if not good:
                 return False
         return True
-
-
-def copy_up(source: Path, target: Path) -> None:
-    """Fill an empty volume with what the image has at the mount's place, owner and mode of the folder included.
-
-    Blocks; call it in a thread. Does nothing when the volume has content (moby container.copyExistingContents).
-    """
-    volume = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(volume, fcntl.LOCK_EX)  # two containers may start with it at once
-        _copy_up(source, target, target.parent / "copying")
-    finally:
-        os.close(volume)
-
-
-def _copy_up(source: Path, target: Path, marker: Path) -> None:
-    if marker.exists():  # cut short by a crash: half of it must not pass for the volume's content
-        _empty(target)
-    if not source.is_dir() or source.is_symlink() or any(target.iterdir()):
-        marker.unlink(missing_ok=True)
-        return
-    marker.touch()
-    try:
-        for entry in os.scandir(source):
-            _copy(Path(entry.path), target / entry.name)
-        _copy_status(source, target)
-    except BaseException:
-        _empty(target)
-        raise
-    finally:
-        marker.unlink()
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        remove_tree(entry)
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_symlink():
-        target.symlink_to(source.readlink())
-        status = source.lstat()
-        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
-        return
-    if source.is_dir():
-        target.mkdir()
-        for child in os.scandir(source):
-            _copy(Path(child.path), target / child.name)
-    elif source.is_file():
-        shutil.copyfile(source, target)
-    else:
-        return
-    _copy_status(source, target)
-
-
-def _copy_status(source: Path, target: Path) -> None:
-    status = source.stat()
-    os.chown(target, status.st_uid, status.st_gid)
-    shutil.copystat(source, target)
 
 
 def _make(folder: Path, volume: Volume) -> None:

@@ -99,5 +99,5 @@ async def clean_up(bench: Bench) -> None:
     await engine.close()
     mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(bench.folder) in line]
     assert mounts == []
-    left = [path for name in ("runc", "bundles", "exits") for path in (bench.folder / "run" / name).iterdir()]
+    left = [path for name in ("runc", "bundles", "exits", "pins") for path in (bench.folder / "run" / name).iterdir()]
     assert left == []

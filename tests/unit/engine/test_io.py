@@ -167,6 +167,20 @@ async def test_exec_streams_exit_code_user_and_environment(bench: Bench) -> None
         await bench.engine.exec_create(container_id, config)
 
 
+@pytest.mark.parametrize("own", ["", "1000", "5:6"])
+async def test_exec_has_the_groups_that_its_container_was_given(bench: Bench, own: str) -> None:
+    container_id = await bench.run(
+        "sleep", "1000", host=HostConfig(NetworkMode="none", GroupAdd=["1234", "77"]), User=own
+    )
+    primary = {"": "0", "1000": "0", "5:6": "6"}
+    for user in ("", "1000", "5:6"):
+        config = ExecConfig(Cmd=["id", "-G"], User=user, AttachStdout=True)
+        stream = await bench.engine.exec_start(await bench.engine.exec_create(container_id, config))
+        assert stream is not None
+        async with stream:
+            assert (await drain(stream))["stdout"].decode().split() == [primary[user or own], "77", "1234"]
+
+
 async def test_exec_of_a_missing_program(bench: Bench) -> None:
     container_id = await bench.run("sleep", "1000")
     exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["nope"], AttachStdout=True))

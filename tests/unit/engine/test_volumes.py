@@ -12,7 +12,7 @@ from runtime.errors import ConflictError, HostError, InvalidParameterError
 from runtime.events import EventBus
 from runtime.types import HostConfig, Mount, VolumeDriverConfig, VolumeOptions
 from runtime.volumes import Volumes, mounting
-from runtime.volumes.local import copy_up
+from runtime.volumes.population import populate
 from tests.unit.engine.support import Bench
 
 pytestmark = pytest.mark.root
@@ -130,18 +130,18 @@ async def test_a_volume_filled_by_half_is_filled_anew(tmp_path: Path) -> None:
         data = disk / "volume" / "_data"
         data.mkdir(parents=True)
         with pytest.raises(OSError, match="No space left"):
-            await asyncio.to_thread(copy_up, source, data)
+            await asyncio.to_thread(populate, data, source, "/")
         assert list(data.iterdir()) == []
         await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=1m", str(disk)], check=True)
-        await asyncio.to_thread(copy_up, source, data)
+        await asyncio.to_thread(populate, data, source, "/")
         assert (data / "large").stat().st_size == 200_000
 
         (data / "large").write_bytes(b"half")
         (data.parent / "copying").touch()  # as a daemon that was killed in the middle leaves it
-        await asyncio.to_thread(copy_up, source, data)
+        await asyncio.to_thread(populate, data, source, "/")
         assert (data / "large").stat().st_size == 200_000
         (data / "large").write_bytes(b"the container's own")
-        await asyncio.to_thread(copy_up, source, data)
+        await asyncio.to_thread(populate, data, source, "/")
         assert (data / "large").read_bytes() == b"the container's own"
     finally:
         await asyncio.to_thread(subprocess.run, ["umount", str(disk)], check=True)
