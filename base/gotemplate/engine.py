@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from base.gotemplate.dialect import Dialect
 from base.gotemplate.faults import PARSING, Fault, TemplateError
 from base.gotemplate.functions import LAZY
 from base.gotemplate.parser import Access, Action, Literal, Node, Operand, Pipe, parse
-from base.gotemplate.values import Labels, Missing, short, text_of
+from base.gotemplate.values import Budget, Labels, Missing, short, text_of
 
 
-def render(template: str, value: Any, dialect: Dialect) -> str:
+def render(template: str, value: Any, dialect: Dialect, budget: Budget | None = None) -> str:
     """Apply ``template`` to ``value``.
 
     Args:
         value: what ``.`` is: decoded JSON, or mappings (fields of structures; ``Labels`` are maps of the user's), texts
             and numbers.
+        budget: how much it may do, shared with others; its own of the dialect's size by default.
 
     Raises:
         TemplateError: it cannot be parsed, or asks for what is not there; in the words of the dialect.
     """
+    budget = budget or Budget(dialect.characters_max)
     try:
-        return _Run(value, dialect).text(parse(template, dialect))
+        budget.spend(len(template))
+        return _Run(value, dialect, budget).text(parse(template, dialect))
     except Fault as fault:
         prefix = dialect.parse_prefix if fault.code in PARSING else dialect.run_prefix
         raise TemplateError(prefix + fault.text(dialect.words)) from None
@@ -41,25 +44,23 @@ class _Continue(Exception):  # noqa: N818  # as above
 
 
 class _Run:
-    """One execution: the variables in scope, and how much was written."""
+    """One execution: the variables in scope, and what was written."""
 
-    def __init__(self, root: Any, dialect: Dialect) -> None:
-        self._dialect = dialect
+    def __init__(self, root: Any, dialect: Dialect, budget: Budget) -> None:
+        self._dialect, self._budget = dialect, budget
         self._scope: dict[str, Any] = {"$": root}
         self._written: list[str] = []
-        self._size = 0
 
     def text(self, nodes: list[Node]) -> str:
         self._run(nodes, self._scope["$"])
         return "".join(self._written)
 
     def _write(self, text: str) -> None:
-        self._size += len(text)
-        if self._size > self._dialect.output_characters_max:
-            raise Fault("too_long")
+        self._budget.spend(len(text))
         self._written.append(text)
 
     def _run(self, nodes: list[Node], dot: Any) -> None:
+        self._budget.spend(1 + len(nodes))  # loops in loops may write nothing
         for node in nodes:
             if isinstance(node, str):
                 self._write(node)
@@ -153,10 +154,21 @@ class _Run:
                     break
             return value
         values = [self._value(operand, dot) for operand in operands]
+        self._budget.spend(1 + sum(len(value) for value in values if isinstance(value, str)))
         try:
-            return self._dialect.functions[name](*values)
+            made = self._dialect.functions[name](*values)
+            if isinstance(made, Iterator):
+                return "".join(self._counted(made))
         except TypeError:
             raise Fault("arguments", name=name) from None
+        self._budget.spend(len(made) if isinstance(made, str | list) else 0)
+        return made
+
+    def _counted(self, pieces: Iterator[str]) -> Iterator[str]:
+        """Each piece before the next one is made."""
+        for piece in pieces:
+            self._budget.spend(len(piece))
+            yield piece
 
     def _value(self, operand: Operand, dot: Any) -> Any:
         if isinstance(operand, Literal):

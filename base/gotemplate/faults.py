@@ -9,6 +9,14 @@ class TemplateError(ValueError):
     """The template cannot be parsed, or asks for something that is not there. One line."""
 
 
+QUOTED_LENGTH_MAX = 200
+
+
+def _cut(value: object) -> object:
+    """Errors are kept and shown: a template of a megabyte is not to be one of them."""
+    return value if isinstance(value, int) else str(value)[:QUOTED_LENGTH_MAX]
+
+
 class Fault(Exception):  # noqa: N818  # becomes a TemplateError in the words of the dialect, see ``engine.render``
     """Raised inside the package: a key of ``PARSING`` or ``RUNNING`` and the values its words name."""
 
@@ -19,7 +27,7 @@ class Fault(Exception):  # noqa: N818  # becomes a TemplateError in the words of
     def text(self, words: Mapping[str, str]) -> str:
         """In ``words`` where they have some for it, in ours otherwise; without a prefix."""
         found = words.get(self.code) or PARSING.get(self.code) or RUNNING[self.code]
-        return found % self.values
+        return found % {name: _cut(value) for name, value in self.values.items()}
 
 
 PARSING: Mapping[str, str] = {

@@ -2,15 +2,17 @@
 upper lower title split join pad truncate``.
 
 Every one of them raises Fault and nothing else, whatever it is given, and makes no text longer than ``WIDTH_MAX`` out of
-a number.
+a number. One that makes a text of any number of others yields it in pieces, so that the evaluator can stop at its budget;
+the rest make no more than some times what they are given.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from base.gotemplate.faults import Fault
@@ -29,16 +31,26 @@ def _takes(least: int, most: int | None = None) -> Callable[[Function], Function
         def call(*operands: Any) -> Any:
             if len(operands) < least or (most is not None and len(operands) > most):
                 raise Fault("argument_count", name=name, want=least, got=len(operands))
-            try:
-                return function(*operands)
-            except Fault:
-                raise
-            except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-                raise Fault("calling", name=name, reason=error) from error
+            with _faults_only(name):
+                made = function(*operands)
+            return _pieces(made, name) if isinstance(made, Iterator) else made
 
         return call
 
     return decorate
+
+
+@contextlib.contextmanager
+def _faults_only(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise Fault("calling", name=name, reason=error) from error
+
+
+def _pieces(made: Iterator[str], name: str) -> Iterator[str]:
+    with _faults_only(name):
+        yield from made
 
 
 def _string(value: Any) -> str:
@@ -80,12 +92,15 @@ def _split(value: Any, separator: Any) -> list[str]:
 
 
 @_takes(2, 2)
-def _join(values: Any, separator: Any) -> str:
+def _join(values: Any, separator: Any) -> Iterator[str]:
     if values is None or isinstance(values, Missing):
-        return ""
+        return
     if not isinstance(values, list):
         raise Fault("calling", name="join", reason=f"expected slice, got {short(values)}")
-    return _string(separator).join(text_of(item) for item in values)
+    mark = _string(separator)
+    for index, item in enumerate(values):
+        yield mark if index else ""
+        yield text_of(item)
 
 
 @_takes(3, 3)
@@ -138,40 +153,43 @@ def _slice(value: Any, start: Any = 0, end: Any = None) -> Any:
 
 
 @_takes(0)
-def _print(*values: Any) -> str:
+def _print(*values: Any) -> Iterator[str]:
     # Go puts a space between two operands of which neither is a string.
-    out = ""
     for index, value in enumerate(values):
         if index and not isinstance(value, str) and not isinstance(values[index - 1], str):
-            out += " "
-        out += inner_text(value)
-    return out
+            yield " "
+        yield inner_text(value)
 
 
 @_takes(0)
-def _println(*values: Any) -> str:
-    return " ".join(inner_text(value) for value in values) + "\n"
+def _println(*values: Any) -> Iterator[str]:
+    for index, value in enumerate(values):
+        yield " " if index else ""
+        yield inner_text(value)
+    yield "\n"
 
 
 _VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d*)(?:\.(?P<precision>\d*))?(?P<verb>.|\Z)", re.DOTALL)
 
 
 @_takes(1)
-def _printf(form: Any, *values: Any) -> str:
-    left = list(values)
-
-    def replace(match: re.Match[str]) -> str:
-        verb = match["verb"]
-        if verb == "%":
-            return "%"
-        if not left:
-            return f"%!{verb}(MISSING)"
-        return _formatted(match, left.pop(0))
-
-    text = _VERB.sub(replace, _string(form))
-    if left:
-        text += "%!(EXTRA " + ", ".join(inner_text(value) for value in left) + ")"
-    return text
+def _printf(form: Any, *values: Any) -> Iterator[str]:
+    text, position, used = _string(form), 0, 0
+    for match in _VERB.finditer(text):
+        yield text[position : match.start()]
+        position = match.end()
+        if match["verb"] == "%":
+            yield "%"
+        elif used == len(values):
+            yield f"%!{match['verb']}(MISSING)"
+        else:
+            yield _formatted(match, values[used])
+            used += 1
+    yield text[position:]
+    for index, value in enumerate(values[used:]):
+        yield ", " if index else "%!(EXTRA "
+        yield inner_text(value)
+    yield ")" if used < len(values) else ""
 
 
 def _formatted(match: re.Match[str], value: Any) -> str:

@@ -11,9 +11,10 @@ from base.gotemplate.dialect import Dialect
 from base.gotemplate.faults import Fault
 from base.gotemplate.functions import LAZY
 
+# A word ends where the action does: "{{.Name}}" has no space before its braces.
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<string>"(?:[^"\\\n]|\\.)*"|`[^`]*`)|(?P<char>'(?:[^'\\\n]|\\.)+')|(?P<assign>:?=)
-    |(?P<mark>[()|,])|(?P<word>[^\s()|,"`'=:]+)""",
+    |(?P<mark>[()|,])|(?P<word>(?:[^\s()|,"`'=:}]+|\}(?!\}))+)""",
     re.VERBOSE,
 )
 _COMMENT = re.compile(r"\{\{(?P<trims>-\s)?\s*/\*.*?\*/\s*(?P<trim>-)?\}\}", re.DOTALL)
@@ -101,13 +102,10 @@ def _tokens(template: str, position: int) -> tuple[list[_Token], int, bool]:
     while position < len(template):
         if match := _CLOSING.match(template, position):
             return tokens, match.end(), match.group(1).endswith("-")
-        # A word ends where the action does: "{{.Name}}" has no space before its braces.
         found = _TOKEN.match(template, position)
         if found is None:
             raise Fault("unexpected_character", found=template[position])
         kind, text = str(found.lastgroup), found.group()
-        if kind == "word" and "}}" in text:
-            text = text[: text.index("}}")]
         position += len(text)
         if kind != "space":
             tokens.append(_Token(kind, text, follows))

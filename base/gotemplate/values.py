@@ -14,6 +14,23 @@ from base.gotemplate.faults import Fault
 Function = Callable[..., Any]
 
 
+class Budget:
+    """How many characters templates may still read, be handed and make: what they write, and on the way to it.
+
+    Work and memory are bounded by this alone: a few hundred characters double a text as often as they like, by
+    ``{{with print . .}}`` in itself. One may be shared by the templates of one owner.
+    """
+
+    def __init__(self, characters: int) -> None:
+        self._left = characters
+
+    def spend(self, characters: int) -> None:
+        """Raises Fault (``too_long``) once there is less."""
+        self._left -= characters
+        if self._left < 0:
+            raise Fault("too_long")
+
+
 class Missing:
     """A key that is not in the object: empty where it is tested, an error where it is printed."""
 

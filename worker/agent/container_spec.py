@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from base.gotemplate.faults import TemplateError
-from base.gotemplate.values import Function, Labels
+from base.gotemplate.values import Budget, Function, Labels
 from proto.objects_pb2 import Task
 from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
 from proto.specs_pb2 import Mount as MountSpec
@@ -34,7 +34,7 @@ from runtime.types import (
     VolumeOptions,
 )
 from worker.agent.executor import Assignment, ExecutorError
-from worker.agent.templates import Value, expand
+from worker.agent.templates import CHARACTERS_MAX, Value, expand
 
 LABEL = "com.docker.swarm"
 
@@ -75,8 +75,21 @@ def _slot(task: Task) -> str:
     return str(task.slot) if task.slot else task.node_id
 
 
-def template_fields(assignment: Assignment, node: NodeFacts) -> dict[str, Value]:
-    """What ``.`` is in templates (A10.13)."""
+class Templates:
+    """The templates of one task's spec: they share what ``.`` is (A10.13), and how much they may make."""
+
+    def __init__(self, assignment: Assignment, node: NodeFacts) -> None:
+        self._fields, self._budget = _template_fields(assignment, node), Budget(CHARACTERS_MAX)
+
+    def expand(self, what: str, text: str, functions: Mapping[str, Function] | None = None) -> str:
+        """Expand one. Raises ExecutorError that says where it was."""
+        try:
+            return expand(text, self._fields, functions, self._budget)
+        except TemplateError as error:
+            raise ExecutorError(f"expanding {what} failed: template: {error}") from None
+
+
+def _template_fields(assignment: Assignment, node: NodeFacts) -> dict[str, Value]:
     spec, task = assignment.spec_version.spec, assignment.task
     return {
         "Service": {"ID": task.service_id, "Name": spec.name, "Labels": Labels(spec.labels)},
@@ -89,16 +102,6 @@ def template_fields(assignment: Assignment, node: NodeFacts) -> dict[str, Value]
     }
 
 
-def expand_in(
-    what: str, text: str, fields: Mapping[str, Value], functions: Mapping[str, Function] | None = None
-) -> str:
-    """Expand a template of the spec. Raises ExecutorError that says where it was."""
-    try:
-        return expand(text, fields, functions)
-    except TemplateError as error:
-        raise ExecutorError(f"expanding {what} failed: template: {error}") from None
-
-
 def plan_container(assignment: Assignment, node: NodeFacts) -> ContainerPlan:
     """Everything but the image, the secrets and the configs.
 
@@ -107,15 +110,15 @@ def plan_container(assignment: Assignment, node: NodeFacts) -> ContainerPlan:
     """
     template = assignment.spec_version.spec.task_template
     spec = template.container_spec
-    fields = template_fields(assignment, node)
+    templates = Templates(assignment, node)
     ports = _host_ports(assignment)
     config = ContainerConfig(
         Image=spec.image,
-        Hostname=expand_in("hostname", spec.hostname, fields),
+        Hostname=templates.expand("hostname", spec.hostname),
         User=spec.user,
         Tty=spec.tty,
         OpenStdin=spec.open_stdin,
-        Env=expand_env(assignment, node),
+        Env=expand_env(assignment, templates),
         Entrypoint=list(spec.command) or None,
         Cmd=list(spec.args) or None,
         WorkingDir=spec.dir,
@@ -125,14 +128,13 @@ def plan_container(assignment: Assignment, node: NodeFacts) -> ContainerPlan:
         Healthcheck=_healthcheck(spec),
         ExposedPorts={port: {} for port in ports} or None,
     )
-    return ContainerPlan(task_name(assignment), config, _host_config(assignment, fields, ports))
+    return ContainerPlan(task_name(assignment), config, _host_config(assignment, templates, ports))
 
 
-def expand_env(assignment: Assignment, node: NodeFacts) -> list[str]:
+def expand_env(assignment: Assignment, templates: Templates) -> list[str]:
     """The task's environment, templates expanded, assigned generic resources included. Raises ExecutorError."""
-    fields = template_fields(assignment, node)
     spec = assignment.spec_version.spec.task_template.container_spec
-    env = [expand_in("env", entry, fields) for entry in spec.env]
+    env = [templates.expand("env", entry) for entry in spec.env]
     resources: dict[str, list[str]] = {}
     for resource in assignment.task.assigned_generic_resources:
         if resource.WhichOneof("resource") == "named":
@@ -143,7 +145,7 @@ def expand_env(assignment: Assignment, node: NodeFacts) -> list[str]:
 
 
 def _host_config(
-    assignment: Assignment, fields: Mapping[str, Value], ports: dict[str, list[PortBinding] | None]
+    assignment: Assignment, templates: Templates, ports: dict[str, list[PortBinding] | None]
 ) -> HostConfig:
     template = assignment.spec_version.spec.task_template
     spec, resources = template.container_spec, template.resources
@@ -154,7 +156,7 @@ def _host_config(
         NetworkMode=_network_mode(assignment),
         PortBindings=ports or None,
         LogConfig=LogConfig(Type=log_driver.name, Config=dict(log_driver.options) or None),
-        Mounts=[_mount(mount, fields) for mount in spec.mounts] or None,
+        Mounts=[_mount(mount, templates) for mount in spec.mounts] or None,
         CapAdd=list(spec.capability_add) or None,
         CapDrop=list(spec.capability_drop) or None,
         Dns=list(dns.nameservers) or None,
@@ -231,7 +233,7 @@ def _network_mode(assignment: Assignment) -> str:
     return targets[0] if targets else "bridge"
 
 
-def _mount(mount: MountSpec, fields: Mapping[str, Value]) -> Mount:
+def _mount(mount: MountSpec, templates: Templates) -> Mount:
     volume = bind = tmpfs = None
     if mount.HasField("bind_options"):
         options = mount.bind_options
@@ -246,11 +248,11 @@ def _mount(mount: MountSpec, fields: Mapping[str, Value]) -> Mount:
         wanted = mount.volume_options
         driver = None
         if wanted.HasField("driver_config"):
-            driver_options = _expand_values(wanted.driver_config.options, fields)
+            driver_options = _expand_values(wanted.driver_config.options, templates)
             driver = VolumeDriverConfig(Name=wanted.driver_config.name, Options=driver_options or None)
         volume = VolumeOptions(
             NoCopy=wanted.no_copy,
-            Labels=_expand_values(wanted.labels, fields) or None,
+            Labels=_expand_values(wanted.labels, templates) or None,
             Subpath=wanted.subpath,
             DriverConfig=driver,
         )
@@ -258,8 +260,8 @@ def _mount(mount: MountSpec, fields: Mapping[str, Value]) -> Mount:
         tmpfs = TmpfsOptions(SizeBytes=mount.tmpfs_options.size_bytes, Mode=mount.tmpfs_options.mode)
     return Mount(
         Type=mount.type or "volume",
-        Source=expand_in("mount", mount.source, fields),
-        Target=expand_in("mount", mount.target, fields),
+        Source=templates.expand("mount", mount.source),
+        Target=templates.expand("mount", mount.target),
         ReadOnly=mount.read_only,
         Consistency=mount.consistency,
         BindOptions=bind,
@@ -268,8 +270,8 @@ def _mount(mount: MountSpec, fields: Mapping[str, Value]) -> Mount:
     )
 
 
-def _expand_values(options: Mapping[str, str], fields: Mapping[str, Value]) -> dict[str, str]:
-    return {name: expand_in("mount", value, fields) for name, value in options.items()}
+def _expand_values(options: Mapping[str, str], templates: Templates) -> dict[str, str]:
+    return {name: templates.expand("mount", value) for name, value in options.items()}
 
 
 def _extra_host(entry: str) -> str:

@@ -12,13 +12,16 @@ import posixpath
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
+from base.gotemplate.faults import QUOTED_LENGTH_MAX
 from proto.objects_pb2 import Config, Secret
-from proto.specs_pb2 import Driver, FileTarget
+from proto.specs_pb2 import ConfigReference, FileTarget, SecretReference
 from runtime.kernel.mounts import filesystem_of, mount_tmpfs
 from runtime.types import Mount
-from worker.agent.container_spec import NodeFacts, expand_env, expand_in, template_fields
+from worker.agent.container_spec import NodeFacts, Templates, expand_env
 from worker.agent.executor import Assignment, ExecutorError
 
 SECRETS_FOLDER = "/run/secrets"
@@ -49,7 +52,7 @@ def plan_files(assignment: Assignment, node: NodeFacts) -> list[PayloadFile]:
         ExecutorError: a secret or config does not exist, an owner is no number, a template is wrong.
     """
     spec = assignment.spec_version.spec.task_template.container_spec
-    templates = _Templates(assignment, node)
+    templates = _Payloads(assignment, node)
     files: list[PayloadFile] = []
     for secret_ref in spec.secrets:
         if not secret_ref.HasField("file"):
@@ -64,58 +67,81 @@ def plan_files(assignment: Assignment, node: NodeFacts) -> list[PayloadFile]:
     return files
 
 
-class _Templates:
-    """Payloads of one task; those with the driver ``golang`` are templates, which may name one another."""
+_Key: TypeAlias = tuple[type[Secret] | type[Config], str]
+"""A payload's kind and ID."""
+
+
+class _Payloads:
+    """Payloads of one task; those with the driver ``golang`` are templates, which may name one another.
+
+    Each is expanded once, however often it is named.
+    """
 
     def __init__(self, assignment: Assignment, node: NodeFacts) -> None:
-        self._assignment, self._node = assignment, node
+        self._assignment, self._templates = assignment, Templates(assignment, node)
         self._spec = assignment.spec_version.spec.task_template.container_spec
-        self._open: list[str] = []
+        self._open: set[_Key] = set()
+        self._made: dict[_Key, bytes] = {}
 
     def secret_data(self, secret_id: str, name: str) -> bytes:
         secret = self._assignment.needed.of(Secret).get(secret_id)
         if secret is None:
             raise ExecutorError(f"secret {name or secret_id} not found")
-        return self._expanded(f"secret {name}", secret.spec.data, secret.spec.templating)
+        return self._expanded(f"secret {name}", secret)
 
     def config_data(self, config_id: str, name: str) -> bytes:
         config = self._assignment.needed.of(Config).get(config_id)
         if config is None:
             raise ExecutorError(f"config {name or config_id} not found")
-        return self._expanded(f"config {name}", config.spec.data, config.spec.templating)
+        return self._expanded(f"config {name}", config)
 
-    def _expanded(self, what: str, data: bytes, driver: Driver) -> bytes:
-        if not driver.name:
-            return data
-        if driver.name != "golang":
-            raise ExecutorError(f"{what}: unrecognized template type {driver.name}")
-        if what in self._open:
-            raise ExecutorError(f"{what} is a template that needs itself")
-        self._open.append(what)
-        try:
-            fields = template_fields(self._assignment, self._node)
-            functions = {"env": self._env, "secret": self._secret, "config": self._config}
-            return expand_in(what, data.decode(), fields, functions).encode()
-        except UnicodeDecodeError:
-            raise ExecutorError(f"{what} is a template that is no text") from None
-        finally:
-            self._open.pop()
+    def _expanded(self, what: str, payload: Secret | Config) -> bytes:
+        driver = payload.spec.templating.name
+        if not driver:
+            return payload.spec.data
+        if driver != "golang":
+            raise ExecutorError(f"{what}: unrecognized template type {driver}")
+        key = (type(payload), payload.id)
+        if key not in self._made:
+            if key in self._open:
+                raise ExecutorError(f"{what} is a template that needs itself")
+            self._open.add(key)
+            try:
+                functions = {"env": self._env, "secret": self._secret, "config": self._config}
+                self._made[key] = self._templates.expand(what, payload.spec.data.decode(), functions).encode()
+            except UnicodeDecodeError:
+                raise ExecutorError(f"{what} is a template that is no text") from None
+            finally:
+                self._open.discard(key)
+        return self._made[key]
+
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        entries = expand_env(self._assignment, self._templates)
+        return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+    @cached_property
+    def _secrets(self) -> dict[str, SecretReference]:
+        return {ref.file.name: ref for ref in reversed(self._spec.secrets)}  # of two at one place the first
+
+    @cached_property
+    def _configs(self) -> dict[str, ConfigReference]:
+        return {ref.file.name: ref for ref in reversed(self._spec.configs)}
 
     def _env(self, name: str) -> str:
-        values = dict(entry.split("=", 1) for entry in expand_env(self._assignment, self._node) if "=" in entry)
-        return values.get(name, "")
+        return self._environment.get(name, "")
 
     def _secret(self, target: str) -> str:
-        for ref in self._spec.secrets:
-            if ref.file.name == target:
-                return self.secret_data(ref.secret_id, ref.secret_name).decode(errors="replace")
-        raise ExecutorError(f"secret target {target} not found")
+        ref = self._secrets.get(target)
+        if ref is None:
+            raise ExecutorError(f"secret target {target[:QUOTED_LENGTH_MAX]} not found")
+        return self.secret_data(ref.secret_id, ref.secret_name).decode(errors="replace")
 
     def _config(self, target: str) -> str:
-        for ref in self._spec.configs:
-            if ref.file.name == target:
-                return self.config_data(ref.config_id, ref.config_name).decode(errors="replace")
-        raise ExecutorError(f"config target {target} not found")
+        ref = self._configs.get(target)
+        if ref is None:
+            raise ExecutorError(f"config target {target[:QUOTED_LENGTH_MAX]} not found")
+        return self.config_data(ref.config_id, ref.config_name).decode(errors="replace")
 
 
 def _file(data: bytes, target: FileTarget, folder: str, what: str) -> PayloadFile:
@@ -131,8 +157,8 @@ def _file(data: bytes, target: FileTarget, folder: str, what: str) -> PayloadFil
 def _number(text: str, what: str) -> int:
     if not text:
         return 0
-    if not text.isascii() or not text.isdecimal() or int(text) > 2**32 - 2:
-        raise ExecutorError(f"{what} {text} is no user or group number")
+    if not text.isascii() or not text.isdecimal() or len(text) > 10 or int(text) > 2**32 - 2:
+        raise ExecutorError(f"{what} {text[:QUOTED_LENGTH_MAX]} is no user or group number")
     return int(text)
 
 

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 from base.gotemplate.dialect import DEFINITIONS, LOOPS, Dialect
 from base.gotemplate.faults import TemplateError
 from base.gotemplate.functions import FUNCTIONS
 from base.gotemplate.values import text_of
+from worker.agent.templates import CHARACTERS_MAX
 
 
-def _printf(pattern: str, *arguments: object) -> str:
-    """Of text, whatever the verb: a slot is a string here, and people write ``%d`` for it."""
-    rest = list(arguments)
-
-    def one(match: re.Match[str]) -> str:
-        verb = match[1]
+def _printf(pattern: str, *arguments: object) -> Iterator[str]:
+    """Of text, whatever the verb: a slot is a string here, and people write ``%d`` for it. In pieces, as ``FUNCTIONS``."""
+    position, used = 0, 0
+    for match in re.finditer(r"%([sdvq%])", pattern):
+        yield pattern[position : match.start()]
+        position, verb = match.end(), match[1]
         if verb == "%":
-            return "%"
-        if not rest:
-            return f"%!{verb}(MISSING)"
-        value = rest.pop(0)
-        return json.dumps(text_of(value), ensure_ascii=False) if verb == "q" else text_of(value)
-
-    text = re.sub(r"%([sdvq%])", one, pattern)
-    if rest:
+            yield "%"
+        elif used == len(arguments):
+            yield f"%!{verb}(MISSING)"
+        else:
+            text = text_of(arguments[used])
+            used += 1
+            yield json.dumps(text, ensure_ascii=False) if verb == "q" else text
+    yield pattern[position:]
+    if used < len(arguments):
         raise TemplateError("printf: more arguments than verbs")
-    return text
 
 
 DIALECT = Dialect(
@@ -37,6 +39,7 @@ DIALECT = Dialect(
     has_variables=False,
     missing_is_empty=False,
     depth_max=50,
+    characters_max=CHARACTERS_MAX,
     words={
         "after_else": "unexpected text after else",
         "argument_count": "wrong arguments for %(name)s",

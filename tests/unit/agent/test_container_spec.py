@@ -221,3 +221,37 @@ def test_files_lie_in_memory_with_their_owner_and_mode() -> None:
         assert list(root.iterdir()) == []
     finally:
         root.rmdir()
+
+
+def test_templates_of_one_task_have_one_bound() -> None:
+    assignment = make_assignment()
+    spec = assignment.spec_version.spec.task_template.container_spec
+    doubling = "".join("{{with print . .}}" for _ in range(14))
+    spec.env.extend(["A={{with `0123456789`}}" + doubling + "{{.}}" + "{{end}}" * 15] * 4)
+    assert sum(map(len, plan_container(assignment, NODE).config.Env or [])) > 4 * 10 * 2**14
+    spec.env.extend(spec.env[0] for _ in range(100))
+    with pytest.raises(ExecutorError, match="expanding env failed: template: output too large"):
+        plan_container(assignment, NODE)
+
+
+def test_payloads_that_name_one_another_twice_have_that_bound_too() -> None:
+    assignment = make_assignment()
+    configs = []
+    for number in range(40):
+        config = Config(id=f"c{number}")
+        following = f'{{{{config "{number + 1}"}}}}' * 2
+        config.spec.data = following.encode() if number < 39 else b"end"
+        config.spec.templating.name = "golang"
+        configs.append(config)
+        reference = ConfigReference(config_id=config.id, config_name=config.id)
+        reference.file.name = str(number)
+        assignment.spec_version.spec.task_template.container_spec.configs.append(reference)
+    with pytest.raises(ExecutorError, match="output too large"):
+        plan_files(Assignment(assignment.task, assignment.spec_version, Contents(*configs)), NODE)
+
+
+def test_an_owner_of_any_length_is_refused_as_no_number() -> None:
+    assignment = with_payloads()
+    assignment.spec_version.spec.task_template.container_spec.secrets[0].file.uid = "1" * 5000
+    with pytest.raises(ExecutorError, match="is no user or group number"):
+        plan_files(assignment, NODE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from base.gotemplate.dialect import DEFINITIONS, LOOPS, Dialect
 from base.gotemplate.engine import render
 from base.gotemplate.faults import PARSING, RUNNING, TemplateError
 from base.gotemplate.functions import FUNCTIONS
-from base.gotemplate.values import Labels
+from base.gotemplate.values import Budget, Labels
 
 LENIENT = Dialect(functions=FUNCTIONS)
 STRICT = dataclasses.replace(LENIENT, missing_is_empty=False)
@@ -75,7 +76,61 @@ def test_nesting_and_output_have_bounds() -> None:
     assert render(nested, VALUE, shallow) == "x"
     assert refusal("{{if .Name}}" + nested + "{{end}}", shallow) == "nested too deeply"
     assert refusal("{{((((1))))}}", shallow) == "nested too deeply"
-    assert refusal("{{.Name}}" * 3, dataclasses.replace(LENIENT, output_characters_max=8)) == "output too large"
+
+
+def doubled(times: int) -> str:
+    return "{{with print .Name .Name}}" + "{{with print . .}}" * times + "{{.}}" + "{{end}}" * (times + 1)
+
+
+def made_of(template: str, characters_max: int) -> int:
+    """How much memory a refused template took, in bytes."""
+    dialect = dataclasses.replace(LENIENT, characters_max=characters_max)
+    tracemalloc.start()
+    try:
+        assert refusal(template, dialect) == "output too large"
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        doubled(50),
+        "{{.Name}}" * 4_000,
+        "{{with printf `%1000s` .Name}}" + "{{print" + " ." * 2_000 + "}}{{end}}",
+        "{{with printf `%1000s` .Name}}" + "{{println" + " ." * 2_000 + "}}{{end}}",
+        "{{with printf `%1000s` .Name}}" + "{{printf `" + "%s" * 2_000 + "`" + " ." * 2_000 + "}}{{end}}",
+        "{{with printf `%1000s` .Name}}" + "{{printf ``" + " ." * 2_000 + "}}{{end}}",
+        "{{print .Labels" + " $.Labels" * 4_000 + "}}",
+        "{{printf `" + "%9999d" * 2_000 + "`" + " 1" * 2_000 + "}}",
+        "{{with printf `%5000s` .Name}}{{join (split . ` `) .}}{{end}}",
+        "{{$x := printf `%9000s` .Name}}{{range split $x ``}}{{$x = print $x $x}}{{end}}",
+        "{{$x := printf `%9000s` .Name}}{{range split $x ``}}{{len $x}}{{end}}",
+        "{{$x := split (printf `%9000s` .Name) ``}}" + "{{range $x}}" * 3 + "{{end}}" * 3,
+    ],
+    ids=lambda template: str(template[:40]),
+)
+def test_a_template_makes_no_more_than_its_budget(template: str) -> None:
+    assert made_of(template, characters_max=40_000) < 16_000_000
+
+
+def test_templates_may_share_a_budget() -> None:
+    budget = Budget(1000)
+    for _ in range(20):
+        assert render("{{.Name}}", VALUE, LENIENT, budget) == "web"
+    with pytest.raises(TemplateError, match="output too large"):
+        render("x" * 800, VALUE, LENIENT, budget)
+
+
+def test_actions_without_spaces_are_read_once_each() -> None:
+    assert render("{{1}}" * 100_000, VALUE, LENIENT) == "1" * 100_000  # hours when each looks through the rest
+    assert render("{{.Name}}}{{`}`}}{{}}".removesuffix("{{}}"), VALUE, LENIENT) == "web}}"
+
+
+def test_an_error_quotes_no_more_than_it_needs() -> None:
+    assert len(refusal("{{" + "x" * 100_000 + "}}")) < 300
+    assert len(refusal("{{.A." + "x" * 100_000 + "}}")) < 300
 
 
 def test_a_dialect_has_its_words_and_prefixes() -> None:
