@@ -101,7 +101,7 @@ class Engine:
         self._state, self._layout, self._parent = state, layout, parent
         self._paths = paths = conmon.Paths(run)
         self.events = events = EventBus()
-        self._store = store = ContainerStore(state / "containers")
+        self._store = store = ContainerStore(state / "containers", unsaved=paths.run / "unsaved")
         self.images = images = ImageStore(
             state / "images",
             events=events,
@@ -161,6 +161,7 @@ class Engine:
         await self._stdio.close()
         await self._lifecycle.close()
         self._watcher.close()
+        await self._store.close()
         await self.networks.close()
         await self.images.close()
         self.events.close()

@@ -249,8 +249,9 @@ def _remove_tree(path: Path) -> bool:
         return True
     except OSError:
         try:
-            for folder, _, _ in os.walk(path, topdown=False):
+            for folder, _, _ in os.walk(path, topdown=False):  # of what cannot be read it says nothing
                 Path(folder).rmdir()
         except OSError:
-            return not path.exists()
+            pass
+        return not path.exists()
     return True

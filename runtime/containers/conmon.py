@@ -29,6 +29,7 @@ from typing import Any  # Any: a value of the spec's JSON, or of conmon's answer
 import msgspec
 import structlog
 
+from base.trees import remove_tree
 from runtime.containers import cgroups, working_dir
 from runtime.containers.pins import unpin
 from runtime.errors import HostError, StartError
@@ -395,11 +396,15 @@ def is_waiting(paths: Paths, container_id: str, pid: int) -> bool:
 
 
 def exit_status(paths: Paths, container_id: str) -> tuple[int, int] | None:
-    """Exit code (128 + N for signal N) and time in nanoseconds, as conmon wrote them; None when it has not."""
+    """Exit code (128 + N for signal N) and time in nanoseconds, as conmon wrote them; None when it has not.
+
+    Raises:
+        OSError: it cannot be read now (no descriptor left): whether conmon wrote it is not known.
+    """
     path = paths.exits / container_id
     try:
         return int(path.read_text()), path.stat().st_mtime_ns
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -407,6 +412,9 @@ def clean(tools: Tools, paths: Paths, container_id: str, groups: Sequence[Path])
     """After a container ended: kill what is left in its cgroups, then remove cgroups, runc's state and the bundle.
 
     ``groups`` are the container's cgroups as the layout has them; runc's own record names them all. Idempotent.
+
+    Raises:
+        HostError: something is left; all the rest is gone.
     """
     folder = paths.runc / container_id
     found = {*groups, *_recorded_groups(folder)}
@@ -414,16 +422,26 @@ def clean(tools: Tools, paths: Paths, container_id: str, groups: Sequence[Path])
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     cgroups.thaw(found)
-    left = cgroups.remove(sorted(found))
-    if left:
+    failed: list[str] = []
+    if cgroups.remove(sorted(found)):
         try:
             run_runc(tools, paths, container_id, "delete", "--force", container_id)
         except HostError as error:
-            log.warning("container.not_deleted", container_id=container_id, reason=str(error), cgroups=len(left))
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(paths.bundle(container_id), ignore_errors=True)
+            failed.append(str(error))
+    for tree in (folder, paths.bundle(container_id)):
+        try:
+            remove_tree(tree)
+        except OSError as error:
+            failed.append(f"cannot remove {tree}: {error.strerror}")
+    if not unpin(paths.pins(container_id)):
+        failed.append(f"cannot remove {paths.pins(container_id)}")
+    if failed:
+        raise HostError("; ".join(failed))
+
+
+def forget_exit(paths: Paths, container_id: str) -> None:
+    """The exit status was taken down. Idempotent. Raises OSError."""
     (paths.exits / container_id).unlink(missing_ok=True)
-    unpin(paths.pins(container_id))
 
 
 def _recorded_groups(folder: Path) -> list[Path]:

@@ -62,6 +62,13 @@ class Exits:
             self._transitions.spawn("exit", container, self._look_at(container))
 
     async def _look_at(self, container: Container) -> None:
+        try:
+            await self._note_exit(container)
+        except OSError as error:  # no descriptor to look with; nobody would say again that it may have ended
+            container.log.warning("exit.not_read", reason=str(error))
+            self._monitors.look_again(container)
+
+    async def _note_exit(self, container: Container) -> None:
         async with container.lock:
             if not container.running:
                 return

@@ -42,7 +42,9 @@ class Lifecycle:
         self._runc = runc
         self._transitions = transitions = Transitions()
         self._monitors = monitors = Monitors(store=store, runc=runc)
-        releasing = Releasing(store=store, runc=runc, images=images, networks=networks, volumes=volumes)
+        self._releasing = releasing = Releasing(
+            store=store, runc=runc, images=images, networks=networks, volumes=volumes
+        )
         self.execs = execs = ExecManager(store=store, runc=runc, events=events, capabilities=capabilities)
         self.stopping = stopping = Stopping(store=store, runc=runc, events=events)
         self.removal = removal = Removal(
@@ -104,5 +106,6 @@ class Lifecycle:
         await self.execs.close()
         await self._transitions.close()
         await self._exits.close()
+        await self._releasing.close()
         self._monitors.close()
         self._runc.close()

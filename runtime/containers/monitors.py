@@ -13,6 +13,8 @@ from runtime.containers.runc import Runc
 from runtime.containers.store import ContainerStore
 from runtime.kernel.syscalls import Watcher
 
+LOOK_AGAIN_S = 0.5
+
 
 class Monitors:
     """One per engine. Says which container to look at, not what became of it: it may be the same one twice."""
@@ -33,6 +35,10 @@ class Monitors:
     async def next(self) -> Container:
         """Wait for one that is to be looked at."""
         return await self._due.get()
+
+    def look_again(self, container: Container) -> None:
+        """In a moment: it could not be looked at."""
+        asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._due.put_nowait, container)
 
     def watch(self, container: Container) -> None:
         """Notice the end of the monitor of a container that runs, and with it the container's."""

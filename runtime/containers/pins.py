@@ -31,22 +31,22 @@ def pin(folder: Path, fd: int) -> Path:
     return place
 
 
-def unpin(folder: Path) -> None:
-    """Take all pins in ``folder`` away, and it; what will not go is logged. Idempotent.
+def unpin(folder: Path) -> bool:
+    """Take all pins in ``folder`` away, and it; what will not go is logged. Idempotent. Whether nothing is left.
 
     Never what they are mounts of: names go one by one, and only once nothing is mounted there.
     """
     try:
-        places = list(folder.iterdir())
-    except FileNotFoundError:
-        return
-    try:
-        for place in places:
+        for place in list(folder.iterdir()):
             unmount(place)
             if place.is_dir():
                 place.rmdir()
             else:
                 place.unlink()
         folder.rmdir()
+    except FileNotFoundError:
+        return not folder.exists()
     except (HostError, OSError) as error:
         log.warning("pins.remain_left", path=str(folder), reason=str(error), retry="at the container's end")
+        return False
+    return True

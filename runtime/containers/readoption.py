@@ -148,5 +148,11 @@ class Readoption:
     async def _remove_orphans(self, running: set[str]) -> None:
         """What a crash in the middle of a start or removal left: runtime state and cgroups without a container."""
         for container_id in sorted(await self._runc.run(self._runc.known_ids) - running):
-            await self._runc.clean(container_id)
-            log.info("orphan.removed", container_id=container_id)
+            try:
+                await self._runc.clean(container_id)
+                if (container := self._store.find(container_id)) is None or self._store.is_safe(container):
+                    self._runc.forget_exit(container_id)
+            except (EngineError, OSError) as error:
+                log.error("orphan.not_removed", container_id=container_id, reason=str(error), retry="next start")
+            else:
+                log.info("orphan.removed", container_id=container_id)

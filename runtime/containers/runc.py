@@ -44,8 +44,15 @@ class Runc:
         await self.run(conmon.abandon, created)
 
     async def clean(self, container_id: str) -> None:
-        """Kill what is left in the container's cgroups; remove them, runc's state and the bundle. Idempotent."""
+        """Kill what is left in the container's cgroups; remove them, runc's state and the bundle. Idempotent.
+
+        Raises HostError: something is left.
+        """
         await self.run(conmon.clean, self.tools, self.paths, container_id, self.groups(container_id))
+
+    def forget_exit(self, container_id: str) -> None:
+        """See ``conmon.forget_exit``: it is the only copy until the state is saved."""
+        conmon.forget_exit(self.paths, container_id)
 
     async def pause(self, container_id: str) -> None:
         """Raises HostError."""

@@ -128,8 +128,8 @@ class Starting:
         state.Error = str(error)
         state.ExitCode = error.exit_code if isinstance(error, StartError) else 128
         state.Pid = 0
-        await self._releasing.release(container)
         self._store.save_state(container)
+        await self._releasing.release(container)
         container.close_pending_attaches()
         container.notify("exit")
         self._removal.remove_if_automatic(container)  # its client waits for that

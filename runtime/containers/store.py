@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from base.files import read_text, write_atomic
+from base.records import Records
 from base.threads import run_abortable
 from runtime.containers.container import Container
 from runtime.containers.names import random_name
@@ -25,15 +26,19 @@ from runtime.types import HostConfig
 log = structlog.get_logger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{64}")
-_REMOVED = "removed.json"
+_REMOVED, _STATE = "removed.json", "state.json"
 _NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 class ContainerStore:
-    """The containers below ``STATE/containers``; names are claimed in memory before anything is written."""
+    """The containers below ``STATE/containers``; names are claimed in memory before anything is written.
 
-    def __init__(self, root: Path) -> None:
+    ``unsaved`` is the folder for what the disk cannot take, see ``Records``; on another one, and without it memory alone.
+    """
+
+    def __init__(self, root: Path, *, unsaved: Path | None = None) -> None:
         self._root = root
+        self.records = Records(unsaved)
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
         self._half_removed: list[Record] = []
@@ -56,9 +61,14 @@ class ContainerStore:
             if text is None:
                 self._half_removed.append(record)
                 continue
-            container = Container(record, _read_state(folder), folder)
+            container = Container(record, self._read_state(folder), folder)
             self._containers[record.ID] = container
             self._names[record.Name] = record.ID
+        self.records.tidy()
+
+    async def close(self) -> None:
+        """Save what could not be saved before."""
+        await asyncio.to_thread(self.records.close)
 
     def __iter__(self) -> Iterator[Container]:
         return iter(tuple(self._containers.values()))
@@ -166,17 +176,23 @@ class ContainerStore:
             raise HostError(f"cannot update container {container.id[:12]}: {error}") from error
 
     def save_state(self, container: Container, *, required: bool = False) -> None:
-        """Write what changed.
+        """Write what changed, now or when the disk can take it (``is_safe``).
 
-        A full disk is logged: the host's own facts prevail after a restart. When it is ``required``, as before a
-        process is let go that the next daemon would not know for a container's, HostError is raised.
+        When it is ``required``, as before a process is let go that the next daemon would not know for a container's,
+        HostError is raised instead.
         """
+        path, data = _state_file(container), msgspec.json.encode(container.state)
+        if not required:
+            self.records.keep(path, data)
+            return
         try:
-            write_atomic(container.folder / "state.json", msgspec.json.encode(container.state), durable=False)
+            self.records.write(path, data)
         except OSError as error:
-            if required:
-                raise HostError(f"cannot save the state of container {container.id[:12]}: {error}") from error
-            log.error("container.unsaved", container_id=container.id, reason=str(error))
+            raise HostError(f"cannot save the state of container {container.id[:12]}: {error}") from error
+
+    def is_safe(self, container: Container) -> bool:
+        """Whether its state would be found by the next daemon if this one were killed."""
+        return self.records.is_safe(_state_file(container))
 
     async def forget(self, container: Container, *, volumes: bool) -> None:
         """First half of a removal: from now on no container; ``discard`` follows. Raises OSError.
@@ -193,6 +209,7 @@ class ContainerStore:
                 record.unlink(missing_ok=True)
 
         await asyncio.to_thread(_forget)
+        self.records.drop(_state_file(container))
         self._containers.pop(container.id, None)
         self.release_name(container.record.Name, container.id)
 
@@ -205,18 +222,21 @@ class ContainerStore:
         found, self._half_removed = self._half_removed, []
         return found
 
+    def _read_state(self, folder: Path) -> RunState:
+        text = self.records.read(folder / _STATE)
+        if text is None:
+            return RunState()
+        try:
+            return msgspec.json.decode(text, type=RunState)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.warning("state.unreadable", container_id=folder.name, reason=str(error))
+            return RunState(Status=Status.EXITED, ExitCode=255, Error="the record of its last run was lost")
+
 
 def _write_record(folder: Path, record: Record) -> None:
     folder.mkdir(mode=0o710, exist_ok=True)
     write_atomic(folder / "container.json", msgspec.json.encode(record), durable=True)
 
 
-def _read_state(folder: Path) -> RunState:
-    text = read_text(folder / "state.json")
-    if text is None:
-        return RunState()
-    try:
-        return msgspec.json.decode(text, type=RunState)
-    except msgspec.DecodeError as error:
-        log.warning("state.unreadable", container_id=folder.name, reason=str(error))
-        return RunState(Status=Status.EXITED, ExitCode=255, Error="the record of its last run was lost")
+def _state_file(container: Container) -> Path:
+    return container.folder / _STATE

@@ -68,6 +68,8 @@ class FakeRunc(Runc):
 
     async def clean(self, container_id: str) -> None:
         self._asked.step("clean")
+
+    def forget_exit(self, container_id: str) -> None:
         self.exit_codes.pop(container_id, None)
 
     async def pause(self, container_id: str) -> None:
@@ -160,7 +162,7 @@ class FakeHost:
         self.said: list[str] = []
         events = EventBus()
         events.on_event(lambda event: self.said.append(event.Action))
-        self.store = ContainerStore(folder / "containers")
+        self.store = ContainerStore(folder / "containers", unsaved=folder / "run" / "unsaved")
         self.runc = FakeRunc(Paths(folder / "run"), asked)
         self._watcher = Watcher()
         self.lifecycle = Lifecycle(
@@ -187,6 +189,7 @@ class FakeHost:
 
     async def close(self) -> None:
         await self.lifecycle.close()
+        await self.store.close()
         self._watcher.close()
 
     async def create(self, host: HostConfig | None = None) -> Container:

@@ -97,7 +97,8 @@ async def clean_up(bench: Bench) -> None:
             await engine.remove(summary.Id, force=True, volumes=True)
     await engine.networks.remove_devices()
     await engine.close()
-    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(bench.folder) in line]
-    assert mounts == []
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    disk = str(bench.folder / "state")  # a test may put that on one of its own
+    assert [point for point in points if str(bench.folder) in point and point != disk] == []
     left = [path for name in ("runc", "bundles", "exits", "pins") for path in (bench.folder / "run" / name).iterdir()]
     assert left == []
