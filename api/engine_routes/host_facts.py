@@ -17,6 +17,9 @@ import msgspec
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 VERSION_TIMEOUT_S = 5.0
 
+_RUNC_FIXED = {(1, 2): 8, (1, 3): 3}
+"""The first release of each line with the fixes of 2025; 1.4.0 has had them from the start."""
+
 GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
@@ -106,6 +109,28 @@ def operating_system() -> tuple[str, str]:
     except OSError:
         return platform.system(), ""
     return release.get("PRETTY_NAME", "Linux"), release.get("VERSION_ID", "")
+
+
+def runc_warnings(version: str) -> list[str]:
+    """What ``docker info`` shows for a runc whose version is older than the fixes of its known ways out of a container.
+
+    A distribution may have brought fixes back without the version showing it. Advisories of opencontainers/runc:
+    GHSA-xr7r-f8xq-vfvv (2024), GHSA-9493-h29p-rfm2, GHSA-qw9x-cqr3-wc7r and GHSA-cgrx-mc8f-2prm (2025).
+    """
+    match = re.match(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})", version)
+    if match is None:
+        return []
+    major, minor, patch = (int(number) for number in match.groups())
+    if (major, minor, patch) < (1, 1, 12):
+        fixes, fixed = "CVE-2024-21626, CVE-2025-31133, CVE-2025-52565 and CVE-2025-52881", "1.2.8"
+    elif (major, minor) < (1, 4) and patch < _RUNC_FIXED.get((major, minor), patch + 1):
+        fixes, fixed = "CVE-2025-31133, CVE-2025-52565 and CVE-2025-52881", "1.3.3" if minor == 3 else "1.2.8"
+    else:
+        return []
+    return [
+        f"WARNING: runc {version} is older than {fixed}, which lets no container out by {fixes}: "
+        f"upgrade it, unless your distribution says that its package has these fixes"
+    ]
 
 
 async def helper_version(command: str) -> str:

@@ -23,6 +23,7 @@ from api.engine_routes.host_facts import (
     memory_total_bytes,
     operating_system,
     read_cgroup_facts,
+    runc_warnings,
 )
 from api.engine_routes.swarm_block import swarm_block, swarm_status, warnings_of
 from api.errors import BadRequestError, NotFoundError
@@ -120,7 +121,10 @@ class SystemRoutes:
             "ContainerdCommit": {"ID": ""},
         }
         answer |= self._limits() | self._settings()
-        warnings = [*self._cgroup.warnings(), *self._info.warnings, *warnings_of(swarm)]
+        warnings = [
+            *(*self._cgroup.warnings(), *runc_warnings(helpers["runc"]), *self._info.warnings),
+            *warnings_of(swarm),
+        ]
         return json_response(answer | {"Warnings": warnings})
 
     def _limits(self) -> dict[str, object]:

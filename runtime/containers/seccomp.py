@@ -8,10 +8,11 @@ The default one comes from ``seccomp_rules``. A user's own is in moby's profile 
 from __future__ import annotations
 
 import functools
-import json
 import platform
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Sequence
 from typing import Any  # Any: a value of the OCI spec's JSON
+
+import msgspec
 
 from runtime.containers import seccomp_rules as rules
 from runtime.errors import InvalidParameterError
@@ -37,34 +38,90 @@ _SCMP_ARCH = {
 }
 
 
-_TESTS = {"equal": "SCMP_CMP_EQ", "unequal": "SCMP_CMP_NE"}
+class ArgumentCondition(msgspec.Struct, frozen=True):
+    """On one argument of a call, as the OCI spec has it."""
+
+    index: int
+    value: int
+    op: str
+    valueTwo: int = 0  # noqa: N815  # the OCI spec's spelling, as all below
 
 
-def parse_profile(text: str) -> Mapping[str, Any]:
+class Circumstances(msgspec.Struct, frozen=True):
+    """Where a rule applies, or does not."""
+
+    caps: list[str] | None = None
+    arches: list[str] | None = None
+    minKernel: str | None = None  # noqa: N815
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What happens to calls; ``name`` is the old spelling of one."""
+
+    action: str
+    name: str = ""
+    names: list[str] | None = None
+    errnoRet: int | None = None  # noqa: N815
+    args: list[ArgumentCondition] | None = None
+    includes: Circumstances | None = None
+    excludes: Circumstances | None = None
+
+
+class Machines(msgspec.Struct, frozen=True):
+    """A machine and the others whose programs it runs."""
+
+    architecture: str
+    subArchitectures: list[str] | None = None  # noqa: N815
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """A profile in moby's format; ``architectures`` and all that follows is the OCI spec's and goes to the runtime."""
+
+    defaultAction: str  # noqa: N815
+    archMap: list[Machines] | None = None  # noqa: N815
+    syscalls: list[Rule] | None = None
+    architectures: list[str] | None = None
+    defaultErrnoRet: int | None = None  # noqa: N815
+    flags: list[str] | None = None
+    listenerPath: str | None = None  # noqa: N815
+    listenerMetadata: str | None = None  # noqa: N815
+
+
+def parse_profile(text: str) -> Profile:
     """A profile given by the user. Raises InvalidParameterError."""
     try:
-        profile = json.loads(text)
-    except ValueError as error:
+        profile = msgspec.json.decode(text, type=Profile)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidParameterError(f"Decoding seccomp profile failed: {error}") from None
-    if not isinstance(profile, dict) or "defaultAction" not in profile:
-        raise InvalidParameterError("Decoding seccomp profile failed: no defaultAction")
+    if profile.architectures and profile.archMap:
+        raise InvalidParameterError(
+            "Decoding seccomp profile failed: both 'architectures' and 'archMap' are specified in the seccomp profile, "
+            "use either 'architectures' or 'archMap'"
+        )
+    if any(rule.name and rule.names for rule in profile.syscalls or ()):
+        raise InvalidParameterError(
+            "Decoding seccomp profile failed: both 'name' and 'names' are specified in the seccomp profile, "
+            "use either 'name' or 'names'"
+        )
     return profile
 
 
 @functools.lru_cache(maxsize=32)
-def default_filter(capabilities: frozenset[str]) -> dict[str, Any]:
+def default_filter(capabilities: frozenset[str], *, confined: bool = False) -> dict[str, Any]:
     """The default profile for a set of capabilities on this machine, in OCI form; shared, do not change it.
+
+    ``confined``: AppArmor refuses the address families that a filter cannot see in ``socketcall``.
 
     Where the kernel has no x32 table, that architecture is left out: building its third of the filter costs 10 of the
     45 ms that a start takes, and no program could use it. (Without it an x32 call is answered by SIGSYS, not ENOSYS.)
     """
-    document = default_document(capabilities, machine=platform.machine())
+    document = default_document(capabilities, machine=platform.machine(), confined=confined)
     if not supports_x32() and "SCMP_ARCH_X32" in document.get("architectures", ()):
         document["architectures"].remove("SCMP_ARCH_X32")
     return document
 
 
-def default_document(capabilities: Collection[str], *, machine: str) -> dict[str, Any]:
+def default_document(capabilities: Collection[str], *, machine: str, confined: bool = False) -> dict[str, Any]:
     """The default profile for a container with ``capabilities`` (CAP_X) on ``machine`` (uname -m), in OCI form. Pure."""
     arch = _GO_ARCH.get(machine, machine)
     allowed = set(rules.ALLOWED)
@@ -73,11 +130,16 @@ def default_document(capabilities: Collection[str], *, machine: str) -> dict[str
             allowed.update(names.split())
     for capability in capabilities:
         allowed.update(rules.BY_CAPABILITY.get(capability, "").split())
-    syscalls: list[dict[str, Any]] = [{"names": sorted(allowed), "action": "SCMP_ACT_ALLOW"}]
+    syscalls: list[dict[str, Any]] = []
+    if arch in rules.SOCKETCALL_REFUSED and not confined:
+        syscalls.append(_not_there("socketcall"))
+    else:
+        allowed.add("socketcall")
+    syscalls.append({"names": sorted(allowed), "action": "SCMP_ACT_ALLOW"})
     syscalls += [_allowed_if(name, test) for name, tests in rules.ALLOWED_IF.items() for test in tests]
     if "CAP_SYS_ADMIN" not in capabilities:
         syscalls.append(_allowed_if(*rules.new_process(arch)))
-        syscalls.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": rules.ENOSYS})
+        syscalls.append(_not_there("clone3"))
     result: dict[str, Any] = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": syscalls}
     if architectures := rules.ARCHITECTURES.get(arch):
         result["architectures"] = list(architectures)
@@ -85,13 +147,14 @@ def default_document(capabilities: Collection[str], *, machine: str) -> dict[str
     return result
 
 
+def _not_there(name: str) -> dict[str, Any]:
+    return {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": rules.ENOSYS}
+
+
 def _allowed_if(name: str, test: rules.Argument) -> dict[str, Any]:
-    condition: dict[str, Any] = {"index": test.index, "value": test.value}
-    if test.test == "bits-clear":
-        # Masked comparison: ``value`` is the mask, ``valueTwo`` what must be left.
-        condition |= {"valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
-    else:
-        condition["op"] = _TESTS[test.test]
+    condition: dict[str, Any] = {"index": test.index, "value": test.value, "op": "SCMP_CMP_EQ"}
+    if test.mask != 2**64 - 1:  # a masked comparison: ``value`` is the mask, ``valueTwo`` what must be left
+        condition |= {"value": test.mask, "valueTwo": test.value, "op": "SCMP_CMP_MASKED_EQ"}
     return {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [condition]}
 
 
@@ -109,54 +172,49 @@ def kernel_version(release: str | None = None) -> tuple[int, int]:
         return (0, 0)
 
 
-def to_oci(
-    profile: Mapping[str, Any], capabilities: Collection[str], *, machine: str, kernel: tuple[int, int]
-) -> dict[str, Any]:
+def to_oci(profile: Profile, capabilities: Collection[str], *, machine: str, kernel: tuple[int, int]) -> dict[str, Any]:
     """Resolve a profile for a container with ``capabilities`` (CAP_X) on ``machine`` (uname -m)."""
     arch = _GO_ARCH.get(machine, machine)
     native = _SCMP_ARCH.get(arch)
-    architectures = list(profile.get("architectures") or ())
-    for entry in profile.get("archMap") or ():
-        if entry["architecture"] == native:
-            architectures = [native, *(entry.get("subArchitectures") or ())]
+    architectures = profile.architectures or []
+    for entry in profile.archMap or ():
+        if entry.architecture == native:
+            architectures = [native, *(entry.subArchitectures or ())]
     syscalls = [
         _rule(rule, names)
-        for rule in profile.get("syscalls") or ()
-        if _applies(rule, set(capabilities), arch, kernel) and (names := _names(rule))
+        for rule in profile.syscalls or ()
+        if _applies(rule, set(capabilities), arch, kernel) and (names := rule.names or ([rule.name] * bool(rule.name)))
     ]
-    result: dict[str, Any] = {"defaultAction": profile["defaultAction"], "syscalls": _merged(syscalls)}
-    if architectures:
-        result["architectures"] = architectures
-    if profile.get("defaultErrnoRet") is not None:
-        result["defaultErrnoRet"] = profile["defaultErrnoRet"]
-    return result
+    result: dict[str, Any] = {"defaultAction": profile.defaultAction, "syscalls": _merged(syscalls)}
+    result |= {
+        name: value
+        for name in ("defaultErrnoRet", "flags", "listenerPath", "listenerMetadata")
+        if (value := getattr(profile, name)) is not None
+    }
+    return result | ({"architectures": architectures} if architectures else {})
 
 
-def _names(rule: Mapping[str, Any]) -> list[str]:
-    return list(rule.get("names") or ([rule["name"]] if rule.get("name") else ()))
-
-
-def _applies(rule: Mapping[str, Any], capabilities: set[str], arch: str, kernel: tuple[int, int]) -> bool:
-    includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
-    if (arches := includes.get("arches")) and arch not in arches:
+def _applies(rule: Rule, capabilities: set[str], arch: str, kernel: tuple[int, int]) -> bool:
+    includes, excludes = rule.includes or Circumstances(), rule.excludes or Circumstances()
+    if includes.arches and arch not in includes.arches:
         return False
-    if not capabilities.issuperset(includes.get("caps") or ()):
+    if not capabilities.issuperset(includes.caps or ()):
         return False
-    if (least := includes.get("minKernel")) and kernel < kernel_version(least):
+    if includes.minKernel and kernel < kernel_version(includes.minKernel):
         return False
-    if arch in (excludes.get("arches") or ()):
+    if arch in (excludes.arches or ()):
         return False
-    if not capabilities.isdisjoint(excludes.get("caps") or ()):
+    if not capabilities.isdisjoint(excludes.caps or ()):
         return False
-    return not ((limit := excludes.get("minKernel")) and kernel >= kernel_version(limit))
+    return not (excludes.minKernel and kernel >= kernel_version(excludes.minKernel))
 
 
-def _rule(rule: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {"names": list(names), "action": rule["action"]}
-    if rule.get("errnoRet") is not None:
-        result["errnoRet"] = rule["errnoRet"]
-    if rule.get("args"):
-        result["args"] = rule["args"]
+def _rule(rule: Rule, names: Sequence[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {"names": list(names), "action": rule.action}
+    if rule.errnoRet is not None:
+        result["errnoRet"] = rule.errnoRet
+    if rule.args:
+        result["args"] = [msgspec.to_builtins(condition) for condition in rule.args]
     return result
 
 

@@ -111,7 +111,11 @@ class SpecInput(msgspec.Struct, frozen=True):
 
 
 class Security(msgspec.Struct, frozen=True):
-    """``SecurityOpt`` taken apart. ``profile`` is "" for the default, "unconfined", or a profile as JSON text."""
+    """``SecurityOpt`` taken apart.
+
+    Attributes:
+        profile: the seccomp profile: "" (not said), "builtin", "unconfined", or one as JSON text.
+    """
 
     no_new_privileges: bool = False
     profile: str = ""
@@ -126,7 +130,9 @@ def parse_security(options: Sequence[str]) -> Security:
         if key == "no-new-privileges" and value in ("", "true", "false"):
             no_new = value != "false"
         elif key == "seccomp" and value:
-            profile = "" if value == "builtin" else value
+            if value not in ("builtin", "unconfined"):
+                seccomp.parse_profile(value)
+            profile = value
         elif key == "systempaths" and value == "unconfined":
             unmasked = True
         elif key not in ("apparmor", "label") or not sep:
@@ -262,11 +268,11 @@ def _linux(given: SpecInput, granted: list[str], security: Security) -> dict[str
         if not host.Privileged
     ]
     rules += [device_rule(rule) for rule in host.DeviceCgroupRules or ()]
-    if not host.Privileged and security.profile != "unconfined":
-        if security.profile:
-            linux["seccomp"] = seccomp.own_filter(security.profile, granted)
-        else:
-            linux["seccomp"] = seccomp.default_filter(frozenset(granted))
+    profile = security.profile or ("unconfined" if host.Privileged else "builtin")
+    if profile == "builtin":
+        linux["seccomp"] = seccomp.default_filter(frozenset(granted))
+    elif profile != "unconfined":
+        linux["seccomp"] = seccomp.own_filter(profile, granted)
     return linux
 
 

@@ -72,6 +72,23 @@ def test_privileged_masks_and_filters_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "privileged", "action"),
+    [
+        (["seccomp=builtin"], False, "SCMP_ACT_ERRNO"),
+        (["seccomp=builtin"], True, "SCMP_ACT_ERRNO"),
+        (["seccomp=unconfined"], False, None),
+        (['seccomp={"defaultAction": "SCMP_ACT_LOG"}'], False, "SCMP_ACT_LOG"),
+        (['seccomp={"defaultAction": "SCMP_ACT_LOG"}'], True, "SCMP_ACT_LOG"),
+    ],
+)
+def test_a_filter_that_was_asked_for_is_used_whatever_else(
+    options: list[str], privileged: bool, action: str | None
+) -> None:
+    linux = build(host=HostConfig(SecurityOpt=options, Privileged=privileged))["linux"]
+    assert linux.get("seccomp", {}).get("defaultAction") == action
+
+
+@pytest.mark.parametrize(
     ("add", "drop", "expected"),
     [
         (["net_admin"], ["CAP_CHOWN"], {f"CAP_{n}" for n in capabilities.DEFAULT} - {"CAP_CHOWN"} | {"CAP_NET_ADMIN"}),
@@ -117,6 +134,7 @@ def test_resources() -> None:
         (HostConfig(Ulimits=[Ulimit(Name="nofile", Soft=2, Hard=1)]), "soft limit must be less"),
         (HostConfig(Ulimits=[Ulimit(Name="cheese")]), "invalid ulimit type: cheese"),
         (HostConfig(SecurityOpt=["cheese"]), "invalid --security-opt"),
+        (HostConfig(SecurityOpt=['seccomp={"syscalls": 1}']), "Decoding seccomp profile failed"),
     ],
 )
 def test_contradictions_are_refused(host: HostConfig, words: str) -> None:
