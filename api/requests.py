@@ -70,6 +70,8 @@ def auth_header(request: web.Request, name: str = "X-Registry-Auth") -> dict[str
         decoded = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, msgspec.DecodeError, ValueError):
         raise BadRequestError(f"invalid {name} header: want base64url of a JSON object") from None
+    if decoded is None:  # what some clients send when they have none
+        return {}
     if not isinstance(decoded, dict):
         raise BadRequestError(f"invalid {name} header: want base64url of a JSON object")
     return decoded

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any  # Any: values of the API's JSON
 
+import msgspec
 from aiohttp import web
 
 from api.errors import BadRequestError
 from api.json_codec import decode_json, encode
-from api.requests import json_response, read_body
+from api.requests import auth_header, json_response, read_body
 from api.swarm_routes.context import (
     TIMEOUT_S,
     NetworkName,
@@ -30,10 +32,9 @@ from proto.control_pb2 import (
 from proto.specs_pb2 import ServiceSpec
 from runtime.engine import Engine
 from runtime.errors import EngineError
+from runtime.images import bound_to_image
 
 _AUTH_HEADER = "X-Registry-Auth"
-_NO_CREDENTIALS = frozenset({"", "e30", "e30=", "bnVsbA=="})
-"""What clients send when they have none: nothing, ``{}`` or ``null`` in base64."""
 
 _AUTH_FROM = {
     "": UpdateServiceRequest.REGISTRY_AUTH_FROM_SPEC,
@@ -73,7 +74,7 @@ class _ServiceRoutes:
     async def create(self, request: web.Request) -> web.Response:
         spec = self._with_network_names(await read_message(request, ServiceSpec))
         response = await self._context.control().CreateService(
-            CreateServiceRequest(spec=spec, registry_auth=_registry_auth(request)), timeout=TIMEOUT_S
+            CreateServiceRequest(spec=spec, registry_auth=_registry_auth(request, spec)), timeout=TIMEOUT_S
         )
         answer: dict[str, object] = {"ID": response.service.id}
         if response.warnings:
@@ -99,7 +100,7 @@ class _ServiceRoutes:
                 ref=request.match_info["id"],
                 version=read_version(request, "service"),
                 spec=self._with_network_names(spec),
-                registry_auth=_registry_auth(request),
+                registry_auth=_registry_auth(request, spec),
                 registry_auth_from=_AUTH_FROM[auth_from],
                 rollback=rollback,
             ),
@@ -132,10 +133,17 @@ def engine_network_name(engine: Engine) -> NetworkName:
     return name
 
 
-def _registry_auth(request: web.Request) -> str:
-    """The credentials as the client encoded them, "" when there are none in it."""
-    text = request.headers.get(_AUTH_HEADER, "")
-    return "" if text in _NO_CREDENTIALS else text
+def _registry_auth(request: web.Request, spec: ServiceSpec) -> str:
+    """The credentials in the client's encoding, "" when there are none in it; they say which registry they are for.
+
+    They stay with the service when its image changes, and must not go to the next one's registry then. Raises:
+    BadRequestError.
+    """
+    fields = auth_header(request, _AUTH_HEADER)
+    if not any(value for name, value in fields.items() if name.lower() != "serveraddress"):
+        return ""
+    bound = bound_to_image(fields, spec.task_template.container_spec.image)
+    return base64.urlsafe_b64encode(msgspec.json.encode(bound)).decode()
 
 
 def _rollback(request: web.Request) -> bool:

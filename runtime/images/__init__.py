@@ -1,5 +1,6 @@
 """Images: content store, overlayfs snapshots, registry client, archives. Knows nothing of clusters or HTTP routes."""
 
+from runtime.images.credentials import bound_to_image
 from runtime.images.errors import (
     AccessDeniedError,
     ArchiveError,
@@ -74,4 +75,5 @@ __all__ = [
     "RootFS",
     "SnapshotError",
     "UnauthorizedError",
+    "bound_to_image",
 ]

@@ -15,6 +15,7 @@ import msgspec
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.reference import DEFAULT_DOMAIN
 
+_PORTS = {"http": 80, "https": 443}
 DOCKER_HUB_URL = "https://registry-1.docker.io"
 
 
@@ -22,17 +23,26 @@ class Endpoint(msgspec.Struct, frozen=True):
     """One base URL to try, without a slash at the end.
 
     Attributes:
+        domain: the registry that it stands for.
         verify: whether the certificate has to be valid.
         mirror: the caller's credentials are for the registry itself and are not sent here.
     """
 
     url: str
+    domain: str = ""
     verify: bool = True
     mirror: bool = False
 
     @property
     def host(self) -> str:
         return urlsplit(self.url).netloc
+
+    def is_origin_of(self, url: str) -> bool:
+        """Whether ``url`` leads to this very server: the same scheme, host and port."""
+        try:
+            return _origin(url) == _origin(self.url)
+        except ValueError:
+            return False
 
 
 def endpoints_of(domain: str, *, insecure: Sequence[str], mirrors: Sequence[str]) -> list[Endpoint]:
@@ -41,11 +51,17 @@ def endpoints_of(domain: str, *, insecure: Sequence[str], mirrors: Sequence[str]
         found = []
         for mirror in mirrors:
             url = check_mirror(mirror)
-            found.append(Endpoint(url, verify=not is_insecure(urlsplit(url).netloc, insecure), mirror=True))
-        return [*found, Endpoint(DOCKER_HUB_URL)]
+            found.append(Endpoint(url, domain, verify=not is_insecure(urlsplit(url).netloc, insecure), mirror=True))
+        return [*found, Endpoint(DOCKER_HUB_URL, domain)]
     if is_insecure(domain, insecure):
-        return [Endpoint(f"https://{domain}", verify=False), Endpoint(f"http://{domain}", verify=False)]
-    return [Endpoint(f"https://{domain}")]
+        return [Endpoint(f"{scheme}://{domain}", domain, verify=False) for scheme in ("https", "http")]
+    return [Endpoint(f"https://{domain}", domain)]
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """Raises ValueError for what has no port that could be."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme)
 
 
 def check_mirror(url: str) -> str:

@@ -6,15 +6,12 @@ Source: moby ``registry/auth.go``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
+from runtime.images.credentials import registry_domain
 from runtime.images.endpoints import endpoints_of
 from runtime.images.errors import LoginRefusedError, RegistryUnavailableError, UnauthorizedError
-from runtime.images.reference import DEFAULT_DOMAIN
 from runtime.images.transport import StatusError, TransientError, Transport
 from runtime.images.types import RegistryAuth
-
-HUB_NAMES = ("", "docker.io", "index.docker.io", "registry-1.docker.io")
 
 
 async def login(transport: Transport, auth: RegistryAuth, *, insecure: Sequence[str]) -> None:
@@ -38,12 +35,6 @@ async def login(transport: Transport, auth: RegistryAuth, *, insecure: Sequence[
         except (TransientError, RegistryUnavailableError) as error:
             failure = str(error)
     raise RegistryUnavailableError(failure)
-
-
-def registry_domain(address: str) -> str:
-    """``host[:port]`` of what the client calls the registry: a URL, a host, or the old name of the default one."""
-    host = urlsplit(address if "://" in address else f"//{address}").netloc
-    return DEFAULT_DOMAIN if host in HUB_NAMES else host
 
 
 def _reason(error: StatusError | UnauthorizedError) -> str:

@@ -18,6 +18,7 @@ from runtime.images.content import digest_of
 from runtime.images.endpoints import Endpoint, check_mirror, endpoints_of
 from runtime.images.errors import (
     AccessDeniedError,
+    ContentError,
     DigestMismatchError,
     ImagesError,
     ManifestUnknownError,
@@ -212,6 +213,7 @@ class RegistryClient:
 
         Raises:
             RegistryUnavailableError: several attempts in a row brought next to nothing (``PROGRESS_BYTES``).
+            ContentError: there is more of it than ``descriptor`` announces.
             RegistryError: the registry does not have it, or it is larger than ``limit_bytes`` (if that is not 0).
         """
         if limit_bytes and descriptor.size > limit_bytes:
@@ -223,6 +225,10 @@ class RegistryClient:
                 async with contextlib.aclosing(self._blob_once(endpoint, ref, descriptor, auth, position)) as chunks:
                     async for chunk in chunks:
                         position += len(chunk)
+                        if position > descriptor.size:
+                            raise ContentError(
+                                f"content {descriptor.digest} is longer than the {descriptor.size} bytes announced"
+                            )
                         if position - reached >= PROGRESS_BYTES:
                             failures, reached = 0, position
                             backoff.reset()

@@ -14,16 +14,21 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any  # Any: a body in whatever form aiohttp takes one
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
 import aiohttp
 import msgspec
+import structlog
 
 from base.backoff import Backoff
 from runtime.images.challenge import Challenge, choose_challenge
+from runtime.images.credentials import is_for
 from runtime.images.endpoints import Endpoint
 from runtime.images.errors import RegistryError, RegistryUnavailableError, UnauthorizedError
 from runtime.images.types import RegistryAuth
+
+log = structlog.get_logger(__name__)
 
 USER_AGENT = "swarmd"
 CLIENT_ID = "swarmd"
@@ -39,6 +44,7 @@ PROGRESS_BYTES, PROGRESS_PERIOD_S = 16 << 10, 60.0
 parallel layers and fifteen more downloads beside them; a peer that drips a byte now and then, which never trips
 ``IDLE_TIMEOUT_S``, would hold a pull, and who waits for it, for ever."""
 TOKEN_LIFETIME_S_MIN = 60.0
+REDIRECTIONS_MAX = 10
 _TOKEN_MARGIN_S = 10.0
 
 
@@ -132,8 +138,14 @@ class Transport:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
             headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+            # Neither the environment nor an earlier answer adds credentials: no netrc (whose default entry is for any
+            # host), no cookies. Proxies are looked up for each request.
             self._session = aiohttp.ClientSession(
-                timeout=timeout, headers=headers, auto_decompress=False, trust_env=True, max_line_size=65536
+                timeout=timeout,
+                headers=headers,
+                auto_decompress=False,
+                max_line_size=65536,
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 
@@ -167,7 +179,7 @@ class Transport:
             UnauthorizedError: it wants credentials that are missing or wrong.
         """
         target = url if "://" in url else f"{endpoint.url}{url}"
-        credentials = None if endpoint.mirror else auth
+        credentials = _credentials_for(endpoint, auth)
         key = (endpoint.url, scope, credentials)
         async with contextlib.AsyncExitStack() as stack:
             response = await stack.enter_async_context(
@@ -196,13 +208,13 @@ class Transport:
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         sent = dict(headers or {})
         # A location that the registry gave may be another host, which must not see the authorisation.
-        if urlsplit(url).netloc == endpoint.host and (authorization := self._known(key)):
+        if endpoint.is_origin_of(url) and (authorization := self._known(key)):
             sent["Authorization"] = authorization
         return self._send(endpoint, method, url, sent, data)
 
     @staticmethod
     def _challenge(endpoint: Endpoint, response: aiohttp.ClientResponse) -> Challenge | None:
-        if response.status != 401 or response.url.host != urlsplit(endpoint.url).hostname:
+        if response.status != 401 or not endpoint.is_origin_of(str(response.url)):
             return None
         return choose_challenge(response.headers.getall("WWW-Authenticate", []))
 
@@ -215,18 +227,59 @@ class Transport:
             check = await self._get_verified() if endpoint.verify else self._unverified
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(HEADERS_TIMEOUT_S if data is None else None):  # what is sent takes its time
-                    sending = self._get_session().request(method, url, headers=headers, data=data, ssl=check)
-                    response = await stack.enter_async_context(sending)
+                    response = await self._follow(stack, endpoint, method, url, dict(headers), data, check)
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise ConnectError(f'{method.capitalize()} "{endpoint.url}/v2/": {_dial_text(endpoint, error)}') from error
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             reason = "net/http: request canceled (Client.Timeout exceeded while awaiting headers)"
             raise TransientError(f'{method.capitalize()} "{endpoint.url}/v2/": {reason}') from error
-        except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
+        except (aiohttp.InvalidURL, ValueError) as error:
             raise RegistryError(f"the registry {endpoint.host} sent a redirection that leads nowhere") from error
         except (aiohttp.ClientError, ConnectionError, ssl.SSLError) as error:
             raise TransientError(f'{method.capitalize()} "{url.partition("?")[0]}": {str(error) or "EOF"}') from error
+
+    async def _follow(
+        self,
+        stack: contextlib.AsyncExitStack,
+        endpoint: Endpoint,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        data: Any,
+        check: ssl.SSLContext,
+    ) -> aiohttp.ClientResponse:
+        """The answer at the end of all redirections, which are followed for what sends nothing alone.
+
+        The authorisation is for the server that was asked first; whoever it names next gets none, for good. Raises
+        RegistryError.
+        """
+        for _ in range(REDIRECTIONS_MAX):
+            proxy, proxy_headers = proxy_of(url)
+            sending = self._get_session().request(
+                method,
+                url,
+                headers=headers,
+                data=data,
+                ssl=check,
+                allow_redirects=False,
+                proxy=proxy,
+                proxy_headers=proxy_headers,
+            )
+            response = await stack.enter_async_context(sending)
+            if response.status not in (301, 302, 303, 307, 308):
+                return response
+            if method not in ("GET", "HEAD"):  # what is sent may be a token or an image, and is for the one asked
+                raise RegistryError(f"the registry {endpoint.host} redirects a {method}, which is not followed")
+            location = response.headers.get("Location", "")
+            await stack.aclose()
+            target = urljoin(url, location)
+            if not location or not target.startswith(("http://", "https://")):
+                raise aiohttp.InvalidURL(location)
+            if not Endpoint(url).is_origin_of(target):
+                headers.pop("Authorization", None)
+            url = target
+        raise RegistryError(f"the registry {endpoint.host} sent a redirection that leads nowhere")
 
     # -------------------------------------------------------- authorisation
 
@@ -296,6 +349,31 @@ class Transport:
             return msgspec.json.decode(body, type=_TokenBody)
         except msgspec.DecodeError as error:
             raise RegistryError(f"unable to decode token response: {error}") from error
+
+
+def _credentials_for(endpoint: Endpoint, auth: RegistryAuth | None) -> RegistryAuth | None:
+    """What of the caller's credentials this endpoint may know."""
+    if auth is None or endpoint.mirror:
+        return None
+    if not is_for(auth, endpoint.domain):
+        log.warning("registry.credentials_withheld", registry=endpoint.domain, belong_to=auth.server_address[:200])
+        return None
+    return auth
+
+
+def proxy_of(url: str) -> tuple[str | None, dict[str, str] | None]:
+    """The proxy that the environment names for ``url`` (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), and headers for it alone."""
+    parts = urlsplit(url)
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme)
+    if not proxy or proxy_bypass_environment(parts.netloc, proxies):
+        return None, None
+    whole = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    login, _, host = whole.netloc.rpartition("@")
+    if not login:
+        return whole.geturl(), None
+    encoded = base64.b64encode(unquote(login).encode()).decode()
+    return whole._replace(netloc=host).geturl(), {"Proxy-Authorization": f"Basic {encoded}"}
 
 
 async def pieces(response: aiohttp.ClientResponse, chunk_bytes: int) -> AsyncGenerator[bytes, None]:

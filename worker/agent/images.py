@@ -158,7 +158,7 @@ def _fingerprint(auth: RegistryAuth | None) -> str:
     """Tells credentials apart without keeping them."""
     if auth is None:
         return ""
-    fields = (auth.username, auth.password, auth.identity_token, auth.registry_token)
+    fields = (auth.username, auth.password, auth.identity_token, auth.registry_token, auth.server_address)
     return hashlib.sha256("\0".join(fields).encode()).hexdigest()
 
 

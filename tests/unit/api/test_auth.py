@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from runtime.images.login import registry_domain
+from runtime.images.credentials import registry_domain
 from tests.unit.api.conftest import Client
 
 

@@ -247,8 +247,49 @@ async def test_registry_credentials_are_stored_and_never_shown(swarm: Swarm) -> 
         service_id = (await response.json())["ID"]
     stored = swarm.manager.store.view.services.get(service_id)
     assert stored is not None
-    assert stored.spec.task_template.registry_auth == auth
-    assert auth not in json.dumps(await swarm.get("/services/web"))
+    kept = stored.spec.task_template.registry_auth
+    assert json.loads(base64.urlsafe_b64decode(kept)) == {
+        "username": "me",
+        "password": "hunter2",
+        "serveraddress": "docker.io",
+    }
+    shown = json.dumps(await swarm.get("/services/web"))
+    assert auth not in shown
+    assert kept not in shown
+
+
+async def test_registry_credentials_stay_those_of_their_registry_when_the_image_changes(swarm: Swarm) -> None:
+    def sent(**fields: str) -> dict[str, str]:
+        return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()}
+
+    async def kept_for(image: str, version: int, headers: dict[str, str]) -> str:
+        spec = WEB | {"TaskTemplate": {"ContainerSpec": {"Image": image}}}
+        url = f"/services/web/update?version={version}"
+        async with swarm.client.post(url, json=spec, headers=headers) as response:
+            assert response.status == 200, await response.text()
+        template = swarm.manager.store.view.services.get(service_id).spec.task_template  # type: ignore[union-attr]  # exists
+        return str(json.loads(base64.urlsafe_b64decode(template.registry_auth))["serveraddress"])
+
+    async def version() -> int:
+        return int((await swarm.get("/services/web"))["Version"]["Index"])
+
+    headers = sent(username="me", password="hunter2")
+    async with swarm.client.post("/services/create", json=WEB, headers=headers) as response:
+        service_id = (await response.json())["ID"]
+    assert await kept_for("reg.example/app:1", await version(), {}) == "docker.io"
+    assert await kept_for("reg.example/app:2", await version(), headers) == "reg.example"
+    own = sent(username="me", password="hunter2", serveraddress="https://other.example:5000/v2/")
+    assert await kept_for("reg.example/app:3", await version(), own) == "https://other.example:5000/v2/"
+
+
+async def test_registry_credentials_that_are_none_or_cannot_be_read(swarm: Swarm) -> None:
+    cases = [("bnVsbA==", 201), ("e30=", 201), ("e30", 201), ("x", 400), ("WzFd", 400)]
+    for number, (text, status) in enumerate(cases):
+        spec = WEB | {"Name": f"web-{number}"}
+        headers = {"X-Registry-Auth": text}
+        async with swarm.client.post("/services/create", json=spec, headers=headers) as response:
+            assert response.status == status, await response.text()
+    assert {service.spec.task_template.registry_auth for service in swarm.manager.store.view.services} == {""}
 
 
 async def test_networks_of_this_host_are_named(swarm: Swarm) -> None:

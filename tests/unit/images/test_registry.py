@@ -398,3 +398,131 @@ def test_a_slow_line_is_no_drip() -> None:
         drip.received(1, 1.0)
     with pytest.raises(transport.TransientError, match="60 bytes within 60 s"):
         drip.received(1, 1.0)
+
+
+async def test_credentials_of_one_registry_never_reach_another(peer: Peer, client: RegistryClient) -> None:
+    """Whose they are decides, however they came to be used with this image; tokens are kept apart likewise."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.path == "/token":
+            return web.json_response({"token": request.headers.get("Authorization", "anonymous")})
+        if "Authorization" not in request.headers:
+            challenge = f'Bearer realm="http://{request.host}/token",service="reg"'
+            return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+        return manifest_answer()
+
+    address = await peer.serve(handler)
+    ref = parse_reference(f"{address}/app:1")
+    own = RegistryAuth(username="u", password="p", server_address=f"http://{address}/v2/")
+    await client.manifest(ref, own)
+    assert "Basic dTpw" in {request.headers.get("Authorization") for request in peer.requests}
+    for other in ("https://index.docker.io/v1/", "reg.example", "127.0.0.1", f"{address}.evil", f"u@{address}"):
+        for fields in ({"username": "u", "password": "p"}, {"identity_token": "p"}, {"registry_token": "p"}):
+            peer.requests.clear()
+            await client.manifest(ref, RegistryAuth(**fields, server_address=other))
+            sent = {request.headers.get("Authorization") for request in peer.requests}
+            assert sent <= {None, "Bearer anonymous"}
+            assert {request.method for request in peer.requests} == {"GET"}
+
+
+async def test_redirections_carry_no_credentials_and_are_not_answered_with_any(
+    peer: Peer, client: RegistryClient
+) -> None:
+    """Another port is another server: its challenge is not one of the registry's."""
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        if "back" in request.path:
+            return web.Response(status=307, headers={"Location": f"http://{registry}/v2/app/manifests/2"})
+        realm = f"http://{request.host}/token"
+        return web.Response(status=401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'})
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if "Authorization" not in request.headers and not request.path.endswith("open"):
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        return web.Response(status=307, headers={"Location": f"http://{other}/{request.path.rpartition('/')[2]}"})
+
+    other, registry = await peer.serve(elsewhere), await peer.serve(handler)
+    auth = RegistryAuth(username="u", password="p")
+    for tag, asked in (("1", other), ("open", other), ("back", registry)):
+        peer.requests.clear()
+        with pytest.raises(RegistryError):
+            await client.manifest(parse_reference(f"{registry}/app:{tag}"), auth)
+        assert {request.path for request in peer.requests if request.host == other} == {f"/{tag}"}
+        assert all("Authorization" not in request.headers for request in peer.requests if request.host == other)
+        assert peer.requests[-1].host == asked
+        assert "Authorization" not in peer.requests[-1].headers
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_token_is_not_sent_on_to_where_its_server_points(
+    peer: Peer, client: RegistryClient, status: int
+) -> None:
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"access_token": "T"})
+
+    other = await peer.serve(elsewhere)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.path == "/token":
+            return web.Response(status=status, headers={"Location": f"http://{other}/token"})
+        challenge = f'Bearer realm="http://{request.host}/token",service="reg"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    address = await peer.serve(handler)
+    with pytest.raises(RegistryError, match="redirects a POST"):
+        await client.manifest(parse_reference(f"{address}/app:1"), RegistryAuth(identity_token="refresh"))
+    assert {request.host for request in peer.requests} == {address}
+
+
+async def test_neither_netrc_nor_cookies_speak_for_anybody(
+    peer: Peer, client: RegistryClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login root password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        answer = manifest_answer()
+        answer.set_cookie("session", "of-the-first")
+        return answer
+
+    ref = parse_reference(f"{(await peer.serve(handler)).replace('127.0.0.1', 'localhost')}/app:1")
+    for auth in (RegistryAuth(registry_token="mine"), None):
+        await client.manifest(ref, auth)
+    last = peer.requests[-1].headers
+    assert "Authorization" not in last
+    assert "Cookie" not in last
+
+
+def test_proxies_of_the_environment_are_used_and_their_login_is_theirs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://u:p%40w@proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "inside.example")
+    login = base64.b64encode(b"u:p@w").decode()
+    assert transport.proxy_of("https://reg.example/v2/") == (
+        "http://proxy.example:3128",
+        {"Proxy-Authorization": f"Basic {login}"},
+    )
+    assert transport.proxy_of("https://inside.example:5000/v2/") == (None, None)
+    assert transport.proxy_of("http://reg.example/v2/") == (None, None)
+
+
+async def test_a_blob_never_grows_past_what_was_announced(peer: Peer, client: RegistryClient) -> None:
+    """Whoever reads it: ``/distribution`` reads the configuration into memory."""
+    sent = 0
+    config = b'{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":10}' % DIGEST.encode()
+    manifest = b'{"schemaVersion":2,"mediaType":"%s","config":%s,"layers":[]}' % (KIND.encode(), config)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        if "manifests" in request.path:
+            return web.Response(body=manifest, content_type=KIND)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 64 << 20:
+            await response.write(bytes(1 << 16))
+            sent += 1 << 16
+        return response
+
+    ref = parse_reference(f"{await peer.serve(handler)}/app:1")
+    with pytest.raises(ContentError, match="longer than the 10 bytes announced"):
+        await client.inspect(ref)
+    assert sent < 32 << 20
