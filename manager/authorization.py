@@ -72,7 +72,7 @@ ROLES_BY_METHOD: Mapping[str, frozenset[Role]] = {
     **_rows("NodeCA", _MANAGERS, "IssueNodeCertificate"),
     **_rows("NodeCA", _EVERYBODY, "RenewCertificate"),
     **_rows("RaftMembership", _MANAGERS, "Join", "Leave"),
-    **_rows("Health", _MANAGERS, "Check"),
+    **_rows("Health", _MANAGERS, "Check", "Look"),
 }
 """Full gRPC method name -> the roles that may call it. A test holds it against the descriptors in ``proto/``."""
 

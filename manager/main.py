@@ -47,10 +47,13 @@ from manager.control.forward import LeaderForwarder
 from manager.control.rpc import GRPC_OPTIONS, control_handler
 from manager.control.service import ControlService
 from manager.dispatcher.dispatcher import Dispatcher
+from manager.dispatcher.looking import Looker
+from manager.dispatcher.watching import Lookout
 from manager.health import HealthService
 from manager.leader_link import LeaderLink, leader_answer
 from manager.listener import Listener, source_network
 from manager.model.nodes import copy_node
+from manager.other_managers import OtherManagers
 from manager.raft_membership import MembershipService
 from manager.reconcile.loop import ReconcileLoop
 from manager.roles import RoleManager
@@ -153,12 +156,14 @@ class _Manager:
         self._ca = CertificateServer(self._ca_state, forward=self._forward_join)
         self._control = ControlService(self._store, self._consensus)
         self._forwarder = LeaderForwarder(self._control, self._consensus, self._link.channel)
+        self._looker = Looker()
         self._dispatcher = Dispatcher(
             self._store,
             caller=lambda _context: caller(),
             managers=self._link.managers,
             leader_addr=self._link.leader_addr,
             unheard_managers=self._unheard_managers,
+            lookout=self._lookout(),
         )
         self._membership = MembershipService(
             self._store, self._consensus, self._link, refuses_manager=self._ca_state.refuses_manager
@@ -167,9 +172,20 @@ class _Manager:
         self._stop = asyncio.Event()
         self._leadership = asyncio.Event()
 
-    def _unheard_managers(self) -> list[str]:
+    def _unheard_managers(self) -> dict[str, str]:
         heard = self._consensus.reachable
-        return [member.node_id for member in self._consensus.members if member.node_id not in heard]
+        return {member.node_id: member.address for member in self._consensus.members if member.node_id not in heard}
+
+    def _lookout(self) -> Lookout:
+        others = OtherManagers(
+            self._consensus, self._link.managers, lambda addr: RotatingChannel(addr, self._certificate)
+        )
+        return Lookout(
+            look_at=self._looker.look,
+            ask_others=others.ask,
+            hand_over=others.hand_over,
+            port=split_host_port(self._config.grpc_advertise_addr)[1],
+        )
 
     def _raft_config(self) -> RaftConfig:
         raft = self._state / RAFT
@@ -300,7 +316,7 @@ class _Manager:
         add_DispatcherServicer_to_server(self._dispatcher, server)
         add_NodeCAServicer_to_server(NodeCAService(self._ca), server)
         add_RaftMembershipServicer_to_server(self._membership, server)
-        add_HealthServicer_to_server(HealthService(self._consensus), server)
+        add_HealthServicer_to_server(HealthService(self._consensus, self._looker), server)
         address = self._config.grpc_listen_addr
         try:
             server.add_secure_port(address, server_credentials(self._certificate))

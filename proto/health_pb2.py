@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12proto/health.proto\x12\x08swarm.v1\"\x14\n\x12HealthCheckRequest\"q\n\x13HealthCheckResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tleader_id\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\x12\x11\n\tis_leader\x18\x05 \x01(\x08\x32N\n\x06Health\x12\x44\n\x05\x43heck\x12\x1c.swarm.v1.HealthCheckRequest\x1a\x1d.swarm.v1.HealthCheckResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12proto/health.proto\x12\x08swarm.v1\"\x14\n\x12HealthCheckRequest\"q\n\x13HealthCheckResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tleader_id\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x15\n\rapplied_index\x18\x04 \x01(\x04\x12\x11\n\tis_leader\x18\x05 \x01(\x08\"m\n\x0bLookRequest\x12)\n\x05hosts\x18\x01 \x03(\x0b\x32\x1a.swarm.v1.LookRequest.Host\x1a\x33\n\x04Host\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04\x61\x64\x64r\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\"0\n\x0cLookResponse\x12\x10\n\x08\x61nswered\x18\x01 \x03(\t\x12\x0e\n\x06silent\x18\x02 \x03(\t2\x85\x01\n\x06Health\x12\x44\n\x05\x43heck\x12\x1c.swarm.v1.HealthCheckRequest\x1a\x1d.swarm.v1.HealthCheckResponse\x12\x35\n\x04Look\x12\x15.swarm.v1.LookRequest\x1a\x16.swarm.v1.LookResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEALTHCHECKREQUEST']._serialized_end=52
   _globals['_HEALTHCHECKRESPONSE']._serialized_start=54
   _globals['_HEALTHCHECKRESPONSE']._serialized_end=167
-  _globals['_HEALTH']._serialized_start=169
-  _globals['_HEALTH']._serialized_end=247
+  _globals['_LOOKREQUEST']._serialized_start=169
+  _globals['_LOOKREQUEST']._serialized_end=278
+  _globals['_LOOKREQUEST_HOST']._serialized_start=227
+  _globals['_LOOKREQUEST_HOST']._serialized_end=278
+  _globals['_LOOKRESPONSE']._serialized_start=280
+  _globals['_LOOKRESPONSE']._serialized_end=328
+  _globals['_HEALTH']._serialized_start=331
+  _globals['_HEALTH']._serialized_end=464
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,11 @@ class HealthStub:
                 request_serializer=proto_dot_health__pb2.HealthCheckRequest.SerializeToString,
                 response_deserializer=proto_dot_health__pb2.HealthCheckResponse.FromString,
                 _registered_method=True)
+        self.Look = channel.unary_unary(
+                '/swarm.v1.Health/Look',
+                request_serializer=proto_dot_health__pb2.LookRequest.SerializeToString,
+                response_deserializer=proto_dot_health__pb2.LookResponse.FromString,
+                _registered_method=True)
 
 
 class HealthServicer:
@@ -50,6 +55,13 @@ class HealthServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Look(self, request, context):
+        """Whether these hosts answer this manager; asked by a leader that had no answer itself. Takes up to two seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HealthServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_HealthServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=proto_dot_health__pb2.HealthCheckRequest.FromString,
                     response_serializer=proto_dot_health__pb2.HealthCheckResponse.SerializeToString,
+            ),
+            'Look': grpc.unary_unary_rpc_method_handler(
+                    servicer.Look,
+                    request_deserializer=proto_dot_health__pb2.LookRequest.FromString,
+                    response_serializer=proto_dot_health__pb2.LookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class Health:
             '/swarm.v1.Health/Check',
             proto_dot_health__pb2.HealthCheckRequest.SerializeToString,
             proto_dot_health__pb2.HealthCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Look(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.Health/Look',
+            proto_dot_health__pb2.LookRequest.SerializeToString,
+            proto_dot_health__pb2.LookResponse.FromString,
             options,
             channel_credentials,
             insecure,

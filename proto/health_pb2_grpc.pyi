@@ -32,11 +32,15 @@ class HealthStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HealthAsyncStub: ...
     Check: _grpc.UnaryUnaryMultiCallable[_health_pb2.HealthCheckRequest, _health_pb2.HealthCheckResponse]
+    Look: _grpc.UnaryUnaryMultiCallable[_health_pb2.LookRequest, _health_pb2.LookResponse]
+    """Whether these hosts answer this manager; asked by a leader that had no answer itself. Takes up to two seconds."""
 
 @_typing.type_check_only
 class HealthAsyncStub(HealthStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_health_pb2.HealthCheckRequest, _health_pb2.HealthCheckResponse]  # type: ignore[assignment]
+    Look: _aio.UnaryUnaryMultiCallable[_health_pb2.LookRequest, _health_pb2.LookResponse]  # type: ignore[assignment]
+    """Whether these hosts answer this manager; asked by a leader that had no answer itself. Takes up to two seconds."""
 
 class HealthServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +49,13 @@ class HealthServicer(metaclass=_abc_1.ABCMeta):
         request: _health_pb2.HealthCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_health_pb2.HealthCheckResponse, _abc.Awaitable[_health_pb2.HealthCheckResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Look(
+        self,
+        request: _health_pb2.LookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_health_pb2.LookResponse, _abc.Awaitable[_health_pb2.LookResponse]]:
+        """Whether these hosts answer this manager; asked by a leader that had no answer itself. Takes up to two seconds."""
 
 def add_HealthServicer_to_server(servicer: HealthServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

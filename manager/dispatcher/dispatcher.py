@@ -1,6 +1,6 @@
 """The Dispatcher service: one object a manager, serving while it leads.
 
-Who decides what: ``heartbeat`` who is dead, ``nodes`` what that does to a node, ``assignments`` what an agent has to be
+Who decides what: ``suspicion`` who is dead, ``nodes`` what that does to a node, ``assignments`` what an agent has to be
 told, ``status`` what a report does to a task. Here these meet the store (by ``intake``) and the streams.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -22,11 +22,13 @@ from manager.constants import STATUS_BATCH_MAX
 from manager.dispatcher import budget, nodes, status
 from manager.dispatcher.assignments import AssignmentSet, MessagePacker
 from manager.dispatcher.budget import Budgets
+from manager.dispatcher.connections import peer_of
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
 from manager.dispatcher.session import AgentSession, End
 from manager.dispatcher.telling import tell_reported, tell_sent
+from manager.dispatcher.watching import Lookout
 from manager.log_limit import LogLimit
 from manager.store import CLUSTERS, NODES, TASKS, Change, Store, StoreError, Working
 from pki.certificates import Identity
@@ -62,7 +64,8 @@ class Dispatcher(DispatcherServicer):
         caller: Caller,
         managers: Callable[[], Sequence[ManagerAddress]],
         leader_addr: Callable[[], str],
-        unheard_managers: Callable[[], Iterable[str]],
+        unheard_managers: Callable[[], Mapping[str, str]],
+        lookout: Lookout,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -72,7 +75,8 @@ class Dispatcher(DispatcherServicer):
             caller: who makes a call, as its certificate says.
             managers: every manager, the leader first; asked again after each change of a node object.
             leader_addr: ``host:port`` of the leader's gRPC server, "" when unknown; told to agents that came to a follower.
-            unheard_managers: node IDs of managers that Raft does not hear at the moment.
+            unheard_managers: Raft's addresses of managers that it does not hear at the moment, by node ID.
+            lookout: hosts to look at, managers to ask.
             clock: wall clock, seconds since the epoch.
             monotonic: what heartbeats are measured with, in seconds.
         """
@@ -87,6 +91,7 @@ class Dispatcher(DispatcherServicer):
             store,
             self._intake,
             self._sessions,
+            lookout,
             clock=clock,
             monotonic=monotonic,
         )
@@ -106,7 +111,7 @@ class Dispatcher(DispatcherServicer):
                 await self._liveness.take_over()
                 self._leading = True
                 log.info("dispatcher.started", nodes=len(self._store.view.nodes))
-                group.create_task(self._liveness.watch_heartbeats(), name="dispatcher heartbeats")
+                group.create_task(self._liveness.watch(), name="dispatcher watch")
                 hint = self._liveness.notice_lost_managers(self._unheard_managers)
                 group.create_task(hint, name="dispatcher lost managers")
                 group.create_task(self._liveness.give_up_nodes(), name="dispatcher absent nodes")
@@ -169,6 +174,7 @@ class Dispatcher(DispatcherServicer):
             boot_nonce=first.boot_nonce,
             addr=first.addr,
             period_s=told_period_s(self._liveness.period_s(), random.random()),
+            peer=peer_of(context.peer()),
         )
         before = self._sessions.get(node_id)
         self._sessions[node_id] = session
@@ -273,14 +279,12 @@ class Dispatcher(DispatcherServicer):
             self._liveness.beat(session)
 
     def _closed(self, session: AgentSession) -> None:
-        """The stream is gone. Ended in order it costs the node nothing; broken, it has little time to come back."""
-        broken = session.end is None
+        """The stream is gone."""
         session.finish(End(grpc.StatusCode.UNAVAILABLE, "connection lost"))
         if self._sessions.get(session.node_id) is not session:
             return
         del self._sessions[session.node_id]
-        if broken:
-            self._liveness.broken(session.node_id)
+        self._liveness.closed(session.node_id)
         assert session.end is not None
         log.info("session.closed", node_id=session.node_id, session_id=session.id, reason=session.end.reason)
 

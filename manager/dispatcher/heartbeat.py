@@ -1,11 +1,10 @@
-"""Which nodes are alive: deadlines of heartbeats, without clock or I/O (features A3.01, A3.02, A3.04, X31).
+"""Until when a node is believed: deadlines of heartbeats, without clock or I/O (features A3.01, A3.02, A3.04).
 
 All times are seconds of one monotonic clock, given by the caller.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -16,17 +15,10 @@ from manager.constants import (
     REGISTRATIONS_IN_WINDOW_MAX,
     REGISTRATIONS_WINDOW_S,
 )
+from manager.dispatcher.alarms import Alarms
 
 PERIOD_JITTER = HEARTBEAT_JITTER_S / HEARTBEAT_PERIOD_S
 """Share of the period by which it differs from session to session, so that a thousand agents do not beat in step."""
-
-GRACE_PERIODS_BROKEN = 1.0
-"""After a connection broke (not: was ended by the agent) and no new session came. A killed daemon is back within a
-second or two and an agent whose connection broke tries again at once; so a whole period without it means a dead host.
-An agent that ends its session in order (a daemon that is stopped to be started again) keeps the full grace."""
-
-GRACE_S_BROKEN_MIN = 3.0
-"""The same, for clusters with a short period: what a killed daemon needs to be back on a busy host."""
 
 
 def told_period_s(period_s: float, sample: float) -> float:
@@ -43,7 +35,6 @@ def told_period_s(period_s: float, sample: float) -> float:
 @dataclass(slots=True)
 class _Entry:
     period_s: float
-    deadline_s: float
     registrations: deque[float] = field(default_factory=lambda: deque(maxlen=REGISTRATIONS_IN_WINDOW_MAX))
 
 
@@ -56,9 +47,15 @@ class HeartbeatBook:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._watched: set[str] = set()
-        # One (deadline, node) at least a watched node, perhaps too early: looked up and pushed again when it comes up.
-        self._heap: list[tuple[float, str]] = []
+        self._deadlines = Alarms()
+
+    def __contains__(self, node_id: str) -> bool:
+        """Whether the node is watched."""
+        return node_id in self._deadlines
+
+    def __len__(self) -> int:
+        """How many are watched."""
+        return len(self._deadlines)
 
     def expect(self, node_id: str, now: float, *, within_s: float, period_s: float = HEARTBEAT_PERIOD_S) -> None:
         """A sign of life has to come within that time. An earlier promise is replaced.
@@ -66,13 +63,12 @@ class HeartbeatBook:
         Args:
             period_s: of the cluster, for a node that has had no session with this leader yet.
         """
-        entry = self._entries.setdefault(node_id, _Entry(period_s, 0.0))
-        self._set_deadline(node_id, entry, now + within_s)
+        self._entries.setdefault(node_id, _Entry(period_s))
+        self._deadlines.set(node_id, now + within_s)
 
     def admit(self, node_id: str, now: float) -> bool:
         """Count one registration; false when the node registers too often (it is not counted then)."""
-        entry = self._entries.setdefault(node_id, _Entry(HEARTBEAT_PERIOD_S, 0.0))
-        past = entry.registrations
+        past = self._entries.setdefault(node_id, _Entry(HEARTBEAT_PERIOD_S)).registrations
         if len(past) == REGISTRATIONS_IN_WINDOW_MAX and now - past[0] < REGISTRATIONS_WINDOW_S:
             return False
         past.append(now)
@@ -80,57 +76,41 @@ class HeartbeatBook:
 
     def register(self, node_id: str, now: float, *, period_s: float) -> None:
         """A session begins, with that period told to the agent."""
-        entry = self._entries.setdefault(node_id, _Entry(period_s, 0.0))
-        entry.period_s = period_s
-        self._set_deadline(node_id, entry, now + HEARTBEAT_GRACE_FACTOR * period_s)
+        self._entries.setdefault(node_id, _Entry(period_s)).period_s = period_s
+        self._deadlines.set(node_id, now + HEARTBEAT_GRACE_FACTOR * period_s)
 
     def beat(self, node_id: str, now: float) -> None:
         """A sign of life; of a node that is not watched it means nothing."""
-        if node_id in self._watched:
-            entry = self._entries[node_id]
-            entry.deadline_s = now + HEARTBEAT_GRACE_FACTOR * entry.period_s
+        if node_id in self._deadlines:
+            self._deadlines.set(node_id, now + HEARTBEAT_GRACE_FACTOR * self.period_s(node_id))
 
-    def broken(self, node_id: str, now: float) -> None:
-        """The node's connection broke, or its manager was lost: shorten its time, never lengthen it."""
-        if node_id in self._watched:
-            entry = self._entries[node_id]
-            grace_s = max(GRACE_PERIODS_BROKEN * entry.period_s, GRACE_S_BROKEN_MIN)
-            self._set_deadline(node_id, entry, min(entry.deadline_s, now + grace_s))
+    def grant(self, node_id: str, until_s: float) -> None:
+        """The node, if it is watched, has at least until then."""
+        deadline_s = self._deadlines.get(node_id)
+        if deadline_s is not None and until_s > deadline_s:
+            self._deadlines.set(node_id, until_s)
+
+    def period_s(self, node_id: str) -> float:
+        """Of the node's session, or the cluster's where it has had none."""
+        return self._entries[node_id].period_s
 
     def postpone(self, by_s: float) -> None:
         """This manager stood still for so long: nobody could be heard, so nobody was silent."""
-        for node_id in self._watched:
-            self._entries[node_id].deadline_s += by_s
+        self._deadlines.shift(by_s)
+
+    def release(self, node_id: str) -> None:
+        """The node is watched no longer."""
+        self._deadlines.drop(node_id)
 
     def forget(self, node_id: str) -> None:
         """The node was removed."""
-        self._watched.discard(node_id)
+        self._deadlines.drop(node_id)
         self._entries.pop(node_id, None)
 
     def due(self, now: float) -> list[str]:
         """Nodes whose time is up, the longest dead first; they are watched no longer."""
-        dead = []
-        while self._heap and self._heap[0][0] <= now:
-            _, node_id = heapq.heappop(self._heap)
-            if node_id not in self._watched:
-                continue
-            deadline_s = self._entries[node_id].deadline_s
-            if deadline_s <= now:
-                self._watched.discard(node_id)
-                dead.append(node_id)
-            else:
-                heapq.heappush(self._heap, (deadline_s, node_id))
-        return dead
+        return self._deadlines.due(now)
 
     def deadline(self) -> float | None:
         """When to call ``due`` next, perhaps a little early; None when nobody is watched."""
-        while self._heap and self._heap[0][1] not in self._watched:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
-    def _set_deadline(self, node_id: str, entry: _Entry, deadline_s: float) -> None:
-        earlier = node_id not in self._watched or deadline_s < entry.deadline_s
-        entry.deadline_s = deadline_s
-        self._watched.add(node_id)
-        if earlier:
-            heapq.heappush(self._heap, (deadline_s, node_id))
+        return self._deadlines.first_s()

@@ -1,20 +1,25 @@
-"""Nodes that went silent, and what follows: the loop around ``heartbeat`` and ``nodes``, while this manager leads."""
+"""What the silence of nodes does to the store: the loops around ``watching`` and ``nodes``, while this manager leads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import grpc
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.consensus.port import ConsensusError
-from manager.constants import HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE, HEARTBEAT_PERIOD_S
+from manager.constants import (
+    HEARTBEAT_GRACE_FACTOR,
+    HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE,
+    HEARTBEAT_PERIOD_S,
+)
 from manager.dispatcher import nodes
-from manager.dispatcher.heartbeat import HeartbeatBook
+from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, put
 from manager.dispatcher.session import AgentSession, End
+from manager.dispatcher.watching import Lookout, NodeWatch
 from manager.model.times import to_timestamp
 from manager.store import Store, StoreError, Working
 from proto.objects_pb2 import NodeState
@@ -30,9 +35,6 @@ RAFT_HEARING_S = 1.5
 GIVE_UP_PERIOD_S = 60.0
 """Between two looks for nodes that never came."""
 
-STALL_S = 1.0
-"""Waking so much later than planned means that this process stood still: paused, swapped out, or short of CPU."""
-
 
 class Liveness:
     """Times of one leadership after another: ``take_over`` begins anew."""
@@ -42,6 +44,7 @@ class Liveness:
         store: Store,
         intake: Intake,
         sessions: MutableMapping[str, AgentSession],
+        lookout: Lookout,
         *,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
@@ -49,12 +52,15 @@ class Liveness:
         """
         Args:
             sessions: the dispatcher's, by node ID; those of dead nodes are taken out and finished here.
+            lookout: hosts to look at, managers to ask.
             clock: wall clock, seconds since the epoch; monotonic: what heartbeats are measured with.
         """
         self._store, self._intake, self._sessions = store, intake, sessions
-        self._clock, self._monotonic = clock, monotonic
-        self._book = HeartbeatBook()
-        self._changed = asyncio.Event()
+        self._lookout, self._clock, self._monotonic = lookout, clock, monotonic
+        self._watch = self._new_watch()
+
+    def _new_watch(self) -> NodeWatch:
+        return NodeWatch(self._sessions, self._lookout, on_dead=self._declare_down, monotonic=self._monotonic)
 
     def now(self) -> Timestamp:
         """The wall clock."""
@@ -68,38 +74,39 @@ class Liveness:
 
     def admit(self, node_id: str) -> bool:
         """Whether the node may register now (A3.04)."""
-        return self._book.admit(node_id, self._monotonic())
+        return self._watch.admit(node_id)
 
     def register(self, session: AgentSession) -> None:
         """A session began, or its period changed."""
-        self._book.register(session.node_id, self._monotonic(), period_s=session.period_s)
-        self._changed.set()
+        self._watch.register(session, grpc_addr=self._grpc_addr(session.node_id))
+
+    def _grpc_addr(self, node_id: str) -> str:
+        node = self._store.view.nodes.get(node_id)
+        return node.grpc_addr if node is not None else ""
 
     def beat(self, session: AgentSession) -> None:
         """The session's agent said something."""
-        self._book.beat(session.node_id, self._monotonic())
+        self._watch.beat(session)
 
-    def broken(self, node_id: str) -> None:
-        """The node's connection broke."""
-        self._book.broken(node_id, self._monotonic())
-        self._changed.set()
+    def closed(self, node_id: str) -> None:
+        """The node's session ended: its daemon has the longest grace there is to come back, if its host lives."""
+        self._watch.closed(node_id, grace_s=HEARTBEAT_GRACE_FACTOR * told_period_s(self.period_s(), 1.0))
 
     def expect(self, node_id: str) -> None:
         """The node joined, or is a new leader's: it has to show up within the longer grace."""
         period_s = self.period_s()
         within_s = HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE * period_s
-        self._book.expect(node_id, self._monotonic(), within_s=within_s, period_s=period_s)
-        self._changed.set()
+        self._watch.expect(node_id, within_s=within_s, period_s=period_s)
 
     def forget(self, node_id: str) -> None:
         """The node was removed."""
-        self._book.forget(node_id)
+        self._watch.forget(node_id)
 
     # ------------------------------------------------------------ loops
 
     async def take_over(self) -> None:
         """Move every node that is not down to UNKNOWN and give it twice the usual time to come (A3.02)."""
-        self._book = HeartbeatBook()
+        self._watch = self._new_watch()
         while True:
             try:
                 await self._intake.submit(self._declare_unknown)
@@ -116,31 +123,22 @@ class Liveness:
         for node in list(working.nodes.values()):
             put(working, nodes.unknown(node, now))
 
-    async def notice_lost_managers(self, unheard: Callable[[], Iterable[str]]) -> None:
-        """Shorten the grace of hosts whose managers Raft does not hear either, the old leader's above all.
+    async def notice_lost_managers(self, unheard: Callable[[], Mapping[str, str]]) -> None:
+        """Look at the hosts of managers that Raft does not hear either, the old leader's above all.
 
-        Their agents have one period to show up, as after a broken connection: else the tasks of a host that died
-        with the leadership on it would wait six periods for others.
+        Else the tasks of a host that died with the leadership on it would wait six periods for others.
+
+        Args:
+            unheard: Raft's addresses, ``host:port``, of managers that were connected once, by node ID.
         """
         await asyncio.sleep(RAFT_HEARING_S)
-        for node_id in unheard():
+        for node_id, addr in unheard().items():
             if node_id not in self._sessions:
-                self.broken(node_id)
+                self._watch.lost(node_id, addr)
 
-    async def watch_heartbeats(self) -> None:
-        """Declare down who is silent for too long; until cancelled."""
-        while True:
-            self._changed.clear()
-            dead = self._book.due(self._monotonic())
-            if dead:
-                await self._declare_down(dead)
-            deadline_s = self._book.deadline()
-            wait_s = None if deadline_s is None else max(0.0, deadline_s - self._monotonic())
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                self._forgive_own_delay(deadline_s)
+    async def watch(self) -> None:
+        """Declare down whose host or daemon is dead; until cancelled."""
+        await self._watch.run()
 
     async def give_up_nodes(self) -> None:
         """Remove nodes that joined and never came, now and then; until cancelled."""
@@ -169,13 +167,6 @@ class Liveness:
             return
         log.info("node.given_up", node_ids=found, reason="joined and never showed up")
 
-    def _forgive_own_delay(self, deadline_s: float | None) -> None:
-        """A manager that was paused must not hold the silence against its agents."""
-        late_s = 0.0 if deadline_s is None else self._monotonic() - deadline_s
-        if late_s > STALL_S:
-            log.warning("dispatcher.stalled", late_s=round(late_s, 3))
-            self._book.postpone(late_s)
-
     async def _declare_down(self, dead: Sequence[str]) -> None:
         for node_id in dead:
             session = self._sessions.pop(node_id, None)
@@ -195,6 +186,6 @@ class Liveness:
             log.warning("node.down_deferred", node_ids=list(dead), reason=str(error))
             for node_id in dead:
                 if node_id not in self._sessions:
-                    self._book.expect(node_id, self._monotonic(), within_s=RETRY_S)
+                    self._watch.expect(node_id, within_s=RETRY_S, period_s=self.period_s())
             return
         log.warning("node.went_down", node_ids=list(dead), reason=nodes.HEARTBEAT_FAILURE)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import grpc
 
 from manager.dispatcher.assignments import Key
+from manager.dispatcher.connections import Peer
 from manager.store.kinds import AnyKind
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import SessionMessage
@@ -36,12 +37,22 @@ class End:
 class AgentSession:
     """Marks and messages of one session."""
 
-    def __init__(self, session_id: str, node_id: str, *, boot_nonce: str, addr: str, period_s: float) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        node_id: str,
+        *,
+        boot_nonce: str,
+        addr: str,
+        period_s: float,
+        peer: Peer | None = None,
+    ) -> None:
         """
         Args:
             period_s: heartbeat period told to the agent.
+            peer: where its connection came from; None when not over TCP.
         """
-        self.id, self.node_id = session_id, node_id
+        self.id, self.node_id, self.peer = session_id, node_id, peer
         self.boot_nonce, self.addr, self.period_s = boot_nonce, addr, period_s
         self.end: End | None = None
         self.ended = asyncio.Event()

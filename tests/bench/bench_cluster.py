@@ -17,6 +17,7 @@ import os
 import shutil
 import socket
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +46,20 @@ class DockerTestbed(Testbed):
             *("--pidfile", str(directory / "pid"), "--host", f"unix://{self.socket(host)}"),
         ]
 
+    def daemon_pids(self, host: int) -> list[int]:
+        """dockerd alone: its containerd goes on, as ours is killed and conmon goes on."""
+        pids = map(int, run(["ip", "netns", "pids", self.namespace(host)], check=False).split())
+        return [pid for pid in pids if comm(pid) == "dockerd"]
+
     def client(self, host: int, *, timeout_s: float = 60) -> Any:
         return docker.DockerClient(base_url=f"unix://{self.socket(host)}", timeout=int(timeout_s), version="1.41")
+
+
+def comm(pid: int) -> str:
+    """The process's name, "" when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def seconds(condition: Callable[[], object], what: str, *, deadline_s: float = 180, step_s: float = 0.02) -> float:
@@ -85,7 +98,7 @@ def pss_mb(testbed: Testbed, host: int) -> float:
     total_kb = 0
     for pid in run(["ip", "netns", "pids", testbed.namespace(host)], check=False).split():
         with suppress(OSError, IndexError):
-            if Path(f"/proc/{pid}/comm").read_text().strip() in ("tini", "sh", "conmon", "nsenter", "sleep"):
+            if comm(int(pid)) in ("tini", "sh", "conmon", "nsenter", "sleep"):
                 continue
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             total_kb += int(next(line for line in lines if line.startswith("Pss:")).split()[1])
@@ -182,6 +195,37 @@ def measure_writes(testbed: Testbed, into: Metrics, count: int = 200, clients: i
             into[f"{label}_{clients}_clients_per_s"] = clients * (count // 4) / (time.monotonic() - begin)
 
 
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Twice as many processes that never wait as there are processors."""
+    burners = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+def measure_daemon_back(testbed: Testbed, into: Metrics, name: str, replicas: int) -> None:
+    """A worker's daemon is killed and started again 10 s later: how many tasks of its host were replaced."""
+    host = MANAGERS + 1
+    node_id = testbed.node_id(host)
+    before = {task["ID"] for task in testbed.tasks("deploy") if task["NodeID"] == node_id}
+    testbed.kill_daemon(host)
+    time.sleep(10)
+    testbed.start(host)
+
+    def settled() -> bool:
+        nodes = testbed.client(1, timeout_s=25).nodes.list(filters={"id": node_id})
+        return nodes[0].attrs["Status"]["State"] == "ready" and len(testbed.tasks("deploy")) == replicas
+
+    seconds(settled, "the node is ready and every task runs")
+    time.sleep(5)  # what Docker's node finds missing it says a moment after it is ready
+    seconds(settled, "every task runs still")
+    into[name] = len(before - {task["ID"] for task in testbed.tasks("deploy")}) if before else math.nan
+
+
 def measure_losses(testbed: Testbed, into: Metrics, replicas: int) -> None:
     lost = testbed.node_id(HOSTS)
     testbed.kill(HOSTS)
@@ -220,6 +264,9 @@ def measure(testbed: Testbed, replicas: int) -> Metrics:
         into["manager_pss_mb"], into["worker_pss_mb"] = pss_mb(testbed, 2), pss_mb(testbed, HOSTS)
         measure_services(testbed, into, replicas)
         measure_writes(testbed, into)
+        measure_daemon_back(testbed, into, "daemon_back_replaced", replicas)
+        with busy_machine():
+            measure_daemon_back(testbed, into, "daemon_back_busy_replaced", replicas)
         measure_losses(testbed, into, replicas)
     except Exception as error:
         print(f"stopped: {error}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,24 @@ def test_tasks_of_a_killed_worker_run_elsewhere_and_not_twice_when_it_returns(fi
     wait_until(lambda: all_ready(five, 1), "the worker is ready again")
     wait_until(lambda: len(five.tasks("w")) == 10, "still ten tasks")
     assert not [c for c in five.client(WORKER).containers.list() if c.name.startswith("w.")]
+
+
+def test_a_daemon_that_is_back_after_ten_seconds_keeps_its_tasks(five: Testbed) -> None:
+    services_on(five, "kept", 10)
+    wait_until(lambda: len(five.tasks("kept")) == 10, "ten tasks run")
+    before = {task["ID"] for task in five.tasks("kept")}
+    pids = five.container_pids(WORKER)
+    node_id = five.node_id(WORKER)
+    five.kill_daemon(WORKER)
+    time.sleep(10)  # the operator's time, which is what this is about
+    assert five.client(1).nodes.get(node_id).attrs["Status"]["State"] == "ready"
+    session = re.compile(r'"event":\s*"session.opened"')
+    sessions = len(session.findall(five.log(WORKER)))
+    five.start(WORKER)
+    wait_until(lambda: len(session.findall(five.log(WORKER))) > sessions, "the daemon has a session again")
+    wait_until(lambda: all_ready(five, 1), "every node is ready")
+    assert {task["ID"] for task in five.tasks("kept")} == before
+    assert five.container_pids(WORKER) == pids
 
 
 def test_no_acknowledged_write_is_lost_with_the_leader(five: Testbed) -> None:

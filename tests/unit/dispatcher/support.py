@@ -15,6 +15,8 @@ import grpc.aio
 
 from manager.consensus.inprocess import InProcessConsensus
 from manager.dispatcher.dispatcher import Dispatcher
+from manager.dispatcher.looking import LOOK_S, Answer
+from manager.dispatcher.watching import Lookout, LookTarget
 from manager.store import Store, Working
 from pki.certificates import Identity, Role
 from proto.ca_pb2 import ManagerAddress
@@ -26,6 +28,7 @@ from tests.waiting import until
 from worker.agent.agent import Agent
 from worker.agent.executor import Executor
 
+WORKER_PORT = 7946
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -91,7 +94,13 @@ class Manager:
         self.store = Store(self.consensus, clock=time.time, debug=True)
         self.addr = ""
         self.leader_addr = ""
-        self.unheard: list[str] = []
+        self.unheard: dict[str, str] = {}
+        self.answers: dict[int, Answer] = {}
+        """What looks find at a port; ANSWERED unless said."""
+        self.elsewhere: dict[str, bool] = {}
+        """What other managers see of nodes."""
+        self.looks: list[int] = []
+        self.handed_over = 0
         self.proposals = 0
         self._ahead_s = 0.0
         self._period_s = heartbeat_period_s
@@ -119,12 +128,26 @@ class Manager:
             managers=self.managers,
             leader_addr=lambda: self.leader_addr,
             unheard_managers=lambda: self.unheard,
+            lookout=Lookout(
+                look_at=self._look_at, ask_others=self._ask_others, hand_over=self._hand_over, port=WORKER_PORT
+            ),
             monotonic=lambda: time.monotonic() + self._ahead_s,
         )
         add_DispatcherServicer_to_server(self.dispatcher, self._server)
         port = self._server.add_insecure_port(f"unix:{self._socket}" if self._socket else "127.0.0.1:0")
         self.addr = self.leader_addr = f"unix:{self._socket}" if self._socket else f"127.0.0.1:{port}"
         await self._server.start()
+
+    async def _look_at(self, host: str, port: int, *, within_s: float = LOOK_S) -> Answer:
+        assert host == "127.0.0.1"
+        self.looks.append(port)
+        return self.answers.get(port, Answer.ANSWERED)
+
+    async def _ask_others(self, hosts: Sequence[LookTarget]) -> dict[str, bool]:
+        return {host.node_id: self.elsewhere[host.node_id] for host in hosts if host.node_id in self.elsewhere}
+
+    async def _hand_over(self) -> None:
+        self.handed_over += 1
 
     def managers(self) -> Sequence[ManagerAddress]:
         return [ManagerAddress(node_id="m1", grpc_addr=self.addr, raft_addr="127.0.0.1:2377")]
@@ -136,7 +159,7 @@ class Manager:
     def later(self, seconds: float) -> None:
         """Move the clock that heartbeats are measured with on."""
         self._ahead_s += seconds
-        self.dispatcher._liveness._changed.set()  # its timer goes by the loop's clock
+        self.dispatcher._liveness._watch._changed.set()  # its timer goes by the loop's clock
 
     async def forgotten(self, node_id: str) -> None:
         """Return once the node's session is over here."""

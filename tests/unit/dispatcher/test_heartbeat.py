@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.constants import HEARTBEAT_PERIOD_S
-from manager.dispatcher.heartbeat import GRACE_S_BROKEN_MIN, HeartbeatBook, told_period_s
+from manager.dispatcher.heartbeat import HeartbeatBook, told_period_s
 
 
 @given(sample=st.floats(0, 1))
@@ -25,15 +25,15 @@ def test_three_periods_of_silence_are_death() -> None:
     assert book.deadline() is None
 
 
-def test_a_broken_connection_shortens_and_never_lengthens() -> None:
+def test_a_grant_lengthens_and_never_shortens() -> None:
     book = HeartbeatBook()
     book.register("n1", 0.0, period_s=5.0)
-    book.broken("n1", 1.0)
-    assert book.deadline() == 6.0
-    book.register("n1", 2.0, period_s=5.0)  # back: everything is as before
-    assert book.due(16.9) == []
-    book.broken("n1", 16.0)
-    assert book.due(17.0) == ["n1"]
+    book.grant("n1", 10.0)
+    assert book.due(14.9) == []
+    book.grant("n1", 20.0)
+    book.grant("n2", 20.0)  # not watched
+    assert book.due(19.9) == []
+    assert book.due(20.0) == ["n1"]
 
 
 def test_a_new_leader_waits_longer_and_a_session_ends_that() -> None:
@@ -72,7 +72,7 @@ def test_a_removed_node_is_never_due() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["register", "beat", "broken", "expect", "forget"]),
+            st.sampled_from(["register", "beat", "grant", "expect", "release", "forget"]),
             st.sampled_from("abc"),
             st.floats(0, 3),
         ),
@@ -98,10 +98,13 @@ def test_nobody_dies_early_and_nobody_is_forgotten(steps: list[tuple[str, str, f
                 book.beat(node_id, now)
                 if node_id in deadlines:
                     deadlines[node_id] = now + 3.0 * period_s
-            case "broken":
-                book.broken(node_id, now)
+            case "grant":
+                book.grant(node_id, now + 4.0)
                 if node_id in deadlines:
-                    deadlines[node_id] = min(deadlines[node_id], now + max(period_s, GRACE_S_BROKEN_MIN))
+                    deadlines[node_id] = max(deadlines[node_id], now + 4.0)
+            case "release":
+                book.release(node_id)
+                deadlines.pop(node_id, None)
             case "expect":
                 book.expect(node_id, now, within_s=3.0)
                 deadlines[node_id] = now + 3.0

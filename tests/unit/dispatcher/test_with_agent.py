@@ -12,12 +12,14 @@ from structlog.testing import capture_logs
 
 from manager.dispatcher import heartbeat, liveness
 from manager.dispatcher.assignments import AssignmentSet, Key
+from manager.dispatcher.looking import Answer
 from manager.store import SECRETS
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import Config, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
 from proto.specs_pb2 import ConfigReference, SecretReference
 from tests.unit.dispatcher.support import (
+    WORKER_PORT,
     AgentHost,
     Manager,
     channel_of,
@@ -251,82 +253,163 @@ async def test_a_task_orphaned_while_the_node_was_away_is_stopped(manager: Manag
     assert manager.task("t1").status.state == TaskState.TASK_STATE_ORPHANED
 
 
-async def test_a_killed_daemon_has_one_period_to_come_back(tmp_path: Path) -> None:
-    async with leading_manager(heartbeat_period_s=100.0) as manager:
-        await manager.add(make_node("n1"), make_spec_version("web"))
-        host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+def state_of(manager: Manager, node_id: str) -> NodeState.ValueType:
+    return manager.node(node_id).status.state
+
+
+async def in_session(manager: Manager, *hosts: AgentHost) -> None:
+    """Start the hosts' daemons; return when each has a session, and was looked at in it."""
+    for host in hosts:
         host.start()
-        await until(lambda: host.heard.sessions == [""])
+    await until(lambda: all("" in host.heard.sessions for host in hosts), what="sessions")
+    await until(lambda: len(manager.looks) >= len(hosts), what="a look at each host")
+
+
+async def looked(manager: Manager, count: int) -> None:
+    """Return after so many more looks."""
+    before = len(manager.looks)
+    await until(lambda: len(manager.looks) >= before + count, what="looks")
+
+
+async def test_a_killed_daemon_has_the_full_grace_while_its_host_answers(tmp_path: Path) -> None:
+    async with leading_manager(heartbeat_period_s=100.0) as manager:
+        await manager.add(make_node("n1"))
+        host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+        await in_session(manager, host)
         await host.kill()
         await manager.forgotten("n1")
-        manager.later(115.0)  # one period is 110 at most, three are 270 at least
-        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
-        assert manager.node("n1").status.message == "heartbeat failure"
+        manager.later(320.0)
+        await looked(manager, 1)
+        assert state_of(manager, "n1") == NodeState.NODE_STATE_READY
         host.start()
         await until(lambda: host.heard.sessions.count("") == 2)
+        assert state_of(manager, "n1") == NodeState.NODE_STATE_READY
         await host.kill()
-        host.start()  # at once: nobody notices
-        await until(lambda: host.heard.sessions.count("") == 3)
-        assert manager.node("n1").status.state == NodeState.NODE_STATE_READY
+        await manager.forgotten("n1")
+        manager.later(331.0)  # three of the longest periods
+        await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_DOWN)
+        assert manager.node("n1").status.message == "heartbeat failure"
+
+
+async def test_a_daemon_that_stops_in_order_has_the_same_grace(tmp_path: Path) -> None:
+    async with leading_manager(heartbeat_period_s=100.0) as manager:
+        await manager.add(make_node("n1"))
+        host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+        await in_session(manager, host)
         await host.stop()
+        await manager.forgotten("n1")
+        manager.later(320.0)
+        await looked(manager, 1)
+        assert state_of(manager, "n1") == NodeState.NODE_STATE_READY
+        manager.later(11.0)
+        await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_DOWN)
 
 
-async def test_a_host_lost_with_the_leadership_has_one_period_to_come_back(
-    manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
+async def test_a_host_that_answered_and_is_silent_is_down_at_once(tmp_path: Path) -> None:
+    async with leading_manager(heartbeat_period_s=100.0) as manager:
+        await manager.add(make_node("n1"), make_node("n2"), make_node("n3"))
+        hosts = [AgentHost(node_id, tmp_path / node_id, [manager.addr]) for node_id in ("n1", "n2", "n3")]
+        await in_session(manager, *hosts)
+        manager.answers[WORKER_PORT] = Answer.SILENT
+        await hosts[0].kill()
+        await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_DOWN)
+        assert state_of(manager, "n2") == NodeState.NODE_STATE_READY
+        for host in hosts[1:]:
+            await host.stop()
+
+
+async def test_silence_of_a_host_that_never_answered_means_nothing(tmp_path: Path) -> None:
+    """A firewall: three periods as ever."""
+    async with leading_manager(heartbeat_period_s=100.0) as manager:
+        manager.answers[WORKER_PORT] = Answer.SILENT
+        await manager.add(make_node("n1"))
+        host = AgentHost("n1", tmp_path / "n1", [manager.addr])
+        await in_session(manager, host)
+        await host.kill()
+        await manager.forgotten("n1")
+        await looked(manager, 2)
+        assert state_of(manager, "n1") == NodeState.NODE_STATE_READY
+        manager.later(331.0)
+        await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_DOWN)
+
+
+@pytest.mark.parametrize("answer", [Answer.ANSWERED, Answer.SILENT])
+async def test_a_missed_heartbeat_is_a_reason_to_look(answer: Answer) -> None:
+    async with leading_manager(heartbeat_period_s=100.0) as manager, channel_of("n1", manager.addr) as channel:
+        await manager.add(make_node("n1"))
+        call = DispatcherStub(channel).Session()
+        await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
+        message = await call.read()
+        assert isinstance(message, SessionMessage)
+        assert 90e9 <= message.heartbeat_period_ns <= 110e9
+        await until(lambda: bool(manager.looks))
+        manager.answers[WORKER_PORT] = answer
+        manager.later(140.0)
+        if answer is Answer.ANSWERED:  # a daemon that stands still on a host that lives
+            await looked(manager, 2)
+            assert state_of(manager, "n1") == NodeState.NODE_STATE_READY
+            manager.later(200.0)
+        await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_DOWN)
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("answer", [Answer.ANSWERED, Answer.SILENT])
+async def test_a_host_lost_with_the_leadership_is_looked_at(
+    manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     monkeypatch.setattr(liveness, "RAFT_HEARING_S", 0.0)
-    monkeypatch.setattr(heartbeat, "GRACE_PERIODS_BROKEN", 0.01)
-    monkeypatch.setattr(heartbeat, "GRACE_S_BROKEN_MIN", 0.0)
     await manager.add(make_node("old-leader"), make_node("slow-worker"))
     host.start()
-    await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+    await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_READY)
     await manager.follow()
-    manager.unheard = ["old-leader"]
+    manager.unheard = {"old-leader": "127.0.0.1:2377"}
+    manager.answers[2377] = answer
     manager.lead()
-    await until(lambda: manager.node("old-leader").status.state == NodeState.NODE_STATE_DOWN)
-    # Six periods are thirty seconds here: the others have them.
-    assert manager.node("slow-worker").status.state == NodeState.NODE_STATE_UNKNOWN
-    await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_READY)
+    await until(lambda: 2377 in manager.looks)
+    if answer is Answer.SILENT:
+        await until(lambda: state_of(manager, "old-leader") == NodeState.NODE_STATE_DOWN)
+    await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_READY)
+    # Six periods are thirty seconds here: who may live has them.
+    assert state_of(manager, "slow-worker") == NodeState.NODE_STATE_UNKNOWN
+    assert answer is Answer.SILENT or state_of(manager, "old-leader") == NodeState.NODE_STATE_UNKNOWN
 
 
-async def test_a_daemon_that_stops_in_order_keeps_the_full_grace(tmp_path: Path) -> None:
+async def test_managers_look_where_the_session_came_from(manager: Manager) -> None:
+    """Else a worker could have them knock at doors of others (``Manager`` checks each look's host)."""
+    async with channel_of("n1", manager.addr) as channel:
+        call = DispatcherStub(channel).Session()
+        request = SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a", addr="192.0.2.99")
+        await call.write(request)
+        assert isinstance(await call.read(), SessionMessage)
+        assert manager.node("n1").status.addr == "192.0.2.99"
+        await until(lambda: manager.looks == [WORKER_PORT])
+        call.cancel()
+        await looked(manager, 1)
+
+
+@pytest.mark.parametrize("elsewhere", [None, True, False])
+async def test_a_manager_that_reaches_nobody_doubts_itself(tmp_path: Path, elsewhere: bool | None) -> None:
     async with leading_manager(heartbeat_period_s=100.0) as manager:
-        await manager.add(make_node("n1"), make_node("n2"), make_spec_version("web"))
-        hosts = [AgentHost(node_id, tmp_path / node_id, [manager.addr]) for node_id in ("n1", "n2")]
+        names = ("n1", "n2", "n3")
+        await manager.add(*(make_node(node_id) for node_id in names))
+        hosts = [AgentHost(node_id, tmp_path / node_id, [manager.addr]) for node_id in names]
+        await in_session(manager, *hosts)
+        manager.answers[WORKER_PORT] = Answer.SILENT
+        if elsewhere is not None:
+            manager.elsewhere = dict.fromkeys(names, elsewhere)
+        watch = manager.dispatcher._liveness._watch
+        for node_id in names:
+            watch._suspicions.quiet(node_id, watch._monotonic())  # as its connection says
+        watch._changed.set()
+        if elsewhere is False:  # so nobody reaches them
+            await until(lambda: all(state_of(manager, name) == NodeState.NODE_STATE_DOWN for name in names))
+        else:
+            await looked(manager, 3)
+            assert all(state_of(manager, name) == NodeState.NODE_STATE_READY for name in names)
+        if elsewhere:
+            await until(lambda: manager.handed_over == 1)
         for host in hosts:
-            host.start()
-            await until(lambda host=host: host.heard.sessions == [""])  # type: ignore[misc]  # bound argument
-        await hosts[0].stop()
-        await manager.forgotten("n1")
-        await hosts[1].kill()
-        await manager.forgotten("n2")
-        manager.later(115.0)
-        await until(lambda: manager.node("n2").status.state == NodeState.NODE_STATE_DOWN)
-        assert manager.node("n1").status.state == NodeState.NODE_STATE_READY
-        manager.later(220.0)
-        await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
-
-
-async def test_a_silent_connection_is_dead_after_three_periods(tmp_path: Path) -> None:
-    async with leading_manager(heartbeat_period_s=100.0) as manager:
-        await manager.add(make_node("n1"), make_node("n2"))
-        async with channel_of("n1", manager.addr) as channel:
-            call = DispatcherStub(channel).Session()
-            await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
-            message = await call.read()
-            assert isinstance(message, SessionMessage)
-            assert 90e9 <= message.heartbeat_period_ns <= 110e9
-            host = AgentHost("n2", tmp_path / "n2", [manager.addr])
-            host.start()
-            await until(lambda: host.heard.sessions == [""])
-            await host.kill()
-            await manager.forgotten("n2")
-            manager.later(115.0)
-            await until(lambda: manager.node("n2").status.state == NodeState.NODE_STATE_DOWN)
-            assert manager.node("n1").status.state == NodeState.NODE_STATE_READY
-            manager.later(220.0)
-            await until(lambda: manager.node("n1").status.state == NodeState.NODE_STATE_DOWN)
-            assert await call.code() == grpc.StatusCode.UNAVAILABLE
+            await host.stop()
 
 
 async def test_a_copy_of_a_running_node_is_refused(manager: Manager, host: AgentHost, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from manager import constants
 from manager.consensus import adapter, changes, commands, journal, port, proposals, transport, wire
 from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.control import forward, nodes, service
-from manager.dispatcher import assignments, budget, dispatcher, heartbeat, liveness
+from manager.dispatcher import assignments, budget, dispatcher, heartbeat, liveness, looking, suspicion, watching
 from manager.store import machine, store, watch
 from runtime.images import content, manifests
 from runtime.images import transport as registry
@@ -68,13 +68,19 @@ def s(seconds: float) -> str:
         ("control", f"One log entry holds {store.TRANSACTION_OBJECTS_MAX} objects"),
         ("dispatcher", f"the period is {s(constants.HEARTBEAT_PERIOD_S)} by default"),
         ("dispatcher", f"up to {heartbeat.PERIOD_JITTER * 100:g} % of jitter"),
-        ("dispatcher", f"one** period, {s(heartbeat.GRACE_S_BROKEN_MIN)} at least"),
-        ("dispatcher", f"within {dispatcher.BROKEN_NOTICE_S * 1000:g} ms"),
         (
             "dispatcher",
-            f"one period ({s(heartbeat.GRACE_S_BROKEN_MIN)} at least), counted from {s(liveness.RAFT_HEARING_S)}",
+            f"({s(heartbeat.told_period_s(5, 1) * constants.HEARTBEAT_GRACE_FACTOR)}) after a session *ended*",
         ),
-        ("dispatcher", f"woke more than {s(liveness.STALL_S)} later than planned"),
+        ("dispatcher", f"woke more than {s(watching.STALL_S)} later than planned"),
+        ("dispatcher", f"acknowledged nothing for {s(watching.QUIET_S)}"),
+        ("dispatcher", f"{suspicion.NOTICE_PERIODS:g} periods after the last"),
+        ("dispatcher", f"{s(liveness.RAFT_HEARING_S)} after a change of leader"),
+        ("dispatcher", f"a look again after {s(suspicion.LOOK_AGAIN_S)}"),
+        ("dispatcher", f"silence for {s(looking.LOOK_S)}"),
+        ("dispatcher", f"attempts begin within {s(looking.ATTEMPTS_S[-1])}"),
+        ("dispatcher", f"at most {looking.LOOKS_AT_ONCE_MAX} looks are under way"),
+        ("dispatcher", f"none for {suspicion.KNOWN_FOR_S / 60:g} minutes"),
         ("dispatcher", f"of a node within {s(constants.REGISTRATIONS_WINDOW_S)} are refused"),
         ("dispatcher", f"If it answers within {s(dispatcher.PROBE_TIMEOUT_S)}"),
         ("dispatcher", f"cut below {assignments.MESSAGE_SIZE_BYTES_MAX // MIB} MiB"),

@@ -1,0 +1,105 @@
+"""What this host's kernel knows of the connections that agents have open: when it last heard the other kernel.
+
+A connection without traffic says nothing about its other end. TCP's keep-alive does, in the kernels alone: a probe a
+second that the other kernel acknowledges, whatever its processes do, and no work for this process but to ask now and
+then (``tcp_info``). gRPC has no door to its sockets, so they are found by the address of the peer; they stay gRPC's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+KEEP_ALIVE_S = 1
+"""After so long without a packet the kernel asks, and again after as long."""
+
+_LAST_RECEIVED, _INFO_SIZE_BYTES = 52, 60
+"""``tcpi_last_data_recv`` and ``tcpi_last_ack_recv`` in ``struct tcp_info`` (linux/tcp.h), in milliseconds."""
+
+Peer = tuple[str, int]
+
+
+def peer_of(text: str) -> Peer | None:
+    """The address and port that gRPC's ``context.peer()`` names; None for what is no TCP connection."""
+    kind, _, rest = unquote(text).partition(":")
+    host, _, port = rest.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
+        return None
+    return _plain(host.strip("[]")), int(port)
+
+
+def _plain(host: str) -> str:
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConnection:
+    """One agent's connection.
+
+    Attributes:
+        peer: the address it came from.
+        descriptor: gRPC's, which may close it at any time; the number may name something else then.
+    """
+
+    peer: Peer
+    descriptor: int
+
+    def silence_s(self) -> float | None:
+        """Seconds since anything came from the other kernel; None when the connection is gone."""
+        try:
+            with _borrowed(self.descriptor) as connection:
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE_BYTES)
+                if len(info) < _INFO_SIZE_BYTES or _peer(connection) != self.peer:
+                    return None
+        except OSError:
+            return None
+        return float(min(struct.unpack_from("=II", info, _LAST_RECEIVED))) / 1000
+
+
+def find(peer: Peer, taken: Container[int]) -> AgentConnection | None:
+    """The connection of this process with that peer, with keep-alive switched on.
+
+    Args:
+        taken: descriptors known to be others', looked at last: there may be a thousand of them.
+    """
+    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    for descriptor in sorted(numbers, key=lambda number: number in taken):
+        try:
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with _borrowed(descriptor) as connection:
+                if _peer(connection) == peer:
+                    _keep_alive(connection)
+                    return AgentConnection(peer, descriptor)
+        except OSError:
+            continue  # closed meanwhile, or not connected
+    return None
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A socket object that leaves the descriptor open."""
+    connection = socket.socket(fileno=descriptor)
+    try:
+        yield connection
+    finally:
+        connection.detach()
+
+
+def _peer(connection: socket.socket) -> Peer | None:
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    host, port = connection.getpeername()[:2]
+    return _plain(host), port
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_S)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

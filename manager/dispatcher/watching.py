@@ -1,0 +1,280 @@
+"""The loops around ``suspicion``: sessions' words come in, hosts are looked at, dead nodes go out. No store, no log entry.
+
+What it costs: two questions to this kernel a second for each session (``connections``), one look a minute at each
+host that is well, and looks at those in doubt. Hosts are looked at where their sessions came from, which nobody can
+make up, so that a node cannot have managers knock at doors of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from base.tasks import OwnedTasks
+from manager.dispatcher import connections
+from manager.dispatcher.connections import AgentConnection
+from manager.dispatcher.looking import Answer, is_literal
+from manager.dispatcher.session import AgentSession
+from manager.dispatcher.suspicion import Look, Suspicions
+from pki.addresses import split_host_port
+
+log = structlog.get_logger(__name__)
+
+QUIET_S = 1.5
+"""A connection whose other kernel acknowledged nothing for so long is in doubt: it is asked after each idle second."""
+
+LISTEN_PERIOD_S = 0.5
+"""Between two questions to this kernel about what it hears of the others."""
+
+LEARN_PERIOD_S = 60.0
+"""How often a host that is well is looked at, to know whether it answers."""
+
+LEARN_AGAIN_S = 5.0
+"""After it did not answer, once."""
+
+LEARN_WITHIN_S = 1.0
+LEARN_AT_ONCE_MAX = 32
+
+HAND_OVER_PERIOD_S = 60.0
+"""Between two tries to give the lead to a manager that reaches more nodes."""
+
+STALL_S = 1.0
+"""Waking so much later than planned means that this process stood still: paused, swapped out, or short of CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookTarget:
+    """Where to look at a node.
+
+    Attributes:
+        host: a literal IP address.
+    """
+
+    node_id: str
+    host: str
+    port: int
+
+
+class LookAt(Protocol):
+    """Looks at a host, see ``looking.Looker.look``."""
+
+    def __call__(self, host: str, port: int, *, within_s: float = ...) -> Awaitable[Answer]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lookout:
+    """What is around a manager.
+
+    Attributes:
+        look_at: see ``LookAt``.
+        ask_others: has other managers look, and returns by node ID whether any of them had an answer; a node is missing
+            when nobody was there to ask.
+        hand_over: gives the lead to another manager.
+        port: which one to look at on a host whose node names none.
+    """
+
+    look_at: LookAt
+    ask_others: Callable[[Sequence[LookTarget]], Awaitable[Mapping[str, bool]]]
+    hand_over: Callable[[], Coroutine[None, None, None]]
+    port: int
+
+
+class NodeWatch:
+    """Of one leadership. ``run`` serves; what is told before that counts."""
+
+    def __init__(
+        self,
+        sessions: Mapping[str, AgentSession],
+        around: Lookout,
+        *,
+        on_dead: Callable[[Sequence[str]], Awaitable[None]],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """
+        Args:
+            sessions: the dispatcher's, by node ID.
+            on_dead: told nodes that are down, which are watched no longer.
+            monotonic: seconds.
+        """
+        self._sessions, self._around = sessions, around
+        self._on_dead, self._monotonic = on_dead, monotonic
+        self._suspicions = Suspicions()
+        self._hosts: dict[str, LookTarget] = {}
+        self._connections: dict[str, AgentConnection] = {}
+        self._learn_s: dict[str, float] = {}
+        self._learning = 0
+        self._hand_over_s = float("-inf")
+        self._tasks = OwnedTasks()
+        self._changed = asyncio.Event()
+
+    # ------------------------------------------------------------ what the dispatcher tells
+
+    def admit(self, node_id: str) -> bool:
+        """Whether the node may register now (A3.04)."""
+        return self._suspicions.admit(node_id, self._monotonic())
+
+    def register(self, session: AgentSession, *, grpc_addr: str) -> None:
+        """A session began, or its period changed.
+
+        Args:
+            grpc_addr: the node's, "" on a worker.
+        """
+        node_id = session.node_id
+        self._suspicions.register(node_id, self._monotonic(), period_s=session.period_s)
+        if session.peer is not None:
+            port = split_host_port(grpc_addr)[1] if grpc_addr else self._around.port
+            self._hosts[node_id] = LookTarget(node_id, session.peer[0], port)
+            known = self._connections.pop(node_id, None)
+            if known is None or known.peer != session.peer:
+                known = connections.find(session.peer, self._descriptors())
+            if known is not None:
+                self._connections[node_id] = known
+        self._changed.set()
+
+    def _descriptors(self) -> Collection[int]:
+        return {connection.descriptor for connection in self._connections.values()}
+
+    def beat(self, session: AgentSession) -> None:
+        """The session's agent said something."""
+        self._suspicions.beat(session.node_id, self._monotonic())
+
+    def closed(self, node_id: str, *, grace_s: float) -> None:
+        """See ``Suspicions.closed``."""
+        self._connections.pop(node_id, None)
+        self._suspicions.closed(node_id, self._monotonic(), grace_s=grace_s)
+        self._changed.set()
+
+    def expect(self, node_id: str, *, within_s: float, period_s: float) -> None:
+        """See ``Suspicions.expect``."""
+        self._suspicions.expect(node_id, self._monotonic(), within_s=within_s, period_s=period_s)
+        self._changed.set()
+
+    def lost(self, node_id: str, addr: str) -> None:
+        """See ``Suspicions.lost``. Where a manager named its host by name the grace holds: names may not resolve now.
+
+        Args:
+            addr: ``host:port`` at which Raft reached it.
+        """
+        host, port = split_host_port(addr)
+        if is_literal(host):
+            self._hosts[node_id] = LookTarget(node_id, host, port)
+            self._suspicions.lost(node_id, self._monotonic())
+            self._changed.set()
+
+    def forget(self, node_id: str) -> None:
+        """The node was removed."""
+        self._suspicions.forget(node_id)
+        self._connections.pop(node_id, None)
+        self._hosts.pop(node_id, None)
+        self._learn_s.pop(node_id, None)
+
+    # ------------------------------------------------------------ loops
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._judge(), name="dispatcher heartbeats")
+                group.create_task(self._listen(), name="dispatcher connections")
+        finally:
+            await self._tasks.close()
+
+    async def _judge(self) -> None:
+        while True:
+            self._changed.clear()
+            found = self._suspicions.tick(self._monotonic())
+            self._look(found.looks)
+            if found.is_cut_off:
+                self._give_the_lead_away()
+            if found.dead:
+                await self._on_dead(found.dead)
+            deadline_s = self._suspicions.deadline()
+            wait_s = None if deadline_s is None else max(0.0, deadline_s - self._monotonic())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._forgive_own_delay(deadline_s)
+
+    def _forgive_own_delay(self, deadline_s: float | None) -> None:
+        """A manager that was paused must not hold the silence against its agents."""
+        late_s = 0.0 if deadline_s is None else self._monotonic() - deadline_s
+        if late_s > STALL_S:
+            log.warning("dispatcher.stalled", late_s=round(late_s, 3))
+            self._suspicions.postpone(late_s)
+
+    async def _listen(self) -> None:
+        while True:
+            now = self._monotonic()
+            for node_id, connection in self._connections.items():
+                self._hear(node_id, connection.silence_s(), now)
+            for node_id in self._sessions:
+                if self._learning >= LEARN_AT_ONCE_MAX:
+                    break
+                if now >= self._learn_s.get(node_id, now) and node_id in self._hosts:
+                    self._learn_s[node_id] = now + LEARN_PERIOD_S
+                    self._learning += 1
+                    self._tasks.spawn(self._learn(self._hosts[node_id]), name=f"learn {node_id}")
+            await asyncio.sleep(LISTEN_PERIOD_S)
+
+    def _hear(self, node_id: str, silence_s: float | None, now: float) -> None:
+        if silence_s is None:
+            return  # the end of the session says so, too
+        if silence_s > QUIET_S:
+            self._suspicions.quiet(node_id, now)
+            self._changed.set()
+        else:
+            self._suspicions.heard(node_id)
+
+    # ------------------------------------------------------------ looks
+
+    async def _learn(self, host: LookTarget) -> None:
+        try:
+            answer = await self._around.look_at(host.host, host.port, within_s=LEARN_WITHIN_S)
+        finally:
+            self._learning -= 1
+        now = self._monotonic()
+        if answer is not Answer.ANSWERED:
+            self._learn_s[host.node_id] = now + LEARN_AGAIN_S
+        if answer is not Answer.UNABLE:
+            self._suspicions.learned(host.node_id, now, answers=answer is Answer.ANSWERED)
+
+    def _look(self, looks: Sequence[Look]) -> None:
+        found = []
+        for look in looks:
+            if (host := self._hosts.get(look.node_id)) is None:
+                self._suspicions.failed(look, self._monotonic())
+                continue
+            found.append((look, host))
+            self._tasks.spawn(self._look_from_here(look, host), name=f"look {look.node_id}")
+        if found:
+            self._tasks.spawn(self._look_from_elsewhere(found), name="look from elsewhere")
+
+    async def _look_from_here(self, look: Look, host: LookTarget) -> None:
+        answer = await self._around.look_at(host.host, host.port)
+        log.info("host.looked_at", node_id=look.node_id, addr=host.host, port=host.port, answer=answer.name.lower())
+        tell = {
+            Answer.ANSWERED: self._suspicions.answered,
+            Answer.SILENT: self._suspicions.silent,
+            Answer.UNABLE: self._suspicions.failed,
+        }
+        tell[answer](look, self._monotonic())
+        self._changed.set()
+
+    async def _look_from_elsewhere(self, looks: Sequence[tuple[Look, LookTarget]]) -> None:
+        answers = await self._around.ask_others([host for _, host in looks])
+        for look, _ in looks:
+            if (answered := answers.get(look.node_id)) is not None:
+                self._suspicions.elsewhere(look, answered=answered)
+        self._changed.set()
+
+    def _give_the_lead_away(self) -> None:
+        now = self._monotonic()
+        if now >= self._hand_over_s:
+            self._hand_over_s = now + HAND_OVER_PERIOD_S
+            log.warning("dispatcher.cut_off", reason="other managers reach nodes that this one does not")
+            self._tasks.spawn(self._around.hand_over(), name="hand over")
