@@ -97,6 +97,7 @@ class Engine:
             capabilities=tuple(capabilities.available_capabilities()),
             swap_limit=cgroups.swap_limit(layout),
             init_path=next((path for path in INIT_PATHS if Path(path).exists()), ""),
+            capacity=cgroups.capacity(layout, parent),
         )
         self._state, self._layout, self._parent = state, layout, parent
         self._paths = paths = conmon.Paths(run)

@@ -5,15 +5,17 @@ runc makes a container's own groups; here are the facts about the host, the pare
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from base.files import make_public_folder
+from runtime.containers.limits import Capacity
 from runtime.errors import HostError
 
 log = structlog.get_logger(__name__)
@@ -169,6 +171,30 @@ def swap_limit(layout: Layout) -> bool:
     if layout.version == 1:
         return (mount / "memory.memsw.limit_in_bytes").exists()
     return Path("/proc/swaps").exists()
+
+
+def capacity(layout: Layout, parent: str) -> Capacity:
+    """What containers below ``parent``, which need not be there yet, may be limited to."""
+    sets = []
+    for kind in ("cpus", "mems"):
+        names = (f"cpuset.{kind}.effective",) if layout.version == 2 else (f"cpuset.effective_{kind}", f"cpuset.{kind}")
+        sets.append(_nearest(layout.mounts.get("cpuset"), parent, names))
+    return Capacity(len(os.sched_getaffinity(0)), *sets)
+
+
+def _nearest(mount: Path | None, parent: str, names: Sequence[str]) -> str:
+    """Text of the first of these files in ``parent``, or in the next group above it that has one."""
+    if mount is None:
+        return ""
+    group = mount / parent.lstrip("/")
+    for folder in (group, *group.parents):
+        for name in names:
+            with contextlib.suppress(OSError):
+                if text := (folder / name).read_text().strip():
+                    return text
+        if folder == mount:
+            break
+    return ""
 
 
 def container_paths(layout: Layout, parent: str, container_id: str) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from runtime.containers import capabilities, logs, restart, signals, spec, working_dir
+from runtime.containers import capabilities, limits, logs, restart, signals, spec, working_dir
 from runtime.containers.container import Container
 from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
@@ -77,6 +77,7 @@ def validate(config: ContainerConfig, host: HostConfig, facts: spec.HostFacts) -
     """Everything that can be refused before anything is made; returns warnings. Raises InvalidParameterError."""
     spec.command(config)
     capabilities.effective(host.CapAdd or (), host.CapDrop or (), privileged=host.Privileged, available=())
+    limits.check(host, facts.capacity)
     spec.resources(host, facts)
     spec.rlimits(host)
     spec.parse_security(host.SecurityOpt or ())

@@ -14,7 +14,7 @@ from typing import Any  # Any: a value of the OCI spec's JSON
 import msgspec
 
 from runtime.containers import capabilities as caps
-from runtime.containers import mounts, seccomp
+from runtime.containers import limits, mounts, seccomp
 from runtime.containers.users import User
 from runtime.errors import InvalidParameterError
 from runtime.types import ContainerConfig, HostConfig
@@ -80,12 +80,14 @@ class HostFacts(msgspec.Struct, frozen=True):
         capabilities: all that can be granted here, as CAP_X.
         swap_limit: whether swap can be limited.
         init_path: a static init for ``Init``, or "".
+        capacity: what limits are checked against.
     """
 
     cgroup_version: int
     capabilities: tuple[str, ...]
     swap_limit: bool
     init_path: str
+    capacity: limits.Capacity
 
 
 class SpecInput(msgspec.Struct, frozen=True):
@@ -165,6 +167,7 @@ def environment(config: ContainerConfig, hostname: str) -> list[str]:
 def build(given: SpecInput) -> dict[str, Any]:
     """The OCI runtime spec. Raises InvalidParameterError."""
     config, host, facts = given.config, given.host, given.facts
+    limits.check(host, facts.capacity)  # again: the host may have fewer CPUs by now
     security = parse_security(host.SecurityOpt or ())
     granted = caps.effective(
         host.CapAdd or (), host.CapDrop or (), privileged=host.Privileged, available=facts.capabilities
@@ -327,8 +330,6 @@ def resources(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
         result["memory"] = memory
     cpu: dict[str, Any] = {}
     if host.NanoCpus:
-        if host.CpuQuota or host.CpuPeriod:
-            raise InvalidParameterError("Conflicting options: Nano CPUs and CPU Period cannot both be set.")
         cpu = {"quota": host.NanoCpus * CPU_PERIOD_US // 1_000_000_000, "period": CPU_PERIOD_US}
     for key, value in (
         ("shares", host.CpuShares),

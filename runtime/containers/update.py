@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from runtime.containers import restart, spec
+from runtime.containers import limits, restart, spec
 from runtime.errors import ConflictError, InvalidParameterError
 from runtime.types import HostConfig
 
@@ -27,15 +27,17 @@ def merged(host: HostConfig, wanted: HostConfig, facts: spec.HostFacts) -> HostC
     """``host`` with the limits and the policy of ``wanted`` that say something: zero and absent mean no change.
 
     Raises:
-        InvalidParameterError: the result contradicts itself.
+        InvalidParameterError: a limit is more than there is, or the result contradicts itself.
         ConflictError: a limit stands against one that is set already.
     """
-    limits = {name: value for name in _LIMITS if (value := getattr(wanted, name))}
-    if "NanoCpus" in limits and (host.CpuQuota or host.CpuPeriod):
-        raise ConflictError("Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set")
-    if host.NanoCpus and ("CpuQuota" in limits or "CpuPeriod" in limits):
-        raise ConflictError("Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set")
-    if "MemorySwap" not in limits and 0 < host.MemorySwap < limits.get("Memory", 0):
+    limits.check(wanted, facts.capacity)  # what stands already may be more than the host has by now
+    changes = {name: value for name in _LIMITS if (value := getattr(wanted, name))}
+    for name, words in (("CpuPeriod", "CPU Period"), ("CpuQuota", "CPU Quota")):
+        if "NanoCpus" in changes and getattr(host, name):
+            raise ConflictError(f"Conflicting options: Nano CPUs cannot be updated as {words} has already been set")
+        if host.NanoCpus and name in changes:
+            raise ConflictError(f"Conflicting options: {words} cannot be updated as NanoCPUs has already been set")
+    if "MemorySwap" not in changes and 0 < host.MemorySwap < changes.get("Memory", 0):
         raise ConflictError(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
@@ -45,8 +47,8 @@ def merged(host: HostConfig, wanted: HostConfig, facts: spec.HostFacts) -> HostC
             raise InvalidParameterError(
                 "Restart policy cannot be updated because AutoRemove is enabled for the container"
             )
-        limits["RestartPolicy"] = policy
-    result = msgspec.structs.replace(host, **limits)
+        changes["RestartPolicy"] = policy
+    result = msgspec.structs.replace(host, **changes)
     restart.validate(result)
     spec.resources(result, facts)
     return result

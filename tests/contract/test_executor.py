@@ -13,6 +13,7 @@ import pytest
 
 from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import ConfigReference, SecretReference
+from runtime.types import ExecConfig
 from tests.support_images import BUSYBOX_TAG
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.dispatcher.support import make_spec_version, make_task
@@ -214,4 +215,40 @@ async def test_a_container_sees_its_secrets_in_memory(bench: Bench, memory: Path
     assert (found.Config.Labels or {})["com.docker.swarm.task.id"] == "t1"
     await executor.remove("t1")
     assert list(memory.iterdir()) == []
+    await executor.close()
+
+
+@pytest.mark.root
+async def test_what_this_host_cannot_give_rejects_with_the_engine_s_words(
+    bench: Bench,  # noqa: F811 - fixture
+    memory: Path,
+) -> None:
+    executor = EngineExecutor(bench.engine, run_dir=memory, node=lambda: NodeFacts("n1", "host"))
+    await executor.open()
+    assignment = make_assignment()
+    template = assignment.spec_version.spec.task_template
+    template.resources.limits.nano_cpus = 100_000 * 10**9
+    with pytest.raises(ExecutorError, match=r"^range of CPUs is from 0.01 to [0-9]+.00, as there are only"):
+        await executor.prepare(assignment)
+    template.ClearField("resources")
+    template.container_spec.dir = "/proc/self/fd/7"
+    with pytest.raises(
+        ExecutorError, match=r"^the working directory '/proc/self/fd/7' is invalid: it leads into /proc$"
+    ):
+        await executor.prepare(assignment)
+    assert executor.observe("t1") is None
+    assert bench.engine.list(all=True) == []
+    template.container_spec.dir = ""
+    template.container_spec.groups.append("1234")
+    await executor.prepare(assignment)
+    await executor.start(assignment)
+    (container,) = bench.engine.list()
+    exec_id = await bench.engine.exec_create(container.Id, ExecConfig(Cmd=["id", "-G"], User="5:6", AttachStdout=True))
+    stream = await bench.engine.exec_start(exec_id)
+    assert stream is not None
+    async with stream:
+        piece = await stream.read()
+    assert piece is not None
+    assert piece[1] == b"6 1234\n"
+    await executor.remove("t1")
     await executor.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from runtime.containers import cgroups
@@ -39,6 +40,26 @@ def test_unified_is_version_2() -> None:
     assert layout.missing() == []
     assert cgroups.container_paths(layout, "/swarm", "c") == [Path("/sys/fs/cgroup/swarm/c")]
     assert cgroups.resolve_parent(layout, "containers") == "/system.slice/swarmd.service/containers"
+
+
+def test_what_limits_can_be_of_is_read_where_the_containers_will_be(tmp_path: Path) -> None:
+    """The group for them may not be there yet; in version 1 a group without CPUs has those above it."""
+    for version, names in (
+        (1, ("cpuset.cpus", "cpuset.mems")),
+        (2, ("cpuset.cpus.effective", "cpuset.mems.effective")),
+    ):
+        root = tmp_path / str(version)
+        (root / "ours").mkdir(parents=True)
+        for name, text in zip(names, ("0-7", "0-1"), strict=True):
+            (root / name).write_text(f"{text}\n")
+        (root / "ours" / names[0]).write_text("0-3\n")
+        (root / "ours" / names[1]).write_text("\n")
+        layout = cgroups.Layout(version, {"cpuset": root}, {})
+        assert cgroups.capacity(layout, "/ours/not/there").cpuset_cpus == "0-3"
+        assert cgroups.capacity(layout, "/ours").cpuset_mems == "0-1"
+        assert cgroups.capacity(layout, "/other").cpuset_cpus == "0-7"
+        assert cgroups.capacity(layout, "/").cpus == len(os.sched_getaffinity(0))
+    assert cgroups.capacity(cgroups.Layout(2, {}, {}), "/ours").cpuset_cpus == ""
 
 
 def test_missing_controllers_are_told_with_the_cure() -> None:

@@ -7,13 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.containers import capabilities, spec
+from runtime.containers import capabilities, limits, spec, update
 from runtime.containers.users import User
 from runtime.errors import InvalidParameterError
 from runtime.types import ContainerConfig, HostConfig, Ulimit
 
 CAPS = tuple(f"CAP_{name}" for name in capabilities.KNOWN)
-FACTS = spec.HostFacts(cgroup_version=1, capabilities=CAPS, swap_limit=True, init_path="/usr/bin/tini")
+CAPACITY = limits.Capacity(cpus=2, cpuset_cpus="0-1,4", cpuset_mems="0")
+FACTS = spec.HostFacts(
+    cgroup_version=1, capabilities=CAPS, swap_limit=True, init_path="/usr/bin/tini", capacity=CAPACITY
+)
 ROOT = User(0, 0, (), "/root")
 
 
@@ -129,7 +132,24 @@ def test_resources() -> None:
         (HostConfig(Memory=1024), "Minimum memory limit allowed is 6MB"),
         (HostConfig(MemorySwap=1 << 30), "always set the Memory limit"),
         (HostConfig(Memory=1 << 30, MemorySwap=1 << 20), "larger than memory limit"),
-        (HostConfig(NanoCpus=1, CpuQuota=1), "Nano CPUs and CPU Period cannot both be set"),
+        (HostConfig(NanoCpus=1, CpuQuota=1), "Nano CPUs and CPU Quota cannot both be set"),
+        (HostConfig(NanoCpus=1, CpuPeriod=1000), "Nano CPUs and CPU Period cannot both be set"),
+        (HostConfig(NanoCpus=2_000_000_001), "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
+        (HostConfig(NanoCpus=-1), "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
+        (HostConfig(CpusetCpus="0-4"), "Requested CPUs are not available - requested 0-4, available: 0-1,4"),
+        (HostConfig(CpusetMems="1"), "Requested memory nodes are not available - requested 1, available: 0"),
+        (HostConfig(CpusetCpus="1-0"), "Invalid value 1-0 for cpuset cpus: invalid format: 1-0"),
+        (HostConfig(CpusetCpus="0,"), "Invalid value 0, for cpuset cpus: invalid format: 0,"),
+        (HostConfig(CpusetMems="1-9223372036854775807"), "Invalid value .* for cpuset mems: invalid format"),
+        (HostConfig(CpusetMems="0-99999"), "for cpuset mems: value of out range, maximum is 8192"),
+        (HostConfig(MemoryReservation=1024), "Minimum memory reservation allowed is 6MB"),
+        (HostConfig(MemorySwappiness=101), "Invalid value: 101, valid memory swappiness range is 0-100"),
+        (HostConfig(CpuShares=-1), r"invalid CPU shares \(-1\): value must be a positive integer"),
+        (HostConfig(CpuPeriod=999), r"CPU cfs period can not be less than 1ms \(i.e. 1000\) or larger than 1s"),
+        (HostConfig(CpuQuota=999), r"CPU cfs quota can not be less than 1ms \(i.e. 1000\)"),
+        (HostConfig(BlkioWeight=5), "Range of blkio weight is from 10 to 1000"),
+        (HostConfig(OomScoreAdj=-1001), r"Invalid value -1001, range for oom score adj is \[-1000, 1000\]"),
+        (HostConfig(ShmSize=-1), "SHM size can not be less than 0"),
         (HostConfig(Sysctls={"kernel.panic": "1"}), "sysctl 'kernel.panic' is not allowed"),
         (HostConfig(Ulimits=[Ulimit(Name="nofile", Soft=2, Hard=1)]), "soft limit must be less"),
         (HostConfig(Ulimits=[Ulimit(Name="cheese")]), "invalid ulimit type: cheese"),
@@ -140,6 +160,19 @@ def test_resources() -> None:
 def test_contradictions_are_refused(host: HostConfig, words: str) -> None:
     with pytest.raises(InvalidParameterError, match=words):
         build(host=host)
+
+
+def test_limits_that_the_host_has_are_taken() -> None:
+    host = HostConfig(NanoCpus=2 * 10**9, CpusetCpus="1,4,0-1", CpusetMems="0", MemorySwappiness=-1)
+    assert build(host=host)["linux"]["resources"]["cpu"]["cpus"] == "1,4,0-1"
+
+
+def test_what_a_container_has_already_does_not_stand_against_an_update() -> None:
+    """The host may have had more CPUs when it was made."""
+    before = HostConfig(CpusetCpus="7", NanoCpus=10**11)
+    assert update.merged(before, HostConfig(Memory=64 << 20), FACTS).Memory == 64 << 20
+    with pytest.raises(InvalidParameterError, match="Requested CPUs are not available"):
+        update.merged(HostConfig(), before, msgspec.structs.replace(FACTS, capacity=limits.Capacity(100, "0-1", "0")))
 
 
 def test_device_rules() -> None:
@@ -168,7 +201,7 @@ def test_namespaces_of_others_and_of_the_host() -> None:
     namespaces = build(namespaces={"network": "/proc/7/ns/net", "pid": None})["linux"]["namespaces"]
     assert {"type": "network", "path": "/proc/7/ns/net"} in namespaces
     assert "pid" not in {item["type"] for item in namespaces}
-    facts = spec.HostFacts(cgroup_version=2, capabilities=CAPS, swap_limit=True, init_path="")
+    facts = spec.HostFacts(cgroup_version=2, capabilities=CAPS, swap_limit=True, init_path="", capacity=CAPACITY)
     assert {"type": "cgroup"} in build(facts=facts)["linux"]["namespaces"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers import conmon
+from runtime.containers import cgroups, conmon
 from runtime.errors import (
     ConflictError,
     ContainerNotFoundError,
@@ -338,6 +338,38 @@ async def _printed(bench: Bench, container_id: str, text: str) -> None:
             return
 
 
+MORE_THAN_THERE_IS = [
+    (
+        HostConfig(NetworkMode="none", NanoCpus=100_000 * 10**9),
+        r"range of CPUs is from 0.01 to [0-9]+.00, as there are",
+    ),
+    (HostConfig(NetworkMode="none", CpusetCpus="0,7000"), "Requested CPUs are not available - requested 0,7000, avail"),
+    (HostConfig(NetworkMode="none", CpusetMems="3000"), "Requested memory nodes are not available - requested 3000, a"),
+]
+
+
+@pytest.mark.parametrize(("host", "message"), MORE_THAN_THERE_IS)
+async def test_limits_that_the_host_does_not_have_are_refused_and_nothing_is_made(
+    bench: Bench, host: HostConfig, message: str
+) -> None:
+    with pytest.raises(InvalidParameterError, match=message):
+        await bench.create("true", host=host, Volumes={"/anonymous": {}})
+    assert bench.engine.list(all=True) == []
+    assert bench.engine.volumes.list() == []
+
+
+async def test_limits_up_to_what_the_host_has_are_given(bench: Bench) -> None:
+    found = cgroups.capacity(cgroups.detect(), bench.cgroup)
+    host = HostConfig(
+        NetworkMode="none",
+        NanoCpus=found.cpus * 10**9,
+        CpusetCpus=found.cpuset_cpus,
+        CpusetMems=found.cpuset_mems,
+    )
+    container_id = await bench.run("true", host=host)
+    assert (await bench.engine.wait(container_id)).StatusCode == 0
+
+
 async def test_limits_and_policy_change_while_it_runs(bench: Bench) -> None:
     host = HostConfig(NetworkMode="none", Memory=64 << 20, MemorySwap=128 << 20, PidsLimit=50, NanoCpus=10**9)
     container_id = await bench.run("sleep", "1000", host=host)
@@ -348,7 +380,10 @@ async def test_limits_and_policy_change_while_it_runs(bench: Bench) -> None:
         with pytest.raises(ConflictError):
             await bench.engine.update(container_id, wanted)
     with pytest.raises(HostError, match="runc update"):
-        await bench.engine.update(container_id, HostConfig(CpusetCpus="9999"))
+        await bench.engine.update(container_id, HostConfig(NanoCpus=1_000_000))  # less than the kernel's 1 ms a period
+    for wanted, message in MORE_THAN_THERE_IS:
+        with pytest.raises(InvalidParameterError, match=message):
+            await bench.engine.update(container_id, wanted)
     await bench.engine.close()
     bench.engine = bench.make()
     await bench.engine.open()
