@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -10,17 +11,18 @@ import grpc.aio
 
 from base.tasks import OwnedTasks
 from base.unix_rpc import rpc_error
-from manager.consensus.port import Consensus
+from manager.consensus.port import Consensus, NodeID
 from manager.store import Store
-from pki.grpc_credentials import ChannelOptions, RotatingChannel, answer_of
-from pki.node_certificate import NodeCertificate
+from pki.grpc_credentials import answer_of
 from proto.ca_pb2 import ManagerAddress
 
 T = TypeVar("T")
 
 _LEADER_CHANGED = "the leader changed while the call was under way"
 RETIRE_GRACE_S = 1.0
-"""For the answers of an old leader that has handed over in good order."""
+"""For the answers of an old leader that has handed over in good order: one that Raft hears."""
+
+RETIRE_CHECK_S = 0.02
 
 
 async def leader_answer(call: Callable[[], Awaitable[T]]) -> T:
@@ -39,23 +41,21 @@ class LeaderLink:
     """Knows where the leader's gRPC server is and holds a channel to it.
 
     Args:
+        connect: makes a channel to ``host:port``; closed here.
         known: managers told at the start, for a member whose store is still empty.
-        options: further options of the channel.
     """
 
     def __init__(
         self,
         store: Store,
         consensus: Consensus,
-        certificate: NodeCertificate,
+        connect: Callable[[str], grpc.aio.Channel],
         known: Sequence[ManagerAddress],
-        *,
-        options: ChannelOptions = (),
     ) -> None:
-        self._store, self._consensus, self._certificate = store, consensus, certificate
-        self._options = options
+        self._store, self._consensus, self._connect = store, consensus, connect
         self._known = {manager.node_id: manager for manager in known}
-        self._channel: RotatingChannel | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._channel_to: tuple[NodeID | None, str] = (None, "")
         self._closing = OwnedTasks()
 
     def managers(self) -> list[ManagerAddress]:
@@ -83,20 +83,28 @@ class LeaderLink:
         leader_id, target = self._consensus.leader.leader_id, self.leader_addr()
         if not target or leader_id == self._consensus.node_id:
             return None
-        if self._channel is None or self._channel.target != target:
+        if self._channel is None or self._channel_to != (leader_id, target):
             self._retire()
-            self._channel = RotatingChannel(target, self._certificate, self._options)
+            self._channel, self._channel_to = self._connect(target), (leader_id, target)
         return self._channel
 
     def leader_changed(self) -> None:
         """Somebody else leads: calls that wait for the old leader, who may be cut off, end soon and not at their time-out."""
-        if self._channel is not None and self._channel.target != self.leader_addr():
+        if self._channel is not None and self._channel_to != (self._consensus.leader.leader_id, self.leader_addr()):
             self._retire()
 
     def _retire(self) -> None:
         old, self._channel = self._channel, None
         if old is not None:
-            self._closing.spawn(old.close(RETIRE_GRACE_S), name="leader_link.retire")
+            self._closing.spawn(self._close(old, self._channel_to[0]), name="leader_link.retire")
+
+    async def _close(self, old: grpc.aio.Channel, leader_id: NodeID | None) -> None:
+        """Wait for answers while the old leader lives: who asked one that lost its power need not."""
+        for _ in range(round(RETIRE_GRACE_S / RETIRE_CHECK_S)):
+            if leader_id not in self._consensus.reachable:
+                break
+            await asyncio.sleep(RETIRE_CHECK_S)
+        await old.close()
 
     async def close(self) -> None:
         self._retire()

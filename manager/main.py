@@ -144,7 +144,12 @@ class _Manager:
         self._certificate = NodeCertificate.load(self._state / CERTIFICATES)
         self._consensus = RaftConsensus(self._raft_config())
         self._store = Store(self._consensus, clock=time.time)
-        self._link = LeaderLink(self._store, self._consensus, self._certificate, config.managers, options=GRPC_OPTIONS)
+        self._link = LeaderLink(
+            self._store,
+            self._consensus,
+            lambda target: RotatingChannel(target, self._certificate, GRPC_OPTIONS),
+            config.managers,
+        )
         self._ca_state = StoreCAState(
             self._store,
             self._consensus,
