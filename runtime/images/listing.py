@@ -13,8 +13,9 @@ from base.labels import has_any_label, has_labels
 from base.times import moment_s
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.manifests import epoch_of
+from runtime.images.patterns import Pattern, matches_any
 from runtime.images.records import Entry, ImageRecords
-from runtime.images.reference import match_pattern, parse_reference
+from runtime.images.reference import Reference, parse_reference
 from runtime.images.types import ImageHistoryItem
 
 Filters = Mapping[str, Sequence[str]]
@@ -91,12 +92,13 @@ def select(records: ImageRecords, filters: Filters, *, now: float) -> list[Entry
     check_filters(filters, LIST_FILTERS)
     before = min((epoch_of(records.get(name).image.created) for name in filters.get("before", ())), default=None)
     since = max((epoch_of(records.get(name).image.created) for name in filters.get("since", ())), default=None)
+    patterns = [Pattern(text) for text in filters.get("reference", ())]
     found = []
     for entry in records:
         created = epoch_of(entry.image.created)
         if (before is not None and created >= before) or (since is not None and created <= since):
             continue
-        if matches(entry, filters, now=now):
+        if matches(entry, filters, now=now) and (not patterns or matches_any(patterns, _names(entry))):
             found.append(entry)
     return sorted(found, key=lambda entry: epoch_of(entry.image.created), reverse=True)
 
@@ -109,17 +111,17 @@ def check_filters(filters: Filters, known: frozenset[str]) -> None:
 
 
 def matches(entry: Entry, filters: Filters, *, now: float) -> bool:
-    """The filters that look at one image alone."""
+    """The filters that look at one image alone, but for ``reference``."""
     labels = entry.image.config.Labels or {}
     if "dangling" in filters and truth("dangling", filters["dangling"]) != is_dangling(entry):
         return False
     if not has_labels(labels, filters.get("label", ())) or has_any_label(labels, filters.get("label!", ())):
         return False
-    if any(epoch_of(entry.image.created) > moment(text, now=now) for text in filters.get("until", ())):
-        return False
-    patterns = filters.get("reference", ())
-    names = [parse_reference(name) for name in (*entry.image.repo_tags, *entry.image.repo_digests)]
-    return not patterns or any(match_pattern(pattern, name) for pattern in patterns for name in names)
+    return not any(epoch_of(entry.image.created) > moment(text, now=now) for text in filters.get("until", ()))
+
+
+def _names(entry: Entry) -> list[Reference]:
+    return [parse_reference(name) for name in (*entry.image.repo_tags, *entry.image.repo_digests)]
 
 
 def is_dangling(entry: Entry) -> bool:

@@ -124,27 +124,3 @@ def check_digest(text: str) -> str:
             reason = "unsupported digest algorithm"
         raise InvalidReferenceError(text, reason)
     return text
-
-
-def match_pattern(pattern: str, reference: Reference) -> bool:
-    """``reference=`` filter: shell pattern against the familiar name, with and without tag (``*`` stops at ``/``)."""
-    regex = re.compile(_translate(pattern))
-    return bool(regex.fullmatch(reference.familiar) or regex.fullmatch(reference.familiar_name))
-
-
-def _translate(pattern: str) -> str:
-    out, index = [], 0
-    while index < len(pattern):
-        char = pattern[index]
-        index += 1
-        if char == "*":
-            out.append("[^/]*")
-        elif char == "?":
-            out.append("[^/]")
-        elif char == "[" and (end := pattern.find("]", index + 1)) > 0:
-            body = pattern[index:end].replace("\\", "\\\\").replace("[", "\\[")
-            out.append(f"[{body}]")
-            index = end + 1
-        else:
-            out.append(re.escape(char))
-    return "".join(out)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.images import InvalidReferenceError
-from runtime.images.reference import match_pattern, parse_reference
+from runtime.images.reference import parse_reference
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -81,9 +81,6 @@ def test_any_text_is_parsed_or_refused_in_no_time(text: str) -> None:
     assert parse_reference(str(ref)) == ref
 
 
-def test_default_tag_and_patterns() -> None:
+def test_default_tag() -> None:
     assert str(parse_reference("a").with_default_tag()) == "docker.io/library/a:latest"
     assert parse_reference(f"a@{DIGEST}").with_default_tag().tag == ""
-    assert match_pattern("busy*", parse_reference("busybox:1"))
-    assert match_pattern("me/*:1", parse_reference("me/app:1"))
-    assert not match_pattern("me*", parse_reference("me/app:1"))
