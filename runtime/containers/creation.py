@@ -10,6 +10,7 @@ from runtime.containers import capabilities, limits, logs, restart, signals, spe
 from runtime.containers.container import Container
 from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
+from runtime.networks.addresses import parse_mac
 from runtime.networks.ports import requests as port_requests
 from runtime.types import (
     ContainerConfig,
@@ -168,6 +169,9 @@ def check_networking(config: ContainerConfig, host: HostConfig, networking: Netw
             "Container cannot be created with network endpoints: "
             f"{', '.join(sorted(endpoints))} (one network per container)"
         )
+    for settings in endpoints.values():
+        if settings and settings.MacAddress:
+            parse_mac(settings.MacAddress)
     if host.NetworkMode.startswith("container:") and (host.PortBindings or host.ExtraHosts):
         raise InvalidParameterError(
             "conflicting options: port publishing or custom host-to-IP mapping and the container type network mode"

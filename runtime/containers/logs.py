@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 _BLOCK = 1 << 16
 LINE_SIZE_MAX = 1 << 20
 _REOPEN = b"2 0 0\n"
-_SIZE = re.compile(r"(\d+)([kKmMgG]?)[bB]?")
+_SIZE = re.compile(r"([0-9]{1,18})([kKmMgG]?)[bB]?")
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ def rotation(config: LogConfig) -> Rotation:
     if match is None:
         raise InvalidParameterError(f"invalid value for max-size: {options['max-size']!r}")
     count = options.get("max-file", "1")
-    if not count.isdecimal() or int(count) < 1:
+    if not re.fullmatch(r"[0-9]{1,9}", count) or int(count) < 1:
         raise InvalidParameterError("max-file cannot be less than 1")
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
     return Rotation(size, int(count))

@@ -10,7 +10,7 @@ import re
 import msgspec
 
 _CHALLENGE = re.compile(r"\s*([A-Za-z]+)(?:\s+|$)")
-_PARAMETER = re.compile(r'\s*,?\s*([A-Za-z_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_PARAMETER = re.compile(r'\s*(?:,\s*)?([A-Za-z_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _HEADER_LENGTH_MAX = 8192
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 
 from runtime.errors import InvalidParameterError, UnavailableError
@@ -71,6 +72,13 @@ class AddressPool:
 def mac_for(address: ipaddress.IPv4Address) -> str:
     """A locally administered MAC that goes with the address, as dockerd makes it."""
     return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed)
+
+
+def parse_mac(text: str) -> str:
+    """``02:42:ac:11:00:02`` of that or with dashes, as Go's ParseMAC reads six bytes. Raises InvalidParameterError."""
+    if not re.fullmatch(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}", text):
+        raise InvalidParameterError(f"invalid MAC address: {text[:100]!r}")
+    return text.replace("-", ":").lower()
 
 
 def choose_subnet(wanted: ipaddress.IPv4Network, used: Iterable[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:

@@ -33,7 +33,7 @@ from runtime.kernel.network import (
     SetUp,
 )
 from runtime.networks import rules
-from runtime.networks.addresses import AddressPool, choose_subnet, mac_for
+from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_mac
 from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
 from runtime.networks.ports import PortClaims
 from runtime.types import EndpointSettings
@@ -136,6 +136,7 @@ class BridgeDriver:
     async def reserve(self, network: Network, request: EndpointRequest) -> Endpoint:
         bridge, settings = self._bridge(network), request.settings
         endpoint_id = secrets.token_hex(32)
+        mac = parse_mac(settings.MacAddress) if settings.MacAddress else ""
         addresses = bridge.allocate(settings)
         try:
             ports = bridge.claims.claim(endpoint_id, request.ports, str(addresses[0]))
@@ -149,7 +150,7 @@ class BridgeDriver:
             Link=f"veth{endpoint_id[:7]}",
             Addresses=[f"{each}/{pool.subnet.prefixlen}" for each, pool in zip(addresses, bridge.pools, strict=True)],
             Gateways=[str(pool.gateway) for pool in bridge.pools],
-            MacAddress=settings.MacAddress or mac_for(addresses[0]),
+            MacAddress=mac or mac_for(addresses[0]),
             Aliases=settings.Aliases,
             Ports=ports,
         )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 
@@ -18,6 +20,7 @@ from runtime.networks.rules import PublishedPort
 from runtime.types import ContainerConfig, HostConfig, PortBinding
 
 ANY_ADDRESS = "0.0.0.0"
+_NUMBER = re.compile(r"[0-9]{1,5}")
 
 
 class PortRequest(msgspec.Struct, frozen=True):
@@ -38,34 +41,40 @@ def requests(config: ContainerConfig, host: HostConfig) -> list[PortRequest]:
     found = []
     for key, bindings in wanted.items():
         protocol, port = parse_port(key)
-        for binding in bindings or (PortBinding(),):
-            address = binding.HostIp or ANY_ADDRESS
-            if ":" in address:
-                raise InvalidParameterError(f"cannot publish on {address}: the bridge network has no IPv6")
-            found.append(PortRequest(protocol, port, address, _host_ports(binding.HostPort)))
+        found += [
+            PortRequest(protocol, port, _host_address(binding.HostIp), _host_ports(binding.HostPort))
+            for binding in bindings or (PortBinding(),)
+        ]
     return found
+
+
+def _host_address(text: str) -> str:
+    """An address, and no name: bind(2) would ask DNS for that, and the text goes into a rule."""
+    try:
+        address = ipaddress.ip_address(text or ANY_ADDRESS)
+    except ValueError:
+        raise InvalidParameterError(f"invalid IP address: {text[:100]!r}") from None
+    if address.version != 4:
+        raise InvalidParameterError(f"cannot publish on {address}: the bridge network has no IPv6")
+    return str(address)
 
 
 def parse_port(key: str) -> tuple[str, int]:
     """("tcp", 80) of "80/tcp" or "80". Raises InvalidParameterError."""
     number, _, protocol = key.partition("/")
-    if not number.isdecimal() or not 0 < int(number) < 65536:
-        raise InvalidParameterError(f"invalid port specification: {key!r}")
+    if not _NUMBER.fullmatch(number) or not 0 < int(number) < 65536:
+        raise InvalidParameterError(f"invalid port specification: {key[:100]!r}")
     if (protocol or "tcp") not in ("tcp", "udp", "sctp"):
         raise InvalidParameterError(f"invalid proto: {protocol}")
     return protocol or "tcp", int(number)
 
 
 def _host_ports(text: str) -> tuple[int, ...]:
-    first, _, last = text.partition("-")
-    try:
-        low = int(first or "0")
-        high = int(last or low)
-    except ValueError:
-        raise InvalidParameterError(f"invalid port specification: {text!r}") from None
-    if not 0 <= low <= high < 65536:
-        raise InvalidParameterError(f"invalid port specification: {text!r}")
-    return tuple(range(low, high + 1))
+    first, separator, last = (text or "0").partition("-")
+    last = last if separator else first
+    if not (_NUMBER.fullmatch(first) and _NUMBER.fullmatch(last) and int(first) <= int(last) < 65536):
+        raise InvalidParameterError(f"invalid port specification: {text[:100]!r}")
+    return tuple(range(int(first), int(last) + 1))
 
 
 class PortClaims:

@@ -13,7 +13,7 @@ from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.kernel import netlink
 from runtime.kernel.linux_network import parse_routes
 from runtime.kernel.network import Route
-from runtime.networks.addresses import AddressPool, choose_subnet, mac_for
+from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_mac
 from runtime.networks.ports import PortClaims, PortRequest, parse_port, requests
 from runtime.networks.rules import PublishedPort, ruleset
 from runtime.types import ContainerConfig, HostConfig, PortBinding
@@ -89,11 +89,49 @@ def test_port_requests() -> None:
         PortRequest("tcp", 80, "127.0.0.1", (0,)),
         PortRequest("udp", 53, "0.0.0.0", (0,)),
     ]
-    for bad in ("x/tcp", "80/icmp", "0/tcp", "70000"):
+    for bad in ("x/tcp", "80/icmp", "0/tcp", "70000", "8" * 5000):
         with pytest.raises(InvalidParameterError):
             parse_port(bad)
-    with pytest.raises(InvalidParameterError):
-        requests(ContainerConfig(), HostConfig(PortBindings={"80/tcp": [PortBinding(HostPort="9-1")]}))
+    for bad in ("9-1", "-", "80-", "-1", "8_0", "+80", "\u0668\u0660", "8" * 5000, "1-" + "8" * 5000, "65536"):
+        with pytest.raises(InvalidParameterError, match="invalid port specification"):
+            requests(ContainerConfig(), HostConfig(PortBindings={"80/tcp": [PortBinding(HostPort=bad)]}))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "localhost",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "127.0.0.01",
+            " 127.0.0.1",
+            "127.0.0.1 ",
+            "256.0.0.1",
+            "x:y",
+        ),
+        *("127.0.0.1 tcp dport 1-65535 accept #", "127.0.0.1\n}\ndelete table ip x\n", "1" * 5000),
+    ],
+)
+def test_a_port_is_published_on_an_address_and_no_other_text(address: str) -> None:
+    bindings: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding(HostIp=address)]}
+    with pytest.raises(InvalidParameterError, match=r"^invalid IP address: .{1,200}$"):
+        requests(ContainerConfig(), HostConfig(PortBindings=bindings))
+
+
+@pytest.mark.parametrize("address", ["::", "::1", "::ffff:127.0.0.1", "fe80::1%eth0"])
+def test_a_port_on_an_ipv6_address_is_refused(address: str) -> None:
+    bindings: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding(HostIp=address)]}
+    with pytest.raises(InvalidParameterError, match="has no IPv6"):
+        requests(ContainerConfig(), HostConfig(PortBindings=bindings))
+
+
+def test_macs() -> None:
+    assert parse_mac("02:42:AC:11:00:02") == parse_mac("02-42-ac-11-00-02") == "02:42:ac:11:00:02"
+    for bad in ("", "x", "02:42:ac:11:00", "02:42-ac:11:00:02", "02:42:ac:11:00:02:03", "0242ac110002", "2" * 5000):
+        with pytest.raises(InvalidParameterError, match=r"^invalid MAC address: .{0,200}$"):
+            parse_mac(bad)
 
 
 def test_claims_are_all_or_none_and_skip_taken_ports_of_a_range() -> None:
