@@ -11,6 +11,7 @@ import msgspec
 from base.times import rfc3339
 from runtime.containers.container import Container
 from runtime.containers.states import Status
+from runtime.containers.times import parse_time
 from runtime.errors import EngineError
 from runtime.types import Health, HealthcheckResult, HealthConfig
 
@@ -51,7 +52,10 @@ def command(config: HealthConfig, shell: list[str] | None) -> list[str]:
 
 
 def after_probe(health: Health, result: HealthcheckResult, plan: Schedule, age_s: float) -> Health:
-    """The health after one more probe. Failures within the start period count only once it has been healthy."""
+    """The health after one more probe, begun ``age_s`` after the container's start.
+
+    Failures within the start period count only once it has been healthy.
+    """
     log_entries = [*health.Log, result][-LOG_LENGTH:]
     if result.ExitCode == 0:
         return Health(Status="healthy", FailingStreak=0, Log=log_entries)
@@ -64,23 +68,32 @@ def after_probe(health: Health, result: HealthcheckResult, plan: Schedule, age_s
 
 
 def next_delay(health: Health, plan: Schedule, age_s: float) -> float:
-    """Seconds until the next probe."""
-    in_start = health.Status == "starting" and age_s < plan.start_period_s
-    return plan.start_interval_s if in_start else plan.interval_s
+    """Seconds until the next probe. The end of the start period is not passed over: from there on failures count.
+
+    dockerd waits for a whole start interval, however short the period, and so delays its verdict.
+    """
+    if health.Status == "starting" and age_s < plan.start_period_s:
+        return min(plan.start_interval_s, plan.start_period_s - age_s)
+    return plan.interval_s
 
 
 Probe = Callable[[Container, list[str], float], Awaitable[tuple[int, str]]]
 
 
 async def watch(container: Container, probe: Probe, changed: Callable[[Container, str], None]) -> None:
-    """Probe until cancelled. ``changed`` is called with the container and its previous status after each probe."""
+    """Probe until cancelled. ``changed`` is called with the container and its previous status after each probe.
+
+    The start period begins with the container's start, also under a daemon that takes it over.
+    """
     config = container.record.Config.Healthcheck
     if config is None or not (args := command(config, container.record.Config.Shell)):
         return
-    plan, began = schedule(config), time.monotonic()
+    plan = schedule(config)
+    began = time.monotonic() - max(0.0, time.time() - parse_time(container.state.StartedAt) / _SECOND)
     while True:
         health = container.state.Health or Health()
         await asyncio.sleep(next_delay(health, plan, time.monotonic() - began))
+        age_s = time.monotonic() - began
         if container.state.Status is Status.PAUSED:
             continue
         start = rfc3339(time.time_ns())
@@ -91,5 +104,5 @@ async def watch(container: Container, probe: Probe, changed: Callable[[Container
         if not container.running:
             return
         result = HealthcheckResult(Start=start, End=rfc3339(time.time_ns()), ExitCode=code, Output=output)
-        container.state.Health = after_probe(health, result, plan, time.monotonic() - began)
+        container.state.Health = after_probe(health, result, plan, age_s)
         changed(container, health.Status)

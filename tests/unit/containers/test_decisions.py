@@ -137,6 +137,24 @@ def test_health_counts_failures_after_the_start_period_only() -> None:
     assert health.next_delay(state, plan, 3) == 30
 
 
+@pytest.mark.parametrize("start_interval_s", [1, 5, 30, 3600])
+@pytest.mark.parametrize("start_period_s", [2, 5, 7])
+def test_a_long_start_interval_does_not_delay_the_verdict(start_interval_s: int, start_period_s: int) -> None:
+    """The start period, and then as many intervals as failures are wanted, less one."""
+    config = HealthConfig(
+        Interval=10**9,
+        Retries=3,
+        StartPeriod=start_period_s * 10**9,
+        StartInterval=start_interval_s * 10**9,
+    )
+    plan, state, age_s = health.schedule(config), Health(), 0.0
+    while state.Status == "starting":
+        age_s += health.next_delay(state, plan, age_s)
+        state = health.after_probe(state, probe(1), plan, age_s)
+    assert (state.Status, age_s) == ("unhealthy", start_period_s + 2)
+    assert state.FailingStreak == 3
+
+
 def test_health_keeps_five_results() -> None:
     state = Health()
     for _ in range(9):

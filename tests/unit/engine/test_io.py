@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,8 @@ import pytest
 from runtime.containers import attach, execs, logs
 from runtime.containers.attach import AttachStream
 from runtime.errors import ConflictError, ExecNotFoundError, StartError
-from runtime.types import ExecConfig, HealthConfig, HostConfig, LogConfig
+from runtime.events import EventMessage
+from runtime.types import ExecConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy
 from tests.unit.engine.support import Bench, hold
 from tests.waiting import until
 
@@ -220,6 +222,73 @@ async def test_health_goes_from_starting_over_healthy_to_unhealthy(bench: Bench)
         "health_status: healthy",
         "health_status: unhealthy",
     ]
+
+
+@pytest.mark.parametrize("by_policy", [True, False])
+async def test_a_restarted_container_starts_as_starting(bench: Bench, by_policy: bool) -> None:
+    """Whatever it was before; and the failures of the run before do not count."""
+    seen: list[tuple[str, str, int]] = []
+
+    def note(event: EventMessage) -> None:
+        health = bench.engine.inspect(event.Actor.ID).State.Health if event.Type == "container" else None
+        if health is not None:
+            seen.append((event.Action, health.Status, health.FailingStreak))
+
+    bench.engine.events.on_event(note)
+    check = HealthConfig(
+        Test=["CMD-SHELL", "test ! -e /sick"],
+        Interval=30_000_000,
+        Retries=2,
+        StartPeriod=3600 * 10**9,
+        StartInterval=30_000_000,
+    )
+    host = HostConfig(NetworkMode="none", RestartPolicy=RestartPolicy(Name="always" if by_policy else "no"))
+    container_id = await bench.run(
+        "sh", "-c", "until [ -e /end ]; do sleep 0.02; done; rm /end; exit 1", host=host, Healthcheck=check
+    )
+
+    async def touch(path: str) -> None:
+        exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["touch", path]))
+        await bench.engine.exec_start(exec_id, detach=True)
+
+    await until(lambda: ("health_status: healthy", "healthy", 0) in seen, what="healthy")
+    await touch("/sick")
+    await until(lambda: ("health_status: unhealthy", "unhealthy", 2) in seen, what="unhealthy")
+    if by_policy:
+        await touch("/end")
+    else:
+        await bench.engine.restart(container_id, timeout_s=0)
+    await until(lambda: [entry[0] for entry in seen].count("start") == 2, what="started again")
+    assert [entry for entry in seen if entry[0] == "start"] == [("start", "starting", 0)] * 2
+    probes = len(bench.engine.inspect(container_id).State.Health.Log)  # type: ignore[union-attr]  # it has a check
+
+    def probed_again() -> bool:
+        return len(bench.engine.inspect(container_id).State.Health.Log) > probes  # type: ignore[union-attr]
+
+    await until(probed_again, what="another probe")
+    health = bench.engine.inspect(container_id).State.Health
+    assert health is not None
+    assert (health.Status, health.FailingStreak) == ("starting", 0), "its start period has begun anew"
+
+
+async def test_the_start_period_goes_on_under_another_daemon(bench: Bench) -> None:
+    check = HealthConfig(
+        Test=["CMD", "false"], Interval=20_000_000, Retries=1, StartPeriod=3600 * 10**9, StartInterval=20_000_000
+    )
+    container_id = await bench.run("sleep", "1000", Healthcheck=check)
+    await bench.engine.close()
+    path = bench.folder / "state" / "containers" / container_id / "state.json"
+    state = json.loads(path.read_text())
+    state["StartedAt"] = "2020-01-01T00:00:00.000000000Z"  # long ago: its start period is over
+    path.write_text(json.dumps(state))
+    bench.engine = bench.make()
+    await bench.engine.open()
+
+    def ill() -> bool:
+        health = bench.engine.inspect(container_id).State.Health
+        return health is not None and health.Status == "unhealthy"
+
+    await until(ill, what="unhealthy")
 
 
 async def test_a_health_probe_that_hangs_is_ended(bench: Bench) -> None:
