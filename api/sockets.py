@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from base.files import make_public_folder
+from base.numbers import natural
 
 log = structlog.get_logger(__name__)
 
@@ -115,10 +116,11 @@ def _clear_stale(host: str, path: Path) -> None:
 
 def _listen_tcp(host: str, address: str) -> list[Listener]:
     name, _, port_text = address.rpartition(":")
-    if not name or not port_text.isdecimal() or int(port_text) > 65535:
+    port = natural(port_text, largest=65535)
+    if not name or port is None:
         raise ListenError(host, "want tcp://host:port")
-    found = socket.getaddrinfo(name.strip("[]"), int(port_text), type=socket.SOCK_STREAM)
-    addresses = {(family, str(sockaddr[0]), int(port_text)) for family, _, _, _, sockaddr in found}
+    found = socket.getaddrinfo(name.strip("[]"), port, type=socket.SOCK_STREAM)
+    addresses = {(family, str(sockaddr[0]), port) for family, _, _, _, sockaddr in found}
     if outside := [ip for _, ip, _ in addresses if not ipaddress.ip_address(ip).is_loopback]:
         raise ListenError(
             host,

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from api.errors import BadRequestError
 from api.json_codec import decode_json, encode_json, encode_json_list
 from api.requests import filters_of, read_body
+from base.numbers import natural
 from proto.control_pb2 import Filters, FilterValues
 from proto.objects_pb2 import Task
 from runtime.types import LogLine
@@ -81,11 +82,13 @@ def read_version(request: web.Request, kind: str) -> int:
     text = request.query.get("version", "")
     if not text.isascii() or not text.isdecimal():
         raise BadRequestError(f"invalid {kind} version '{text}': strconv.ParseUint: parsing \"{text}\": invalid syntax")
-    if int(text) >= 2**64:
+    version = natural(text, largest=2**64 - 1)
+    if version is None:
+        shown = text[:64]
         raise BadRequestError(
-            f"invalid {kind} version '{text}': strconv.ParseUint: parsing \"{text}\": value out of range"
+            f"invalid {kind} version '{shown}': strconv.ParseUint: parsing \"{shown}\": value out of range"
         )
-    return int(text)
+    return version
 
 
 def read_bool(request: web.Request, name: str) -> bool:

@@ -22,6 +22,7 @@ from api.filters import timestamp_ns
 from api.requests import flag
 from api.streams import MULTIPLEXED_STREAM, RAW_STREAM, frame, start_stream
 from api.swarm_routes.context import TIMEOUT_S, LocalLogs, LogOptions, SwarmContext
+from base.numbers import natural
 from proto.control_pb2 import Filters, FilterValues, GetServiceRequest, GetTaskRequest, ListTasksRequest
 from proto.objects_pb2 import Task
 from runtime.engine import Engine
@@ -158,6 +159,10 @@ def _notice(text: bytes) -> LogLine:
     return LogLine(stream="stderr", timestamp_ns=time.time_ns(), data=text)
 
 
+LINES_MAX = 2**63 - 1
+"""As many as there are."""
+
+
 def _options(request: web.Request) -> LogOptions:
     stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
     if not (stdout or stderr):
@@ -166,7 +171,8 @@ def _options(request: web.Request) -> LogOptions:
     if tail in ("", "all"):
         lines = -1
     elif tail.isascii() and tail.isdecimal():
-        lines = int(tail)
+        number = natural(tail, largest=LINES_MAX)
+        lines = LINES_MAX if number is None else number
     elif tail.startswith("-") and tail[1:].isdecimal():
         raise BadRequestError("negative tail values not supported")
     else:

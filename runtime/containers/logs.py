@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.numbers import natural
 from base.threads import run_abortable
 from runtime.containers.times import parse_time
 from runtime.errors import InvalidParameterError
@@ -31,7 +32,8 @@ log = structlog.get_logger(__name__)
 _BLOCK = 1 << 16
 LINE_SIZE_MAX = 1 << 20
 _REOPEN = b"2 0 0\n"
-_SIZE = re.compile(r"([0-9]{1,18})([kKmMgG]?)[bB]?")
+FILES_MAX = 10_000
+_SIZE = re.compile(r"([0-9]{1,15})([kKmMgG]?)[bB]?")
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -49,12 +51,12 @@ def rotation(config: LogConfig) -> Rotation:
         raise InvalidParameterError(f"unknown log opt '{min(unknown)}' for json-file log driver")
     match = _SIZE.fullmatch(options.get("max-size", "0").replace("-1", "0"))
     if match is None:
-        raise InvalidParameterError(f"invalid value for max-size: {options['max-size']!r}")
+        raise InvalidParameterError(f"invalid value for max-size: {options['max-size'][:200]!r}")
     count = options.get("max-file", "1")
-    if not re.fullmatch(r"[0-9]{1,9}", count) or int(count) < 1:
-        raise InvalidParameterError("max-file cannot be less than 1")
+    if not (files := natural(count, largest=FILES_MAX)):
+        raise InvalidParameterError(f"max-file cannot be less than 1 or more than {FILES_MAX}")
     size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
-    return Rotation(size, int(count))
+    return Rotation(size, files)
 
 
 def validate(host: HostConfig) -> None:

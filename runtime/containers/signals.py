@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 import signal
 
+from base.numbers import natural
 from runtime.errors import InvalidParameterError
 
-_REALTIME = re.compile(r"RTM(IN|AX)([+-]\d+)?")
+_REALTIME = re.compile(r"RTM(IN|AX)([+-][0-9]{1,3})?")
 
 
 def parse(text: str) -> int:
     """Number of a signal. Raises InvalidParameterError with dockerd's text."""
     name = text.strip().upper().removeprefix("SIG")
-    if name.isdecimal() and 0 < int(name) < signal.NSIG:
-        return int(name)
+    if number := natural(name, largest=signal.NSIG - 1):
+        return number
     if match := _REALTIME.fullmatch(name):
         base = signal.SIGRTMIN if match[1] == "IN" else signal.SIGRTMAX
-        number = base + int(match[2] or 0)
-        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
-            return number
-    number = signal.__dict__.get(f"SIG{name}", 0)
-    if not isinstance(number, signal.Signals):
-        raise InvalidParameterError(f"Invalid signal: {text}")
-    return int(number)
+        realtime = base + int(match[2] or 0)
+        if signal.SIGRTMIN <= realtime <= signal.SIGRTMAX:
+            return realtime
+    found = signal.__dict__.get(f"SIG{name}", 0)
+    if not isinstance(found, signal.Signals):
+        raise InvalidParameterError(f"Invalid signal: {text[:200]}")
+    return int(found)

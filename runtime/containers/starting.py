@@ -90,15 +90,21 @@ class Starting:
             await self.start_locked(container)
 
     async def start_locked(self, container: Container) -> None:
-        """Start one whose lock the caller holds. Raises StartError, HostError, UnavailableError; all is undone then."""
+        """Start one whose lock the caller holds. Raises StartError, HostError, UnavailableError; all is undone then.
+
+        Whatever is raised on the way is a failed start: a defect of ours is logged, and is a HostError for the caller.
+        """
         before = container.state.Status
         try:
             await self._walk(container)
-        except Exception as error:  # a defect of ours too: what it leaves reserved would stay so
+        except EngineError as error:
             await self._undo(container, before, error)
-            if isinstance(error, ImagesError | OSError):
-                raise HostError(str(error)) from error
             raise
+        except Exception as error:
+            if not isinstance(error, ImagesError | OSError):
+                container.log.exception("container.start_has_a_defect")
+            await self._undo(container, before, error)
+            raise HostError(str(error) or repr(error)) from error
         announce(self._events, container, "start")
         self._execs.container_started(container)
 

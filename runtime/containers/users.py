@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from base.numbers import natural
 from runtime.errors import InvalidParameterError
 from runtime.kernel import rooted
 
 _ID_MAX = 2**31 - 1
+_QUOTED_MAX = 200
 _FILE_SIZE_MAX = 1 << 20
 
 
@@ -33,13 +35,13 @@ def resolve(wanted: str, group_add: Sequence[str], passwd: str, group: str) -> U
     name, _, group_name = wanted.partition(":")
     uid, gid, home, login = 0, 0, "/", name
     for fields in _entries(passwd, 6):
-        if (fields[0] == name) if name and not name.isdecimal() else (fields[2] == (name or "0")):
+        if (fields[0] == name) if name and not _is_number(name) else (fields[2] == (name or "0")):
             login, home = fields[0], fields[5] or "/"
             uid, gid = _number(fields[2]), _number(fields[3])
             break
     else:
-        if name and not name.isdecimal():
-            raise InvalidParameterError(f"unable to find user {name}: no matching entries in passwd file")
+        if name and not _is_number(name):
+            raise InvalidParameterError(f"unable to find user {name[:_QUOTED_MAX]}: no matching entries in passwd file")
         uid = _number(name or "0")
     groups = list(_entries(group, 3))
     if group_name:
@@ -80,15 +82,20 @@ def _entries(text: str, fields_min: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) > _ID_MAX:
-        raise InvalidParameterError(f"uids and gids must be in range 0-{_ID_MAX}, got {text!r}")
-    return int(text)
+    number = natural(text, largest=_ID_MAX)
+    if number is None:
+        raise InvalidParameterError(f"uids and gids must be in range 0-{_ID_MAX}, got {text[:_QUOTED_MAX]!r}")
+    return number
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _group_id(name: str, groups: Sequence[Sequence[str]]) -> int:
     for fields in groups:
         if fields[0] == name:
             return _number(fields[2])
-    if name.isdecimal():
+    if _is_number(name):
         return _number(name)
-    raise InvalidParameterError(f"unable to find group {name}: no matching entries in group file")
+    raise InvalidParameterError(f"unable to find group {name[:_QUOTED_MAX]}: no matching entries in group file")

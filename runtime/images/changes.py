@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from base.numbers import natural
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.types import HealthConfig, ImageConfig
 
@@ -151,8 +152,8 @@ def _healthcheck(config: ImageConfig, rest: str) -> None:
         flag, _, words = words.partition(" ")
         words = words.lstrip()
         name, _, value = flag[2:].partition("=")
-        if name == "retries" and value.isdecimal():
-            check.Retries = int(value)
+        if name == "retries" and (retries := natural(value, largest=2**31 - 1)) is not None:
+            check.Retries = retries
         elif name in ("interval", "timeout", "start-period", "start-interval"):
             setattr(check, name.title().replace("-", ""), _duration_ns(value))
         else:

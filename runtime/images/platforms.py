@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from base.numbers import natural
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.types import Descriptor, Platform
 
@@ -25,6 +26,7 @@ _MACHINES = {
     "armv6l": ("arm", "v6"),
     "armv8l": ("arm", "v8"),
 }
+_LEVEL_MAX = 9
 _ARM_VARIANTS = ("v8", "v7", "v6", "v5")
 
 
@@ -73,7 +75,7 @@ def candidates(wanted: Platform) -> list[Platform]:
 
     if wanted.architecture == "amd64":
         if wanted.variant:
-            level = int(wanted.variant[1:]) if wanted.variant[1:].isdecimal() else 1
+            level = natural(wanted.variant[1:], largest=_LEVEL_MAX) or 1
             for lower in range(level - 1, 1, -1):
                 add("amd64", f"v{lower}")
             add("amd64")

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import re
 import socket
 from collections.abc import Sequence
 
 import msgspec
 
+from base.numbers import natural
 from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.networks.rules import PublishedPort
 from runtime.types import ContainerConfig, HostConfig, PortBinding
 
 ANY_ADDRESS = "0.0.0.0"
-_NUMBER = re.compile(r"[0-9]{1,5}")
+PORT_MAX = 65535
+_QUOTED_MAX = 200
 
 
 class PortRequest(msgspec.Struct, frozen=True):
@@ -62,19 +63,19 @@ def _host_address(text: str) -> str:
 def parse_port(key: str) -> tuple[str, int]:
     """("tcp", 80) of "80/tcp" or "80". Raises InvalidParameterError."""
     number, _, protocol = key.partition("/")
-    if not _NUMBER.fullmatch(number) or not 0 < int(number) < 65536:
-        raise InvalidParameterError(f"invalid port specification: {key[:100]!r}")
+    if not (port := natural(number, largest=PORT_MAX)):
+        raise InvalidParameterError(f"invalid port specification: {key[:_QUOTED_MAX]!r}")
     if (protocol or "tcp") not in ("tcp", "udp", "sctp"):
         raise InvalidParameterError(f"invalid proto: {protocol}")
-    return protocol or "tcp", int(number)
+    return protocol or "tcp", port
 
 
 def _host_ports(text: str) -> tuple[int, ...]:
     first, separator, last = (text or "0").partition("-")
-    last = last if separator else first
-    if not (_NUMBER.fullmatch(first) and _NUMBER.fullmatch(last) and int(first) <= int(last) < 65536):
-        raise InvalidParameterError(f"invalid port specification: {text[:100]!r}")
-    return tuple(range(int(first), int(last) + 1))
+    low, high = (natural(number, largest=PORT_MAX) for number in (first, last if separator else first))
+    if low is None or high is None or low > high:
+        raise InvalidParameterError(f"invalid port specification: {text[:_QUOTED_MAX]!r}")
+    return tuple(range(low, high + 1))
 
 
 class PortClaims:

@@ -4,6 +4,9 @@
 the host (``type=none``, ``o=bind``). It is mounted by the first container that starts and unmounted after the last has
 ended, as dockerd does (moby volume/local/local_unix.go); no mount helper is run, so ``addr=NAME`` is looked up here.
 
+mount(8) is told what to mount by a file in memory in the form of fstab(5): every user of the host may read a command
+line, and passwords of shares are among the options.
+
 All functions block.
 """
 
@@ -23,7 +26,8 @@ from runtime.kernel.mounts import unescaped, unmount
 
 MOUNT_TIMEOUT_S = 60.0
 _NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
-_PASSWORD = re.compile(r"password=[^,\s]*")
+_PASSWORD = re.compile(r"\bpass(word2?)?=(?:[^,\s]|,,)*")
+_ESCAPED = str.maketrans({character: f"\\{ord(character):03o}" for character in " \t\n\\#"})
 
 
 def validate(options: Mapping[str, str]) -> None:
@@ -33,21 +37,23 @@ def validate(options: Mapping[str, str]) -> None:
     for key in options:
         if key not in _NEEDS:
             raise InvalidParameterError(f'invalid option: "{key}"')
+        if "\0" in options[key]:
+            raise InvalidParameterError(f'invalid value of option "{key}": it has a NUL')
     for key in options:
         if missing := [needed for needed in _NEEDS[key] if not options.get(needed)]:
             raise InvalidParameterError(f'missing required option: "{missing[0]}"')
 
 
-def command(options: Mapping[str, str], target: str, resolve: Callable[[str], str]) -> list[str]:
-    """The call of mount(8). Pure but for ``resolve``, which gives the address of a name."""
+def table(options: Mapping[str, str], target: str, resolve: Callable[[str], str]) -> str:
+    """The line of fstab(5). Pure but for ``resolve``, which gives the address of a name."""
     words = options.get("o", "")
     if options["type"] in ("nfs", "nfs4", "cifs"):
         words = ",".join(
             f"addr={resolve(word.removeprefix('addr='))}" if word.startswith("addr=") else word
             for word in words.split(",")
         )
-    flags = ["-o", words] if words else []
-    return ["mount", "-n", "-i", "-t", options["type"], *flags, "--", options["device"], target]
+    fields = (options["device"], target, options["type"], words or "defaults")
+    return " ".join(field.translate(_ESCAPED) for field in fields) + " 0 0\n"
 
 
 def is_mounted(target: Path) -> bool:
@@ -101,26 +107,38 @@ class VolumeMounts:
 
 def _mount(options: Mapping[str, str], target: Path) -> None:
     def failure(reason: str) -> HostError:
-        shown = _PASSWORD.sub("password=********", reason.strip())
+        shown = _PASSWORD.sub(r"pass\1=********", reason.strip())
         return HostError(f"error while mounting volume '{target}': failed to mount local volume: {shown}")
 
     try:
-        done = subprocess.run(
-            command(options, str(target), _address),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=MOUNT_TIMEOUT_S,
-            check=False,
-        )
+        text = table(options, str(target), _address)
+    except OSError as error:  # a name that cannot be looked up
+        raise failure(str(error)) from error
+    try:
+        with os.fdopen(os.memfd_create("fstab"), "w+") as file:
+            file.write(text)
+            file.seek(0)
+            done = _run(["mount", "-n", "-i", "-T", f"/proc/self/fd/{file.fileno()}", "--", str(target)], file.fileno())
     except subprocess.TimeoutExpired:
         raise failure(f"no answer within {MOUNT_TIMEOUT_S:g} s") from None
-    except OSError as error:  # no mount(8), or a name that cannot be looked up
+    except OSError as error:  # no mount(8)
         raise failure(str(error)) from error
     if done.returncode:
         raise failure(done.stdout)
+
+
+def _run(command: list[str], descriptor: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=[descriptor],
+        text=True,
+        errors="replace",
+        timeout=MOUNT_TIMEOUT_S,
+        check=False,
+    )
 
 
 def _address(name: str) -> str:

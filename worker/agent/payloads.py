@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from base.gotemplate.faults import QUOTED_LENGTH_MAX
+from base.numbers import natural
 from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import ConfigReference, FileTarget, SecretReference
 from runtime.kernel.mounts import filesystem_of, mount_tmpfs
@@ -157,9 +158,10 @@ def _file(data: bytes, target: FileTarget, folder: str, what: str) -> PayloadFil
 def _number(text: str, what: str) -> int:
     if not text:
         return 0
-    if not text.isascii() or not text.isdecimal() or len(text) > 10 or int(text) > 2**32 - 2:
+    number = natural(text, largest=2**32 - 2)
+    if number is None:
         raise ExecutorError(f"{what} {text[:QUOTED_LENGTH_MAX]} is no user or group number")
-    return int(text)
+    return number
 
 
 class PayloadFolder:

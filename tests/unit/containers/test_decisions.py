@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.containers import creation, execs, files, health, mounts, restart, signals, users
+from runtime.containers import creation, execs, files, health, logs, mounts, restart, signals, users
 from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
+from runtime.networks import ports
 from runtime.types import (
     ContainerConfig,
     EndpointSettings,
@@ -19,9 +21,11 @@ from runtime.types import (
     HealthcheckResult,
     HealthConfig,
     HostConfig,
+    LogConfig,
     Mount,
     MountPoint,
     NetworkingConfig,
+    PortBinding,
     RestartPolicy,
 )
 
@@ -236,6 +240,34 @@ def test_users_never_crash(wanted: str, passwd: str, group: str) -> None:
         return
     assert user.uid >= 0
     assert user.gid >= 0
+
+
+MANY = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: users.resolve(MANY, (), PASSWD, ""),
+        lambda: users.resolve(f"0:{MANY}", (), PASSWD, ""),
+        lambda: users.resolve("0", (MANY,), PASSWD, ""),
+        lambda: users.resolve("web", (), f"web:x:{MANY}:0::/:", ""),
+        lambda: users.resolve("web", (), PASSWD, f"staff:x:{MANY}:web"),
+        lambda: signals.parse(MANY),
+        lambda: signals.parse(f"RTMIN+{MANY}"),
+        lambda: ports.parse_port(f"{MANY}/tcp"),
+        lambda: ports.requests(
+            ContainerConfig(), HostConfig(PortBindings={"80/tcp": [PortBinding(HostPort=f"1-{MANY}")]})
+        ),
+        lambda: logs.rotation(LogConfig(Type="json-file", Config={"max-file": MANY})),
+        lambda: logs.rotation(LogConfig(Type="json-file", Config={"max-size": MANY})),
+    ],
+)
+def test_a_number_of_5000_digits_is_refused_in_few_words(ask: Callable[[], object]) -> None:
+    """``int`` raises ValueError from 4301 on, which no caller expects."""
+    with pytest.raises(InvalidParameterError) as refused:
+        ask()
+    assert len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize("wanted", ["¹", "1:²", "½"])

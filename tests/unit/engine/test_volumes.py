@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 
@@ -35,13 +36,36 @@ def test_options_that_say_nothing_mountable_are_refused(options: dict[str, str],
 
 def test_names_of_servers_are_looked_up_for_shares_alone() -> None:
     nfs = {"type": "nfs", "o": "addr=files,rw", "device": ":/share"}
-    assert mounting.command(nfs, "/to", lambda name: f"<{name}>") == [
-        *("mount", "-n", "-i", "-t", "nfs", "-o", "addr=<files>,rw", "--", ":/share", "/to")
-    ]
-    tmpfs = {"type": "tmpfs", "device": "tmpfs"}
-    assert mounting.command(tmpfs, "/to", lambda name: name) == [
-        *("mount", "-n", "-i", "-t", "tmpfs", "--", "tmpfs", "/to")
-    ]
+    assert mounting.table(nfs, "/to", lambda name: f"<{name}>") == ":/share /to nfs addr=<files>,rw 0 0\n"
+    tmpfs = {"type": "tmpfs", "device": "tmpfs", "o": "addr=files"}
+    assert mounting.table(tmpfs, "/to", lambda name: f"<{name}>") == "tmpfs /to tmpfs addr=files 0 0\n"
+
+
+def test_no_value_of_an_option_makes_another_field_or_line() -> None:
+    odd = {"type": "cifs", "o": "password=a b\t\\#\n/etc /x none bind", "device": "//host/a share"}
+    assert mounting.table(odd, "/a b", lambda name: name) == (
+        "//host/a\\040share /a\\040b cifs password=a\\040b\\011\\134\\043\\012/etc\\040/x\\040none\\040bind 0 0\n"
+    )
+    with pytest.raises(InvalidParameterError, match="it has a NUL"):
+        mounting.validate({"type": "tmpfs", "device": "a\0b"})
+
+
+@pytest.mark.parametrize("options", ["password=hush", "user=me,pass=hush", "password2=hush,,hush", "password=hu,,sh"])
+def test_a_password_is_neither_in_the_command_line_nor_in_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    """Everybody on the host may read /proc/PID/cmdline."""
+    tool, seen = tmp_path / "mount", tmp_path / "seen"
+    tool.write_text(f'#!/bin/sh\ntr "\\0" " " </proc/$$/cmdline >{seen}\ncat "$4"\nexit 32\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    share = {"type": "cifs", "o": options, "device": "//127.0.0.1/share"}
+    with pytest.raises(HostError, match=r"pass(word2?)?=\*{8}") as refused:
+        mounting.VolumeMounts().hold(tmp_path, share, "c1")
+    assert "//127.0.0.1/share" in str(refused.value)  # the file reached it
+    for text in (seen.read_text(), str(refused.value)):
+        assert "hu" not in text
+        assert "sh" not in text.replace("share", "").replace("/bin/sh", "")
 
 
 async def test_a_folder_of_the_host_is_mounted_while_it_is_used_and_never_deleted(bench: Bench, tmp_path: Path) -> None:
