@@ -32,6 +32,7 @@ from manager.ca.server import CertificateRefusedError, CertificateServer
 from manager.ca.service import JoinService, NodeCAService
 from manager.ca.state import StoreCAState
 from manager.consensus.port import (
+    Admission,
     ConsensusError,
     LeaderState,
     NodeID,
@@ -71,7 +72,7 @@ from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
 from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from proto.health_pb2_grpc import add_HealthServicer_to_server
 from proto.node_pb2 import Bootstrap, ManagerConfig
-from proto.raft_pb2 import RaftJoinRequest
+from proto.raft_pb2 import RaftAdmission, RaftJoinRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
 
 log = structlog.get_logger(__name__)
@@ -157,7 +158,7 @@ class _Manager:
             managers=self._link.managers,
             trust_root_pem=lambda: self._certificate.current.root.pem,
         )
-        self._ca_state.on_refused(lambda node_id: self._consensus.disconnect(NodeID(node_id)))
+        self._ca_state.on_refused(lambda node_id: self._consensus.recheck(NodeID(node_id)))
         self._ca = CertificateServer(self._ca_state, forward=self._forward_join)
         self._control = ControlService(self._store, self._consensus)
         self._forwarder = LeaderForwarder(self._control, self._consensus, self._link.channel)
@@ -398,7 +399,12 @@ class _Manager:
             for target in [leader] * bool(leader) + sorted(targets - {leader}):
                 async with RotatingChannel(target, self._certificate) as channel:
                     try:
-                        await RaftMembershipStub(channel).Join(request, timeout=30)
+                        stub = RaftMembershipStub(channel)
+                        answer = await stub.Join(request, timeout=30)
+                        if answer.HasField("admission"):
+                            await self._consensus.admit(_admission(answer.admission))
+                            request.group_id = self._consensus.group_id
+                            await stub.Join(request, timeout=30)
                         return
                     except grpc.aio.AioRpcError as error:
                         log.info("join.retried", target=target, code=error.code().name, reason=error.details())
@@ -473,6 +479,10 @@ class _Manager:
             except (ConsensusError, StoreError) as error:
                 log.info("address.deferred", reason=str(error))
                 await asyncio.sleep(JOIN_RETRY_S_MAX)
+
+
+def _admission(message: RaftAdmission) -> Admission:
+    return Admission(message.group_id, message.term, NodeID(message.leader_id), message.index)
 
 
 async def _until_deposed(part: Coroutine[Any, Any, None]) -> None:

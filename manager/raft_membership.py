@@ -26,7 +26,14 @@ from manager.leader_link import LeaderLink, leader_answer
 from manager.model.nodes import copy_node
 from manager.store import Store, StoreError, Working
 from pki.certificates import Identity
-from proto.raft_pb2 import RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMember
+from proto.raft_pb2 import (
+    RaftAdmission,
+    RaftJoinRequest,
+    RaftJoinResponse,
+    RaftLeaveRequest,
+    RaftLeaveResponse,
+    RaftMember,
+)
 from proto.raft_pb2_grpc import RaftMembershipServicer, RaftMembershipStub
 from proto.specs_pb2 import NodeRole
 
@@ -88,6 +95,8 @@ class MembershipService(RaftMembershipServicer):
                 "let it leave the swarm and join again",
             )
         try:
+            if not request.group_id:
+                return RaftJoinResponse(admission=await self._admission())
             self._consensus.update_address(node_id, request.raft_addr)
             await self._consensus.add_member(Member(node_id, request.raft_addr), timeout_s=CHANGE_TIMEOUT_S)
             await self._store.update(_manager_at(node_id, request))
@@ -99,6 +108,12 @@ class MembershipService(RaftMembershipServicer):
                 RaftMember(node_id=member.node_id, raft_addr=member.address, learner=member.learner)
                 for member in self._consensus.members
             ]
+        )
+
+    async def _admission(self) -> RaftAdmission:
+        admission = await self._consensus.admission(timeout_s=CHANGE_TIMEOUT_S)
+        return RaftAdmission(
+            group_id=admission.group_id, term=admission.term, leader_id=admission.leader_id, index=admission.index
         )
 
     async def Leave(self, request: RaftLeaveRequest, context: Context) -> RaftLeaveResponse:  # noqa: N802 - the RPC's name

@@ -1145,9 +1145,12 @@ class GetManagerInfoResponse(_message.Message):
     HAS_LEADER_FIELD_NUMBER: _builtins.int
     REMOTE_MANAGERS_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     nodes_total: _builtins.int
     managers_total: _builtins.int
     has_leader: _builtins.bool
+    error: _builtins.str
+    """Why nothing can be changed on this manager any more, "" as a rule."""
     @_builtins.property
     def cluster(self) -> _objects_pb2.Cluster:
         """The cluster as this manager's replica has it, without keys."""
@@ -1165,10 +1168,11 @@ class GetManagerInfoResponse(_message.Message):
         has_leader: _builtins.bool = ...,
         remote_managers: _abc.Iterable[Global___RemoteManager] | None = ...,
         now: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "has_leader", b"has_leader", "managers_total", b"managers_total", "nodes_total", b"nodes_total", "now", b"now", "remote_managers", b"remote_managers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "error", b"error", "has_leader", b"has_leader", "managers_total", b"managers_total", "nodes_total", b"nodes_total", "now", b"now", "remote_managers", b"remote_managers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

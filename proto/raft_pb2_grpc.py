@@ -50,7 +50,8 @@ class RaftMembershipServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Join(self, request, context):
-        """A manager that holds a manager certificate asks the leader to take it in. Answers once it votes.
+        """A manager that holds a manager certificate asks the leader to take it in. One without a group is answered with its
+        admission, and asks again with that group: this answer comes once it votes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

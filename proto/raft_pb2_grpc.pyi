@@ -34,7 +34,9 @@ class RaftMembershipStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RaftMembershipAsyncStub: ...
     Join: _grpc.UnaryUnaryMultiCallable[_raft_pb2.RaftJoinRequest, _raft_pb2.RaftJoinResponse]
-    """A manager that holds a manager certificate asks the leader to take it in. Answers once it votes."""
+    """A manager that holds a manager certificate asks the leader to take it in. One without a group is answered with its
+    admission, and asks again with that group: this answer comes once it votes.
+    """
     Leave: _grpc.UnaryUnaryMultiCallable[_raft_pb2.RaftLeaveRequest, _raft_pb2.RaftLeaveResponse]
     """A manager asks to be taken out before it leaves or becomes a worker."""
 
@@ -42,7 +44,9 @@ class RaftMembershipStub:
 class RaftMembershipAsyncStub(RaftMembershipStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.UnaryUnaryMultiCallable[_raft_pb2.RaftJoinRequest, _raft_pb2.RaftJoinResponse]  # type: ignore[assignment]
-    """A manager that holds a manager certificate asks the leader to take it in. Answers once it votes."""
+    """A manager that holds a manager certificate asks the leader to take it in. One without a group is answered with its
+    admission, and asks again with that group: this answer comes once it votes.
+    """
     Leave: _aio.UnaryUnaryMultiCallable[_raft_pb2.RaftLeaveRequest, _raft_pb2.RaftLeaveResponse]  # type: ignore[assignment]
     """A manager asks to be taken out before it leaves or becomes a worker."""
 
@@ -53,7 +57,9 @@ class RaftMembershipServicer(metaclass=_abc_1.ABCMeta):
         request: _raft_pb2.RaftJoinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.RaftJoinResponse, _abc.Awaitable[_raft_pb2.RaftJoinResponse]]:
-        """A manager that holds a manager certificate asks the leader to take it in. Answers once it votes."""
+        """A manager that holds a manager certificate asks the leader to take it in. One without a group is answered with its
+        admission, and asks again with that group: this answer comes once it votes.
+        """
 
     @_abc_1.abstractmethod
     def Leave(

@@ -72,7 +72,9 @@ def _manager_fields(answer: GetManagerInfoResponse) -> dict[str, object]:
         ]
     if answer.managers_total == 2:
         fields["Warnings"] = [TWO_MANAGERS_WARNING]
-    if not answer.has_leader:
+    if answer.error:
+        fields["Error"] = answer.error
+    elif not answer.has_leader:
         fields["Error"] = (
             "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers "
             "are online. Make sure more than half of the managers are online."

@@ -52,7 +52,7 @@ class StoreCAState:
         store.on_change(self._on_change)
 
     def on_refused(self, callback: Callable[[str], None]) -> None:
-        """Call ``callback`` with the ID of each node whose Raft streams must end: it was removed or demoted."""
+        """Call ``callback`` with the ID of each node whose Raft streams have to be checked: it was removed or demoted."""
         self._on_refused = callback
 
     def _on_change(self, changes: Sequence[Change]) -> None:

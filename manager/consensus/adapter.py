@@ -62,8 +62,11 @@ class Link(Protocol):
     def flush(self) -> None:
         """Let what was sent so far leave now."""
 
-    def configure(self, configuration: Configuration) -> None:
-        """Connect to these members (and no longer to others)."""
+    def configure(self, configuration: Configuration, leader_id: NodeID | None) -> None:
+        """Connect to these members, and no longer to others, except that a stream to ``leader_id`` stays.
+
+        A member that lags passes through configurations that the leader which sends them was not in.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,7 @@ class Adapter(SyncObj):
         return self._SyncObj__raftState == LEADER
 
     def is_voter(self) -> bool:
-        return self.node_id in self.configurations.current.voters
+        return self.node_id in self.configurations.current.voters and not self.journal.superseded_by
 
     def leader_id(self) -> NodeID | None:
         leader = self._SyncObj__raftLeader
@@ -345,7 +348,7 @@ class Adapter(SyncObj):
     def snapshot_installed(self, head: SnapshotHead) -> None:
         """A leader's snapshot is durable in the store: the log begins behind it."""
         self.journal.reset(head.index, head.term)
-        self.configurations.reset(head.configuration)
+        self.configurations.reset(head.configuration, head.index)
         self._SyncObj__raftLastApplied = head.index
         self._SyncObj__raftCommitIndex = head.index
         self._snapshot_index = head.index
@@ -360,13 +363,21 @@ class Adapter(SyncObj):
         return index
 
     def _entry_appended(self, entry: LogEntry) -> None:
+        configurations = self.configurations
+        was_history = configurations.is_history
         if entry[0][:1] == MEMBERSHIP:
             # One change at a time: the configuration that is followed by another was committed.
-            self.belonged = self.belonged or self.configurations.current.find(self.node_id) is not None
-            self.configurations.add(entry[1], Configuration.decode(entry[0][1:]))
+            self.belonged = self.belonged or configurations.current.find(self.node_id) is not None
+            configurations.add(entry[1], Configuration.decode(entry[0][1:]))
+        elif not was_history:
+            configurations.end = entry[1]
+            return
+        configurations.end = entry[1]
+        if not configurations.is_history:
             self._configure()
 
     def _entries_cut(self, index: int) -> None:
+        self.configurations.end = index - 1
         if index <= self.configurations.current_index:
             self.configurations.cut(index)
             self._configure()
@@ -388,7 +399,7 @@ class Adapter(SyncObj):
             self._SyncObj__lastResponseTime[node] = self.now()
         self._SyncObj__otherNodes = {*voters}
         self._SyncObj__readonlyNodes = {*learners}
-        self._link.configure(configuration)
+        self._link.configure(configuration, self.leader_id())
 
     # Messages out
 

@@ -20,7 +20,8 @@ from manager.consensus.port import CorruptStateError, Member, MembershipError, N
 
 class _Stored(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     group_id: str
-    members: list[tuple[str, str, bool]]
+    members: list[tuple[NodeID, str, bool]]
+    ancestors: tuple[str, ...] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -35,10 +36,12 @@ class Configuration:
         group_id: names the group; made when it is founded and anew by force-new-cluster, so that members
             of the group it was forced out of can never take part in it.
         members: by node ID.
+        ancestors: the groups that this one was forced from, oldest first: by these a member of one of them finds out.
     """
 
     group_id: str
     members: tuple[Member, ...]
+    ancestors: tuple[str, ...] = ()
 
     @functools.cached_property
     def voters(self) -> frozenset[NodeID]:
@@ -60,7 +63,8 @@ class Configuration:
         return replace(self, members=tuple(m for m in self.members if m.node_id != node_id))
 
     def encode(self) -> bytes:
-        return _encoder.encode(_Stored(self.group_id, [(m.node_id, m.address, m.learner) for m in self.members]))
+        members = [(m.node_id, m.address, m.learner) for m in self.members]
+        return _encoder.encode(_Stored(self.group_id, members, self.ancestors))
 
     @classmethod
     def decode(cls, data: bytes) -> Configuration:
@@ -69,16 +73,16 @@ class Configuration:
             stored = _decoder.decode(data)
         except ValueError as error:
             raise CorruptStateError(f"configuration entry: {error}") from None
-        members = [Member(NodeID(node_id), address, learner) for node_id, address, learner in stored.members]
-        return cls(stored.group_id, tuple(sorted(members, key=lambda m: m.node_id)))
+        members = [Member(node_id, address, learner) for node_id, address, learner in stored.members]
+        return cls(stored.group_id, tuple(sorted(members, key=lambda m: m.node_id)), stored.ancestors)
 
 
 EMPTY = Configuration("", ())
-"""Of a member that has joined nothing yet: it belongs to whatever group a leader first speaks for."""
+"""Of a member that was not admitted to a group yet: it hears nobody."""
 
 
-def new_group(members: Iterable[Member]) -> Configuration:
-    return Configuration(os.urandom(8).hex(), tuple(sorted(members, key=lambda m: m.node_id)))
+def new_group(members: Iterable[Member], *, ancestors: tuple[str, ...] = ()) -> Configuration:
+    return Configuration(os.urandom(8).hex(), tuple(sorted(members, key=lambda m: m.node_id)), ancestors)
 
 
 def majority(voters: int) -> int:
@@ -86,15 +90,41 @@ def majority(voters: int) -> int:
 
 
 class ConfigurationLog:
-    """The configurations in the log by index; the last one is in force."""
+    """The configurations in the log by index; the last one is in force.
+
+    Unless the log is history: a member that was admitted with an empty log is sent everything from the beginning. In
+    there are configurations of long ago, of groups that a new one was forced from, and some that name this very node,
+    from before it was demoted: acting on them it would break with its leader, or elect itself by voters of old. So
+    until its log is as far as the group's was when it was admitted, none is in force.
+
+    Attributes:
+        end: index of the last entry of the log.
+    """
 
     def __init__(self, base: Configuration = EMPTY) -> None:
         self._base = base
         self._indexes: list[int] = []
         self._configurations: list[Configuration] = []
+        self._admitted, self._admitted_index = EMPTY, 0
+        self.end = 0
+
+    def admit(self, group_id: str, index: int) -> None:
+        """Belong to the group, and let nothing up to ``index`` be in force before all of it is there."""
+        self._admitted, self._admitted_index = Configuration(group_id, ()), index
+
+    @property
+    def is_history(self) -> bool:
+        """The log does not reach as far as the group's did at the admission."""
+        return self.end < self._admitted_index
+
+    def was_member(self, node_id: NodeID, committed: int) -> bool:
+        """Whether the configuration at ``committed`` names the node, and is no history."""
+        return committed >= self._admitted_index and self.at(committed).find(node_id) is not None
 
     @property
     def current(self) -> Configuration:
+        if self.end < self._admitted_index:
+            return self._admitted
         return self._configurations[-1] if self._configurations else self._base
 
     @property
@@ -123,8 +153,11 @@ class ConfigurationLog:
         position = bisect_right(self._indexes, index)
         del self._indexes[:position], self._configurations[:position]
 
-    def reset(self, base: Configuration) -> None:
-        self.__init__(base)  # type: ignore[misc]  # same state as a new one
+    def reset(self, base: Configuration, index: int) -> None:
+        """Begin behind a snapshot that ends at ``index``."""
+        self._base, self.end = base, index
+        self._indexes.clear()
+        self._configurations.clear()
 
 
 def check_removal(configuration: Configuration, node_id: NodeID, reachable: frozenset[NodeID]) -> None:

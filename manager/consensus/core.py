@@ -12,7 +12,7 @@ from manager.consensus.adapter import FOLLOWER, Adapter, Parts
 from manager.consensus.configuration import Configuration
 from manager.consensus.guard import Extend, Known, Missing, check_append
 from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, MEMBERSHIP, NO_OP, REGULAR, Deposed, Done, Ready
-from manager.consensus.port import CorruptStateError, NodeID, NotLeaderError
+from manager.consensus.port import Admission, CorruptStateError, NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotReceiver
 from manager.consensus.rounds import PreVoteRound, ReadBarriers
 
@@ -75,6 +75,30 @@ class RaftCore(Adapter):
             return max(now, self._SyncObj__raftElectionDeadline)
         return now + self.timing.election_timeout_s_max
 
+    def admit(self, admission: Admission) -> None:
+        """Belong to this group from now on; durable on return. A member of a group stays in it."""
+        if self.configurations.current.group_id:
+            return
+        self.journal.note_admission(admission.group_id, admission.index)
+        if admission.term > self.term():
+            # Its leader has this member's vote: should it have voted in this term before its log was removed, it does
+            # not do so twice, and a leader of before, who may know nothing of the removal, is not heard.
+            self._SyncObj__setCurrentTerm(admission.term, admission.leader_id)
+        self.journal.sync()
+        self.configurations.admit(admission.group_id, admission.index)
+        self._configure()
+
+    def supersede(self, by: str) -> None:
+        """A new group was forced from this member's: take no part in the old one any more; durable on return."""
+        self.journal.note_superseded(by)
+        self.journal.sync()
+        self._SyncObj__setState(FOLLOWER)
+        self._SyncObj__raftLeader = None
+
+    def is_silent(self) -> bool:
+        """Whether it neither hears nor answers: it was not admitted to a group yet, or its group is no more."""
+        return not self.configurations.current.group_id or bool(self.journal.superseded_by)
+
     def forget_barrier(self, token: int) -> None:
         self._barriers.forget(token)
 
@@ -129,6 +153,8 @@ class RaftCore(Adapter):
         if getattr(message, "term", 0) > self.term() + TERM_JUMP_MAX:
             raise wire.ProtocolError(f"{peer} speaks of a term that no elections led to")
         self.heard[peer] = self.now()
+        if self.is_silent():
+            return
         match message:
             case wire.Append():
                 self._receive_append(peer, message)
@@ -301,9 +327,8 @@ class RaftCore(Adapter):
 
         Attempt 0 is no round, so a grant means nothing. One that never was a member yet waits to be added.
         """
-        committed = self.configurations.at(self.commit_index())
-        self.belonged = self.belonged or committed.find(self.node_id) is not None
-        if self.belonged:
+        self.belonged = self.belonged or self.configurations.was_member(self.node_id, self.commit_index())
+        if self.belonged and not self.is_silent():
             last = self.journal[-1]
             for voter in sorted(self.configurations.current.voters - {self.node_id}):
                 self._post(voter, wire.PreVote(self.term() + 1, 0, last[1], last[2]))
@@ -325,10 +350,14 @@ class RaftCore(Adapter):
     def _receive_pre_vote(self, peer: NodeID, message: wire.PreVote) -> None:
         last = self.journal[-1]
         current = (message.last_term, message.last_index) >= (last[2], last[1])
-        granted = message.term > self.term() and current and not self.lease_holds()
+        granted = message.term > self.term() and current and not self.lease_holds() and self._may_vote()
         removed = self.is_leading() and self.configurations.at(self.commit_index()).find(peer) is None
         removed = removed and self.configurations.current.find(peer) is None
         self._post(peer, wire.PreVoteReply(self.term(), message.attempt, granted, removed))
+
+    def _may_vote(self) -> bool:
+        """Not by a log that is history: it may lack what this member once had and acknowledged."""
+        return not self.configurations.is_history
 
     def _receive_pre_vote_reply(self, peer: NodeID, message: wire.PreVoteReply) -> None:
         if message.removed and message.term >= self.term() and not self.is_leading():
@@ -343,7 +372,7 @@ class RaftCore(Adapter):
 
     def _receive_vote(self, peer: NodeID, message: wire.Vote) -> None:
         self._vote_granted = False
-        if message.transfer or not self.lease_holds():
+        if self._may_vote() and (message.transfer or not self.lease_holds()):
             was_leading = self.is_leading()
             self._deliver(
                 peer,

@@ -10,6 +10,7 @@ from manager.consensus.commands import Applier
 from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, REGULAR
 from manager.consensus.port import (
     ENTRY_SIZE_BYTES_MAX,
+    Admission,
     EntryTooLargeError,
     LeaderState,
     Member,
@@ -41,6 +42,7 @@ class InProcessConsensus:
         self._index = 1
         self._numbers = count(1)
         self._failed = False
+        self._superseded = ""
         self._queue: list[tuple[bytes, bytes, asyncio.Future[object]]] = []
 
     @property
@@ -58,6 +60,10 @@ class InProcessConsensus:
     @property
     def group_id(self) -> str:
         return "in-process"
+
+    @property
+    def superseded(self) -> str:
+        return self._superseded
 
     @property
     def reachable(self) -> frozenset[NodeID]:
@@ -105,6 +111,13 @@ class InProcessConsensus:
         await asyncio.sleep(0)
         return self._index
 
+    async def admission(self, *, timeout_s: float = 20.0) -> Admission:
+        await self.read_barrier(timeout_s=timeout_s)
+        return Admission(self.group_id, self._leader.term, self._node_id, self._index)
+
+    async def admit(self, admission: Admission) -> None:
+        """It founded its group."""
+
     async def add_member(self, member: Member, *, timeout_s: float = 20.0) -> None:
         self._check_leading()
         self._members[member.node_id] = Member(member.node_id, member.address)
@@ -131,6 +144,11 @@ class InProcessConsensus:
         """As if another member led now: what is on its way ends in ProposalUnknownError."""
         self._set_leader(LeaderState(self._leader.term + 1, None, False))
         self._drop_queue("leadership was lost while the entry was on its way")
+
+    def supersede(self, reason: str) -> None:
+        """As if a new cluster had been forced from this one elsewhere."""
+        self._superseded = reason
+        self.lose_leadership()
 
     def regain_leadership(self) -> None:
         self._lead()

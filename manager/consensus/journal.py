@@ -8,8 +8,8 @@ syncs before any message leaves and before the leader counts itself; between two
 to anybody, so a torn last record costs nothing.
 
 **Nothing is overwritten.** Cutting a conflicting tail, a new term, a reset by an installed snapshot are
-changes written behind the others. Every segment opens with a checkpoint (term, vote, commit index), so old
-segments can be deleted whole once a snapshot covers their entries.
+changes written behind the others. Every segment opens with a checkpoint (term, vote, commit index, what this member
+was admitted to and superseded by), so old segments can be deleted whole once a snapshot covers their entries.
 
 Layout of a record's plain text: a msgpack list of changes, see ``_Change``.
 """
@@ -46,6 +46,9 @@ class _Checkpoint(msgspec.Struct, array_like=True, tag="c", forbid_unknown_field
     term: int
     voted_for: str | None
     commit_index: int
+    admitted_to: str = ""
+    admitted_index: int = 0
+    superseded_by: str = ""
 
 
 class _Append(msgspec.Struct, array_like=True, tag="a", forbid_unknown_fields=True):
@@ -72,7 +75,16 @@ class _Reset(msgspec.Struct, array_like=True, tag="r", forbid_unknown_fields=Tru
     term: int
 
 
-_Change = _Checkpoint | _Append | _Cut | _Vote | _Commit | _Reset
+class _Admitted(msgspec.Struct, array_like=True, tag="j", forbid_unknown_fields=True):
+    group_id: str
+    index: int
+
+
+class _Superseded(msgspec.Struct, array_like=True, tag="s", forbid_unknown_fields=True):
+    by: str
+
+
+_Change = _Checkpoint | _Append | _Cut | _Vote | _Commit | _Reset | _Admitted | _Superseded
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[_Change])
 
@@ -112,6 +124,8 @@ class Journal:
         self._term = 0
         self._voted_for: str | None = None
         self._commit_index = 1
+        self._admitted_to, self._admitted_index = "", 0
+        self._superseded_by = ""
         self._pending: list[_Change] = []
         self._pending_bytes = 0
         self._dirty = False
@@ -226,6 +240,25 @@ class Journal:
         return self._commit_index
 
     @property
+    def admission(self) -> tuple[str, int]:
+        """The group that this member was admitted to with an empty log, and the index its log has to reach; ("", 0)."""
+        return self._admitted_to, self._admitted_index
+
+    def note_admission(self, group_id: str, index: int) -> None:
+        self._admitted_to, self._admitted_index = group_id, index
+        self._note(_Admitted(group_id, index), 32)
+
+    @property
+    def superseded_by(self) -> str:
+        """The group that was forced from this member's, "" while none is known."""
+        return self._superseded_by
+
+    def note_superseded(self, by: str) -> None:
+        """``by``: empty when this member forces a group of its own."""
+        self._superseded_by = by
+        self._note(_Superseded(by), 32)
+
+    @property
     def dirty(self) -> bool:
         """Something was changed that is not durable yet."""
         return self._dirty
@@ -318,7 +351,16 @@ class Journal:
         path = self._folder / f"journal-{number:010d}"
         try:
             writer = SealedWriter(self._files, path, self._keys, MAGIC)
-            checkpoint = _Checkpoint(self._node_id, previous, self._term, self._voted_for, self._commit_index)
+            checkpoint = _Checkpoint(
+                self._node_id,
+                previous,
+                self._term,
+                self._voted_for,
+                self._commit_index,
+                self._admitted_to,
+                self._admitted_index,
+                self._superseded_by,
+            )
             writer.append(_encoder.encode([checkpoint]))
             writer.sync()
             self._files.sync_folder(self._folder)
@@ -401,9 +443,15 @@ class Journal:
 
     def _replay(self, segment: _Segment, change: _Change) -> None:
         match change:
-            case _Checkpoint(_, _, term, voted_for, commit_index):
+            case _Checkpoint(_, _, term, voted_for, commit_index, admitted_to, admitted_index, superseded_by):
                 self._term, self._voted_for = term, voted_for
                 self._commit_index = max(self._commit_index, commit_index)
+                self._admitted_to, self._admitted_index = admitted_to, admitted_index
+                self._superseded_by = superseded_by
+            case _Admitted(group_id, index):
+                self._admitted_to, self._admitted_index = group_id, index
+            case _Superseded(by):
+                self._superseded_by = by
             case _Vote(term, voted_for):
                 self._term, self._voted_for = term, voted_for
             case _Commit(index):

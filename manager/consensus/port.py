@@ -56,6 +56,10 @@ class CorruptStateError(ConsensusError):
     """Journal or snapshot on disk is damaged where a crash cannot explain it; the member refuses to start."""
 
 
+class IncompleteStateError(ConsensusError):
+    """The member was still being sent the group's state: what it has is not to be made a cluster of."""
+
+
 class StateLockedError(ConsensusError):
     """Another process holds the state folder."""
 
@@ -116,6 +120,22 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """What a member that begins with an empty log is told by the leader before anything else.
+
+    Attributes:
+        group_id: the Raft group that it belongs to from now on, whatever the log says that it is sent.
+        term, leader_id: who led, confirmed by a majority: no leader of an earlier term is listened to.
+        index: what was committed then. Until the log reaches it, it is history and nothing in it is acted on.
+    """
+
+    group_id: str
+    term: int
+    leader_id: NodeID
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderState:
     """Who leads, as this member knows it.
 
@@ -146,7 +166,11 @@ class Consensus(Protocol):
 
     @property
     def group_id(self) -> str:
-        """Of the Raft group: another after a new cluster was forced; "" for a member that was not taken in yet."""
+        """Of the Raft group: another after a new cluster was forced; "" for a member that was not admitted yet."""
+
+    @property
+    def superseded(self) -> str:
+        """Why nothing can be changed here any more: a new cluster was forced from this one. "" as a rule."""
 
     @property
     def reachable(self) -> frozenset[NodeID]:
@@ -193,10 +217,16 @@ class Consensus(Protocol):
             NotLeaderError, NoQuorumError.
         """
 
+    async def admission(self, *, timeout_s: float = 20.0) -> Admission:
+        """What a new member has to be told (leader only). Raises: NotLeaderError, NoQuorumError."""
+
+    async def admit(self, admission: Admission) -> None:
+        """Take it from the leader: a member without a group hears nobody before. One that has a group keeps it."""
+
     async def add_member(self, member: Member, *, timeout_s: float = 20.0) -> None:
         """Add ``member`` as a learner, and make it a voter once it has caught up. Idempotent.
 
-        Returns once it votes. Raises: NotLeaderError, MembershipError, NoQuorumError.
+        It must have been admitted. Returns once it votes. Raises: NotLeaderError, MembershipError, NoQuorumError.
         """
 
     async def remove_member(self, node_id: NodeID, *, timeout_s: float = 20.0) -> None:

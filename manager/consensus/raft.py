@@ -37,6 +37,7 @@ from manager.consensus.outputs import (
 )
 from manager.consensus.port import (
     ENTRY_SIZE_BYTES_MAX,
+    Admission,
     ConsensusError,
     EntryTooLargeError,
     LeaderState,
@@ -51,9 +52,15 @@ from manager.consensus.proposals import Proposals
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig
 from manager.consensus.snapshots import SnapshotHead
-from manager.consensus.thread import RaftThread
+from manager.consensus.thread import GroupView, RaftThread
 
 log = structlog.get_logger(__name__)
+
+_SUPERSEDED = (
+    "a new cluster was forced from this one on another manager, with --force-new-cluster: this manager has the state of "
+    "before and changes nothing any more. Let this node leave the swarm with force and join it again, or force a new "
+    "cluster here to go on with what is here"
+)
 
 APPLY_BATCH_ENTRIES = 512
 """The owner's loop takes a turn for others between batches of this size."""
@@ -69,9 +76,7 @@ class RaftConsensus:
     def __init__(self, config: RaftConfig) -> None:
         self._config = config
         self.policy = config.policy
-        self._members: tuple[Member, ...] = ()
-        self._group_id = ""
-        self._reachable = frozenset({config.node_id})
+        self._group = GroupView("", (), frozenset({config.node_id}), "")
         self._published = LeaderState(0, None, False)
         self._ready_term = 0
         self._leader = self._published
@@ -103,15 +108,19 @@ class RaftConsensus:
 
     @property
     def members(self) -> Sequence[Member]:
-        return self._members
+        return self._group.members
 
     @property
     def group_id(self) -> str:
-        return self._group_id
+        return self._group.group_id
+
+    @property
+    def superseded(self) -> str:
+        return _SUPERSEDED if self._group.superseded_by else ""
 
     @property
     def reachable(self) -> frozenset[NodeID]:
-        return self._reachable
+        return self._group.reachable
 
     @property
     def applied_index(self) -> int:
@@ -145,7 +154,12 @@ class RaftConsensus:
     async def stop(self, *, transfer: bool = True) -> None:
         if self._stopping:
             return
-        if transfer and self._failure is None and self._published.is_leader and self._other_voters() & self._reachable:
+        if (
+            transfer
+            and self._failure is None
+            and self._published.is_leader
+            and self._other_voters() & self._group.reachable
+        ):
             try:
                 await self.transfer_leadership(timeout_s=2.0)
             except ConsensusError as error:
@@ -192,6 +206,16 @@ class RaftConsensus:
         await self._finish_wait(token, future, timeout_s, "leadership was not confirmed by a majority")
         return self.applied_index
 
+    async def admission(self, *, timeout_s: float = 20.0) -> Admission:
+        term = self._published.term
+        index = await self.read_barrier(timeout_s=timeout_s)
+        if not self._published.is_leader or self._published.term != term:
+            raise NotLeaderError(self._published.leader_id)
+        return Admission(self.group_id, term, self.node_id, index)
+
+    async def admit(self, admission: Admission) -> None:
+        await self._thread.call(self._thread.admit(admission))
+
     async def add_member(self, member: Member, *, timeout_s: float = 20.0) -> None:
         self._check_running()
         token, future = self._new_wait()
@@ -215,7 +239,7 @@ class RaftConsensus:
         self._check_running()
         if not self._published.is_leader:
             raise NotLeaderError(self._published.leader_id)
-        candidates = self._other_voters() & self._reachable
+        candidates = self._other_voters() & self._group.reachable
         if not candidates or (to is not None and to not in candidates):
             raise MembershipError(f"cannot transfer leadership: {to or 'no other manager'} is not a reachable voter")
         self._thread.post(functools.partial(self._thread.transfer, to, timeout_s))
@@ -248,9 +272,9 @@ class RaftConsensus:
         """fdatasyncs of the journal since the start, for metrics."""
         return self._thread.journal_syncs
 
-    def disconnect(self, node_id: NodeID) -> None:
-        """End the streams with a peer that may have none any more; whether it comes back is the listener's to say."""
-        self._thread.post(functools.partial(self._thread.disconnect, node_id))
+    def recheck(self, node_id: NodeID) -> None:
+        """End the stream with a peer that may have none any more, by its certificate."""
+        self._thread.post(functools.partial(self._thread.recheck, node_id))
 
     def request_snapshot(self) -> None:
         """Take a snapshot soon, whatever the policy says."""
@@ -270,8 +294,8 @@ class RaftConsensus:
             self._outbox_scheduled = True
             self._call_owner(self._take_outbox)
 
-    def publish(self, group_id: str, members: tuple[Member, ...], reachable: frozenset[NodeID]) -> None:
-        self._group_id, self._members, self._reachable = group_id, members, reachable
+    def publish(self, group: GroupView) -> None:
+        self._group = group
 
     def failed(self, error: BaseException) -> None:
         self._call_owner(self._fail, error)
@@ -416,4 +440,4 @@ class RaftConsensus:
         await self._changed.wait()
 
     def _other_voters(self) -> frozenset[NodeID]:
-        return frozenset(m.node_id for m in self._members if not m.learner) - {self.node_id}
+        return frozenset(m.node_id for m in self._group.members if not m.learner) - {self.node_id}

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from manager.consensus.configuration import Configuration, ConfigurationLog, new_group
+from manager.consensus.configuration import EMPTY, Configuration, ConfigurationLog, new_group
 from manager.consensus.files import Files
 from manager.consensus.journal import Journal
 from manager.consensus.outputs import MEMBERSHIP, NO_OP
-from manager.consensus.port import CorruptStateError, Member, NodeID
+from manager.consensus.port import CorruptStateError, IncompleteStateError, Member, NodeID
 from manager.consensus.sealed import KeyRing
 from manager.consensus.snapshots import SnapshotHead, SnapshotStore
 
@@ -62,10 +62,12 @@ def open_state(files: Files, folder: Path, keys: KeyRing, node_id: NodeID) -> Op
         fresh = head is None and len(journal) == 0
         _connect(folder, journal, head)
         journal.sync()
-        configurations = ConfigurationLog(head.configuration if head else Configuration("", ()))
+        configurations = ConfigurationLog(head.configuration if head else EMPTY)
+        configurations.admit(*journal.admission)
         for command, index, _ in journal[:]:
             if command[:1] == MEMBERSHIP and (head is None or index > head.index):
                 configurations.add(index, Configuration.decode(command[1:]))
+        configurations.end = journal.last_index
     except BaseException:
         if journal is not None:
             journal.close()
@@ -100,15 +102,29 @@ def force_new_group(state: OpenedState, member: Member) -> None:
     """Keep the state, drop every other member (``--force-new-cluster``); durable on return.
 
     The whole log becomes the new group's history, entries whose commit was not known included. The group's
-    new ID keeps the old members out for good.
+    new ID keeps the old members out for good, and by its ancestors they find out. A group that was forced from ours
+    before is one of them: who is told to go on with what is here has decided against that one.
+
+    Raises:
+        IncompleteStateError: this member was still being sent the state of the group.
     """
+    old = state.configurations.current
+    if state.configurations.is_history or old == EMPTY:
+        raise IncompleteStateError(
+            "this manager has not received the whole state of its swarm yet: a new cluster can be forced on another"
+        )
+    superseded_by = state.journal.superseded_by
+    ancestors = (*old.ancestors, old.group_id, *([superseded_by] if superseded_by else ()))
+    if superseded_by:
+        state.journal.note_superseded("")
     term = max(state.journal.getCurrentTerm(), state.journal[-1][2]) + 1
     state.journal.setCurrentTerm(term, member.node_id)
-    _append_configuration(state, new_group([member]), term=term)
+    _append_configuration(state, new_group([member], ancestors=ancestors), term=term)
 
 
 def _append_configuration(state: OpenedState, configuration: Configuration, *, term: int) -> None:
     index = state.journal.last_index + 1
     state.journal.add(MEMBERSHIP + configuration.encode(), index, term)
     state.configurations.add(index, configuration)
+    state.configurations.end = index
     state.journal.sync()

@@ -7,6 +7,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar  # Any: a coroutine that only returns
 
 import structlog
@@ -17,7 +18,7 @@ from manager.consensus.changes import MembershipChanges
 from manager.consensus.configuration import Configuration
 from manager.consensus.core import RaftCore
 from manager.consensus.outputs import Done, Output
-from manager.consensus.port import ConsensusError, LeaderState, Member, NodeID, NotLeaderError
+from manager.consensus.port import Admission, ConsensusError, LeaderState, Member, NodeID, NotLeaderError
 from manager.consensus.recovery import OpenedState, force_new_group, found_group, open_state
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig
@@ -29,11 +30,21 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """What a member knows of its group: ID, members and who of them is reachable; and which group supersedes it."""
+
+    group_id: str
+    members: tuple[Member, ...]
+    reachable: frozenset[NodeID]
+    superseded_by: str
+
+
 class Owner(Protocol):
     """What the thread tells; each method may be called from the raft thread."""
 
     def deliver(self, outputs: list[Output | LeaderState]) -> None: ...
-    def publish(self, group_id: str, members: tuple[Member, ...], reachable: frozenset[NodeID]) -> None: ...
+    def publish(self, group: GroupView) -> None: ...
     def failed(self, error: BaseException) -> None: ...
 
 
@@ -165,7 +176,7 @@ class RaftThread:
     # Start
 
     async def open(self) -> OpenedState:
-        """Recover the state folder. Raises CorruptStateError, StateLockedError, OSError."""
+        """Recover the state folder. Raises CorruptStateError, StateLockedError, IncompleteStateError, OSError."""
         config = self._config
         state = open_state(config.files, config.folder, config.keys, config.node_id)
         self._state = state
@@ -190,6 +201,8 @@ class RaftThread:
             on_disconnected=self._on_disconnected,
             on_input=self._schedule_pump,
             on_address=self.note_address,
+            on_superseded=self._on_superseded,
+            superseded_by=state.journal.superseded_by,
         )
         core = self._core = RaftCore(
             Parts(
@@ -222,6 +235,17 @@ class RaftThread:
             return
         core.open_barrier(token)
 
+    async def admit(self, admission: Admission) -> None:
+        """The group is published when this returns."""
+        if self._core is None or self._abandoned:
+            return
+        try:
+            self._core.admit(admission)
+        except Exception as error:
+            self.abandon(error)
+            raise
+        self._pump()
+
     def add_member(self, token: int, member: Member) -> None:
         if self._changes is not None:
             self._changes.add(token, member)
@@ -244,9 +268,9 @@ class RaftThread:
             self._links.set_address(node_id, address)
             self._changes.note_address(node_id, address)
 
-    def disconnect(self, node_id: NodeID) -> None:
+    def recheck(self, node_id: NodeID) -> None:
         if self._links is not None:
-            self._links.disconnect(node_id)
+            self._links.recheck(node_id)
 
     def request_snapshot(self) -> None:
         if self._core is not None:
@@ -315,7 +339,8 @@ class RaftThread:
         now = core.now()
         old = now - self._told_s >= self._config.timing.heartbeat_period_s
         if old or state != self._published or configuration is not self._told_configuration:
-            self._owner.publish(configuration.group_id, configuration.members, core.reachable())
+            group_id, members, superseded_by = configuration.group_id, configuration.members, core.journal.superseded_by
+            self._owner.publish(GroupView(group_id, members, core.reachable(), superseded_by))
             self._told_s, self._told_configuration = now, configuration
         if state != self._published:
             self._published = state
@@ -341,6 +366,17 @@ class RaftThread:
     def _on_disconnected(self, peer: NodeID) -> None:
         if self._core is not None:
             self._core.disconnected(peer)
+
+    def _on_superseded(self, by: str) -> None:
+        if self._core is None or self._abandoned:
+            return
+        log.error("group.superseded", node_id=self._config.node_id, by=by)
+        try:
+            self._core.supersede(by)
+        except Exception as error:
+            self.abandon(error)
+        self._told_configuration = None
+        self._schedule_pump()
 
     def _on_removed(self) -> None:
         self.abandon(MemberRemovedError(f"{self._config.node_id} was removed from the Raft group"))

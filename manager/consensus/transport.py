@@ -10,6 +10,7 @@ by the member with the lower ID stays; both sides decide alike, so this settles 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 from collections.abc import Callable
@@ -66,6 +67,8 @@ class Links:
         client_ssl: called for every dial, so that a renewed certificate is used; ALPN ``swarm-raft/1``.
         peer_identity: the node ID in the certificate of a finished handshake; raises if the peer is not a
             manager of this cluster.
+        superseded_by: the group that was forced from this member's, as it knew at the start.
+        on_superseded: a peer belongs to, or knows of, a group that was forced from this member's; told once.
         on_message: a message of a peer; may raise ProtocolError to close the connection.
         on_input: called after a batch of messages or a change of connections.
     """
@@ -83,11 +86,14 @@ class Links:
         on_disconnected: Callable[[NodeID], None],
         on_input: Callable[[], None],
         on_address: Callable[[NodeID, str], None],
+        on_superseded: Callable[[str], None],
+        superseded_by: str,
     ) -> None:
         self._node_id, self._address, self._timing = node_id, address, timing
         self._client_ssl, self._peer_identity = client_ssl, peer_identity
         self._on_message, self._on_input, self._on_address = on_message, on_input, on_address
         self._on_connected, self._on_disconnected = on_connected, on_disconnected
+        self._on_superseded, self._superseded_by = on_superseded, superseded_by
         self._connections: dict[NodeID, _Connection] = {}
         self._diallers: dict[NodeID, _Dialler] = {}
         self._seen_at: dict[NodeID, str] = {}
@@ -120,20 +126,29 @@ class Links:
         queued = connection.writer.transport.get_write_buffer_size()
         return queued + connection.waiting_bytes < WINDOW_SIZE_BYTES
 
-    def configure(self, configuration: Configuration) -> None:
+    def configure(self, configuration: Configuration, leader_id: NodeID | None) -> None:
         self._configuration = configuration
         for member in configuration.members:
             if member.node_id != self._node_id:
                 self._dial(member.node_id, self._seen_at.get(member.node_id, member.address))
-        for node_id in [n for n in self._diallers if configuration.find(n) is None]:
+        for node_id in [n for n in self._diallers if n != leader_id and configuration.find(n) is None]:
             task = self._diallers.pop(node_id).task
             if task is not None:
                 task.cancel()
 
-    def disconnect(self, node_id: NodeID) -> None:
-        """End the stream with a peer, if there is one."""
+    def recheck(self, node_id: NodeID) -> None:
+        """End the stream with a peer if its certificate opens none any more.
+
+        Not without a look: a member that lags, or is sent the history, learns of a demotion of long ago from the very
+        node that was demoted, and promoted again.
+        """
         connection = self._connections.get(node_id)
-        if connection is not None:
+        if connection is None:
+            return
+        try:
+            self._peer_identity(connection.writer.get_extra_info("ssl_object"))
+        except ConsensusError as error:
+            log.warning("raft_link.refused", peer=node_id, error=str(error))
             connection.writer.transport.abort()
 
     def flush(self) -> None:
@@ -196,8 +211,7 @@ class Links:
         self._idle.clear()
         hello_timer = self._loop.call_later(DIAL_TIMEOUT_S, writer.transport.abort)
         try:
-            hello = wire.Hello(wire.PROTOCOL_VERSION, self._node_id, self._configuration.group_id, self._address)
-            writer.write(wire.encode_frame(hello))
+            writer.write(wire.encode_frame(self._hello()))
             decoder = wire.FrameDecoder()
             while data := await reader.read(READ_SIZE_BYTES):
                 for message in decoder.feed(data):
@@ -217,6 +231,7 @@ class Links:
             if self._refused.get(peer) != str(error):
                 log.warning("raft_link.refused", peer=peer, error=str(error))
                 self._refused[peer] = str(error)
+            await _part(writer)
         finally:
             hello_timer.cancel()
             writer.transport.abort()
@@ -225,6 +240,12 @@ class Links:
                 self._idle.set()
             self._remove(connection)
 
+    def _hello(self) -> wire.Hello:
+        group = self._configuration
+        return wire.Hello(
+            wire.PROTOCOL_VERSION, self._node_id, group.group_id, self._address, group.ancestors, self._superseded_by
+        )
+
     def _check_hello(self, peer: NodeID, message: wire.Message) -> None:
         if not isinstance(message, wire.Hello):
             raise wire.ProtocolError(f"{type(message).__name__} before Hello")
@@ -232,12 +253,34 @@ class Links:
             raise wire.ProtocolError(f"speaks version {message.version}, this member {wire.PROTOCOL_VERSION}")
         if message.node_id != peer:
             raise wire.ProtocolError(f"says it is {message.node_id}, its certificate {peer}")
-        ours = self._configuration.group_id
-        if ours and message.group_id and ours != message.group_id:
-            raise PeerRefusedError(f"{peer} belongs to another Raft group ({message.group_id}, ours is {ours})")
+        self._check_group(peer, message)
         member = self._configuration.find(peer)
         if member is not None and message.address and message.address != self._seen_at.get(peer, member.address):
             self._on_address(peer, message.address)
+
+    def _check_group(self, peer: NodeID, hello: wire.Hello) -> None:
+        ours, theirs = self._configuration.group_id, hello.group_id
+        if not ours or not theirs:
+            return
+        if ours == theirs:
+            if hello.superseded_by:
+                self._be_superseded(hello.superseded_by)
+            return
+        if ours in hello.ancestors:
+            self._be_superseded(theirs)
+            raise PeerRefusedError(f"{peer} belongs to a cluster that was forced from this one")
+        if theirs in self._configuration.ancestors:
+            raise PeerRefusedError(f"{peer} belongs to the cluster that this one was forced from")
+        raise PeerRefusedError(f"{peer} belongs to another Raft group ({theirs}, ours is {ours})")
+
+    def _be_superseded(self, by: str) -> None:
+        """Tell the owner, and the members of the group, who may not be in touch with those who know."""
+        if self._superseded_by:
+            return
+        self._superseded_by = by
+        self._on_superseded(by)
+        for connection in self._connections.values():
+            connection.writer.transport.abort()  # the next stream begins with a Hello that says so
 
     def _install(self, peer: NodeID, writer: asyncio.StreamWriter, dialled_by: NodeID) -> _Connection:
         known = self._connections.get(peer)
@@ -327,3 +370,11 @@ class Links:
             writer.transport.abort()
             raise
         return reader, writer
+
+
+async def _part(writer: asyncio.StreamWriter) -> None:
+    """Close a stream so that our Hello arrives, by which the other end finds out why."""
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await writer.wait_closed()

@@ -13,7 +13,7 @@ import msgspec
 
 from manager.consensus.port import ENTRY_SIZE_BYTES_MAX, ConsensusError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 FRAME_SIZE_BYTES_MAX = 2 * ENTRY_SIZE_BYTES_MAX
 """Hostile or broken peers cannot make us hold more than this; a batch is far smaller, one entry always fits."""
 
@@ -32,12 +32,18 @@ class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Hello(_Message, tag="hello"):
-    """First frame each way. ``node_id`` must be that of the certificate; ``group_id`` is empty before joining."""
+    """First frame each way. ``node_id`` must be that of the certificate; ``group_id`` is empty before the admission.
+
+    ``ancestors``: the groups that the sender's was forced from. ``superseded_by``: the group that was forced from the
+    sender's, as far as it knows.
+    """
 
     version: Count
     node_id: str
     group_id: str
     address: str
+    ancestors: tuple[str, ...]
+    superseded_by: str
 
 
 class Ping(_Message, tag="ping"):

@@ -51,6 +51,12 @@ class NoLeaderError(ControlError):
         super().__init__(NO_LEADER_TEXT)
 
 
+class SupersededError(ControlError):
+    """Nobody leads here and nobody will: a new cluster was forced from this one (503)."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
 class ForwardedError(ControlError):
     """The leader's own refusal, passed on word by word."""
 
@@ -91,7 +97,7 @@ class LeaderForwarder:
         """Answer one RPC.
 
         Raises:
-            NoLeaderError, ForwardedError, TimeoutError; what ``ControlService.call`` raises: NotLeaderError only when
+            NoLeaderError, SupersededError, ForwardedError, TimeoutError; what ``ControlService.call`` raises: NotLeaderError only when
                 another manager had passed the call on.
         """
         if method in LOCAL_METHODS or passed_on.get():
@@ -105,6 +111,8 @@ class LeaderForwarder:
                 answer = await self._try(method, request, deadline)
                 if answer is not None:
                     return answer
+                if self._consensus.superseded:
+                    raise SupersededError(self._consensus.superseded)
                 if loop.time() >= leaderless_until:
                     raise NoLeaderError
                 await self._wait(changed)

@@ -119,6 +119,7 @@ class ControlService:
             has_leader=self._consensus.leader.leader_id is not None,
             remote_managers=[pb.RemoteManager(node_id=member.node_id, addr=member.address) for member in members],
             now=self._now(),
+            error=self._consensus.superseded,
         )
         cluster = next(iter(view.clusters), None)
         if cluster is not None:

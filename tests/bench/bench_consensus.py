@@ -38,8 +38,9 @@ async def _serve(name: str, folder: Path, ports: dict[str, int], pipe: Connectio
     cluster = Cluster(folder, FAST, authority=Authority.load(folder))
     cluster.ports = dict(ports)
     cluster.keep = STATE_ENTRIES
-    await cluster.start(name, join=True)
+    member = await cluster.start(name, join=True)
     pipe.send("started")
+    await member.consensus.admit(await asyncio.get_running_loop().run_in_executor(None, pipe.recv))
     await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
     await cluster.close()
 
@@ -62,6 +63,7 @@ async def _run(folder: Path, seconds: float, depths: list[int]) -> None:
     await until(lambda: leader.consensus.leader.is_leader)
     for name, (_, pipe) in zip("bc", followers, strict=True):
         await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
+        pipe.send(await leader.consensus.admission())
         await leader.consensus.add_member(Member(NodeID(name), f"127.0.0.1:{ports[name]}"))
     try:
         for depth in depths:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import docker
 import pytest
 
-from tests.multihost.members import (
-    join,
-    reachability,
-    token,
-)
+from tests.multihost.members import join, reachability, swarm_info, token
 from tests.multihost.testbed import Testbed
 from tests.waiting import wait_until
 
 WORKER = 4
+FORCED = "a new cluster was forced from this one"
+
+
+def _finds_out(testbed: Testbed, host: int) -> bool:
+    return FORCED in swarm_info(testbed, host)["Error"]
 
 
 def test_one_of_three_managers_makes_a_new_cluster_with_the_state_it_has(four: Testbed) -> None:
@@ -33,11 +36,14 @@ def test_one_of_three_managers_makes_a_new_cluster_with_the_state_it_has(four: T
     assert [n["ID"] for n in api.nodes() if n.get("ManagerStatus")] == [me]
     wait_until(lambda: api.inspect_node(worker)["Status"]["State"] == "ready", "the worker finds the new cluster")
 
-    # One that comes back belongs to the group of old and does no harm; told to leave, it can join.
+    # Those that come back would be a second cluster, with a majority: they find out, say so, and change nothing.
     four.start(1)
-    wait_until(
-        lambda: "the log of another Raft group, from before a new cluster was forced" in four.log(1), "it is refused"
-    )
+    four.start(3)
+    for host in (1, 3):
+        wait_until(partial(_finds_out, four, host), "the manager of before finds out")
+        with pytest.raises(docker.errors.APIError, match=FORCED):
+            four.client(host, timeout_s=25).configs.create(name="second", data=b"x")
+    # Told to leave, they can join.
     assert [n["ID"] for n in api.nodes() if n.get("ManagerStatus")] == [me]
     four.client(1).api.leave_swarm(force=True)
     join(four, 1, token(four, "Manager", via=2), via=2)

@@ -9,7 +9,7 @@ from itertools import count
 
 import msgspec
 
-from manager.consensus.port import ConsensusError, Member, NodeID, NotLeaderError
+from manager.consensus.port import ConsensusError, NodeID, NotLeaderError
 from manager.consensus.settings import SnapshotPolicy
 from tests.linearizability import UNKNOWN, Operation, check
 from tests.simulation.disk import Fault
@@ -190,7 +190,7 @@ class Scenario:
         for _ in range(size - 1):
             node = self._new_node()
             node.start()
-            self._add(node)
+            node.enter()
             if not self.world.run(10.0, lambda node=node: self._votes(node)):  # type: ignore[misc]
                 raise Violation(f"{node.node_id} was not promoted")
 
@@ -199,12 +199,6 @@ class Scenario:
         return (
             leader is not None and leader.core is not None and node.node_id in leader.core.configurations.current.voters
         )
-
-    def _add(self, node: SimNode) -> None:
-        leader = self.world.leader()
-        if leader is not None and leader.changes is not None:
-            member = Member(node.node_id, f"{node.node_id}:2377")
-            leader.request(partial(leader.changes.add, member=member), lambda error: None)
 
     def _remove(self, node: SimNode) -> None:
         leader = self.world.leader()
@@ -232,6 +226,7 @@ class Scenario:
             (2, self._fault_pause),
             (1, self._fault_transfer),
             (1, self._fault_membership),
+            (2, self._fault_begin_anew),
             (1, self._fault_all),
             (4, self._repair),
         ]
@@ -299,9 +294,20 @@ class Scenario:
         if len(self.world.nodes) < 6 and self.rng.random() < 0.6:
             new = self._new_node()
             new.start()
-            self._add(new)
+            new.enter()
         else:
             self._remove(node)
+
+    def _fault_begin_anew(self, node: SimNode) -> None:
+        """Who was removed comes back as one does that was demoted and promoted: under its ID, with an empty log."""
+        if not self._removed:
+            self._remove(node)
+            return
+        for node_id in sorted(self._removed):
+            self.world.note(f"{node_id} begins anew")
+            self.world.nodes[node_id].lose_everything()
+            self.world.nodes[node_id].enter()
+        self._removed.clear()
 
     def _repair(self, node: SimNode) -> None:
         self.world.note("repair")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 
-from manager.consensus.port import ConsensusError, Member, NodeID
+from manager.consensus.port import ConsensusError, NodeID
 from manager.consensus.settings import SnapshotPolicy
 from tests.simulation.disk import Fault
 from tests.simulation.world import SimNode, Violation, World
@@ -31,10 +30,7 @@ class _Run:
         self.wait(lambda: self.world.leader() is not None, "no first leader")
         for node in nodes[1:]:
             node.start()
-            leader = self.leader()
-            assert leader.changes is not None
-            member = Member(node.node_id, "host:2377")
-            leader.request(partial(leader.changes.add, member=member), lambda error: None)
+            node.enter()
             self.wait(lambda node=node: self._votes(node), f"{node.node_id} not promoted")  # type: ignore[misc]
 
     def _votes(self, node: SimNode) -> bool:

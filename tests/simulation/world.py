@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -20,7 +21,15 @@ from manager.consensus.commands import Applier
 from manager.consensus.configuration import Configuration
 from manager.consensus.core import RaftCore
 from manager.consensus.outputs import Apply, Deposed, Done, Output, Ready, Rejected, Restore, TakeSnapshot
-from manager.consensus.port import ConsensusError, Entry, Member, NodeID, NotLeaderError, ProposalUnknownError
+from manager.consensus.port import (
+    Admission,
+    ConsensusError,
+    Entry,
+    Member,
+    NodeID,
+    NotLeaderError,
+    ProposalUnknownError,
+)
 from manager.consensus.recovery import OpenedState, found_group, open_state
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import SnapshotPolicy, Timing
@@ -270,7 +279,7 @@ class SimNode:
     def flush(self) -> None:
         pass
 
-    def configure(self, configuration: Configuration) -> None:
+    def configure(self, configuration: Configuration, leader_id: NodeID | None) -> None:
         def connect() -> None:
             for member in configuration.members:
                 if member.node_id != self.node_id and member.node_id in self.world.nodes:
@@ -322,6 +331,44 @@ class SimNode:
         )
         self.core, self.changes = core, MembershipChanges(core)
         core.on_removed = self._removed
+
+    def enter(self) -> None:
+        """As a manager does: ask whoever leads for the admission, until there is one; then ask to be added."""
+
+        def again() -> None:
+            self.world.at(self.world.rng.uniform(0.05, 0.3), self.enter)
+
+        leader = self.world.leader()
+        if self.core is None or leader is None or leader.core is None or leader.changes is None:
+            again()
+            return
+        if self.core.configurations.current.group_id:
+            member = Member(self.node_id, f"{self.node_id}:2377")
+            leader.request(partial(leader.changes.add, member=member), lambda error: None)
+            return
+        asked = leader.core
+        term = asked.term()
+
+        def confirmed(error: ConsensusError | None) -> None:
+            if error is None and asked.is_leading() and asked.term() == term:
+                group_id = asked.configurations.current.group_id
+                admission = Admission(group_id, term, asked.node_id, asked.commit_index())
+                self.world.at(self.world.rng.uniform(0.001, 0.1), lambda: self._guarded(lambda: self._admit(admission)))
+            again()
+
+        leader.request(asked.open_barrier, confirmed)
+
+    def _admit(self, admission: Admission) -> None:
+        if self.core is not None:
+            self.core.admit(admission)
+            self.pump()
+
+    def lose_everything(self) -> None:
+        """Its state folder is removed, as that of a manager that was demoted; it begins anew under its ID."""
+        if self.core is not None:
+            self.crash()
+        self.disk = SimDisk()
+        self.start()
 
     def _removed(self) -> None:
         self.world.note(f"{self.node_id} hears that it was removed")

@@ -198,6 +198,7 @@ class Cluster:
         self.folder, self.timing, self.host = folder, timing, host
         self.authority = authority or Authority(folder)
         self.keep: int | None = None
+        self.refuses: Callable[[NodeID], bool] = lambda _node_id: False
         self.nodes: dict[str, Node] = {}
         self.ports: dict[str, int] = {}
         self.policy: dict[str, SnapshotPolicy] = {}
@@ -218,7 +219,7 @@ class Cluster:
             folder=self.folder / f"state-{name}",
             keys=KeyRing(KEY),
             client_ssl=lambda: self.authority.client(pem),
-            peer_identity=peer_identity,
+            peer_identity=self._identity,
             join=join,
             force_new_cluster=force_new_cluster,
             timing=self.timing or (FOUNDER if name == "a" else OTHERS),
@@ -232,14 +233,26 @@ class Cluster:
         self.nodes[name] = node
         return node
 
+    def _identity(self, connection: ssl.SSLObject) -> NodeID:
+        node_id = peer_identity(connection)
+        if self.refuses(node_id):
+            raise NotAManagerError(f"{node_id} was removed")
+        return node_id
+
     async def form(self, count: int) -> list[Node]:
         """A founded group of ``count`` voters, named a, b, c, ..."""
         first = await self.start("a")
         await until(lambda: first.consensus.leader.is_leader)
         for name in "bcdefg"[: count - 1]:
-            node = await self.start(name, join=True)
-            await first.consensus.add_member(Member(node.node_id, f"{self.host}:{self.ports[name]}"))
+            await self.enter(name, leader=first)
         return [self.nodes[name] for name in "abcdefg"[:count]]
+
+    async def enter(self, name: str, *, leader: Node) -> Node:
+        """A member that begins with nothing becomes a voter, by the steps of a manager that joins."""
+        node = await self.start(name, join=True)
+        await node.consensus.admit(await leader.consensus.admission())
+        await leader.consensus.add_member(Member(node.node_id, f"{self.host}:{self.ports[name]}"))
+        return node
 
     async def leader(self, *, deadline_s: float = 30.0) -> Node:
         await until(lambda: self._leaders() != [], deadline_s=deadline_s)
@@ -262,7 +275,7 @@ class Cluster:
     async def _listen(self, node: Node, context: ssl.SSLContext, port: int) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                peer = peer_identity(writer.get_extra_info("ssl_object"))
+                peer = self._identity(writer.get_extra_info("ssl_object"))
             except ConsensusError:
                 writer.transport.abort()
                 return

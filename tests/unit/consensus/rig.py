@@ -85,6 +85,12 @@ class Rig:
         )
         self.changes = MembershipChanges(self.core)
 
+    def begin_anew(self) -> None:
+        """With an empty folder, as a manager that was demoted and promoted."""
+        self.state.close()
+        self.disk = SimDisk()
+        self.open()
+
     def restart(self, *, power: bool = True) -> None:
         """Crash and come back; with ``power``, what was not synced may be lost."""
         if power:
@@ -105,7 +111,7 @@ class Rig:
     def flush(self) -> None:
         pass
 
-    def configure(self, configuration: Configuration) -> None:
+    def configure(self, configuration: Configuration, leader_id: NodeID | None) -> None:
         pass
 
     # Driving

@@ -278,3 +278,33 @@ def test_force_new_cluster_keeps_state_and_drops_the_others() -> None:
     assert back.journal.getCurrentTerm() == 2
     assert back.configurations.current.members == (Member(A, "elsewhere:2"),)
     assert back.configurations.current.group_id != old.group_id
+    assert back.configurations.current.ancestors == (old.group_id,)
+
+
+def test_who_forces_a_new_cluster_decides_against_the_one_that_was_forced_before() -> None:
+    disk, folder = SimDisk(), Path("/state")
+    state = open_state(disk, folder, KEYS, A)
+    found_group(state, Member(A, "a:1"))
+    old = state.configurations.current
+    state.journal.note_superseded("theirs")
+    state.journal.sync()
+    state.close()
+    state = open_state(disk, folder, KEYS, A)
+    assert state.journal.superseded_by == "theirs"
+    force_new_group(state, Member(A, "a:1"))
+    state.close()
+    back = open_state(disk, folder, KEYS, A)
+    assert back.journal.superseded_by == ""
+    assert back.configurations.current.ancestors == (old.group_id, "theirs")
+
+
+def test_an_admission_is_kept_when_the_segments_before_are_gone() -> None:
+    disk, folder = SimDisk(), Path("/state")
+    state = open_state(disk, folder, KEYS, A)
+    state.journal.note_admission("group", 7)
+    state.journal.sync()
+    for _ in range(3):
+        state.close()
+        state = open_state(disk, folder, KEYS, A)
+    assert state.configurations.is_history
+    assert state.configurations.current.group_id == "group"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import pickle
+import shutil
 import struct
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from manager.consensus.files import AppendFile, OSFiles
 from manager.consensus.port import (
     ConsensusError,
     CorruptStateError,
+    IncompleteStateError,
     Member,
     MembershipError,
     NodeID,
@@ -40,17 +43,19 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 class FullDisk(OSFiles):
-    """Lets nothing more be written once ``full`` is set."""
+    """Lets nothing more be written once ``full`` is set, or after so many bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, after_bytes: int = sys.maxsize) -> None:
         self.full = False
+        self._left_bytes = after_bytes
 
     def create(self, path: Path) -> AppendFile:
         file = super().create(path)
         write = file.write
 
         def refuse(data: bytes) -> None:
-            if self.full:
+            self._left_bytes -= len(data)
+            if self.full or self._left_bytes < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
             write(data)
 
@@ -197,6 +202,123 @@ async def test_force_new_cluster_with_a_new_address(cluster: Cluster) -> None:
     assert alone.machine.data == [b"kept", b"new group"]
 
 
+async def test_a_new_member_does_not_act_on_the_configurations_of_history(cluster: Cluster) -> None:
+    """The log it is sent has a configuration without the leader that sends it, and those of the group it was forced from."""
+    nodes = await cluster.form(3)
+    await nodes[0].consensus.transfer_leadership(NodeID("b"))
+    await until(lambda: nodes[1].consensus.leader.is_leader)
+    await nodes[1].consensus.remove_member(NodeID("a"))
+    await cluster.stop("a", transfer=False)
+    shutil.rmtree(cluster.folder / "state-a")
+    await cluster.enter("a", leader=nodes[1])
+    for _ in range(40):  # more than goes into one batch: what is in force meanwhile counts
+        await nodes[1].consensus.propose(bytes(100_000))
+    await until(lambda: len(cluster.nodes["a"].machine.entries) == 40)
+    for name in "cba":
+        await cluster.stop(name, transfer=False)
+    alone = await cluster.start("a", force_new_cluster=True)
+    await until(lambda: alone.consensus.leader.is_leader)
+    new = await cluster.enter("0", leader=alone)  # the lower ID of two keeps the stream that it dialled
+    assert Member(NodeID("0"), f"{cluster.host}:{cluster.ports['0']}") in alone.consensus.members
+    await until(lambda: new.machine.data == alone.machine.data)
+    assert new.failures == []
+
+
+async def test_a_new_member_that_stopped_in_the_middle_of_the_history_goes_on(cluster: Cluster) -> None:
+    """Its log ends in the group that the new cluster was forced from: it is of the new one all the same."""
+    nodes = await cluster.form(2)
+    for _ in range(40):
+        await nodes[0].consensus.propose(bytes(100_000))
+    for name in "ba":
+        await cluster.stop(name, transfer=False)
+    alone = await cluster.start("a", force_new_cluster=True)
+    await until(lambda: alone.consensus.leader.is_leader)
+    admission = await alone.consensus.admission()
+    new = await cluster.start("d", join=True, files=FullDisk(after_bytes=1_500_000))
+    await new.consensus.admit(admission)
+    member = Member(new.node_id, f"{cluster.host}:{cluster.ports['d']}")
+    with pytest.raises(NoQuorumError):
+        await alone.consensus.add_member(member, timeout_s=2.0)
+    assert [type(failure) for failure in new.failures] == [OSError]
+    await cluster.stop("d", transfer=False)
+    back = await cluster.start("d", join=True)
+    assert 0 < len(back.machine.data) < 40
+    assert back.consensus.group_id == alone.consensus.group_id
+    await alone.consensus.add_member(member)
+    await until(lambda: back.machine.data == alone.machine.data)
+
+
+async def test_a_stream_is_not_cut_by_a_look_at_a_certificate_that_is_good(cluster: Cluster) -> None:
+    """A member that is sent the history hears there that the leader which sends it was demoted once."""
+    nodes = await cluster.form(2)
+    links = nodes[0].consensus._thread._links
+    assert links is not None
+    # Of two streams the one stays that the lower ID dialled.
+    await until(lambda: any(stream.dialled_by == "a" for stream in list(links._connections.values())))
+    (before,) = links._connections.values()
+    nodes[0].consensus.recheck(NodeID("b"))
+    await nodes[0].consensus.propose(b"x")  # behind it in the queue
+    assert list(links._connections.values()) == [before]
+    cluster.refuses = lambda node_id: node_id == "b"
+    nodes[0].consensus.recheck(NodeID("b"))
+    await until(lambda: nodes[0].consensus.reachable == {"a"})
+
+
+async def test_managers_of_before_find_out_that_a_new_cluster_was_forced(cluster: Cluster) -> None:
+    nodes = await cluster.form(3)
+    await nodes[0].consensus.propose(b"kept")
+    for name in "cba":
+        await cluster.stop(name, transfer=False)
+    alone = await cluster.start("a", force_new_cluster=True)
+    await until(lambda: alone.consensus.leader.is_leader)
+    old = [await cluster.start(name) for name in "bc"]
+    await until(lambda: all(node.consensus.superseded for node in old))
+    assert not any(node.consensus.leader.is_leader for node in old)
+    assert alone.consensus.superseded == ""
+    # They know it still when the new cluster cannot be reached.
+    for name in "bca":
+        await cluster.stop(name, transfer=False)
+    old = [await cluster.start(name) for name in "bc"]
+    assert all("a new cluster was forced from this one" in node.consensus.superseded for node in old)
+    with pytest.raises(NotLeaderError):
+        await old[0].consensus.propose(b"second cluster")
+
+
+async def test_one_that_knows_of_the_forced_cluster_tells_the_others(cluster: Cluster) -> None:
+    await cluster.form(3)
+    for name in "cba":
+        await cluster.stop(name, transfer=False)
+    alone = await cluster.start("a", force_new_cluster=True)
+    await until(lambda: alone.consensus.leader.is_leader)
+    told = await cluster.start("b")
+    await until(lambda: bool(told.consensus.superseded))
+    await cluster.stop("a", transfer=False)
+    other = await cluster.start("c")
+    await until(lambda: bool(other.consensus.superseded))
+
+
+async def test_a_member_that_was_not_admitted_hears_nobody(cluster: Cluster) -> None:
+    """Also not a leader that holds it for a member: what it had before it lost its log may have counted."""
+    nodes = await cluster.form(1)
+    new = await cluster.start("b", join=True)
+    with pytest.raises(NoQuorumError):
+        await nodes[0].consensus.add_member(Member(new.node_id, f"{cluster.host}:{cluster.ports['b']}"), timeout_s=1.0)
+    assert new.machine.data == []
+    assert new.consensus.group_id == ""
+
+
+async def test_a_history_is_not_made_a_cluster(cluster: Cluster) -> None:
+    nodes = await cluster.form(1)
+    await nodes[0].consensus.propose(b"x")
+    new = await cluster.start("b", join=True)
+    await new.consensus.admit(await nodes[0].consensus.admission())
+    await cluster.stop("b")
+    with pytest.raises(IncompleteStateError):
+        await cluster.start("b", force_new_cluster=True)
+    back = await cluster.start("b", join=True)
+    assert back.consensus.group_id == nodes[0].consensus.group_id
+
+
 async def test_a_member_that_moved_is_found_again(cluster: Cluster) -> None:
     nodes = await cluster.form(3)
     await cluster.stop("c", transfer=False)
@@ -276,9 +398,9 @@ async def _talk(cluster: Cluster, pem: Path, data: bytes) -> bytes:
         struct.pack(">I", 1 << 31),
         (lambda body: struct.pack(">I", len(body)) + body)(pickle.dumps({"type": "append_entries"}, 2)),
         wire.encode_frame(wire.Vote(99, 99, 99, True)),
-        wire.encode_frame(wire.Hello(1, "somebody-else", "", "x:1")),
-        wire.encode_frame(wire.Hello(99, "m", "", "x:1")),
-        wire.encode_frame(wire.Hello(1, "m", "another-group", "x:1")),
+        wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "somebody-else", "", "x:1", (), "")),
+        wire.encode_frame(wire.Hello(99, "m", "", "x:1", (), "")),
+        wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "m", "another-group", "x:1", (), "")),
         b"GET / HTTP/1.1\r\n\r\n",
     ],
     ids=["giant", "pickle", "no-hello", "other-node", "other-version", "other-group", "http"],

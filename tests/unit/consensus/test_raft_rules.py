@@ -14,7 +14,7 @@ import pytest
 from manager.consensus import wire
 from manager.consensus.guard import LogDivergedError
 from manager.consensus.outputs import Deposed, Done, Ready, Restore, TakeSnapshot
-from manager.consensus.port import Member, MembershipError, NotLeaderError
+from manager.consensus.port import Admission, Member, MembershipError, NotLeaderError
 from manager.consensus.settings import SnapshotPolicy
 from manager.consensus.snapshots import SnapshotHead, encode_head
 from tests.unit.consensus.rig import MEMBERSHIP, A, B, C, D, E, Rig, append, command, configuration
@@ -669,6 +669,91 @@ def test_one_message_does_not_use_up_the_terms(message: Callable[[int], wire.Mes
     assert rig.core.term() == 2
     rig.campaign()
     assert rig.core.term() == 3
+
+
+# A member with an empty log (docs/design/consensus.md, "Membership")
+
+
+def _history(first: int, last: int, *, term: int = 5) -> wire.Append:
+    """Entries of a log in which this member is a voter, since entry 2."""
+    named = MEMBERSHIP + configuration(A, B, C).encode()
+    entries = [(term, named if index == 2 else command(b"old")) for index in range(first, last + 1)]
+    return wire.Append(term, first, last, first - 1, 0 if first == 2 else term, entries)
+
+
+def _admitted(index: int = 6) -> Rig:
+    rig = Rig()
+    rig.begin_anew()
+    rig.connect(B, C)
+    rig.core.admit(Admission("group", 5, B, index))
+    return rig
+
+
+def test_a_member_that_was_not_admitted_hears_nobody() -> None:
+    rig = Rig()
+    rig.begin_anew()
+    rig.connect(B, C)
+    rig.receive(B, _history(2, 4))
+    rig.receive(C, wire.Vote(9, 99, 9, True))
+    rig.receive(C, wire.PreVote(9, 1, 99, 9))
+    assert rig.sent == []
+    assert rig.log() == [(1, 0)]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_nothing_in_a_history_is_acted_on(restarted: bool) -> None:
+    """It may have acknowledged more, before it lost its log, than it has now: its vote would elect who lacks that."""
+    rig = _admitted()
+    rig.receive(B, _history(2, 5))
+    if restarted:
+        rig.restart()
+        rig.connect(B, C)
+    rig.clear()
+    assert not rig.core.is_voter()
+    assert rig.core.configurations.current.group_id == "group"
+    rig.advance(60.0)
+    rig.advance(60.0)
+    rig.receive(C, wire.PreVote(9, 1, 99, 9))
+    rig.receive(C, wire.Vote(9, 99, 9, True))
+    assert not rig.take(wire.PreVote)
+    assert not rig.take(wire.Vote)
+    assert [reply.granted for reply in rig.take(wire.PreVoteReply)] == [False]
+    assert [reply.granted for reply in rig.take(wire.VoteReply)] == [False]
+
+
+def test_a_member_whose_log_is_as_far_as_at_its_admission_takes_part() -> None:
+    rig = _admitted()
+    rig.receive(B, _history(2, 5))
+    assert rig.core.configurations.current.members == ()
+    rig.receive(B, _history(6, 6))
+    assert rig.core.configurations.current == configuration(A, B, C)
+    assert rig.core.is_voter()
+
+
+def test_a_leader_of_before_the_admission_is_not_heard_and_has_no_vote() -> None:
+    rig = _admitted()
+    rig.receive(C, _history(2, 5, term=4))
+    assert rig.log() == [(1, 0)]
+    assert rig.last(wire.AppendReply, C).term == 5
+    rig.receive(B, _history(2, 6))
+    rig.receive(C, wire.Vote(5, 99, 5, True))  # the leader of term 5 has its vote
+    assert not rig.last(wire.VoteReply, C).granted
+
+
+def test_a_superseded_member_neither_leads_nor_votes_nor_acknowledges() -> None:
+    rig = leader()
+    rig.core.supersede("another")
+    rig.core.pump()
+    assert any(isinstance(output, Deposed) for output in rig.core.outputs)
+    for _ in range(2):
+        rig.clear()
+        rig.advance(60.0)
+        rig.receive(B, append(9, (2, 0), 9))
+        rig.receive(B, wire.Vote(9, 99, 9, True))
+        rig.receive(B, wire.PreVote(9, 1, 99, 9))
+        assert rig.sent == []
+        rig.restart()
+        rig.connect(B, C)
 
 
 def test_messages_of_unknown_kinds_of_entries_are_refused() -> None:

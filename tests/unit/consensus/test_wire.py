@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from manager.consensus import wire
 
 MESSAGES: list[wire.Message] = [
-    wire.Hello(1, "a", "group", "a:2377"),
+    wire.Hello(1, "a", "group", "a:2377", ("older", "old"), "newer"),
     wire.Ping(),
     wire.PreVote(3, 1, 10, 2),
     wire.PreVoteReply(3, 1, True, False),

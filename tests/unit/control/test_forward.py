@@ -97,6 +97,18 @@ async def test_without_a_leader_the_call_is_refused_in_time(follower: Follower) 
     assert not info.has_leader
 
 
+async def test_a_manager_of_a_cluster_that_is_no_more_says_so_at_once(follower: Follower) -> None:
+    follower.patience(60.0)
+    follower.consensus.supersede("a new cluster was forced")
+    async with serving(follower.forwarder.call) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = ControlStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="a new cluster was forced") as caught:
+            await stub.ListNodes(pb.ListNodesRequest())
+        info = await stub.GetManagerInfo(pb.GetManagerInfoRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert info.error == "a new cluster was forced"
+
+
 async def test_a_leader_that_appears_meanwhile_answers(follower: Follower) -> None:
     follower.patience(60)
     call = asyncio.ensure_future(follower.forwarder.call("ListNodes", pb.ListNodesRequest()))

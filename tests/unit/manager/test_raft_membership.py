@@ -141,7 +141,8 @@ async def test_a_manager_with_a_certificate_from_before_its_demotion_is_not_take
         node = Node(id=NEXT)
         node.spec.role = NodeRole.NODE_ROLE_MANAGER
         await leading.store.update(lambda working: working.create(node))
-        join, request = RaftMembershipStub(channel).Join, RaftJoinRequest(raft_addr="b:1", grpc_addr="b:2")
+        join = RaftMembershipStub(channel).Join
+        request = RaftJoinRequest(raft_addr="b:1", grpc_addr="b:2", group_id=leading.consensus.group_id)
         leading.void = {NEXT}
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await join(request)
@@ -149,6 +150,21 @@ async def test_a_manager_with_a_certificate_from_before_its_demotion_is_not_take
         leading.void = set()
         await join(request)
         assert leading.store.view.nodes.find(NEXT).grpc_addr == "b:2"
+
+
+async def test_a_manager_without_a_group_is_told_where_its_log_has_to_get_before_it_is_taken_in() -> None:
+    leading = Manager(NEXT)
+    async with leading.serving() as channel:
+        leading.consensus.regain_leadership()
+        await leading.consensus.remove_member(LEAVING)
+        node = Node(id=NEXT)
+        node.spec.role = NodeRole.NODE_ROLE_MANAGER
+        await leading.store.update(lambda working: working.create(node))
+        answer = await RaftMembershipStub(channel).Join(RaftJoinRequest(raft_addr="b:1", grpc_addr="b:2"))
+        assert answer.admission.group_id == leading.consensus.group_id
+        assert answer.admission.index == leading.consensus.applied_index
+        assert (answer.admission.term, answer.admission.leader_id) == (leading.consensus.leader.term, NEXT)
+        assert not leading.store.view.nodes.find(NEXT).grpc_addr
 
 
 async def test_a_manager_takes_out_nobody_but_itself() -> None:
