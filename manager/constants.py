@@ -57,6 +57,10 @@ RESTART_DELAY_S = 5.0
 STOP_GRACE_PERIOD_S = 10.0
 UPDATE_MONITOR_S = 5.0
 
+UPDATE_STAY_UP_S = 1.0
+"""A start-first update tells the old task to stop when the new one has run for as long (or for the monitor window, where
+that is shorter): a command that dies at once takes nothing down."""
+
 # ---------------------------------------------------------------- the reconcile loop
 
 PASS_OBJECTS_MAX = 400

@@ -183,7 +183,7 @@ class ControlService:
         service = await self._transactions.write(change)
         service = self._store.view.services.get(service.id) or service
         log.info("service.created", service_id=service.id, service_name=service.spec.name)
-        return pb.CreateServiceResponse(service=service, warnings=services.warnings_of(service.spec, None))
+        return pb.CreateServiceResponse(service=service, warnings=services.warnings_of(service, None))
 
     async def get_service(self, request: pb.GetServiceRequest) -> pb.GetServiceResponse:
         view = await self._transactions.read()
@@ -227,7 +227,7 @@ class ControlService:
             spec_version=service.spec_version,
             rollback=request.rollback,
         )
-        return pb.UpdateServiceResponse(service=service, warnings=services.warnings_of(service.spec, before))
+        return pb.UpdateServiceResponse(service=service, warnings=services.warnings_of(service, before))
 
     async def remove_service(self, request: pb.RemoveServiceRequest) -> pb.RemoveServiceResponse:
         tasks_max = itertools.chain([TASKS_PER_REMOVAL], itertools.repeat(0))

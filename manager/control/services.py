@@ -18,14 +18,15 @@ from manager.control.errors import (
     UnimplementedError,
 )
 from manager.control.lookup import check_version
+from manager.model.defaults import restart_rules
 from manager.model.modes import mode_of
 from manager.model.times import from_timestamp
 from manager.model.transitions import with_desired
-from manager.model.versions import copy_service, first_version, next_version, rolled_back
+from manager.model.versions import copy_service, first_version, means_the_same, rolled_back, with_spec
 from manager.store import SERVICES, View, Working
 from proto.control_pb2 import ServiceStatus
-from proto.objects_pb2 import Node, NodeState, Service, TaskState
-from proto.specs_pb2 import PublishMode, ServiceSpec
+from proto.objects_pb2 import Node, NodeState, Service, TaskState, UpdateState
+from proto.specs_pb2 import PublishMode, RestartCondition, ServiceSpec
 
 
 def create_service(working: Working, spec: ServiceSpec, *, service_id: str) -> Service:
@@ -45,7 +46,7 @@ def create_service(working: Working, spec: ServiceSpec, *, service_id: str) -> S
 
 
 def update_service(working: Working, service: Service, spec: ServiceSpec, *, version: int) -> Service:
-    """Give a service another spec; the present one becomes the previous one.
+    """Give a service another spec; the present one becomes the previous one, unless that changes nothing.
 
     Args:
         service: as stored.
@@ -65,7 +66,7 @@ def update_service(working: Working, service: Service, spec: ServiceSpec, *, ver
         raise UnimplementedError("renaming services is not supported")
     if spec.endpoint_spec != service.spec.endpoint_spec:
         check_port_conflicts(working, spec, service_id=service.id)
-    changed = next_version(service, spec)
+    changed = with_spec(service, spec)
     working.update(changed)
     return changed
 
@@ -137,21 +138,59 @@ def _is_down(node: Node | None) -> bool:
     return node is not None and node.status.state == NodeState.NODE_STATE_DOWN
 
 
-def warnings_of(spec: ServiceSpec, previous: ServiceSpec | None) -> list[str]:
-    """What the user should know of a service that was accepted (features X21)."""
-    if previous is not None and previous.endpoint_spec == spec.endpoint_spec:
-        return []
+def warnings_of(service: Service, before: ServiceSpec | None) -> list[str]:
+    """What the user should know of a service that was accepted (features X21).
+
+    Args:
+        service: as it is now.
+        before: its spec until then; None when it was made. What has not changed is not told again.
+    """
+    found = [_stays_paused(service, before), _host_ports(service.spec, before), _endless_restarts(service.spec, before)]
+    return [text for text in found if text]
+
+
+def _stays_paused(service: Service, before: ServiceSpec | None) -> str:
+    paused = service.update_status.state in (UpdateState.UPDATE_STATE_PAUSED, UpdateState.UPDATE_STATE_ROLLBACK_PAUSED)
+    if before is None or not paused or not means_the_same(before, service.spec):
+        return ""
+    what = "rollback" if service.update_status.state == UpdateState.UPDATE_STATE_ROLLBACK_PAUSED else "update"
+    return (
+        f"nothing was changed, and the {what} of the service stays paused: change what made it fail, go on with "
+        '"service update --force", or go back with "service rollback"'
+    )
+
+
+def _host_ports(spec: ServiceSpec, before: ServiceSpec | None) -> str:
+    if before is not None and before.endpoint_spec == spec.endpoint_spec:
+        return ""
     ports = [
         f"{port.published_port or port.target_port}"
         for port in spec.endpoint_spec.ports
         if port.publish_mode == PublishMode.PUBLISH_MODE_HOST
     ]
     if not ports:
-        return []
-    return [
+        return ""
+    return (
         f"published on all addresses (0.0.0.0) of the nodes that run the tasks: port {', '.join(ports)}; "
         "an IP address given with a port is dropped by the client and has no effect"
-    ]
+    )
+
+
+def _endless_restarts(spec: ServiceSpec, before: ServiceSpec | None) -> str:
+    """Restarts are a delay and a run apart, so a window may be too short to ever hold as many as are allowed."""
+    rules = restart_rules(spec.task_template)
+    if before is not None and restart_rules(before.task_template) == rules:
+        return ""
+    if rules.condition == RestartCondition.RESTART_CONDITION_NONE or not rules.max_attempts or not rules.window_s:
+        return ""
+    fills_after_s = rules.max_attempts * rules.delay_s
+    if rules.window_s > fills_after_s:
+        return ""
+    return (
+        f"the maximum of {rules.max_attempts} restarts will never be reached: they are at least {rules.delay_s:g} s (the "
+        f"restart delay) apart, and a window of {rules.window_s:g} s holds fewer; want a window longer than "
+        f"{fills_after_s:g} s and the time that the tasks run, or none"
+    )
 
 
 # ---------------------------------------------------------------- parts

@@ -57,8 +57,15 @@ class RestartRules:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRules:
-    """An update or rollback configuration with nothing left open. ``parallelism`` 0: all slots at once;
-    ``progress_deadline_s`` None: a task may take for ever."""
+    """An update or rollback configuration with nothing left open.
+
+    Attributes:
+        parallelism: 0: all slots at once.
+        monitor_s: how long after it began to run a task's end is a failure of the update. It outlasts the delay: what
+            fails while the update waits for the delay alone would else go unseen.
+        stay_up_s: how long the new task of a start-first update has to run before the old one is told to stop.
+        progress_deadline_s: None: a task may take for ever.
+    """
 
     parallelism: int
     delay_s: float
@@ -66,6 +73,7 @@ class UpdateRules:
     monitor_s: float
     max_failure_ratio: float
     order: UpdateOrder.ValueType
+    stay_up_s: float
     progress_deadline_s: float | None
 
 
@@ -86,13 +94,16 @@ def update_rules(spec: ServiceSpec, *, rollback: bool) -> UpdateRules:
         config = spec.rollback_config if spec.HasField("rollback_config") else default_update_config()
     else:
         config = spec.update_config if spec.HasField("update_config") else default_update_config()
+    delay_s = config.delay_ns / NANOSECONDS
+    monitor_s = config.monitor_ns / NANOSECONDS if config.monitor_ns else constants.UPDATE_MONITOR_S
     return UpdateRules(
         parallelism=config.parallelism,
-        delay_s=config.delay_ns / NANOSECONDS,
+        delay_s=delay_s,
         failure_action=config.failure_action or FAILURE_ACTION_PAUSE,
-        monitor_s=config.monitor_ns / NANOSECONDS if config.monitor_ns else constants.UPDATE_MONITOR_S,
+        monitor_s=monitor_s if delay_s < monitor_s else delay_s + 1.0,
         max_failure_ratio=config.max_failure_ratio,
         order=config.order or UPDATE_ORDER_STOP_FIRST,
+        stay_up_s=min(constants.UPDATE_STAY_UP_S, monitor_s),
         progress_deadline_s=progress_deadline_s(spec),
     )
 

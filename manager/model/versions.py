@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from manager.model.defaults import insert_defaults
 from manager.model.endpoints import endpoint_of
 from proto.objects_pb2 import UPDATE_STATE_ROLLBACK_STARTED, Service, SpecVersion, UpdateStatus
 from proto.specs_pb2 import ServiceSpec
@@ -28,6 +29,28 @@ def first_version(service_id: str, spec: ServiceSpec) -> Service:
     service = Service(id=service_id, spec=spec, spec_version=1)
     service.endpoint.CopyFrom(endpoint_of(service))
     return service
+
+
+def means_the_same(spec: ServiceSpec, other: ServiceSpec) -> bool:
+    """Whether two specs ask for the same; one of them may write defaults out."""
+    return spec == other or insert_defaults(spec) == insert_defaults(other)
+
+
+def with_spec(service: Service, spec: ServiceSpec) -> Service:
+    """A copy of the service after an update to ``spec``.
+
+    An update that changes nothing keeps the way back: the previous spec stays, and what is recorded of the last update
+    (one that is paused stays paused). What it writes out is kept, in a version of its own.
+    """
+    if not means_the_same(service.spec, spec):
+        return next_version(service, spec)
+    same = copy_service(service)
+    if service.spec != spec:
+        same.spec.CopyFrom(spec)
+        same.spec_version = service.spec_version + 1
+        same.ClearField("rollout")
+        same.endpoint.CopyFrom(endpoint_of(same))
+    return same
 
 
 def next_version(service: Service, spec: ServiceSpec) -> Service:

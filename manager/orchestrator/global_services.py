@@ -66,9 +66,16 @@ def reconcile_node(rules: SlotRules, node_id: str, tasks: Sequence[Task]) -> Out
 
 
 def nodes_to_look_at(inputs: ServiceInputs) -> Iterator[str]:
-    """IDs of every node, since a change of the spec may change where the service belongs, and of where it is."""
-    yield from (node.id for node in inputs.nodes.values())
-    yield from (task.node_id for task in inputs.tasks if is_live(task))
+    """IDs of nodes that want a task and have none, or the other way round: a change of the spec may have made them so.
+
+    The others are looked at when they, or their tasks, change. (Two tasks on a node have the service looked at: to have
+    their node looked at for it again would never end.)
+    """
+    occupied = {task.node_id for task in inputs.tasks if is_live(task)}
+    for node in inputs.nodes.values():
+        if may_run_on(inputs.service, node) != (node.id in occupied):
+            yield node.id
+    yield from sorted(node_id for node_id in occupied if inputs.nodes.get(node_id) is None)
 
 
 def reconcile(inputs: ServiceInputs) -> Outcome:

@@ -120,7 +120,7 @@ def reconcile_slot(rules: SlotRules, slot_tasks: Sequence[Task]) -> Outcome:
             # Failed before it was even to run: the delay it waited for is waited out, to not loop tightly (A8.02).
             outcome.wait_until(from_timestamp(task.not_before))
             continue
-        if has_ended(task) and rollout.counts_as_failure(service, task, rules.now):
+        if has_ended(task) and rollout.counts_as_failure(service, task):
             service = rollout.with_failure(service, task)
         if position < len(live) - 1 or not _is_replaced(rules, task, lost=lost):
             outcome.add(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, rules.now)))

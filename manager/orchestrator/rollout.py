@@ -7,7 +7,7 @@ failure ratio is taken of) and the tasks that failed; ``Service.update_status`` 
 from __future__ import annotations
 
 from manager.model.defaults import update_rules
-from manager.model.tasks import running_since, was_evicted
+from manager.model.tasks import changed_at, running_since, was_evicted
 from manager.model.versions import copy_service
 from proto.objects_pb2 import (
     TASK_STATE_ORPHANED,
@@ -48,11 +48,12 @@ def replaces_another(task: Task) -> bool:
     return bool(task.replaces_task_id) and task.restart_history.attempts == 0
 
 
-def counts_as_failure(service: Service, task: Task, now: float) -> bool:
+def counts_as_failure(service: Service, task: Task) -> bool:
     """Whether a live task that was seen to have ended counts against the rollout.
 
-    It does when it ended before it ran, or within the monitor window after (A8.07); each task once. One that was given
-    up with its node, or evicted, says nothing about the new spec; nobody counts where failures change nothing.
+    It does when it ended before it ran, or within the monitor window after (A8.07), whenever that is looked at; each
+    task once. One that was given up with its node, or evicted, says nothing about the new spec; nobody counts where
+    failures change nothing.
     """
     if not is_under_way(service) or not belongs(service, task) or task.id in service.rollout.failed_task_ids:
         return False
@@ -61,7 +62,7 @@ def counts_as_failure(service: Service, task: Task, now: float) -> bool:
     if given_up or rules.failure_action == FAILURE_ACTION_CONTINUE:
         return False
     started_at = running_since(task)
-    return started_at is None or now - started_at <= rules.monitor_s
+    return started_at is None or changed_at(task) - started_at <= rules.monitor_s
 
 
 def with_failure(service: Service, task: Task) -> Service:

@@ -2,9 +2,9 @@
 
 No progress lives outside the store. A slot is *stale* while its tasks are of an older spec, *mixed* while old and new
 are there together, *settled* otherwise. The slots at work are those whose new task is not up yet, or is up (or has
-failed) for less than the delay; the parallelism says how many there may be. After the last one the update is watched
-for one monitor window more, and then complete (A8.04 to A8.12). A new leader that looks at the same tasks comes to
-the same step.
+failed) for less than the delay; start-first also for less than it has to stay up before the old one is told to stop.
+The parallelism says how many there may be. After the last one the update is watched for one monitor window more, and
+then complete (A8.04 to A8.12). A new leader that looks at the same tasks comes to the same step.
 
 A service may set its tasks a deadline to run (A8.14): one that is *late* has failed as far as the update is concerned,
 which does not wait for it any longer. The task itself goes on, and may yet run.
@@ -152,8 +152,8 @@ def _classify(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules) -> str:
     clean = [task for task in live if not _is_dirty(inputs, task)]
     if clean:
         start_first = rules.order == UPDATE_ORDER_START_FIRST
-        if len(live) == 1 or (start_first and all(_is_late(inputs, slot, task, rules) for task in clean)):
-            return "settled"  # the late one: nothing is left to do for the slot unless it runs after all
+        if len(live) == 1 or (start_first and all(_is_given_up(inputs, slot, task, rules) for task in clean)):
+            return "settled"  # nothing is left to do for the slot unless the new one runs after all
         return "mixed"
     current = [task for task in slot.tasks if task.spec_version == inputs.service.spec_version]
     if current and is_finished(current, inputs.spec_of, mode_of(inputs.service.spec)):
@@ -168,8 +168,13 @@ def _finish_mixed(inputs: UpdateInputs, slot: SlotTasks, rules: UpdateRules, out
     clean = [task for task in live if not _is_dirty(inputs, task)]
     # Running before merely wanted to run; of equals the oldest, which is the one that was there.
     keep = max(clean, key=lambda task: (task.status.state == TASK_STATE_RUNNING, task.desired_state))
-    if rules.order == UPDATE_ORDER_START_FIRST and keep.status.state != TASK_STATE_RUNNING:
-        return
+    if rules.order == UPDATE_ORDER_START_FIRST:
+        since = running_since(keep)
+        if keep.status.state != TASK_STATE_RUNNING or since is None:
+            return
+        if _goes_on(since, rules.stay_up_s, inputs.now):
+            outcome.wait_until(since + rules.stay_up_s)
+            return
     surplus = [task for task in live if task.id != keep.id]
     outcome.add(*(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, inputs.now)) for task in surplus))
 
@@ -183,6 +188,8 @@ class _Work:
 
 def _at_work(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: UpdateRules) -> _Work | None:
     """The work that is still done on this slot, or None."""
+    # Start-first, until the old task may be told to stop: else there were more of both than the parallelism says.
+    wait_s = max(rules.delay_s, rules.stay_up_s) if rules.order == UPDATE_ORDER_START_FIRST else rules.delay_s
     for task in slot.tasks:
         settled_at = _settled_at(inputs, slot, task, rules)
         if settled_at is None:
@@ -194,8 +201,8 @@ def _at_work(inputs: UpdateInputs, service: Service, slot: SlotTasks, rules: Upd
                 and not _is_stranded(slot, task)
             ):
                 return _Work(_late_at(inputs, slot, task, rules))
-        elif rollout.belongs(service, task) and _goes_on(settled_at, rules.delay_s, inputs.now):
-            return _Work(settled_at + rules.delay_s)
+        elif rollout.belongs(service, task) and _goes_on(settled_at, wait_s, inputs.now):
+            return _Work(settled_at + wait_s)
     return None
 
 
@@ -239,6 +246,15 @@ def _late_at(inputs: UpdateInputs, slot: SlotTasks, task: Task, rules: UpdateRul
 def _is_late(inputs: UpdateInputs, slot: SlotTasks, task: Task, rules: UpdateRules) -> bool:
     late_at = _late_at(inputs, slot, task, rules)
     return late_at is not None and late_at <= inputs.now
+
+
+def _is_given_up(inputs: UpdateInputs, slot: SlotTasks, task: Task, rules: UpdateRules) -> bool:
+    """Start-first: whether the update goes on without the new task of a slot, whose old one stays until it runs.
+
+    It is late; or the one that the update made has failed, which was counted, and this one is its restart.
+    """
+    restarted = task.restart_history.attempts > 0 and task.spec_version == inputs.service.spec_version
+    return task.status.state != TASK_STATE_RUNNING and (restarted or _is_late(inputs, slot, task, rules))
 
 
 def _with_late(inputs: UpdateInputs, rules: UpdateRules) -> Service | None:
@@ -325,9 +341,7 @@ def _complete_when_due(inputs: UpdateInputs, rules: UpdateRules) -> Outcome:
     if under_way:
         return outcome
     if settled:
-        # A window that ends with the delay would be over before the last slot is.
-        tail_s = rules.monitor_s if rules.delay_s < rules.monitor_s else rules.delay_s + 1.0
-        watch_s = rules.delay_s + tail_s
+        watch_s = rules.delay_s + rules.monitor_s
         if _goes_on(max(settled), watch_s, inputs.now):
             outcome.wait_until(max(settled) + watch_s)
             return outcome

@@ -17,7 +17,7 @@ from manager.control.errors import (
 )
 from proto import control_pb2 as pb
 from proto.objects_pb2 import NodeState, Service, TaskState, UpdateState
-from proto.specs_pb2 import PublishMode, ServiceSpec
+from proto.specs_pb2 import PublishMode, RestartCondition, ServiceSpec
 from tests.unit.control.builders import config_spec, global_spec, secret_spec, service_spec
 from tests.unit.control.managed import Managed
 
@@ -259,3 +259,39 @@ async def test_services_are_filtered(manager: Managed) -> None:
     assert await names(mode="replicated|global") == {"web", "webhook", "db"}
     with pytest.raises(InvalidRequestError, match="invalid filter 'colour'"):
         await names(colour="red")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "delay_s", "window_s", "told"),
+    [(1, 5, 5, True), (3, 5, 10, True), (3, None, 15, True), (3, 5, 16, False), (3, 0, 1, False), (0, 5, 1, False)],
+)
+async def test_a_restart_window_that_never_fills_is_told(
+    manager: Managed, attempts: int, delay_s: int | None, window_s: int, told: bool
+) -> None:
+    """The attempts would have no end: three restarts, each after 5 s, are never within 10 s."""
+    spec = service_spec()
+    policy = spec.task_template.restart_policy
+    policy.max_attempts, policy.window_ns = attempts, window_s * 10**9
+    if delay_s is not None:
+        policy.delay_ns = delay_s * 10**9
+    made = await manager.control.create_service(pb.CreateServiceRequest(spec=spec))
+    assert ["will never be reached" in text for text in made.warnings] == [True] * told
+    request = pb.UpdateServiceRequest(ref="web", version=made.service.version.index, spec=spec)
+    request.spec.mode.replicated.replicas = 5
+    assert not (await manager.control.update_service(request)).warnings, "it was told before"
+
+
+async def test_no_restarts_need_no_window(manager: Managed) -> None:
+    spec = service_spec()
+    policy = spec.task_template.restart_policy
+    policy.condition = RestartCondition.RESTART_CONDITION_NONE
+    policy.max_attempts, policy.window_ns = 3, 10**9
+    assert not (await manager.control.create_service(pb.CreateServiceRequest(spec=spec))).warnings
+
+
+async def test_an_update_that_changes_nothing_still_checks_the_version(manager: Managed) -> None:
+    service = await create(manager)
+    again = await update(manager, service, service_spec())
+    assert (again.spec_version, again.HasField("previous_spec")) == (1, False)
+    with pytest.raises(OutOfSequenceError):
+        await update(manager, service, service_spec())

@@ -20,7 +20,6 @@ from proto.objects_pb2 import (
     UPDATE_STATE_UPDATING,
     Config,
     Secret,
-    Task,
     TaskState,
 )
 from proto.specs_pb2 import (
@@ -34,59 +33,15 @@ from proto.specs_pb2 import (
     UPDATE_ORDER_STOP_FIRST,
     FailureAction,
     ServiceSpec,
-    UpdateConfig,
     UpdateOrder,
 )
 from tests.unit.loop.harness import Change, Harness
-
-
-def to_image(
-    image: str,
-    *,
-    parallelism: int = 1,
-    delay_s: float = 0,
-    monitor_s: float = 5,
-    action: FailureAction.ValueType = FAILURE_ACTION_PAUSE,
-    ratio: float = 0,
-    order: UpdateOrder.ValueType = UPDATE_ORDER_STOP_FIRST,
-) -> Change:
-    def change(spec: ServiceSpec) -> None:
-        spec.task_template.container_spec.image = image
-        spec.update_config.CopyFrom(
-            UpdateConfig(
-                parallelism=parallelism,
-                delay_ns=nanoseconds(delay_s),
-                monitor_ns=nanoseconds(monitor_s),
-                failure_action=action,
-                max_failure_ratio=ratio,
-                order=order,
-            )
-        )
-
-    return change
+from tests.unit.loop.rollouts import fail_new, image_of, images, to_image
 
 
 def one_a_node(spec: ServiceSpec) -> None:
     to_image("v1")(spec)
     spec.task_template.placement.max_replicas = 1
-
-
-def image_of(cluster: Harness, task: Task) -> str:
-    version = cluster.store.view.spec_versions.of(task.service_id, task.spec_version)
-    assert version is not None
-    return version.spec.task_template.container_spec.image
-
-
-def images(cluster: Harness, service_id: str) -> list[str]:
-    return sorted(image_of(cluster, task) for task in cluster.running(service_id))
-
-
-async def fail_new(cluster: Harness, service_id: str, image: str) -> bool:
-    """Make running tasks of that image fail; returns whether there were any."""
-    bad = [task for task in cluster.running(service_id) if image_of(cluster, task) == image]
-    for task in bad:
-        await cluster.fail(task)
-    return bool(bad)
 
 
 @pytest.mark.parametrize("leader_changes", [False, True])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from manager.model.defaults import insert_defaults
 from manager.model.endpoints import endpoint_of
-from manager.model.versions import first_version, next_version, present_version, rolled_back
+from manager.model.versions import first_version, next_version, present_version, rolled_back, with_spec
 from proto.objects_pb2 import UPDATE_STATE_PAUSED, UPDATE_STATE_ROLLBACK_STARTED, Rollout, Service
 from proto.specs_pb2 import PUBLISH_MODE_HOST, PUBLISH_MODE_INGRESS, PortConfig, ServiceSpec
 
@@ -88,3 +89,23 @@ def test_an_endpoint_keeps_what_was_allocated() -> None:
     wanted = endpoint_of(service)
     assert list(wanted.ports) == [port(5, host=True), allocated]
     assert wanted.spec == service.spec.endpoint_spec
+
+
+def test_an_update_that_changes_nothing_keeps_the_way_back() -> None:
+    before = updated()
+    assert with_spec(before, before.spec) == before
+
+
+def test_defaults_that_are_written_out_are_kept_in_a_version_of_their_own() -> None:
+    """What they mean is the same, so the previous spec and the update's status stay."""
+    before = updated()
+    after = with_spec(before, insert_defaults(before.spec))
+    assert after.spec == insert_defaults(before.spec)
+    assert after.spec_version == 3, "a number names one content"
+    assert (after.previous_spec, after.update_status) == (before.previous_spec, before.update_status)
+    assert not after.HasField("rollout")
+
+
+def test_another_spec_is_a_version_with_a_way_back() -> None:
+    before = updated()
+    assert with_spec(before, spec("three")) == next_version(before, spec("three"))

@@ -263,12 +263,13 @@ def test_failures_count_once_and_only_for_tasks_of_the_rollout() -> None:
     service.update_status.state = UPDATE_STATE_UPDATING
     service.rollout.spec_version = 1
     task = make_task(state=TASK_STATE_FAILED)
-    assert not rollout.counts_as_failure(service, task, NOW), "made by scaling, not by the update"
+    assert not rollout.counts_as_failure(service, task), "made by scaling, not by the update"
     task.replaces_task_id = "old"
-    assert rollout.counts_as_failure(service, task, NOW)
-    assert not rollout.counts_as_failure(rollout.with_failure(service, task), task, NOW)
+    assert rollout.counts_as_failure(service, task)
+    assert not rollout.counts_as_failure(rollout.with_failure(service, task), task)
     task.status.running_since.CopyFrom(to_timestamp(NOW - 6))
-    assert not rollout.counts_as_failure(service, task, NOW), "it ran for longer than the monitor window"
+    task.updated_at.CopyFrom(to_timestamp(NOW))
+    assert not rollout.counts_as_failure(service, task), "it ran for longer than the monitor window"
 
 
 def test_history_keeps_what_runs_and_the_last_of_a_finished_slot() -> None:

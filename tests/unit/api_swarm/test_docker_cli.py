@@ -1,0 +1,125 @@
+"""The docker command, unmodified, and ours over a unix socket: what they read of a service and send back changes nothing
+else."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from manager.model.versions import copy_service
+from proto.objects_pb2 import UPDATE_STATE_PAUSED
+from tests.unit.api_swarm.conftest import Swarm
+
+DOCKER = shutil.which("docker")
+pytestmark = pytest.mark.skipif(DOCKER is None, reason="no docker command")
+
+
+class Cli:
+    """``await cli("service", "ls")``: output, errors and exit status. ``ours`` does the same with our command."""
+
+    def __init__(self, path: Path, program: Sequence[str]) -> None:
+        self._path, self._program = path, program
+
+    @property
+    def ours(self) -> Cli:
+        return Cli(self._path, (sys.executable, "-c", "from cli.main import main; main()"))
+
+    async def __call__(self, *words: str) -> tuple[str, str, int]:
+        process = await asyncio.create_subprocess_exec(
+            *(*self._program, "-H", f"unix://{self._path}", *words),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode is not None
+        return out.decode(), err.decode(), process.returncode
+
+    async def done(self, *words: str) -> str:
+        """What it writes to stderr; it must succeed."""
+        _, err, code = await self(*words)
+        assert code == 0, err
+        return err
+
+
+@pytest_asyncio.fixture
+async def cli(swarm: Swarm, tmp_path: Path) -> AsyncIterator[Cli]:
+    runner = web.AppRunner(swarm.application(None))
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "engine.sock")).start()
+    assert DOCKER is not None
+    yield Cli(tmp_path / "engine.sock", (DOCKER,))
+    await runner.cleanup()
+
+
+CREATE = ("service", "create", "-d", "--no-resolve-image")
+UPDATE = ("service", "update", "-d", "--no-resolve-image")
+
+
+async def pause_update(swarm: Swarm, name: str) -> None:
+    service = swarm.manager.store.view.services.by_name(name)
+    assert service is not None
+    changed = copy_service(service)
+    changed.update_status.state = UPDATE_STATE_PAUSED
+    changed.update_status.message = "update paused due to failure or early termination of task t"
+    await swarm.manager.commit(lambda working: working.update(changed))
+
+
+async def test_an_update_that_changes_nothing_keeps_the_way_back(swarm: Swarm, cli: Cli) -> None:
+    await cli.done(
+        *CREATE,
+        *("--name", "web", "--replicas", "2", "--env", "A=1", "--mount", "type=volume,src=v,dst=/v"),
+        *("--restart-max-attempts", "3", "--limit-cpu", "0.5", "--constraint", "node.role==worker"),
+        *(
+            "--publish",
+            "mode=host,target=80,published=8080",
+            "--update-order",
+            "start-first",
+            "busybox:1",
+            "sleep",
+            "9",
+        ),
+    )
+    await cli.done(*UPDATE, "--args", "false", "web")
+    await pause_update(swarm, "web")
+    before: dict[str, Any] = await swarm.get("/services/web")
+    assert "stays paused" in await cli.done(*UPDATE, "web")
+    after: dict[str, Any] = await swarm.get("/services/web")
+    for key in ("Spec", "PreviousSpec", "UpdateStatus"):
+        assert after[key] == before[key], key
+    await cli.done("service", "rollback", "-d", "web")
+    assert (await swarm.get("/services/web"))["Spec"]["TaskTemplate"]["ContainerSpec"]["Args"] == ["sleep", "9"]
+
+
+async def test_the_same_stack_again_keeps_the_way_back(swarm: Swarm, cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "stack.yml"
+    text = "services: {web: {image: 'busybox:1', command: sleep 9, environment: {A: '1'}, deploy: {replicas: 2}}}\n"
+    deploy = ("stack", "deploy", "-d", "--resolve-image", "never", "-c", str(file))
+    file.write_text(text)
+    await cli.ours.done(*deploy, "s")
+    file.write_text(text.replace("sleep 9", "'false'"))
+    await cli.ours.done(*deploy, "s")
+    await pause_update(swarm, "s_web")
+    before = await swarm.get("/services/s_web")
+    assert "stays paused" in await cli.ours.done(*deploy, "s")
+    after = await swarm.get("/services/s_web")
+    for key in ("Spec", "PreviousSpec", "UpdateStatus"):
+        assert after[key] == before[key], key
+
+
+async def test_a_restart_window_that_never_fills_is_told(swarm: Swarm, cli: Cli, tmp_path: Path) -> None:
+    policy = ("--restart-max-attempts", "3", "--restart-delay", "5s")
+    assert "will never be reached" in await cli.done(
+        *CREATE, "--name", "web", *policy, "--restart-window", "10s", "busybox:1"
+    )
+    assert "will never be reached" not in await cli.done(*UPDATE, "--replicas", "2", "web")
+    assert "will never be reached" not in await cli.done(*UPDATE, "--restart-window", "5m", "web")
+    assert "will never be reached" in await cli.done(*UPDATE, "--restart-delay", "2m", "web")
