@@ -8,6 +8,7 @@ import msgspec
 
 from runtime.containers import capabilities, limits, logs, restart, signals, spec, working_dir
 from runtime.containers.container import Container
+from runtime.containers.mounts import MountRequest
 from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
 from runtime.networks.addresses import parse_mac
@@ -16,9 +17,10 @@ from runtime.types import (
     ContainerConfig,
     HealthConfig,
     HostConfig,
-    MountPoint,
     NetworkingConfig,
 )
+
+_INHERITED_MODES = {"ro", "rw", "z", "Z", "cached", "delegated", "consistent"}
 
 
 def merge(config: ContainerConfig, image: ImageConfig) -> ContainerConfig:
@@ -178,11 +180,20 @@ def check_networking(config: ContainerConfig, host: HostConfig, networking: Netw
         )
 
 
-def inherited_mounts(host: HostConfig, sources: Sequence[Container]) -> list[MountPoint]:
-    """Mounts of ``VolumesFrom``, each entry "container[:ro|rw]"; ``sources`` are those containers in order."""
+def inherited_mounts(host: HostConfig, sources: Sequence[Container]) -> list[MountRequest]:
+    """Mounts of ``VolumesFrom``, each entry "container[:MODE]"; ``sources`` are those containers in order.
+
+    They are as they are there: a subpath stays one, what is read-only stays so. Raises InvalidParameterError.
+    """
     found = []
     for entry, source in zip(host.VolumesFrom or (), sources, strict=True):
-        read_only = entry.endswith(":ro")
-        points = (point for point in source.record.Mounts if point.Type != "tmpfs")
-        found += [msgspec.structs.replace(point, RW=point.RW and not read_only) for point in points]
+        _, sep, mode = entry.partition(":")
+        options = mode.split(",") if sep else []
+        if set(options) - _INHERITED_MODES:
+            raise InvalidParameterError(f"invalid mode: {mode}")
+        found += [
+            msgspec.structs.replace(request, read_only=request.read_only or "ro" in options, mode="", copy=False)
+            for request in source.record.Requests
+            if request.kind != "tmpfs"
+        ]
     return found

@@ -38,7 +38,7 @@ class MountRequest(msgspec.Struct, frozen=True):
     driver_options: tuple[tuple[str, str], ...] = ()
 
 
-def plan(config: ContainerConfig, host: HostConfig, inherited: Iterable[MountPoint] = ()) -> list[MountRequest]:
+def plan(config: ContainerConfig, host: HostConfig, inherited: Iterable[MountRequest] = ()) -> list[MountRequest]:
     """Everything to be mounted, by target, parents before children.
 
     ``inherited`` are the mounts of ``VolumesFrom``; Binds and Mounts replace them, and both replace the image's
@@ -47,9 +47,7 @@ def plan(config: ContainerConfig, host: HostConfig, inherited: Iterable[MountPoi
     found: dict[str, MountRequest] = {}
     for target in config.Volumes or ():
         found[_target(target)] = MountRequest("volume", "", _target(target))
-    for point in inherited:
-        source = point.Name if point.Type == "volume" else point.Source
-        found[point.Destination] = MountRequest(point.Type, source, point.Destination, not point.RW, copy=False)
+    found |= {request.target: request for request in inherited}
     explicit: set[str] = set()
     requests = [parse_bind(bind) for bind in host.Binds or ()]
     requests += [from_mount(mount) for mount in host.Mounts or ()]

@@ -23,7 +23,6 @@ from runtime.types import (
     HostConfig,
     LogConfig,
     Mount,
-    MountPoint,
     NetworkingConfig,
     PortBinding,
     RestartPolicy,
@@ -76,8 +75,8 @@ def test_later_kinds_of_mount_replace_earlier_and_parents_come_first() -> None:
     config = ContainerConfig(Volumes={"/data": {}, "/a/b": {}})
     host = HostConfig(Binds=["vol:/data"], Mounts=[Mount(Type="tmpfs", Target="/a")])
     inherited = [
-        MountPoint(Type="bind", Source="/h", Destination="/data"),
-        MountPoint(Type="bind", Source="/i", Destination="/i"),
+        mounts.MountRequest("bind", "/h", "/data"),
+        mounts.MountRequest("bind", "/i", "/i"),
     ]
     planned = mounts.plan(config, host, inherited)
     assert [(item.kind, item.source, item.target) for item in planned] == [

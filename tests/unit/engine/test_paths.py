@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from base.trees import remove_tree
@@ -65,6 +66,28 @@ async def test_a_subpath_that_leads_out_is_refused_and_leaves_nothing(bench: Ben
         await bench.engine.start(container_id)
     assert not any((bench.folder / "run" / "pins").iterdir())
     assert (data / "below").is_dir()
+
+
+async def test_volumes_of_another_container_are_as_they_are_there(bench: Bench, tmp_path: Path) -> None:
+    """A subpath does not become the volume; what is read-only stays so, and becomes so on request."""
+    data = Path((await bench.engine.volumes.create("shared")).Mountpoint)
+    (data / "below").mkdir()
+    (data / "secret").touch()
+    binds = [f"{tmp_path}:/b:ro,rslave", "plain:/p"]
+    host = msgspec.structs.replace(subpath_of("shared", "below"), Binds=binds, Tmpfs={"/t": ""})
+    first = await bench.create("true", host=host)
+    for mode, writable in (("", True), (":ro", False), (":z,ro", False), (":rw", True)):
+        script = "ls /v; touch /v/x 2>/dev/null && rm /v/x && echo rw; touch /b/x 2>/dev/null || echo ro; [ ! -e /t ]"
+        other = HostConfig(NetworkMode="none", VolumesFrom=[f"{first}{mode}"])
+        second = await bench.run("sh", "-c", script, host=other)
+        assert (await bench.engine.wait(second)).StatusCode == 0
+        assert (await bench.output(second)).split() == (["rw"] if writable else []) + ["ro"]
+        points = {point.Destination: point for point in bench.engine.inspect(second).Mounts}
+        assert points["/b"].Propagation == "rslave"
+        assert (writable, False) == (points["/p"].RW, points["/b"].RW)
+    for mode in (":nocopy", ":rshared", ":", ":ro,x"):
+        with pytest.raises(InvalidParameterError, match="invalid mode: "):
+            await bench.create("true", host=HostConfig(NetworkMode="none", VolumesFrom=[f"{first}{mode}"]))
 
 
 async def test_a_file_of_a_volume_may_be_a_subpath(bench: Bench) -> None:
