@@ -66,8 +66,8 @@ def own_state(state: Path) -> Iterator[int]:
                 f"another swarmd (PID {holder}) runs on the state folder {state}: stop it, or give --state another folder"
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
+        with contextlib.suppress(OSError):  # for the message above, and no reason not to start on a full disk
+            os.write(file.fileno(), str(os.getpid()).encode())
         remove_leftovers(state)
         yield file.fileno()
 

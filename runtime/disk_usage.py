@@ -5,17 +5,22 @@ Source: moby ``daemon/disk_usage.go`` (API 1.51).
 
 from __future__ import annotations
 
-import asyncio
+import errno
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
 
-from base.trees import tree_size
 from runtime.images import ImageStore
 from runtime.types import ContainerSummary
 from runtime.volumes import Volume, Volumes
+
+FEW_BYTES, FEW_FILES = 1 << 20, 16
+"""With less left a start may fail."""
+UNKNOWN = -1
+"""moby ``volume/service/convert.go``: the size of a volume that cannot be measured."""
 
 
 class DiskUsage(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -47,9 +52,26 @@ async def disk_usage(
 
 
 async def _of_volume(volumes: Volumes, volume: Volume) -> dict[str, object]:
-    size_bytes = await asyncio.to_thread(tree_size, Path(volume.Mountpoint))
-    usage = {"Size": size_bytes, "RefCount": len(volumes.users(volume.Name))}
+    size_bytes = await volumes.size_bytes(volume)
+    usage = {"Size": UNKNOWN if size_bytes is None else size_bytes, "RefCount": len(volumes.users(volume.Name))}
     return {name: getattr(volume, name) for name in volume.__struct_fields__} | {"UsageData": usage}
+
+
+def disk_warnings(folder: Path) -> list[str]:
+    """What is wrong with the disk that the engine's state is on, for people; as docker info shows warnings."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        return [f"WARNING: {folder} cannot be read: {error.strerror}"]
+    if disk.f_flag & os.ST_RDONLY:
+        return [f"WARNING: {os.strerror(errno.EROFS)}: {folder}; nothing can be created, started or removed"]
+    few_files = disk.f_files and disk.f_favail < FEW_FILES  # btrfs counts none
+    if disk.f_bavail * disk.f_frsize >= FEW_BYTES and not few_files:
+        return []
+    return [
+        f"WARNING: {os.strerror(errno.ENOSPC)}: {folder}; nothing can be created or started until there is room: remove "
+        "containers, images or volumes"
+    ]
 
 
 def _of_images(images: ImageStore, uses: Counter[str]) -> tuple[list[dict[str, object]], int]:

@@ -35,7 +35,7 @@ from runtime.containers.stats import Sample
 from runtime.containers.stdio import Stdio
 from runtime.containers.store import ContainerStore
 from runtime.containers.usage import list_processes
-from runtime.disk_usage import DiskUsage, disk_usage
+from runtime.disk_usage import DiskUsage, disk_usage, disk_warnings
 from runtime.errors import ConflictError, InvalidParameterError, NotFoundError, NotRunningError
 from runtime.events import EventBus
 from runtime.images import ImageNotFoundError, ImageStore
@@ -163,6 +163,7 @@ class Engine:
         await self._lifecycle.close()
         self._watcher.close()
         await self._store.close()
+        await self.volumes.close()
         await self.networks.close()
         await self.images.close()
         self.events.close()
@@ -342,6 +343,14 @@ class Engine:
         """Tell that a client left an exec by the detach keys."""
         found = self._lifecycle.execs.inspect(exec_id)
         self.events.publish("container", "exec_detach", found.ContainerID, {"execID": found.ID})
+
+    def warnings(self) -> builtins.list[str]:
+        """What the host has no room for, for people; [] when all is well."""
+        found = disk_warnings(self._state)
+        for count, reason in (self._store.records.unsaved, self.images.unsaved, self.networks.unsaved):
+            if count:
+                found.append(f"WARNING: {count} records of the engine are not saved yet: {reason}")
+        return found
 
     def drivers(self) -> dict[str, builtins.list[str]]:
         """Names of what it has, by kind: Log, Network, Volume."""

@@ -123,7 +123,7 @@ class SystemRoutes:
         answer |= self._limits() | self._settings()
         warnings = [
             *(*self._cgroup.warnings(), *runc_warnings(helpers["runc"]), *self._info.warnings),
-            *warnings_of(swarm),
+            *(*self._engine.warnings(), *warnings_of(swarm)),
         ]
         return json_response(answer | {"Warnings": warnings})
 

@@ -1,7 +1,9 @@
 """Which images this node has and what they are called: one small file, replaced as a whole.
 
 Owner of ``images.json``. A change is computed on a copy, written, and only then seen by readers, so that a full disk or
-a crash leaves the former state both in memory and on disk.
+a crash leaves the former state both in memory and on disk. But for changes that make room: those count at once, as else a
+full disk could not be emptied, and are written when there is room. A crash in between loses nothing that was removed: an
+image whose parts are gone is left out.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from base.files import remove_leftovers, write_atomic
+from base.files import remove_leftovers
+from base.records import Records as KeptFiles
 from base.tasks import wait_to_end
 from runtime.images.content import disk_full_as_error
-from runtime.images.errors import ImageNotFoundError, ImagesError, InvalidReferenceError
+from runtime.images.errors import ImageNotFoundError, ImagesError, InvalidReferenceError, NoSpaceError
 from runtime.images.manifests import ConfigFile, image_of
 from runtime.images.reference import Reference, parse_reference
 from runtime.images.types import Descriptor, Image
@@ -71,6 +74,7 @@ class ImageRecords:
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
         self._lock = asyncio.Lock()
+        self.files = KeptFiles()
 
     def open(self, is_whole: Callable[[ImageRecord], bool]) -> list[str]:
         """Read the file; returns the IDs of images that were left out because parts of them are gone. Blocks.
@@ -138,8 +142,11 @@ class ImageRecords:
             named = None
         return named is None or bare == image_id[7:]
 
-    async def change(self, decide: Callable[[Records], None]) -> None:
+    async def change(self, decide: Callable[[Records], None], *, makes_room: bool = False) -> None:
         """Let ``decide`` edit a copy of the records (values are replaced, not changed), then make it the truth.
+
+        Args:
+            makes_room: it takes away only, and is not to fail because the disk is full.
 
         Raises what ``decide`` raises, NoSpaceError: nothing has changed then.
         """
@@ -147,7 +154,7 @@ class ImageRecords:
             records = {image_id: entry.record for image_id, entry in self._entries.items()}
             decide(records)
             data = msgspec.json.encode(_File(Version=1, Images=list(records.values())))
-            write = asyncio.ensure_future(asyncio.to_thread(self._write, data))
+            write = asyncio.ensure_future(asyncio.to_thread(self._write, data, keep=makes_room))
             try:
                 await asyncio.shield(write)
             except asyncio.CancelledError:
@@ -157,9 +164,18 @@ class ImageRecords:
                 raise
             self._install(records)
 
-    def _write(self, data: bytes) -> None:
-        with disk_full_as_error(self._path.parent):
-            write_atomic(self._path, data, durable=True)
+    def _write(self, data: bytes, *, keep: bool) -> None:
+        try:
+            with disk_full_as_error(self._path.parent):
+                self.files.write(self._path, data, durable=True)
+        except NoSpaceError:
+            if not keep:
+                raise
+            self.files.keep(self._path, data, durable=True)
+
+    def close(self) -> None:
+        """Save what could not be saved before. Blocks."""
+        self.files.close()
 
     def _install(self, records: Mapping[str, ImageRecord]) -> None:
         entries = dict[str, Entry]()

@@ -13,14 +13,17 @@ import asyncio
 import hashlib
 import os
 import re
+import secrets
 import threading
 from collections.abc import Iterable, Sequence, Set
 from itertools import count
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from base.files import remove_leftovers, write_atomic
+from base.leftovers import Leftovers
 from base.trees import remove_tree, tree_size
 from runtime.images.content import Reader, disk_full_as_error
 from runtime.images.errors import SnapshotError
@@ -33,6 +36,8 @@ from runtime.kernel.mounts import Mounter, mount_overlay, sync_filesystem
 _NAME_LENGTH = 24
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _EMPTY = "empty"
+
+log = structlog.get_logger(__name__)
 
 
 class LayerMeta(msgspec.Struct, frozen=True):
@@ -73,18 +78,25 @@ class Snapshots:
         self._sizes: dict[str, int] = {}
         self._records: dict[str, RootFSRecord] = {}
         self._lock = threading.Lock()  # threads make root file systems while the event loop condemns layers
-        self._numbers = count()
+        self._ours, self._numbers = secrets.token_hex(8), count()
         self._mounter: Mounter | None = None
+        self._leftovers = Leftovers(remove=_unmount_and_remove)
 
     def open(self) -> None:
-        """Make the directories, check overlayfs, clear what a crash left. Blocks. Raises OverlayUnsupportedError."""
+        """Make the directories, check overlayfs, clear what a crash left. Blocks. Raises OverlayUnsupportedError.
+
+        On a disk that takes nothing it is not checked, and what cannot be cleared is passed over: containers that run and
+        images that are to go need neither.
+        """
         for directory in (self._layers, self._meta, self._containers, self._tmp, self._layers / _EMPTY):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self._layers / _EMPTY).chmod(0o755)
-        probe_overlay(self._temporary())
+        try:
+            probe_overlay(self._temporary())
+        except OSError as error:
+            log.error("overlay.not_checked", path=str(self._tmp), reason=str(error))
         for leftover in self._tmp.iterdir():
-            unmount(leftover / "merged")
-            remove_tree(leftover)
+            self._leftovers.remove(leftover)
         remove_leftovers(self._meta)
         for meta in self._meta.glob("*.json"):
             layer = self._read_meta(meta)
@@ -95,7 +107,10 @@ class Snapshots:
         known = {_name(chain_id) for chain_id in self._sizes} | {_EMPTY}
         for directory in self._layers.iterdir():
             if directory.name not in known:
-                self._discard(directory)
+                try:
+                    self._discard(directory)
+                except OSError as error:
+                    log.error("layer.not_removed", path=str(directory), reason=str(error), retry="next start")
         for home in self._containers.iterdir():
             record = self._read_record(home.name)
             if record is not None:
@@ -106,6 +121,7 @@ class Snapshots:
         if self._mounter is not None:
             self._mounter.close()
             self._mounter = None
+        self._leftovers.close()
 
     @staticmethod
     def _read_meta(path: Path) -> LayerMeta | None:
@@ -116,12 +132,13 @@ class Snapshots:
         return meta if path.name == f"{_name(meta.ChainID)}.json" else None
 
     def _temporary(self) -> Path:
-        return self._tmp / f"{os.getpid()}-{next(self._numbers)}"
+        """A name that nobody had before us either: what he left may still be there."""
+        return self._tmp / f"{self._ours}-{next(self._numbers)}"
 
     def _discard(self, directory: Path) -> None:
         trash = self._temporary()
         directory.rename(trash)
-        remove_tree(trash)
+        self._leftovers.remove(trash)
 
     # --------------------------------------------------------------- layers
 
@@ -167,7 +184,7 @@ class Snapshots:
                         self._sizes[chain_id] = unpacked.size_bytes
             return unpacked
         finally:
-            remove_tree(work)
+            self._leftovers.remove(work)
 
     def sync(self) -> None:
         """Make all layers durable. Blocks."""
@@ -257,7 +274,7 @@ class Snapshots:
                 (work / "rootfs.json").write_bytes(msgspec.json.encode(record))
                 work.rename(home)
         except BaseException:
-            remove_tree(work)
+            self._leftovers.remove(work)
             raise
 
     def image_of(self, container_id: str) -> str:
@@ -311,16 +328,25 @@ class Snapshots:
         """Remove what belongs to none of ``containers``, unmount what is not in ``mounted``; true if one was removed."""
         homes = await asyncio.to_thread(lambda: [home.name for home in self._containers.iterdir()])
         strangers = [name for name in homes if name not in containers]
-        for name in strangers:
-            await self.remove(name)
-        for name in homes:
-            if name in containers and name not in mounted:
-                await self.unmount(name)
+        for name in (*strangers, *(name for name in homes if name in containers and name not in mounted)):
+            try:
+                await (self.unmount(name) if name in containers else self.remove(name))
+            except (SnapshotError, OSError) as error:
+                log.error("rootfs.not_tidied", container_id=name, reason=str(error), retry="next start")
         return bool(strangers)
 
     async def rw_size(self, container_id: str) -> int:
         """Bytes in the regular files that the container wrote."""
         return await asyncio.to_thread(tree_size, self.get(container_id).upper)
+
+
+def _unmount_and_remove(tree: Path) -> None:
+    """Of what was being made or removed. Raises OSError."""
+    try:
+        unmount(tree / "merged")
+    except SnapshotError as error:
+        raise OSError(str(error)) from error
+    remove_tree(tree)
 
 
 def _name(chain_id: str) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.leftovers import Leftovers
 from base.tasks import OwnedTasks
 from base.threads import run_abortable
-from base.trees import remove_tree
 from runtime.images.content import ContentStore
 from runtime.images.manifests import ConfigFile
 from runtime.images.records import Entry, ImageRecord, ImageRecords, Records, name_image
@@ -44,6 +44,7 @@ class State(msgspec.Struct):
     records: ImageRecords
     unpacking: SharedWork[None] = msgspec.field(default_factory=SharedWork)
     removals: OwnedTasks = msgspec.field(default_factory=OwnedTasks)
+    leftovers: Leftovers = msgspec.field(default_factory=Leftovers)
 
     async def ensure_layer(
         self, parents: Sequence[str], diff_id: str, blob: Descriptor, *, listener: Listener | None = None
@@ -112,17 +113,16 @@ class State(msgspec.Struct):
         if not chains and not blobs:
             return [], 0
         freed = sum(sizes[chain_id] for chain_id in chains)
-        removal = asyncio.to_thread(_remove, directories, blobs)
+        removal = asyncio.to_thread(self._remove, directories, blobs)
         freed += await self.removals.run_to_end(removal, name="images.collect")
         log.info("layers.collected", layers=len(chains), freed_bytes=freed)
         return chains, freed
 
-
-def _remove(directories: Sequence[Path], blobs: Sequence[Path]) -> int:
-    freed = sum(blob.stat().st_size for blob in blobs)
-    for path in (*directories, *blobs):
-        remove_tree(path)
-    return freed
+    def _remove(self, directories: Sequence[Path], blobs: Sequence[Path]) -> int:
+        freed = sum(blob.stat().st_size for blob in blobs)
+        for path in (*directories, *blobs):
+            self.leftovers.remove(path)
+        return freed
 
 
 def now_text() -> str:

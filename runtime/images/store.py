@@ -99,7 +99,10 @@ class ImageStore:
         left_out = await asyncio.to_thread(self._open)
         for image_id in left_out:
             log.warning("image.dropped", image_id=image_id, reason="parts of it are missing")
-        await self._state.collect()
+        try:
+            await self._state.collect()
+        except OSError as error:
+            log.error("layers.not_collected", reason=str(error), retry="with the next image that goes")
 
     def _open(self) -> Sequence[str]:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -117,6 +120,11 @@ class ImageStore:
         blobs = (*record.Manifests, *(layer.digest for layer in record.Layers))
         return all(map(content.has, blobs)) and all(map(snapshots.has, chain_ids(config.diff_ids)))
 
+    @property
+    def unsaved(self) -> tuple[int, str]:
+        """How many records are not on the disk, and why."""
+        return self._state.records.files.unsaved
+
     async def warm(self) -> None:
         """Have ready what the first request to a registry needs: 0.1 s of CPU on its way otherwise."""
         await self._registry.warm()
@@ -128,6 +136,8 @@ class ImageStore:
         await self._state.removals.wait()
         await self._registry.close()
         await asyncio.to_thread(self._state.snapshots.close)
+        await asyncio.to_thread(self._state.records.close)
+        await asyncio.to_thread(self._state.leftovers.close)
 
     # -------------------------------------------------------------- reading
 
@@ -246,7 +256,7 @@ class ImageStore:
                 Digests=[digest for digest in old.Digests if digest not in removal.untag],
             )
 
-        await self._state.records.change(decide)
+        await self._state.records.change(decide, makes_room=True)
         items = [DeletedItem(Untagged=familiar(name)) for name in removal.untag]
         if removal.delete:
             chains, _ = await self._state.collect()

@@ -55,6 +55,8 @@ class _Bridge:
         self.pools: list[AddressPool] = []
         self.claims = PortClaims()
         self.made = False
+        self.stale = False
+        """Whether the kernel has rules of ports that were given back."""
         self.lock = asyncio.Lock()
 
     @property
@@ -178,9 +180,11 @@ class BridgeDriver:
 
     async def release(self, network: Network, endpoint: Endpoint) -> None:
         bridge = self._bridge(network)
-        bridge.give_back([interface.ip for interface in endpoint.interfaces()])
-        if bridge.claims.release(endpoint.ID):
+        bridge.stale |= bridge.claims.release(endpoint.ID)
+        if bridge.stale:
             await self._apply_rules(bridge)
+        # Last: what failed is tried again, and an address given back before may be another's by then.
+        bridge.give_back([interface.ip for interface in endpoint.interfaces()])
 
     def adopt(self, network: Network, endpoint: Endpoint) -> None:
         bridge = self._bridge(network)
@@ -224,7 +228,9 @@ class BridgeDriver:
 
     async def _apply_rules(self, bridge: _Bridge) -> None:
         async with bridge.lock:
+            bridge.stale = True
             await self._kernel.run_rules(bridge.ruleset())
+            bridge.stale = False
 
 
 def _device_changes(bridge: _Bridge) -> tuple[Change, ...]:

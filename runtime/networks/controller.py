@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from base.files import read_text, write_atomic
+from base.files import read_text
+from base.records import Records
 from runtime.errors import EngineError, HostError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus
 from runtime.networks import sandbox, views
@@ -64,7 +65,7 @@ class Networks:
         events: EventBus,
         name_of: Callable[[str], str],
     ) -> None:
-        self._file = state / "networks.json"
+        self._file, self._records = state / "networks.json", Records()
         self._drivers = {driver.name: driver for driver in drivers}
         self._predefined = {network.Name: network for network in predefined}
         self._events, self._name_of = events, name_of
@@ -80,13 +81,19 @@ class Networks:
             **{name: _kept(wanted, saved.get(name), created) for name, wanted in self._predefined.items()},
             **{name: network for name, network in saved.items() if name not in self._predefined},
         }
-        if self._table != saved:
-            await self._save()
+        if self._table != saved:  # what the configuration says counts, on a full disk too
+            await asyncio.to_thread(self._records.keep, self._file, _encoded(self._table), durable=True)
 
     async def close(self) -> None:
         """Give back the sockets; devices and rules stay for the containers that run on."""
         for driver in self._drivers.values():
             driver.close()
+        await asyncio.to_thread(self._records.close)
+
+    @property
+    def unsaved(self) -> tuple[int, str]:
+        """How many records are not on the disk, and why."""
+        return self._records.unsaved
 
     async def remove_devices(self) -> None:
         """Take every device and rule away, as tests do. Containers on them lose their network."""
@@ -132,10 +139,13 @@ class Networks:
     ) -> Sandbox:
         """Addresses, MACs and host ports on every network wanted (by name), all or none.
 
+        What a former run could not give back goes first.
+
         Raises:
             UnavailableError: no address left, an address or a port is taken.
             HostError: a network could not be made.
         """
+        await self.release(container_id)  # what the end of its last run could not
         routing = {name: each for name, each in wanted.items() if self._driver(self._get(name)).routes}
         held = self._held[container_id] = _Held(sandbox.gateway_network(routing))
         try:
@@ -147,7 +157,7 @@ class Networks:
         except BaseException:
             await self.release(container_id)
             raise
-        return Sandbox(held.endpoints, held.gateway)
+        return Sandbox(dict(held.endpoints), held.gateway)
 
     async def attach(self, container_id: str, pid: int) -> None:
         """Give the network namespace of a process its interfaces. Raises HostError; ``release`` then."""
@@ -162,31 +172,31 @@ class Networks:
                 self._publish(network, "connect", container_id)
 
     async def release(self, container_id: str, *, namespace_stays: bool = False) -> None:
-        """Give back what ``reserve`` took. Idempotent; what fails is raised once the rest is done.
+        """Give back what ``reserve`` took. Idempotent; what fails is raised once the rest is done, and may be tried again.
 
         ``namespace_stays`` takes the interfaces away too, when another container has joined the namespace; else the
         kernel does so when it ends.
         """
-        held = self._held.pop(container_id, None)
+        held = self._held.get(container_id)
         if held is None:
             return
         failed: list[EngineError] = []
-        for name, endpoint in held.endpoints.items():
+        for name, endpoint in tuple(held.endpoints.items()):
             network = self._table[name]
             driver = self._driver(network)
             try:
                 if namespace_stays and name in held.attached:
                     await driver.detach(network, endpoint)
+                await driver.release(network, endpoint)  # not before: its address would be given out while it is in use
             except EngineError as error:
                 failed.append(error)
-            try:
-                await driver.release(network, endpoint)
-            except EngineError as error:
-                failed.append(error)
+                continue
+            del held.endpoints[name]
             if name in held.attached:
                 self._publish(network, "disconnect", container_id)
         if failed:
             raise failed[0]
+        del self._held[container_id]
 
     def adopt(self, container_id: str, endpoints: Mapping[str, Endpoint]) -> None:
         """Take back what a container that ran on while the daemon was away still has."""
@@ -226,8 +236,7 @@ class Networks:
         driver = self._driver(self._table[name])
         async with self._lock:
             if not self._table[name].Settled:
-                self._table[name] = await driver.settle(self._table[name])
-                await self._save()
+                await self._save({**self._table, name: await driver.settle(self._table[name])})
         network = self._table[name]
         await driver.create(network)
         return network
@@ -245,9 +254,17 @@ class Networks:
                 log.error("networks.unreadable", path=str(self._file), reason=str(error))
         return ()
 
-    async def _save(self) -> None:
-        data = msgspec.json.encode(_Saved([*self._table.values()]))
-        await asyncio.to_thread(write_atomic, self._file, data, durable=True)
+    async def _save(self, table: dict[str, Network]) -> None:
+        """Make it the table, under the lock. Raises HostError: the table is as it was."""
+        try:
+            await asyncio.to_thread(self._records.write, self._file, _encoded(table), durable=True)
+        except OSError as error:
+            raise HostError(f"cannot save the networks: {error}") from error
+        self._table = table
+
+
+def _encoded(table: Mapping[str, Network]) -> bytes:
+    return msgspec.json.encode(_Saved([*table.values()]))
 
 
 def _kept(wanted: Network, saved: Network | None, created: str) -> Network:

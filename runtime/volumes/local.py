@@ -1,7 +1,8 @@
 """The local volume driver: a folder per volume, bound into containers; see ``mounting`` for what its options mount.
 
 ``ROOT/NAME/_data`` is the content, ``ROOT/NAME/volume.json`` what the API says about it. A volume exists when its
-volume.json does; it is written last, so a crash while making one leaves a folder that the next ``open`` removes.
+volume.json does; it is written last, so a crash while making one leaves a folder that the next ``open`` removes. A removal
+renames the folder to ``.removed-...``, which is no volume's name, and that goes then, or with the next ``open``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import structlog
 
 from base.files import make_public_folder, read_text, write_atomic
 from base.labels import has_labels
+from base.leftovers import Leftovers
 from base.threads import run_abortable
-from base.trees import remove_tree, tree_size
+from base.trees import tree_size
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
 from runtime.events import EventBus
 from runtime.volumes import mounting
@@ -29,6 +31,7 @@ from runtime.volumes import mounting
 log = structlog.get_logger(__name__)
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+_REMOVED = ".removed-"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
@@ -72,6 +75,7 @@ class Volumes:
         self._mounts = mounting.VolumeMounts()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._claims: dict[str, set[str]] = {}
+        self._leftovers = Leftovers()
         self.users = users
 
     async def open(self) -> None:
@@ -79,12 +83,9 @@ class Volumes:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root.chmod(0o700)
         for folder in self._root.iterdir():
-            text = read_text(folder / "volume.json")
+            text = None if folder.name.startswith(_REMOVED) else read_text(folder / "volume.json")
             if text is None:
-                if mounting.is_mounted(folder / "_data"):
-                    log.error("volume.left_mounted", path=str(folder))
-                else:
-                    await asyncio.to_thread(_clear, folder)
+                await asyncio.to_thread(self._clear, folder)
                 continue
             try:
                 volume = msgspec.json.decode(text, type=Volume)
@@ -166,7 +167,7 @@ class Volumes:
         try:
             await run_abortable(lambda _: _make(folder, volume))
         except BaseException as error:
-            await run_abortable(lambda _: _clear(folder))
+            await run_abortable(lambda _: self._clear(folder))
             if isinstance(error, OSError):
                 raise HostError(f"create {name}: {error}") from error
             raise
@@ -187,7 +188,7 @@ class Volumes:
             try:
                 if volume.Options:
                     await run_abortable(lambda _: self._mounts.unmount_unused(Path(volume.Mountpoint)))
-                await run_abortable(lambda _: _delete(folder))
+                await run_abortable(lambda _: self._delete(folder))
             except OSError as error:
                 raise HostError(f"remove {name}: {error}") from error
             finally:
@@ -207,7 +208,7 @@ class Volumes:
         for volume in self.list(wanted):
             if self.users(volume.Name) or not (volume.is_anonymous or everything):
                 continue
-            freed = await asyncio.to_thread(_size, Path(volume.Mountpoint))
+            freed = await self.size_bytes(volume) or 0
             try:
                 await self.remove(volume.Name)
             except (ConflictError, VolumeNotFoundError):  # used or removed meanwhile
@@ -215,6 +216,18 @@ class Volumes:
             size += freed
             deleted.append(volume.Name)
         return VolumePruneReport(VolumesDeleted=deleted, SpaceReclaimed=size)
+
+    async def size_bytes(self, volume: Volume) -> int | None:
+        """What is in it; None when it cannot be measured."""
+        try:
+            return await asyncio.to_thread(tree_size, Path(volume.Mountpoint))
+        except OSError as error:
+            log.warning("volume.not_measured", volume=volume.Name, reason=str(error))
+            return None
+
+    async def close(self) -> None:
+        """What would not go is the next start's."""
+        await asyncio.to_thread(self._leftovers.close)
 
     def hold(self, name: str, container_id: str) -> Path:
         """The volume's folder for a container about to start, mounted when the volume has options. Blocks.
@@ -246,6 +259,25 @@ class Volumes:
                 except HostError as error:
                     log.error("volume.not_unmounted", volume=volume.Name, reason=str(error))
 
+    def _delete(self, folder: Path) -> None:
+        """In one step, under a name that no volume has: half of one would be gone with the next start. Blocks.
+
+        Raises: OSError: nothing has changed; something is mounted there, and that is never deleted.
+        """
+        if mounting.is_mounted(folder / "_data"):
+            raise OSError(f"{folder / '_data'} is a mount point")
+        removed = self._root / f"{_REMOVED}{secrets.token_hex(16)}"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(removed)
+            self._leftovers.remove(removed)
+
+    def _clear(self, folder: Path) -> None:
+        """Remove what is no volume. Blocks."""
+        try:
+            self._delete(folder)
+        except OSError as error:
+            log.error("volume.remains_left", path=str(folder), reason=str(error), retry="next start")
+
     def _matches(self, volume: Volume, filters: Mapping[str, Sequence[str]]) -> bool:
         labels = volume.Labels or {}
         for key, values in filters.items():
@@ -267,27 +299,3 @@ def _make(folder: Path, volume: Volume) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     make_public_folder(folder / "_data")
     write_atomic(folder / "volume.json", msgspec.json.encode(volume), durable=True)
-
-
-def _delete(folder: Path) -> None:
-    """The description goes first: what is left after a crash counts as no volume. Never what is mounted there."""
-    if mounting.is_mounted(folder / "_data"):
-        raise OSError(f"{folder / '_data'} is a mount point")
-    (folder / "volume.json").unlink(missing_ok=True)
-    remove_tree(folder)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what is no volume. What stays is tried again at the next start."""
-    try:
-        remove_tree(folder)
-    except OSError as error:
-        log.warning("volume.remains_left", path=str(folder), reason=str(error))
-
-
-def _size(folder: Path) -> int:
-    """For a report: what cannot be measured counts nothing."""
-    try:
-        return tree_size(folder)
-    except OSError:
-        return 0

@@ -201,12 +201,16 @@ class FakeEngine(Engine):
         self.calls: list[tuple[object, ...]] = []
         self.stop_called, self.stop_may_end, self.stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
+        self.disk_warnings: list[str] = []
         self.lines: list[LogLine] = []
         self.follow_ended = asyncio.Event()
         self.log_error: Exception | None = None
         self.stream = FakeStream()
         self.exec_error: Exception | None = None
         self.filters: Filters | None = None
+
+    def warnings(self) -> list[str]:
+        return self.disk_warnings
 
     def drivers(self) -> dict[str, list[str]]:
         return {"Log": ["json-file"], "Network": ["bridge"], "Volume": ["local"]}

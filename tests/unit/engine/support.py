@@ -43,13 +43,13 @@ class Bench:
         return b"".join([line.data async for line in self.engine.logs(container_id)]).decode()
 
 
-async def load_image(engine: Engine) -> None:
-    """busybox:latest from the distribution's binary."""
+async def load_image(engine: Engine, name: str = "busybox") -> None:
+    """``name``:latest from the distribution's binary of busybox."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield busybox_rootfs()
 
-    await engine.images.import_tar(chunks(), repo="busybox", tag="latest")
+    await engine.images.import_tar(chunks(), repo=name, tag="latest")
 
 
 class Held:

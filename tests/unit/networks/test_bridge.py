@@ -148,7 +148,7 @@ async def test_a_failed_attach_leaves_no_link_and_release_gives_back_the_rest(
     await driver.reserve(network, request(address="172.17.9.9"))
 
 
-async def test_what_is_reserved_is_given_back_though_the_rules_are_refused(
+async def test_an_address_is_given_out_again_only_once_no_rule_leads_to_it(
     kernel: RecordingKernel, driver: BridgeDriver
 ) -> None:
     network = await settled(driver)
@@ -157,6 +157,10 @@ async def test_what_is_reserved_is_given_back_though_the_rules_are_refused(
     kernel.refuse("rules")
     with pytest.raises(HostError, match="busy"):
         await driver.release(network, endpoint)
+    with pytest.raises(UnavailableError, match="already in use"):
+        await driver.reserve(network, request(address="172.17.9.9"))
+    await driver.release(network, endpoint)  # tried again
+    assert str(endpoint.Ports[0].host_port) not in str(kernel.done[-1])
     await driver.reserve(network, request(address="172.17.9.9"))
     socket.create_server(("127.0.0.1", endpoint.Ports[0].host_port)).close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,7 +104,60 @@ async def test_what_cannot_be_given_back_is_told_once_the_rest_is(tmp_path: Path
     with pytest.raises(HostError, match=f"{step} a"):
         await networks.release("c1", namespace_stays=True)
     assert driver.done[-1] == ("release", "b")
+    assert [*networks.inspect("a").Containers] == ["c1"]
+    driver.refuse.clear()
+    await networks.release("c1", namespace_stays=True)  # tried again: what is left of it
+    assert driver.done[-2:] == [("detach", "a"), ("release", "a")]
     assert networks.inspect("a").Containers == {}
+
+
+async def test_what_a_run_could_not_give_back_goes_before_the_next(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    driver.refuse.add(("release", "a"))
+    networks = await opened(tmp_path, driver)
+    await networks.reserve("c1", wanted("a"), [])
+    with pytest.raises(HostError):
+        await networks.release("c1")
+    with pytest.raises(HostError, match="release a"):
+        await networks.reserve("c1", wanted("b"), [])
+    driver.refuse.clear()
+    driver.done.clear()
+    await networks.reserve("c1", wanted("b"), [])
+    assert driver.done == [("release", "a"), ("create", "b"), ("reserve", "b")]
+
+
+def full(path: Path, data: bytes, *, durable: bool) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_network_that_cannot_be_saved_is_settled_with_the_next_container(tmp_path: Path) -> None:
+    networks = await opened(tmp_path, FakeDriver())
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr("base.records.write_atomic", full)
+        with pytest.raises(HostError, match=r"cannot save the networks: .* No space left on device"):
+            await networks.reserve("c1", wanted("bridge"), [])
+    assert b'"Settled":false' in saved_bridge(tmp_path)
+    await networks.reserve("c1", wanted("bridge"), [])
+    assert b'"Settled":true' in saved_bridge(tmp_path)
+
+
+def saved_bridge(state: Path) -> bytes:
+    (found,) = (
+        each
+        for each in msgspec.json.decode((state / "networks.json").read_bytes())["Networks"]
+        if each["Name"] == "bridge"
+    )
+    return msgspec.json.encode(found)
+
+
+async def test_the_table_of_a_disk_that_takes_nothing_is_saved_later(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr("base.records.write_atomic", full)
+        networks = await opened(tmp_path, FakeDriver())
+    made = networks.id_of("a")
+    assert networks.unsaved[0] == 1
+    await networks.close()
+    assert (await opened(tmp_path, FakeDriver())).id_of("a") == made
 
 
 async def test_connects_and_disconnects_are_told(tmp_path: Path) -> None:
