@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ class Host:
         (path / "pyproject.toml").write_text("project\n")
         for lock, stamp in (("requirements.lock", ".stamp"), ("requirements-dev.lock", ".stamp-dev")):
             (path / lock).write_text(f"{lock}\n")
-            (venv / stamp).write_text(hashlib.sha256(f"{lock}\nproject\n".encode()).hexdigest())
+            (venv / stamp).write_text(hashlib.sha256(f"{lock}\nbuild\nproject\n".encode()).hexdigest())
+        (path / "requirements-build.lock").write_text("build\n")
         script(venv / "bin" / "python", "exit 0")
         script(venv / "bin" / "swarmd", "exit 0")
         script(venv / "bin" / "swarm", f'exec {sys.executable} -c "from cli.main import main; main()" "$@"')
@@ -254,3 +256,25 @@ def test_the_completion_of_bash_completes_the_words_of_swarm(host: Host) -> None
         check=False,
     )
     assert done.stdout == "scale\n"
+
+
+def test_nothing_is_fetched_that_has_no_hash(host: Host) -> None:
+    """Not what builds the package either: pip's isolation would fetch that by name."""
+    calls = host.checkout / "pip.calls"
+    script(host.checkout / ".venv/bin/python", f'echo "PYTHONPATH=$PYTHONPATH $*" >>{calls}')
+    (host.checkout / "pyproject.toml").write_text("changed\n")
+    done = host.setup("--no-commands")
+    assert done.returncode == 0, done.stderr
+    installs = [line for line in calls.read_text().splitlines() if "pip install" in line]
+    fetching = [line for line in installs if "--require-hashes -r" in line or "--require-hashes --no-deps" in line]
+    assert [line.split(" -r ")[1] for line in fetching] == ["requirements.lock", "requirements-build.lock"]
+    [building] = [line for line in installs if line not in fetching]
+    assert building.startswith(f"PYTHONPATH={host.checkout}/.venv/build ")
+    assert building.endswith("--no-deps --no-build-isolation -e .")
+
+
+def test_what_builds_the_package_is_locked_with_all_that_it_needs() -> None:
+    wanted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]["requires"]
+    locked = (REPOSITORY / "requirements-build.lock").read_text().replace("\\\n", "").splitlines()
+    assert all("--hash=sha256:" in line for line in locked)
+    assert set(wanted) <= {line.split()[0] for line in locked}
