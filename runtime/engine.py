@@ -113,7 +113,7 @@ class Engine:
         self.volumes = volumes = Volumes(state / "volumes", events, users=store.users_of_volume)
         self.networks = networks = Networks(
             state,
-            drivers=[*predefined.drivers(LinuxNetwork()), *network_drivers],
+            drivers=[*predefined.drivers(LinuxNetwork(), run), *network_drivers],
             predefined=predefined.networks(bridge=bridge, subnet=bridge_subnet),
             events=events,
             name_of=store.name_of,

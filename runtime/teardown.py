@@ -28,7 +28,7 @@ from runtime.containers import cgroups
 from runtime.errors import EngineError
 from runtime.kernel import netlink, nft
 from runtime.kernel.mounts import unescaped, unmount
-from runtime.networks import rules
+from runtime.networks import forwarding, rules
 
 LOCK_FILE = "swarmd.lock"
 KILL_TIMEOUT_S = 10.0
@@ -234,9 +234,16 @@ def _remove_mounts(folders: Sequence[Path], report: Report) -> None:
 
 def _remove_rules(bridge: str, report: Report) -> None:
     table = f"ip {rules.table_name(bridge)}"
-    if f"table {table}" in nft.run("list tables").splitlines():
-        nft.run(f"delete table {table}")
+    tables = {line.removeprefix("table ") for line in nft.run("list tables").splitlines()}
+    commands, is_last = forwarding.without(bridge, tables)
+    if is_last:
+        (Path("/proc/sys/net") / forwarding.SYSCTL).write_text("0")
+        report.removed.append("forwarding, which was switched on for it")
+    if table in tables:
+        commands += f"delete table {table}\n"
         report.removed.append(f"nftables table {table}")
+    if commands:
+        nft.run(commands)
 
 
 def _remove_bridge(bridge: str, report: Report) -> None:

@@ -40,6 +40,9 @@ class LinuxNetwork:
     async def routes(self) -> list[Route]:
         return await asyncio.to_thread(lambda: parse_routes(Path("/proc/thread-self/net/route").read_text()))
 
+    async def read_sysctl(self, name: str) -> str:
+        return await asyncio.to_thread(lambda: (_SYSCTLS / name).read_text().strip())
+
     async def set_sysctls(self, values: Mapping[str, str]) -> None:
         await asyncio.to_thread(_set_sysctls, values)
 

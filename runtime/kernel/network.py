@@ -103,6 +103,10 @@ class KernelNetwork(Protocol):
         """IPv4 routes of the daemon's namespace. Raises OSError."""
         ...
 
+    async def read_sysctl(self, name: str) -> str:
+        """One parameter of the daemon's namespace, as ``set_sysctls`` names it. Raises OSError."""
+        ...
+
     async def set_sysctls(self, values: Mapping[str, str]) -> None:
         """Set parameters of the daemon's namespace, named by path below /proc/sys/net. Raises OSError."""
         ...

@@ -14,6 +14,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -35,6 +36,7 @@ from runtime.kernel.network import (
 from runtime.networks import rules
 from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_mac
 from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
+from runtime.networks.forwarding import Forwarding
 from runtime.networks.ports import PortClaims
 from runtime.types import EndpointSettings
 
@@ -86,14 +88,15 @@ class _Bridge:
 
 
 class BridgeDriver:
-    """See ``Driver``. The device's name is an option of the network (``DEVICE_OPTION``)."""
+    """See ``Driver``. The device's name is an option of the network (``DEVICE_OPTION``); ``run`` goes with a reboot."""
 
     name = "bridge"
     scope: Literal["local"] = "local"
     routes = True
 
-    def __init__(self, kernel: KernelNetwork) -> None:
+    def __init__(self, kernel: KernelNetwork, run: Path) -> None:
         self._kernel = kernel
+        self._forwarding = Forwarding(kernel, run / "forwarding")
         self._bridges: dict[str, _Bridge] = {}
 
     async def settle(self, network: Network) -> Network:
@@ -118,9 +121,10 @@ class BridgeDriver:
                 return
             try:
                 await self._kernel.apply(Batch(_device_changes(bridge)))
-                settings = ("ipv4/ip_forward", f"ipv4/conf/{bridge.device}/route_localnet")
-                await self._kernel.set_sysctls(dict.fromkeys(settings, "1"))
-                await self._kernel.run_rules(bridge.ruleset())
+                # Rules first: at no moment does the host forward without them.
+                await self._kernel.run_rules(bridge.ruleset() + await self._forwarding.commands_for(bridge.device))
+                await self._kernel.set_sysctls({f"ipv4/conf/{bridge.device}/route_localnet": "1"})
+                await self._forwarding.switch_on()
             except OSError as error:
                 raise HostError(f"cannot make bridge {bridge.device}: {error}") from error
             bridge.made = True
@@ -131,6 +135,7 @@ class BridgeDriver:
         bridge.claims.close()
         try:
             await self._kernel.apply(Batch((DeleteLink(bridge.device),)))
+            await self._forwarding.leave(bridge.device)
         except OSError as error:
             raise HostError(f"cannot remove bridge {bridge.device}: {error}") from error
         await self._kernel.run_rules(f"add table {bridge.table}\ndelete table {bridge.table}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 from runtime.kernel.network import KernelNetwork
 from runtime.networks.bridge import DEVICE_OPTION, MTU, MTU_OPTION, BridgeDriver
@@ -10,9 +11,9 @@ from runtime.networks.driver import Driver, Network, Pool
 from runtime.networks.plain import PlainDriver
 
 
-def drivers(kernel: KernelNetwork) -> list[Driver]:
-    """Those of a host by itself."""
-    return [BridgeDriver(kernel), PlainDriver("host"), PlainDriver("null")]
+def drivers(kernel: KernelNetwork, run: Path) -> list[Driver]:
+    """Those of a host by itself. ``run`` is a folder for what need not outlive a reboot."""
+    return [BridgeDriver(kernel, run), PlainDriver("host"), PlainDriver("null")]
 
 
 def networks(*, bridge: str, subnet: str) -> list[Network]:

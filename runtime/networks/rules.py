@@ -21,9 +21,12 @@ class PublishedPort(msgspec.Struct, frozen=True, order=True):
     container_port: int
 
 
+TABLE_PREFIX = "engine-"
+
+
 def table_name(bridge: str) -> str:
     """One table a bridge."""
-    return f"engine-{bridge}"
+    return f"{TABLE_PREFIX}{bridge}"
 
 
 def ruleset(bridge: str, subnet: ipaddress.IPv4Network, ports: Iterable[PublishedPort]) -> str:
@@ -33,6 +36,8 @@ def ruleset(bridge: str, subnet: ipaddress.IPv4Network, ports: Iterable[Publishe
     - Published ports lead to their container, for packets from outside, from the host itself (loopback included:
       hence the masquerade of 127/8 and of a container that calls its own published port).
     - ``route_localnet``, which loopback publishing needs, must not let neighbours reach the host's 127/8.
+    - Forwarding, which all of it needs, must not let neighbours reach the containers themselves, by a route to the subnet:
+      only published ports and answers, whatever others accept.
     """
     table = f"ip {table_name(bridge)}"
     publish = "\n".join(_publish(port) for port in sorted(ports))
@@ -42,6 +47,14 @@ table {table} {{
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
     iifname != "lo" ip daddr 127.0.0.0/8 drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    oifname != "{bridge}" accept
+    iifname "{bridge}" accept
+    ct state established,related accept
+    ct status dnat accept
+    drop
   }}
   chain publish {{
 {publish}

@@ -128,8 +128,13 @@ async def test_what_cannot_be_is_an_error(host: Host, changes: Callable[[Host], 
 
 async def test_sysctls(host: Host) -> None:
     await host.apply(BRIDGE)
+    await host.kernel.set_sysctls({"ipv4/ip_forward": "0"})
+    assert await host.kernel.read_sysctl("ipv4/ip_forward") == "0"
     for _ in range(2):
         await host.kernel.set_sysctls({"ipv4/ip_forward": "1", "ipv4/conf/br7/route_localnet": "1"})
+    assert await host.kernel.read_sysctl("ipv4/ip_forward") == "1"
+    with pytest.raises(OSError, match="br8"):
+        await host.kernel.read_sysctl("ipv4/conf/br8/route_localnet")
     with pytest.raises(OSError, match="br8"):
         await host.kernel.set_sysctls({"ipv4/conf/br8/route_localnet": "1"})
 

@@ -6,6 +6,7 @@ The bridge driver stands on the recording kernel; what it does to a real one is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -28,17 +29,18 @@ class Place:
 
     kernel: RecordingKernel
     network: Network
+    run: Path
 
     def driver(self) -> Driver:
-        drivers = [*predefined.drivers(self.kernel), FakeDriver()]
+        drivers = [*predefined.drivers(self.kernel, self.run), FakeDriver()]
         return next(driver for driver in drivers if driver.name == self.network.Driver)
 
 
 @pytest.fixture(params=NETWORKS, ids=lambda network: network.Driver)
-def place(request: pytest.FixtureRequest) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     kernel = RecordingKernel()
     kernel.add_namespace(INSIDE)
-    return Place(kernel, msgspec.structs.replace(request.param, ID="n1"))
+    return Place(kernel, msgspec.structs.replace(request.param, ID="n1"), tmp_path)
 
 
 async def made(place: Place) -> tuple[Driver, Network]:

@@ -50,7 +50,7 @@ class RecordingKernel:
     def __init__(self) -> None:
         self.devices: dict[str, dict[str, Device]] = {"": {"lo": Device(up=True)}}
         self.rules: dict[str, str] = {}
-        self.sysctls: dict[str, str] = {}
+        self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0"}
         self.done: list[Change | str] = []
         self._refused: set[Step] = set()
 
@@ -89,6 +89,11 @@ class RecordingKernel:
             for each in device.addresses
             if device.up and each.version == 4
         ]
+
+    async def read_sysctl(self, name: str) -> str:
+        if name not in self.sysctls:
+            raise _error(errno.ENOENT, name)
+        return self.sysctls[name]
 
     async def set_sysctls(self, values: Mapping[str, str]) -> None:
         self._refuse_if_told("sysctls")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from runtime.errors import HostError, UnavailableError
 from runtime.kernel.network import AddAddress, AddBridge, AddDefaultRoute, AddVeth, Batch, DeleteLink, SetUp
-from runtime.networks import predefined
+from runtime.networks import forwarding, predefined
 from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
 from runtime.networks.ports import PortRequest
@@ -28,8 +30,8 @@ def kernel() -> RecordingKernel:
 
 
 @pytest.fixture
-def driver(kernel: RecordingKernel) -> BridgeDriver:
-    return BridgeDriver(kernel)
+def driver(kernel: RecordingKernel, tmp_path: Path) -> BridgeDriver:
+    return BridgeDriver(kernel, tmp_path)
 
 
 async def settled(driver: BridgeDriver) -> Network:
@@ -185,8 +187,10 @@ async def test_a_subnet_the_host_routes_is_passed_over_but_not_by_the_bridge_its
     assert (network.Pools[0].Subnet, network.Pools[0].Gateway, network.Settled) == ("172.18.0.0/16", "172.18.0.1", True)
 
 
-async def test_the_next_daemon_keeps_what_runs_and_takes_away_what_does_not(kernel: RecordingKernel) -> None:
-    before = BridgeDriver(kernel)
+async def test_the_next_daemon_keeps_what_runs_and_takes_away_what_does_not(
+    kernel: RecordingKernel, tmp_path: Path
+) -> None:
+    before = BridgeDriver(kernel, tmp_path)
     network = await settled(before)
     await before.create(network)
     stays = await before.reserve(network, request(free_port()))
@@ -197,7 +201,7 @@ async def test_the_next_daemon_keeps_what_runs_and_takes_away_what_does_not(kern
     kernel.devices[""]["veth-other"] = Device(bridge="br7")
     before.close()
 
-    after = BridgeDriver(kernel)
+    after = BridgeDriver(kernel, tmp_path)
     after.adopt(network, stays)
     await after.reconcile(network, [stays])
     assert set(kernel.devices[""]) == {"lo", "br7", stays.Link, "veth-other"}
@@ -207,8 +211,8 @@ async def test_the_next_daemon_keeps_what_runs_and_takes_away_what_does_not(kern
     await after.reserve(network, request(address="172.17.0.3"))
 
 
-async def test_a_bridge_that_is_not_there_and_not_needed_is_not_made(kernel: RecordingKernel) -> None:
-    driver = BridgeDriver(kernel)
+async def test_a_bridge_that_is_not_there_and_not_needed_is_not_made(kernel: RecordingKernel, tmp_path: Path) -> None:
+    driver = BridgeDriver(kernel, tmp_path)
     network = await settled(driver)
     await driver.reconcile(network, [])
     assert kernel.done == []
@@ -225,6 +229,55 @@ async def test_removal_takes_device_and_rules(kernel: RecordingKernel, driver: B
         await driver.remove(network)
     assert set(kernel.devices[""]) == {"lo"}
     assert kernel.rules == {}
+    assert kernel.sysctls["ipv4/ip_forward"] == "0"
     await kernel.apply(Batch((AddBridge("br7", "02:42:ac:11:00:01"),)))
     await driver.create(network)
     assert kernel.devices[""]["br7"].addresses == [interface("172.17.0.1/16")]
+
+
+async def test_forwarding_that_was_on_stays_without_a_table(kernel: RecordingKernel, driver: BridgeDriver) -> None:
+    kernel.sysctls["ipv4/ip_forward"] = "1"
+    network = await settled(driver)
+    await driver.create(network)
+    assert set(kernel.rules) == {TABLE}
+    await driver.remove(network)
+    assert kernel.sysctls["ipv4/ip_forward"] == "1"
+
+
+async def test_forwarding_that_we_switched_on_is_shut_for_others_over_restarts_and_flushes(
+    kernel: RecordingKernel, tmp_path: Path
+) -> None:
+    network = await settled(BridgeDriver(kernel, tmp_path))
+    for _ in range(2):
+        await BridgeDriver(kernel, tmp_path).create(network)
+        assert set(kernel.rules) == {TABLE, forwarding.TABLE}
+        kernel.rules.clear()
+    (tmp_path / "forwarding").write_text("the boot before")
+    await BridgeDriver(kernel, tmp_path).create(network)  # on since this boot began
+    assert set(kernel.rules) == {TABLE}
+
+
+async def test_engines_share_the_table_and_the_last_one_switches_off(kernel: RecordingKernel, tmp_path: Path) -> None:
+    made = []
+    for name in ("br7", "br8"):
+        (tmp_path / name).mkdir()
+        driver = BridgeDriver(kernel, tmp_path / name)
+        bridge, _, _ = predefined.networks(bridge=name, subnet="172.17.0.0/16")
+        network = msgspec.structs.replace(await driver.settle(bridge), ID=name)
+        await driver.create(network)
+        made.append((driver, network))
+    assert 'iifname != { "br7", "br8" }' in kernel.rules[forwarding.TABLE]
+    await made[0][0].remove(made[0][1])
+    assert 'iifname != { "br8" }' in kernel.rules[forwarding.TABLE]
+    assert kernel.sysctls["ipv4/ip_forward"] == "1"
+    await made[1][0].remove(made[1][1])
+    assert kernel.rules == {}
+    assert kernel.sysctls["ipv4/ip_forward"] == "0"
+
+
+async def test_no_note_can_be_written_and_the_table_says_so_alone(kernel: RecordingKernel, tmp_path: Path) -> None:
+    run = tmp_path / "gone"
+    network = await settled(BridgeDriver(kernel, run))
+    for _ in range(2):
+        await BridgeDriver(kernel, run).create(network)
+        assert forwarding.TABLE in kernel.rules

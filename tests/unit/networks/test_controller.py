@@ -29,7 +29,7 @@ def make(state: Path, *drivers: Driver, names: Mapping[str, str] | None = None) 
     events = EventBus()
     return Networks(
         state,
-        drivers=[*predefined.drivers(RecordingKernel()), *drivers],
+        drivers=[*predefined.drivers(RecordingKernel(), state), *drivers],
         predefined=networks,
         events=events,
         name_of=(names or {}).__getitem__,
@@ -166,7 +166,7 @@ async def test_connects_and_disconnects_are_told(tmp_path: Path) -> None:
     bus.on_event(told.append)
     networks = Networks(
         tmp_path,
-        drivers=predefined.drivers(kernel := RecordingKernel()),
+        drivers=predefined.drivers(kernel := RecordingKernel(), tmp_path),
         predefined=predefined.networks(bridge="br7", subnet="172.17.0.0/16"),
         events=bus,
         name_of=str,
@@ -217,7 +217,7 @@ async def test_a_settled_subnet_is_kept_though_another_is_wished_for(tmp_path: P
     await networks.reserve("c1", wanted("bridge"), [])
     other = Networks(
         tmp_path,
-        drivers=predefined.drivers(RecordingKernel()),
+        drivers=predefined.drivers(RecordingKernel(), tmp_path),
         predefined=predefined.networks(bridge="br8", subnet="10.1.0.0/16"),
         events=EventBus(),
         name_of=str,

@@ -45,7 +45,7 @@ def make(tmp_path: Path) -> Callable[[], Networks]:
     )
     return lambda: Networks(
         tmp_path,
-        drivers=predefined.drivers(LinuxNetwork()),
+        drivers=predefined.drivers(LinuxNetwork(), tmp_path),
         predefined=[*predefined.networks(bridge="br7", subnet="10.7.0.0/24"), back],
         events=EventBus(),
         name_of=str,

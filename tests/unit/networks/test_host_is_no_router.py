@@ -1,0 +1,225 @@
+"""Real packets between namespaces: what a host that runs containers forwards, and what it does not.
+
+Two neighbours on two links, a host between them, a container on the host's bridge. Everything is UDP: what was dropped is
+known once a later packet on the same way has come, since each hop here carries them in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runtime.kernel import nft
+from runtime.kernel.linux_network import LinuxNetwork
+from runtime.kernel.syscalls import CLONE_NEWNET, setns
+from runtime.networks import forwarding, predefined
+from runtime.networks.bridge import BridgeDriver
+from runtime.networks.driver import EndpointRequest, Network
+from runtime.networks.ports import PortRequest
+from runtime.types import EndpointSettings
+from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.root
+DEADLINE_S = 30.0
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+FIRST, SECOND = "10.201.0.2", "10.202.0.2"
+CONTAINER = "10.7.0.2"
+
+
+@dataclass
+class Place:
+    """A process in a network namespace of its own."""
+
+    pid: int
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{self.pid}/ns/net"
+
+    def run(self, *command: str) -> None:
+        subprocess.run(["nsenter", f"--net={self.path}", *command], check=True)
+
+    def socket(self, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
+        """A UDP socket there: it stays where it was made, whichever thread uses it."""
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            with open(self.path, "rb") as namespace:
+                setns(namespace.fileno(), CLONE_NEWNET)
+            made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        made[0].settimeout(DEADLINE_S)
+        made[0].bind((address, port))
+        return made[0]
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Place]:
+    holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+    try:
+        here = os.stat("/proc/thread-self/ns/net").st_ino
+        while os.stat(f"/proc/{holder.pid}/ns/net").st_ino == here:
+            pass
+        made = Place(holder.pid)
+        made.run("ip", "link", "set", "lo", "up")
+        yield made
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def sh(command: str) -> None:
+    subprocess.run(command.split(), check=True)
+
+
+@dataclass
+class Net:
+    """Neighbours, host and container; ``driver`` makes that of the next daemon."""
+
+    first: Place
+    second: Place
+    container: Place
+    network: Network
+    driver: Callable[[], BridgeDriver]
+
+    def arrives(
+        self, sender: socket.socket, to: tuple[str, int], at: socket.socket, last: Callable[[], object]
+    ) -> bool:
+        """Whether a packet comes; ``last`` sends "end", which always comes."""
+        sender.sendto(b"try", to)
+        last()
+        found = set()
+        while b"end" not in found:
+            found.add(at.recv(100))
+        return b"try" in found
+
+
+@pytest.fixture
+async def net(network_namespace: None, tmp_path: Path) -> AsyncIterator[Net]:  # noqa: F811 - the fixture
+    FORWARDING.write_text("0")
+    with place() as first, place() as second, place() as container:
+        for number, neighbour in ((201, first), (202, second)):
+            sh(f"ip link add n{number} type veth peer name eth0 netns {neighbour.pid}")
+            sh(f"ip addr add 10.{number}.0.1/24 dev n{number}")
+            sh(f"ip link set n{number} up")
+            neighbour.run(*f"ip addr add 10.{number}.0.2/24 dev eth0".split())
+            neighbour.run(*["ip", "link", "set", "eth0", "up"])
+            neighbour.run(*f"ip route add default via 10.{number}.0.1".split())
+        driver = BridgeDriver(LinuxNetwork(), tmp_path)
+        network = await driver.settle(predefined.networks(bridge="br7", subnet="10.7.0.0/24")[0])
+        yield Net(first, second, container, network, lambda: BridgeDriver(LinuxNetwork(), tmp_path))
+
+
+async def start(net: Net, *ports: PortRequest) -> BridgeDriver:
+    driver = net.driver()
+    await driver.create(net.network)
+    endpoint = await driver.reserve(net.network, EndpointRequest("c1", EndpointSettings(), "eth0", ports))
+    await driver.attach(net.network, endpoint, net.container.path, default_route=True)
+    return driver
+
+
+async def test_neighbours_reach_published_ports_alone(net: Net) -> None:
+    driver = await start(net, PortRequest("udp", 53, "0.0.0.0", (5300,)), PortRequest("udp", 54, "127.0.0.1", (5400,)))
+    with contextlib.ExitStack() as stack:
+        inside = {port: stack.enter_context(net.container.socket(port=port)) for port in (53, 54, 55)}
+        sender = stack.enter_context(net.first.socket())
+        host = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        for port, at in inside.items():  # by a route to the subnet: unpublished, published, published on 127.0.0.1
+            assert not net.arrives(sender, (CONTAINER, port), at, lambda p=port: host.sendto(b"end", (CONTAINER, p)))  # type: ignore[misc]  # a default binds p
+        sender.sendto(b"query", ("10.201.0.1", 5300))
+        data, peer = inside[53].recvfrom(100)
+        assert (data, peer[0]) == (b"query", FIRST)  # the client's own address
+        inside[53].sendto(b"answer", peer)
+        assert sender.recvfrom(100) == (b"answer", ("10.201.0.1", 5300))
+        sender.sendto(b"try", ("10.201.0.1", 5400))
+        assert not net.arrives(
+            sender, ("127.0.0.1", 5400), inside[54], lambda: host.sendto(b"end", ("127.0.0.1", 5400))
+        )
+    driver.close()
+
+
+async def test_containers_reach_the_world_and_get_answers(net: Net) -> None:
+    driver = await start(net)
+    with net.second.socket(SECOND, 9) as world, net.container.socket() as sender:
+        sender.sendto(b"query", (SECOND, 9))
+        data, peer = world.recvfrom(100)
+        assert (data, peer[0]) == (b"query", "10.202.0.1")
+        world.sendto(b"answer", peer)
+        assert sender.recv(100) == b"answer"
+    driver.close()
+
+
+async def test_the_host_forwards_for_nobody_else(net: Net) -> None:
+    with net.first.socket() as sender, net.second.socket(SECOND, 9) as at, net.container.socket() as inside:
+
+        def forwards() -> bool:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
+                return net.arrives(sender, (SECOND, 9), at, lambda: host.sendto(b"end", (SECOND, 9)))
+
+        assert not forwards()
+        driver = await start(net)
+        assert FORWARDING.read_text().strip() == "1"
+        assert not forwards()
+        driver.close()
+        inside.sendto(b"still", (SECOND, 9))
+        assert at.recv(100) == b"still"
+
+        driver = net.driver()  # the next daemon, after somebody flushed the rules
+        nft.run("flush ruleset")
+        assert forwards()
+        await driver.create(net.network)
+        assert not forwards()
+        await driver.remove(net.network)
+        assert FORWARDING.read_text().strip() == "0"
+        assert nft.run("list tables") == ""
+        driver.close()
+
+
+async def test_an_operator_who_forwards_goes_on_and_other_rules_stay(net: Net) -> None:
+    FORWARDING.write_text("1")
+    own = (
+        "table ip operator {\n\tchain forward {\n\t\ttype filter hook forward priority filter; policy accept;\n\t}\n}\n"
+    )
+    nft.run(own)
+    driver = await start(net)
+    with net.first.socket() as sender, net.second.socket(SECOND, 9) as at:
+        sender.sendto(b"through", (SECOND, 9))
+        assert at.recv(100) == b"through"
+    assert nft.run("list table ip operator") == own
+    assert f"table {forwarding.TABLE}" not in nft.run("list tables")
+    await driver.remove(net.network)
+    assert FORWARDING.read_text().strip() == "1"
+    assert nft.run("list ruleset") == own
+    driver.close()
+
+
+async def test_what_others_bridge_is_no_forwarding(net: Net) -> None:
+    nf_call = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if not nf_call.exists():
+        pytest.skip("needs br_netfilter")
+    nf_call.write_text("1")
+    with place() as third:
+        sh("ip link add theirs type bridge")
+        sh("ip link set theirs up")
+        sh("ip addr flush dev n202")
+        sh(f"ip link add n203 type veth peer name eth0 netns {third.pid}")
+        for link in ("n202", "n203"):
+            sh(f"ip link set {link} master theirs up")
+        third.run(*["ip", "addr", "add", "10.202.0.3/24", "dev", "eth0"])
+        third.run(*["ip", "link", "set", "eth0", "up"])
+        driver = await start(net)
+        with third.socket() as sender, net.second.socket(SECOND, 9) as at:
+            sender.sendto(b"bridged", (SECOND, 9))
+            assert at.recv(100) == b"bridged"
+        driver.close()
