@@ -40,7 +40,7 @@ from runtime.errors import ConflictError, InvalidParameterError, NotFoundError, 
 from runtime.events import EventBus
 from runtime.images import ImageNotFoundError, ImageStore
 from runtime.kernel.linux_network import LinuxNetwork
-from runtime.kernel.syscalls import Watcher
+from runtime.kernel.syscalls import Watcher, supports_mount_setattr
 from runtime.networks import Driver, Networks, predefined
 from runtime.types import (
     LOG_DRIVERS,
@@ -98,6 +98,7 @@ class Engine:
             swap_limit=cgroups.swap_limit(layout),
             init_path=next((path for path in INIT_PATHS if Path(path).exists()), ""),
             capacity=cgroups.capacity(layout, parent),
+            recursive_read_only=supports_mount_setattr(),
         )
         self._state, self._layout, self._parent = state, layout, parent
         self._paths = paths = conmon.Paths(run)

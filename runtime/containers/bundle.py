@@ -77,7 +77,7 @@ class BundleBuilder:
 
     def _mount(self, request: mounts.MountRequest, rootfs: Path, container_id: str) -> dict[str, Any]:
         if request.kind == "tmpfs":
-            return mounts.to_oci(request, "tmpfs")
+            return self._oci(request, "tmpfs")
         source = Path(request.source)
         if request.kind == "volume":
             source = self._volumes.hold(request.source, container_id)
@@ -91,7 +91,10 @@ class BundleBuilder:
                     f'invalid mount config for type "bind": bind source path does not exist: {source}'
                 )
             make_public_folder(source)
-        return mounts.to_oci(request, str(source))
+        return self._oci(request, str(source))
+
+    def _oci(self, request: mounts.MountRequest, source: str) -> dict[str, Any]:
+        return mounts.to_oci(request, source, recursive_read_only=self._facts.recursive_read_only)
 
     def _subpath(self, volume: Path, subpath: str, container_id: str) -> Path:
         """A pin of what is there now: another container with the volume could put a link in its place."""

@@ -20,6 +20,8 @@ class MountRequest(msgspec.Struct, frozen=True):
 
     ``options`` are mount(8) options of a tmpfs; ``create_source`` makes a missing host folder, as ``-v`` does;
     ``subpath`` is a folder inside the volume; ``driver_options`` are of a volume that is made for it.
+    ``submounts`` says of a read-only one what is mounted below it: "writable", "readonly" (or the start fails), or ""
+    (read-only where the host can do that).
     """
 
     kind: str
@@ -36,6 +38,7 @@ class MountRequest(msgspec.Struct, frozen=True):
     driver: str = ""
     subpath: str = ""
     driver_options: tuple[tuple[str, str], ...] = ()
+    submounts: str = ""
 
 
 def plan(config: ContainerConfig, host: HostConfig, inherited: Iterable[MountRequest] = ()) -> list[MountRequest]:
@@ -102,6 +105,9 @@ def from_mount(mount: Mount) -> MountRequest:
             raise InvalidParameterError(f'invalid mount config for type "bind": invalid mount path: \'{mount.Source}\' mount path must be absolute')  # fmt: skip
         if options and options.Propagation and options.Propagation not in _PROPAGATIONS:
             raise InvalidParameterError(f"invalid propagation mode: {options.Propagation}")
+        writable, forced = (options.ReadOnlyNonRecursive, options.ReadOnlyForceRecursive) if options else (False, False)
+        if writable and forced:
+            raise InvalidParameterError("mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive")
         return MountRequest(
             "bind",
             posixpath.normpath(mount.Source),
@@ -110,6 +116,7 @@ def from_mount(mount: Mount) -> MountRequest:
             propagation=(options.Propagation if options else "") or "rprivate",
             create_source=bool(options and options.CreateMountpoint),
             recursive=not (options and options.NonRecursive),
+            submounts="writable" if writable else "readonly" if forced else "",
         )
     if mount.Type == "volume":
         volume = mount.VolumeOptions
@@ -171,8 +178,15 @@ def mount_point(request: MountRequest, *, source: str, name: str = "") -> MountP
     )
 
 
-def to_oci(request: MountRequest, source: str) -> dict[str, Any]:
-    """The OCI mount of one request; ``source`` is the path on the host."""
+def to_oci(request: MountRequest, source: str, *, recursive_read_only: bool) -> dict[str, Any]:
+    """The OCI mount of one request; ``source`` is the path on the host.
+
+    Args:
+        recursive_read_only: whether the host can make what is mounted below read-only too.
+
+    Raises:
+        InvalidParameterError: it cannot, and that was asked for.
+    """
     access = "ro" if request.read_only else "rw"
     if request.kind == "tmpfs":
         own = [option for option in request.options if option not in ("rw", "ro")]
@@ -189,6 +203,11 @@ def to_oci(request: MountRequest, source: str) -> dict[str, Any]:
         }
     bind = "rbind" if request.recursive else "bind"
     options = [bind, access, request.propagation or "rprivate"]
+    if request.read_only and request.submounts != "writable":
+        if recursive_read_only:
+            options.append("rro")  # beside "ro", which a runc that does not know it would leave out
+        elif request.submounts == "readonly":
+            raise InvalidParameterError("a read-only bind cannot be made so recursively here: that needs Linux 5.12")
     return {"destination": request.target, "type": "bind", "source": source, "options": options}
 
 

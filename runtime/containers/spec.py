@@ -81,6 +81,7 @@ class HostFacts(msgspec.Struct, frozen=True):
         swap_limit: whether swap can be limited.
         init_path: a static init for ``Init``, or "".
         capacity: what limits are checked against.
+        recursive_read_only: whether a mount can be made read-only with all that is mounted below.
     """
 
     cgroup_version: int
@@ -88,6 +89,7 @@ class HostFacts(msgspec.Struct, frozen=True):
     swap_limit: bool
     init_path: str
     capacity: limits.Capacity
+    recursive_read_only: bool
 
 
 class SpecInput(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
 from runtime.networks import ports
 from runtime.types import (
+    BindOptions,
     ContainerConfig,
     EndpointSettings,
     ExecConfig,
@@ -69,6 +70,42 @@ def test_binds(text: str, kind: str, source: str, target: str, read_only: bool) 
 def test_bad_binds(text: str) -> None:
     with pytest.raises(InvalidParameterError):
         mounts.parse_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("mount", "able", "expected"),
+    [
+        (Mount(Type="bind", Source="/s", Target="/t", ReadOnly=True), True, ["ro", "rro"]),
+        (Mount(Type="bind", Source="/s", Target="/t", ReadOnly=True), False, ["ro"]),
+        (Mount(Type="volume", Source="v", Target="/t", ReadOnly=True), True, ["ro", "rro"]),
+        (
+            Mount(
+                Type="bind",
+                Source="/s",
+                Target="/t",
+                ReadOnly=True,
+                BindOptions=BindOptions(ReadOnlyNonRecursive=True),
+            ),
+            True,
+            ["ro"],
+        ),
+        (Mount(Type="bind", Source="/s", Target="/t"), True, []),
+    ],
+)
+def test_read_only_holds_for_what_is_mounted_below(mount: Mount, able: bool, expected: list[str]) -> None:
+    options = mounts.to_oci(mounts.from_mount(mount), "/s", recursive_read_only=able)["options"]
+    assert [option for option in options if option in ("ro", "rro")] == expected
+
+
+def test_recursion_that_cannot_be_had_or_contradicts_itself_is_refused() -> None:
+    forced = BindOptions(ReadOnlyForceRecursive=True)
+    request = mounts.from_mount(Mount(Type="bind", Source="/s", Target="/t", ReadOnly=True, BindOptions=forced))
+    assert "rro" in mounts.to_oci(request, "/s", recursive_read_only=True)["options"]
+    with pytest.raises(InvalidParameterError, match=r"needs Linux 5\.12"):
+        mounts.to_oci(request, "/s", recursive_read_only=False)
+    both = BindOptions(ReadOnlyForceRecursive=True, ReadOnlyNonRecursive=True)
+    with pytest.raises(InvalidParameterError, match="mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceR"):
+        mounts.from_mount(Mount(Type="bind", Source="/s", Target="/t", ReadOnly=True, BindOptions=both))
 
 
 def test_later_kinds_of_mount_replace_earlier_and_parents_come_first() -> None:

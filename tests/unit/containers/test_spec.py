@@ -15,7 +15,12 @@ from runtime.types import ContainerConfig, HostConfig, Ulimit
 CAPS = tuple(f"CAP_{name}" for name in capabilities.KNOWN)
 CAPACITY = limits.Capacity(cpus=2, cpuset_cpus="0-1,4", cpuset_mems="0")
 FACTS = spec.HostFacts(
-    cgroup_version=1, capabilities=CAPS, swap_limit=True, init_path="/usr/bin/tini", capacity=CAPACITY
+    cgroup_version=1,
+    capabilities=CAPS,
+    swap_limit=True,
+    init_path="/usr/bin/tini",
+    capacity=CAPACITY,
+    recursive_read_only=True,
 )
 ROOT = User(0, 0, (), "/root")
 
@@ -201,7 +206,9 @@ def test_namespaces_of_others_and_of_the_host() -> None:
     namespaces = build(namespaces={"network": "/proc/7/ns/net", "pid": None})["linux"]["namespaces"]
     assert {"type": "network", "path": "/proc/7/ns/net"} in namespaces
     assert "pid" not in {item["type"] for item in namespaces}
-    facts = spec.HostFacts(cgroup_version=2, capabilities=CAPS, swap_limit=True, init_path="", capacity=CAPACITY)
+    facts = spec.HostFacts(
+        cgroup_version=2, capabilities=CAPS, swap_limit=True, init_path="", capacity=CAPACITY, recursive_read_only=True
+    )
     assert {"type": "cgroup"} in build(facts=facts)["linux"]["namespaces"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from base.trees import remove_tree
 from runtime.containers import conmon
 from runtime.errors import EngineError, InvalidParameterError, StartError
-from runtime.types import ExecConfig, HostConfig, Mount, VolumeOptions
+from runtime.types import BindOptions, ExecConfig, HostConfig, Mount, VolumeOptions
 from runtime.volumes import population
 from tests.unit.engine.support import Bench, hold
 
@@ -88,6 +88,31 @@ async def test_volumes_of_another_container_are_as_they_are_there(bench: Bench, 
     for mode in (":nocopy", ":rshared", ":", ":ro,x"):
         with pytest.raises(InvalidParameterError, match="invalid mode: "):
             await bench.create("true", host=HostConfig(NetworkMode="none", VolumesFrom=[f"{first}{mode}"]))
+
+
+async def test_a_read_only_bind_is_so_with_what_is_mounted_below_it(bench: Bench, tmp_path: Path) -> None:
+    below = tmp_path / "host" / "below"
+    below.mkdir(parents=True)
+    mount = await asyncio.create_subprocess_exec("mount", "-t", "tmpfs", "tmpfs", str(below))
+    assert await mount.wait() == 0
+    try:
+        script = "touch /h/x 2>/dev/null && echo own; touch /h/below/x 2>/dev/null && echo below; true"
+        writable = BindOptions(ReadOnlyNonRecursive=True)
+        for host, expected in (
+            (HostConfig(NetworkMode="none", Binds=[f"{tmp_path}/host:/h:ro"]), ""),
+            (HostConfig(NetworkMode="none", Mounts=[bind(tmp_path / "host", BindOptions())]), ""),
+            (HostConfig(NetworkMode="none", Mounts=[bind(tmp_path / "host", writable)]), "below\n"),
+        ):
+            container_id = await bench.run("sh", "-c", script, host=host)
+            assert (await bench.engine.wait(container_id)).StatusCode == 0
+            assert await bench.output(container_id) == expected
+    finally:
+        unmount = await asyncio.create_subprocess_exec("umount", str(below))
+        assert await unmount.wait() == 0
+
+
+def bind(source: Path, options: BindOptions) -> Mount:
+    return Mount(Type="bind", Source=str(source), Target="/h", ReadOnly=True, BindOptions=options)
 
 
 async def test_a_file_of_a_volume_may_be_a_subpath(bench: Bench) -> None:
