@@ -108,13 +108,13 @@ class _ClusterRoutes:
         return empty_response()
 
     async def inspect(self, request: web.Request) -> web.Response:
-        response = await self._context.control().GetCluster(GetClusterRequest(), timeout=TIMEOUT_S)
+        response = await (await self._context.control()).GetCluster(GetClusterRequest(), timeout=TIMEOUT_S)
         return json_response(swarm_json(response.cluster))
 
     async def update(self, request: web.Request) -> web.Response:
         spec = await read_message(request, ClusterSpec)
         version = read_version(request, "swarm")
-        await self._context.control().UpdateCluster(
+        await (await self._context.control()).UpdateCluster(
             UpdateClusterRequest(
                 version=version,
                 spec=spec,
@@ -128,13 +128,13 @@ class _ClusterRoutes:
 
     async def unlock_key(self, request: web.Request) -> web.Response:
         """Empty while autolock is off, and it always is: the managers refuse to switch it on."""
-        await self._context.control().GetCluster(GetClusterRequest(), timeout=TIMEOUT_S)
+        await (await self._context.control()).GetCluster(GetClusterRequest(), timeout=TIMEOUT_S)
         return json_response({"UnlockKey": ""})
 
     async def unlock(self, request: web.Request) -> web.Response:
         """Refused: no manager is ever locked while autolock cannot be switched on."""
         try:
-            self._context.control()
+            await self._context.control()
         except NotManagerError as error:
             raise error from None
         raise ConflictError("swarm is not locked")

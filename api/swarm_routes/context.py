@@ -21,6 +21,9 @@ from worker.membership.cluster_member import ClusterMember
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub
 
+CONTROL_TIMEOUT_S = 20.0
+"""For the manager of this host to come up: while its process starts others lead, and the request can wait."""
+
 TIMEOUT_S = 25.0
 """For one call of the control API: managers give up after 20 s (features A3.06), this is for one that hangs."""
 
@@ -67,9 +70,9 @@ class SwarmContext(msgspec.Struct, frozen=True):
     local_logs: LocalLogs | None
     network_name: NetworkName | None = None
 
-    def control(self) -> ControlAsyncStub:
-        """The managers. Raises: NotManagerError: none runs here (503)."""
-        return self.member.control()
+    async def control(self) -> ControlAsyncStub:
+        """The managers; one that is just starting is waited for. Raises: NotManagerError: none runs here (503)."""
+        return await self.member.wait_control(CONTROL_TIMEOUT_S)
 
 
 async def read_message(request: web.Request, kind: type[M]) -> M:

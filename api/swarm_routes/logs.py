@@ -69,7 +69,7 @@ class _LogRoutes:
 
     async def service_logs(self, request: web.Request) -> web.StreamResponse:
         options = _options(request)
-        control = self._context.control()
+        control = await self._context.control()
         found = await control.GetService(GetServiceRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
         filters = Filters(by_key={"service": FilterValues(values=[found.service.id])})
         listed = await control.ListTasks(ListTasksRequest(filters=filters), timeout=TIMEOUT_S)
@@ -78,7 +78,7 @@ class _LogRoutes:
 
     async def task_logs(self, request: web.Request) -> web.StreamResponse:
         options = _options(request)
-        control = self._context.control()
+        control = await self._context.control()
         found = await control.GetTask(GetTaskRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
         tty = found.spec.spec.task_template.container_spec.tty
         return await self._stream(request, [found.task], options, tty=tty)

@@ -34,25 +34,25 @@ class _NodeRoutes:
         self._context = context
 
     async def list(self, request: web.Request) -> web.Response:
-        control = self._context.control()
+        control = await self._context.control()
         response = await control.ListNodes(ListNodesRequest(filters=read_filters(request)), timeout=TIMEOUT_S)
         return list_response(response.nodes)
 
     async def inspect(self, request: web.Request) -> web.Response:
-        control = self._context.control()
+        control = await self._context.control()
         response = await control.GetNode(GetNodeRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
         return message_response(response.node)
 
     async def update(self, request: web.Request) -> web.Response:
         spec = await read_message(request, NodeSpec)
         version = read_version(request, "node")
-        await self._context.control().UpdateNode(
+        await (await self._context.control()).UpdateNode(
             UpdateNodeRequest(ref=request.match_info["id"], version=version, spec=spec), timeout=TIMEOUT_S
         )
         return empty_response()
 
     async def remove(self, request: web.Request) -> web.Response:
-        control = self._context.control()
+        control = await self._context.control()
         await control.RemoveNode(
             RemoveNodeRequest(ref=request.match_info["id"], force=flag(request, "force")), timeout=TIMEOUT_S
         )

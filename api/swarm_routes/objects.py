@@ -82,5 +82,5 @@ class ObjectRoutes:
     async def _call(self, verb: str, **fields: object) -> Any:
         """One call of the control API; returns its response."""
         rpc, request_type = self._rpcs[verb]
-        control = self._context.control()
+        control = await self._context.control()
         return await getattr(control, rpc)(request_type(**fields), timeout=TIMEOUT_S)

@@ -60,7 +60,7 @@ class _ServiceRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         status = read_bool(request, "status")
-        response = await self._context.control().ListServices(
+        response = await (await self._context.control()).ListServices(
             ListServicesRequest(filters=read_filters(request), status=status), timeout=TIMEOUT_S
         )
         services: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ class _ServiceRoutes:
 
     async def create(self, request: web.Request) -> web.Response:
         spec = self._with_network_names(await read_message(request, ServiceSpec))
-        response = await self._context.control().CreateService(
+        response = await (await self._context.control()).CreateService(
             CreateServiceRequest(spec=spec, registry_auth=_registry_auth(request, spec)), timeout=TIMEOUT_S
         )
         answer: dict[str, object] = {"ID": response.service.id}
@@ -83,7 +83,7 @@ class _ServiceRoutes:
 
     async def inspect(self, request: web.Request) -> web.Response:
         defaults = read_bool(request, "insertDefaults")
-        response = await self._context.control().GetService(
+        response = await (await self._context.control()).GetService(
             GetServiceRequest(ref=request.match_info["id"], insert_defaults=defaults), timeout=TIMEOUT_S
         )
         return message_response(response.service)
@@ -95,7 +95,7 @@ class _ServiceRoutes:
         auth_from = request.query.get("registryAuthFrom", "")
         if auth_from not in _AUTH_FROM:
             raise BadRequestError("unsupported registryAuthFrom value")
-        response = await self._context.control().UpdateService(
+        response = await (await self._context.control()).UpdateService(
             UpdateServiceRequest(
                 ref=request.match_info["id"],
                 version=read_version(request, "service"),
@@ -109,7 +109,7 @@ class _ServiceRoutes:
         return json_response({"Warnings": list(response.warnings) or None})
 
     async def remove(self, request: web.Request) -> web.Response:
-        control = self._context.control()
+        control = await self._context.control()
         await control.RemoveService(RemoveServiceRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
         return empty_response()
 

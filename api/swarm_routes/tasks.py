@@ -38,12 +38,12 @@ class _TaskRoutes:
         self._context = context
 
     async def list(self, request: web.Request) -> web.Response:
-        control = self._context.control()
+        control = await self._context.control()
         response = await control.ListTasks(ListTasksRequest(filters=read_filters(request)), timeout=TIMEOUT_S)
         return json_bytes(await _encode_all(tasks_json(response.tasks, response.specs)))
 
     async def inspect(self, request: web.Request) -> web.Response:
-        control = self._context.control()
+        control = await self._context.control()
         response = await control.GetTask(GetTaskRequest(ref=request.match_info["id"]), timeout=TIMEOUT_S)
         return json_response(next(tasks_json([response.task], [response.spec])))
 

@@ -117,3 +117,6 @@ class ClusterMember(Protocol):
 
     def control(self) -> ControlAsyncStub:
         """The control API of the manager on this host. Raises: NotManagerError with the Engine API's text."""
+
+    async def wait_control(self, timeout_s: float) -> ControlAsyncStub:
+        """The same once the manager answers, if it is on its way. Raises: NotManagerError, at once if it is not."""

@@ -6,6 +6,7 @@ What becomes of the process is the role machine's to say; it is told here what t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import grpc
 import grpc.aio
@@ -51,6 +52,8 @@ class LocalManager:
         self._channel = UnixChannel(f"unix:{host.run_dir / MANAGER_SOCKET}")
         self.control = ControlStub(self._channel)
         self._failure = ""
+        self._ended_in_a_row = 0
+        self._changed = asyncio.Event()
 
     @property
     def answers(self) -> bool:
@@ -68,7 +71,8 @@ class LocalManager:
     async def stop(self) -> None:
         """Also one that is nobody's. Raises: OSError."""
         await self._process.stop()
-        self._failure = ""
+        self._failure, self._ended_in_a_row = "", 0
+        self._note_change()
 
     async def close(self) -> None:
         await self._channel.close()
@@ -86,6 +90,8 @@ class LocalManager:
     def _on_exit(self, _config: ManagerConfig) -> ManagerConfig | None:
         self._machine.tell(ManagerEnded())
         self._failure = self._error() or _ENDED_SILENTLY
+        self._ended_in_a_row += 1
+        self._note_change()
         log.warning("manager.ended", node_id=self._state.node_id, reason=self._failure)
         return self._config() if self._machine.keeps_manager else None
 
@@ -123,12 +129,27 @@ class LocalManager:
                 raise MembershipError(self._error() or text)
             answer.result()
             self._machine.tell(ManagerAnswers())  # before anything else can happen: its end makes this untrue
+            self._ended_in_a_row = 0
+            self._note_change()
         except grpc.aio.AioRpcError as error:
             raise MembershipError(f"the manager did not come up: {error.details()}") from error
         except OSError as error:
             raise MembershipError(f"the manager cannot be waited for: {error}") from error
         finally:
             await cancel_and_wait(answer, ended)
+
+    async def wait_on_its_way(self, timeout_s: float) -> None:
+        """Return once it answers, or after the time; at once when it is not to run, or ends again and again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.answers and self._machine.keeps_manager and self._ended_in_a_row < 2:
+                    changed = self._changed
+                    await changed.wait()
+
+    def _note_change(self) -> None:
+        """Wake all who wait; later ones wait for the next change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _answer(self) -> None:
         """Its socket appears once it serves; a call made before that would try to connect again and again."""

@@ -171,6 +171,11 @@ class Node:
             )
         return participation.control
 
+    async def wait_control(self, timeout_s: float) -> ControlAsyncStub:
+        if self._participation is not None:
+            await self._participation.wait_control(timeout_s)
+        return self.control()
+
     def _refuse_when_member(self) -> None:
         if self._participation is not None or self._joining is not None or self._unusable is not None:
             raise AlreadyInSwarmError(_ALREADY)

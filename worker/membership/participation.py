@@ -246,6 +246,11 @@ class Participation:
     def control_available(self) -> bool:
         return self._manager.answers
 
+    async def wait_control(self, timeout_s: float) -> None:
+        """Return once the manager of this host answers, or is not on its way, or after the time."""
+        if self.state.role == NodeRole.NODE_ROLE_MANAGER:
+            await self._manager.wait_on_its_way(timeout_s)
+
     @property
     def manager_failure(self) -> str:
         return self._manager.failure

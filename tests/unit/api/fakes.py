@@ -418,3 +418,6 @@ class LoneHost:
 
     def control(self) -> ControlAsyncStub:
         raise NotManagerError("This node is not a swarm manager.")
+
+    async def wait_control(self, timeout_s: float) -> ControlAsyncStub:
+        return self.control()

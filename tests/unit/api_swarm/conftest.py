@@ -63,6 +63,9 @@ class Member:
             raise NotManagerError(NOT_A_MANAGER)
         return self.stub
 
+    async def wait_control(self, timeout_s: float) -> ControlAsyncStub:
+        return self.control()
+
     def _take(self, request: InitRequest | JoinRequest | bool) -> None:
         self.requests.append(request)
         if self.refusal is not None:

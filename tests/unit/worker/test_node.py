@@ -481,6 +481,39 @@ async def test_a_manager_that_died_answers_again_once_it_is_started_again(manage
     assert manager.manager_pid not in (None, first)
 
 
+async def test_a_manager_that_is_just_starting_is_waited_for(manager: Place) -> None:
+    """Both after a restart of the daemon and after the process died: others may lead meanwhile."""
+    await manager.restart()
+    with pytest.raises(NotManagerError):
+        manager.node.control()
+    control = await manager.node.wait_control(PATIENCE_S)
+    assert (await control.GetCluster(GetClusterRequest())).cluster.id
+    assert manager.manager_pid is not None
+    os.kill(manager.manager_pid, signal.SIGKILL)
+    await until(lambda: not manager.node.info().control_available)
+    control = await manager.node.wait_control(PATIENCE_S)
+    assert (await control.GetCluster(GetClusterRequest())).cluster.id
+
+
+async def test_a_manager_that_ends_again_and_again_is_not_waited_for(manager: Place) -> None:
+    journal = manager.host.state_dir / RAFT / "journal"
+    await manager.node.close()
+    shutil.rmtree(journal)
+    journal.write_text("no folder")
+    await manager.restart()
+    await until(lambda: manager.node.info().error != "")
+    with pytest.raises(NotManagerError):
+        await manager.node.wait_control(PATIENCE_S)
+
+
+async def test_who_is_no_manager_waits_for_none(manager: Place, other: Place) -> None:
+    with pytest.raises(NotManagerError):
+        await other.node.wait_control(PATIENCE_S)
+    await other.node.join(JoinRequest([manager.listen], (await tokens(manager)).worker, other.listen))
+    with pytest.raises(NotManagerError, match="Worker nodes can't"):
+        await other.node.wait_control(PATIENCE_S)
+
+
 async def test_a_manager_is_reached_again_after_its_run_folder_was_emptied(manager: Place) -> None:
     """/run is wiped while daemons run; then the daemon is killed, and its manager, which runs on, has no socket."""
     first = manager.manager_pid
