@@ -14,6 +14,7 @@ calls are a manager's by ``LocalInterceptor``.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.rate_limit import RateLimit
 from manager.log_limit import LogLimit
 from pki.certificates import Identity, Role, TrustRoot
 from pki.errors import PKIError
@@ -149,14 +151,21 @@ def caller() -> Identity:
     return _caller.get()
 
 
+REFUSALS_BURST, REFUSALS_RATE_S = 60, 10.0
+"""Refusals that one address has at once, and how many more a second ..."""
+
+REFUSAL_DELAY_S = 2.0
+"""... beyond them each is answered after that: with ``STREAMS_MAX`` a connection cannot ask in a tight loop."""
+
 Admit = Callable[[str, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]
 
 
 class _Interceptor(grpc.aio.ServerInterceptor):
     """Runs ``_check`` before every handler and sets ``caller()`` for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, refusal_delay: Callable[[], Awaitable[None]]) -> None:
         self._lines = LogLimit()
+        self._refusals, self._refusal_delay = RateLimit(REFUSALS_BURST, REFUSALS_RATE_S), refusal_delay
 
     def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
         raise NotImplementedError
@@ -169,6 +178,8 @@ class _Interceptor(grpc.aio.ServerInterceptor):
                 log.warning(
                     "call.refused", method=method, peer=peer, code=code, reason=verdict.message, left_out=left_out
                 )
+            if not self._refusals.take(context.peer().rpartition(":")[0], asyncio.get_running_loop().time()):
+                await self._refusal_delay()
             await context.abort(verdict.code, verdict.message)
         _caller.set(verdict)
 
@@ -194,6 +205,7 @@ class AuthorizationInterceptor(_Interceptor):
         is_removed: IsRemoved,
         is_demoted: IsDemoted,
         clock: Callable[[], datetime] = utc_now,
+        refusal_delay: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(REFUSAL_DELAY_S),
     ) -> None:
         """
         Args:
@@ -201,8 +213,9 @@ class AuthorizationInterceptor(_Interceptor):
             cluster_id: the cluster we are.
             is_removed, is_demoted: see ``IsRemoved`` and ``IsDemoted``; quick, they are asked on every call.
             clock: aware time.
+            refusal_delay: awaited before the answer to who is refused again and again.
         """
-        super().__init__()
+        super().__init__(refusal_delay=refusal_delay)
         self._trust_root, self._cluster_id = trust_root, cluster_id
         self._is_removed, self._is_demoted, self._clock = is_removed, is_demoted, clock
 
@@ -231,7 +244,7 @@ class LocalInterceptor(_Interceptor):
         Args:
             identity: this node's own, as its certificate says at the moment.
         """
-        super().__init__()
+        super().__init__(refusal_delay=lambda: asyncio.sleep(0))
         self._identity = identity
 
     def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:

@@ -45,7 +45,7 @@ from manager.consensus.settings import RaftConfig
 from manager.consensus.transport import PeerRefusedError
 from manager.control.defaults import fill_cluster
 from manager.control.forward import LeaderForwarder
-from manager.control.rpc import GRPC_OPTIONS, control_handler
+from manager.control.rpc import CHANNEL_OPTIONS, control_handler
 from manager.control.service import ControlService
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.looking import Looker
@@ -148,7 +148,7 @@ class _Manager:
         self._link = LeaderLink(
             self._store,
             self._consensus,
-            lambda target: RotatingChannel(target, self._certificate, GRPC_OPTIONS),
+            lambda target: RotatingChannel(target, self._certificate, CHANNEL_OPTIONS),
             config.managers,
         )
         self._ca_state = StoreCAState(
@@ -317,7 +317,7 @@ class _Manager:
             is_removed=self._ca_state.is_removed,
             is_demoted=self._ca_state.is_demoted,
         )
-        server = grpc.aio.server(interceptors=[interceptor], options=[*server_options(), *GRPC_OPTIONS])
+        server = grpc.aio.server(interceptors=[interceptor], options=server_options())
         server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
         add_DispatcherServicer_to_server(self._dispatcher, server)
         add_NodeCAServicer_to_server(NodeCAService(self._ca), server)

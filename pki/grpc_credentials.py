@@ -30,6 +30,15 @@ ChannelOptions = Sequence[tuple[str, str | int]]
 
 T = TypeVar("T")
 
+REQUEST_SIZE_BYTES_MAX = 16 * 1024 * 1024
+"""A server takes in no larger message, whoever sends it: it is read before the call can be refused."""
+
+CONNECTIONS_MAX = 8192
+"""Of one server. gRPC tells addresses apart no earlier than a call, so this is for all together."""
+
+STREAMS_MAX = 128
+"""Calls at once on one connection; further ones wait at the client."""
+
 _DRAIN_S = 7 * 24 * 3600.0
 """How long an old channel's calls may go on; a stream that long has met several renewals and re-opens elsewhere."""
 
@@ -88,8 +97,9 @@ def server_options() -> list[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.max_connection_age_ms", 3_600_000),  # the next call makes a new handshake; open streams go on
-        ("grpc.max_concurrent_streams", 1_000),
-        ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+        ("grpc.max_concurrent_streams", STREAMS_MAX),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+        ("grpc.max_receive_message_length", REQUEST_SIZE_BYTES_MAX),
     ]
 
 

@@ -21,7 +21,7 @@ from manager.constants import REQUEST_TIMEOUT_S
 from manager.control.errors import NO_LEADER_TEXT, NOT_LEADER_TEXT, ControlError
 from manager.control.rpc import FORWARDED, SERVICE, passed_on
 from manager.control.service import ControlService
-from pki.grpc_credentials import answer_of
+from pki.grpc_credentials import REQUEST_SIZE_BYTES_MAX, answer_of
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,12 @@ class NoLeaderError(ControlError):
 
     def __init__(self) -> None:
         super().__init__(NO_LEADER_TEXT)
+
+
+class RequestTooLargeError(ControlError):
+    """More than a manager takes in from another: refused alike where the leader was asked itself."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class SupersededError(ControlError):
@@ -84,7 +90,7 @@ class LeaderForwarder:
             service: this manager's own.
             consensus: who leads.
             leader_channel: a channel to the present leader's gRPC port over mTLS, owned by the caller and made with
-                ``rpc.GRPC_OPTIONS``; None when no leader, or not its address, is known.
+                ``rpc.CHANNEL_OPTIONS``; None when no leader, or not its address, is known.
             timeout_s: for a call as a whole.
             no_leader_timeout_s: for a leader to appear, within ``timeout_s``.
         """
@@ -97,9 +103,11 @@ class LeaderForwarder:
         """Answer one RPC.
 
         Raises:
-            NoLeaderError, SupersededError, ForwardedError, TimeoutError; what ``ControlService.call`` raises: NotLeaderError only when
+            RequestTooLargeError, NoLeaderError, SupersededError, ForwardedError, TimeoutError; what ``ControlService.call`` raises: NotLeaderError only when
                 another manager had passed the call on.
         """
+        if request.ByteSize() > REQUEST_SIZE_BYTES_MAX:
+            raise RequestTooLargeError(f"request of {request.ByteSize()} bytes, at most {REQUEST_SIZE_BYTES_MAX}")
         if method in LOCAL_METHODS or passed_on.get():
             return await self._service.call(method, request)
         loop = asyncio.get_running_loop()

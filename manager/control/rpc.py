@@ -20,14 +20,11 @@ log = structlog.get_logger(__name__)
 
 SERVICE = control_pb2.DESCRIPTOR.services_by_name["Control"]
 
-MESSAGE_SIZE_BYTES_MAX = 128 * 1024 * 1024
+ANSWER_SIZE_BYTES_MAX = 128 * 1024 * 1024
 """Lists of a large cluster exceed gRPC's 4 MiB; Docker allows as much here."""
 
-GRPC_OPTIONS = (
-    ("grpc.max_receive_message_length", MESSAGE_SIZE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_SIZE_BYTES_MAX),
-)
-"""For servers and channels that carry the control API."""
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", ANSWER_SIZE_BYTES_MAX),)
+"""For channels that carry the control API. What servers take in is another thing: ``REQUEST_SIZE_BYTES_MAX``."""
 
 FORWARDED = "swarm-forwarded"
 """Metadata key of a call that another manager passed on. It is answered here or not at all: two managers that each

@@ -21,6 +21,7 @@ import proto.dispatcher_pb2
 import proto.health_pb2
 import proto.raft_pb2
 from manager.authorization import (
+    REFUSALS_BURST,
     ROLES_BY_METHOD,
     AuthorizationInterceptor,
     LocalInterceptor,
@@ -29,10 +30,18 @@ from manager.authorization import (
 )
 from manager.ca.server import CertificateServer
 from manager.ca.service import NodeCAService
+from manager.control.rpc import CHANNEL_OPTIONS
 from pki.authority import RootCA
 from pki.certificates import Identity, Role, TrustRoot, new_csr
 from pki.errors import NodeCertificateExpiredError
-from pki.grpc_credentials import RotatingChannel, server_credentials
+from pki.grpc_credentials import (
+    CONNECTIONS_MAX,
+    REQUEST_SIZE_BYTES_MAX,
+    STREAMS_MAX,
+    RotatingChannel,
+    server_credentials,
+    server_options,
+)
 from pki.keys import new_key
 from pki.node_certificate import NodeCertificate, NodeCredentials
 from pki.renewal import Renewer
@@ -41,6 +50,7 @@ from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
 from proto.specs_pb2 import NodeRole
 from tests.unit.ca.support import SmallCluster, no_leader, small_cluster
 from tests.unit.pki.support import Authority
+from tests.waiting import until
 
 DEADLINE_S = 60.0
 ECHO = "/swarm.v1.Dispatcher/Session"
@@ -138,6 +148,10 @@ async def gather(requests: AsyncIterator[bytes], context: grpc.aio.ServicerConte
     return b"".join([request async for request in requests])
 
 
+async def many_bytes(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    return bytes(int(request))
+
+
 HANDLERS: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
     "Session": grpc.stream_stream_rpc_method_handler(echo),
     "Assignments": grpc.unary_stream_rpc_method_handler(count),
@@ -145,6 +159,7 @@ HANDLERS: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
 }
 CONTROL: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
     "GetCluster": grpc.unary_unary_rpc_method_handler(who),
+    "ListTasks": grpc.unary_unary_rpc_method_handler(many_bytes),
     "Nonsense": grpc.unary_unary_rpc_method_handler(who),
 }
 
@@ -161,6 +176,13 @@ class Manager:
     source: NodeCertificate = field(init=False)
     server: grpc.aio.Server = field(init=False)
     target: str = ""
+    options: list[tuple[str, str | int]] = field(default_factory=list)
+    held: int = 0
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def _hold(self) -> None:
+        self.held += 1
+        await self.go_on.wait()
 
     def __post_init__(self) -> None:
         self.trust_root = self.authority.root.trust_root()
@@ -171,8 +193,9 @@ class Manager:
             is_demoted=lambda node_id: False,
             is_removed=lambda node_id, serial: node_id in self.removed,
             clock=lambda: self.clock(),
+            refusal_delay=self._hold,
         )
-        self.server = grpc.aio.server(interceptors=[interceptor])
+        self.server = grpc.aio.server(interceptors=[interceptor], options=self.options)
         self.server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler("swarm.v1.Dispatcher", HANDLERS),
@@ -235,6 +258,49 @@ async def test_a_peer_that_is_refused_again_and_again_fills_no_log(manager: Mana
             for _ in range(50):
                 await refusal(chan.unary_unary(MANAGERS_ONLY)(b""))
     assert [line["event"] for line in lines].count("call.refused") == 1
+
+
+async def test_a_peer_that_is_refused_again_and_again_has_to_wait(manager: Manager) -> None:
+    async with channel(manager, manager.node()) as chan, channel(manager, manager.node(Role.MANAGER, "good")) as good:
+        calls = {
+            asyncio.ensure_future(refusal(chan.unary_unary(MANAGERS_ONLY)(b""))) for _ in range(REFUSALS_BURST + 40)
+        }
+        await until(lambda: manager.held >= 20)
+        assert sum(call.done() for call in calls) < len(calls)
+        assert await good.unary_unary(MANAGERS_ONLY)(b"")  # who may call waits for nobody
+        manager.go_on.set()
+        answers = await asyncio.gather(*calls)
+    assert {code for code, _ in answers} == {grpc.StatusCode.PERMISSION_DENIED}
+
+
+def _option(name: str) -> object:
+    (value,) = (value for key, value in server_options() if key == name)  # a second one would be without effect
+    return value
+
+
+def test_what_a_peer_may_take_up_before_it_is_authorised_is_bounded() -> None:
+    """gRPC reads a call's message, and makes its stream, before any of our code sees it."""
+    assert _option("grpc.max_receive_message_length") == REQUEST_SIZE_BYTES_MAX
+    assert _option("grpc.max_concurrent_streams") == STREAMS_MAX
+    assert _option("grpc.max_allowed_incoming_connections") == CONNECTIONS_MAX
+    names = [name for name, _ in server_options()]
+    assert len(names) == len(set(names))
+
+
+async def test_answers_may_be_larger_than_requests_also_between_managers(tmp_path: Path) -> None:
+    """As a follower asks the leader: what the options say has to be what happens."""
+    manager = Manager(tmp_path, options=server_options())
+    port = manager.server.add_secure_port("127.0.0.1:0", server_credentials(manager.source))
+    await manager.server.start()
+    try:
+        source = manager.node(Role.MANAGER)
+        async with RotatingChannel(f"127.0.0.1:{port}", source, CHANNEL_OPTIONS) as chan:
+            answer = await chan.unary_unary("/swarm.v1.Control/ListTasks")(b"%d" % (100 * 1024 * 1024))
+            assert len(answer) == 100 * 1024 * 1024
+            code, _ = await refusal(chan.unary_unary("/swarm.v1.Control/ListTasks")(bytes(REQUEST_SIZE_BYTES_MAX + 1)))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    finally:
+        await manager.server.stop(None)
 
 
 async def test_streams_are_refused_as_well(manager: Manager) -> None:

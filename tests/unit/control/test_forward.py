@@ -16,10 +16,11 @@ from google.protobuf.message import Message
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import NodeID, NotLeaderError
 from manager.control.errors import NO_LEADER_TEXT, NOT_LEADER_TEXT
-from manager.control.forward import ForwardedError, LeaderForwarder, NoLeaderError
+from manager.control.forward import ForwardedError, LeaderForwarder, NoLeaderError, RequestTooLargeError
 from manager.control.rpc import Call, control_handler
 from manager.control.service import ControlService
 from manager.store import Store
+from pki.grpc_credentials import REQUEST_SIZE_BYTES_MAX
 from proto import control_pb2 as pb
 from proto.control_pb2_grpc import ControlStub
 from tests.unit.control.builders import service_spec
@@ -107,6 +108,21 @@ async def test_a_manager_of_a_cluster_that_is_no_more_says_so_at_once(follower: 
         info = await stub.GetManagerInfo(pb.GetManagerInfoRequest())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert info.error == "a new cluster was forced"
+
+
+async def test_a_request_that_no_manager_takes_in_is_refused_wherever_it_arrives(
+    manager: Managed, follower: Follower
+) -> None:
+    """Not by gRPC on its way to the leader, in other words and with the leader's own limit."""
+    giant = pb.CreateConfigRequest()
+    giant.spec.data = bytes(REQUEST_SIZE_BYTES_MAX)
+    leading = LeaderForwarder(manager.control, manager.consensus, lambda: None)
+    texts = []
+    for forwarder in (leading, follower.forwarder):
+        with pytest.raises(RequestTooLargeError) as caught:
+            await forwarder.call("CreateConfig", giant)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
 
 
 async def test_a_leader_that_appears_meanwhile_answers(follower: Follower) -> None:
