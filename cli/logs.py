@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import click
 
+from base.printable import one_line
 from cli import output
 from cli.client import EngineClient, RefusedError, UnreachableError
 
@@ -164,7 +165,7 @@ class TaskNames:
         name = f"{service}.{slot}"
         if self._task_ids:
             name += f".{output.short(task_id, no_trunc=self._no_trunc)}"
-        return f"{name}@{node}{' ' * (self._width - len(slot))}"
+        return one_line(f"{name}@{node}{' ' * (self._width - len(slot))}")
 
     def _find(self, kind: str, object_id: str) -> dict[str, Any]:
         """The object; empty when it is gone: its log may be older than its removal."""

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from base.printable import text_of_lines
 from cli.client import EngineClient, RefusedError, UnreachableError
 
 _COMMANDS = {
@@ -105,7 +106,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{text_of_lines(message)}\n")
     sys.exit(code)
 
 

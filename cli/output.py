@@ -13,6 +13,7 @@ from typing import Any  # Any: values of the API's JSON, as templates walk them
 import click
 
 from base.durations import human_duration
+from base.printable import json_text, one_line, text_of_lines
 from cli.client import RefusedError
 
 MIN_WIDTH = 10
@@ -20,7 +21,9 @@ PADDING = 3
 SHORT_ID = 12
 
 
-def write(text: str) -> None:
+def write(text: str, *, but: str = "") -> None:
+    """To stdout, without control characters other than those in ``but``; see ``base.printable``."""
+    text = text_of_lines(text, but=but)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
@@ -31,7 +34,7 @@ def short(identifier: str, *, no_trunc: bool = False) -> str:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns at least ten wide, three spaces apart, the last one unpadded."""
-    lines = [list(headers), *([str(cell) for cell in row] for row in rows)]
+    lines = [list(headers), *([one_line(str(cell)) for cell in row] for row in rows)]
     count = max(len(line) for line in lines)
     lines = [line + [""] * (count - len(line)) for line in lines]
     widths = [max(MIN_WIDTH, max(len(line[i]) for line in lines) + PADDING) for i in range(count)]
@@ -70,7 +73,7 @@ def listing(
         table(_cells(template, heads), (_cells(template, row) for row in rows))
     else:
         for row in rows:
-            sys.stdout.write(apply(_unescape(form), row) + "\n")
+            write(apply(_unescape(form), row) + "\n", but=form)
 
 
 def _cells(template: str, row: Mapping[str, Any]) -> list[str]:
@@ -83,7 +86,7 @@ def _unescape(text: str) -> str:
 
 def _script_safe(text: str) -> str:
     """JSON as Go's encoder writes it: fit to stand in a web page."""
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return json_text(text).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def natural(text: str) -> list[tuple[bool, int, str]]:
@@ -143,14 +146,14 @@ def inspect(
             refusals.append(str(error))
     if pretty is not None:
         for value in found:
-            sys.stdout.write(pretty(value) + "\n")
+            write(pretty(value) + "\n")
     elif form == "":
-        write(json.dumps(found, indent=4, ensure_ascii=False))
+        write(json_text(json.dumps(found, indent=4, ensure_ascii=False)))
     elif form == "json":
-        write(json.dumps(found, separators=(",", ":"), ensure_ascii=False))
+        write(json_text(json.dumps(found, separators=(",", ":"), ensure_ascii=False)))
     else:
         texts = "".join(apply(_unescape(form), value) + "\n" for value in found)
-        sys.stdout.write(texts or "\n")
+        write(texts or "\n", but=form)
     if refusals:
         raise click.ClickException("\n".join(refusals))
 

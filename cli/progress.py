@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from base.printable import one_line, text_of_lines
 from cli.client import EngineClient
 from cli.convergence import STEPS, Convergence, Line
 
@@ -58,7 +59,7 @@ class Display:
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            self._out.write(f"{text}\n")
+            self._out.write(f"{text_of_lines(text)}\n")
             self._out.flush()
 
     def show(self, lines: list[Line]) -> None:
@@ -81,7 +82,7 @@ class Display:
         if line.step:
             full = BAR_WIDTH * line.step // STEPS
             bar = f" [{'=' * full}>{' ' * (BAR_WIDTH - full - 1)}]" if full < BAR_WIDTH else f" [{'=' * BAR_WIDTH}]"
-        return f"{line.key}: {line.text}{bar}"
+        return one_line(f"{line.key}: {line.text}{bar}")
 
     def _redraw(self, key: str, text: str) -> None:
         """Up to the key's line, clear it, write it, and down again."""

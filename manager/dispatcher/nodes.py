@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from base.printable import one_line
 from manager.constants import NEVER_CAME_FORGET_S, NODE_UNKNOWN_MESSAGE
+from manager.dispatcher.cleaning import clean
 from manager.model.nodes import copy_node
 from proto.dispatcher_pb2 import SessionRequest
 from proto.objects_pb2 import Node, NodeState, NodeStatus
@@ -42,23 +44,27 @@ def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | No
     """
     changed = copy_node(node)
     first_time = not node.HasField("description")
-    if request.HasField("description"):
-        changed.description.CopyFrom(request.description)
+    _describe(changed, request)
     unset = NodeAvailability.NODE_AVAILABILITY_UNSPECIFIED
     if first_time and node.spec.availability == unset and request.availability != unset:
         changed.spec.availability = request.availability
-    status = NodeStatus(state=NodeState.NODE_STATE_READY, addr=request.addr or node.status.addr)
+    status = NodeStatus(state=NodeState.NODE_STATE_READY, addr=one_line(request.addr) or node.status.addr)
     return _with_status(node, changed, status, now)
 
 
 def described(node: Node, request: SessionRequest) -> Node | None:
     """The node after a later message of its session brought a description or an address."""
     changed = copy_node(node)
+    _describe(changed, request)
+    if request.addr:
+        changed.status.addr = one_line(request.addr)
+    return changed if changed != node else None
+
+
+def _describe(changed: Node, request: SessionRequest) -> None:
     if request.HasField("description"):
         changed.description.CopyFrom(request.description)
-    if request.addr:
-        changed.status.addr = request.addr
-    return changed if changed != node else None
+        clean(changed.description)
 
 
 def unknown(node: Node, now: Timestamp) -> Node | None:

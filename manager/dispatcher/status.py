@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from base.printable import one_line
 from manager.dispatcher.assignments import NODE_NETWORK_ID
 from manager.model.tasks import copy_task, has_ended
 from manager.model.transitions import REPORTABLE, TRANSITIONS, Owner, replace_status
@@ -92,18 +93,20 @@ def _is_time(timestamp: Timestamp) -> bool:
 
 
 def _cleaned(status: TaskStatus, now: Timestamp) -> TaskStatus:
-    """A copy in which nothing is longer than it has reason to be, and the time is one."""
+    """A copy in which nothing is longer than it has reason to be or moves a terminal's cursor, and the time is one."""
     clean = TaskStatus()
     clean.CopyFrom(status)
     clean.DiscardUnknownFields()
     if not status.HasField("timestamp") or not _is_time(status.timestamp):
         clean.timestamp.CopyFrom(now)
-    clean.message = clean.message[:TEXT_LENGTH_MAX]
-    clean.err = clean.err[:TEXT_LENGTH_MAX]
+    clean.message = one_line(clean.message[:TEXT_LENGTH_MAX])
+    clean.err = one_line(clean.err[:TEXT_LENGTH_MAX])
     del clean.port_status.ports[PORTS_MAX:]
-    clean.container_status.container_id = clean.container_status.container_id[:TEXT_LENGTH_MAX]
+    clean.container_status.container_id = one_line(clean.container_status.container_id[:TEXT_LENGTH_MAX])
     if not status.HasField("container_status"):
         clean.ClearField("container_status")
+    for port in clean.port_status.ports:
+        port.name = one_line(port.name)
     if not clean.port_status.ports or clean.port_status.ByteSize() > PORTS_SIZE_BYTES_MAX:
         clean.ClearField("port_status")
     return clean
@@ -126,6 +129,6 @@ def _merged(known: Sequence[NetworkAttachment], reported: Sequence[NetworkAttach
         return list(known)
     merged = [attachment for attachment in known if attachment.network_id != NODE_NETWORK_ID]
     attachment = NetworkAttachment(network_id=NODE_NETWORK_ID)
-    addresses = [address for address in own[0].addresses if len(address) <= ADDRESS_LENGTH_MAX]
+    addresses = [one_line(address) for address in own[0].addresses if len(address) <= ADDRESS_LENGTH_MAX]
     attachment.addresses.extend(addresses[:ATTACHMENT_ADDRESSES_MAX])
     return [*merged, attachment]

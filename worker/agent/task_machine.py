@@ -16,6 +16,7 @@ from enum import Enum
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from base.printable import one_line
 from proto.objects_pb2 import PortStatus, TaskState, TaskStatus
 from proto.task_states import state_name
 from worker.agent.executor import ContainerPhase, Health, Observation
@@ -289,7 +290,7 @@ class TaskMachine:
         status.state = state
         status.timestamp.CopyFrom(now)
         status.message = MESSAGES.get(state, status.message)
-        status.err = err
+        status.err = one_line(err)  # words of runc, of a registry, of an image's files
         if state == RUNNING:
             status.running_since.CopyFrom(now)
         self._fill_in_container()

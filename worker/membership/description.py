@@ -7,6 +7,7 @@ import platform
 import socket
 from collections.abc import Mapping, Sequence
 
+from base.printable import one_line
 from proto.objects_pb2 import EngineDescription, NodeDescription, PluginDescription
 from proto.specs_pb2 import Platform, Resources
 
@@ -19,7 +20,7 @@ def describe(
     ``drivers`` are the engine's, by kind. That a container may have no log is told nobody.
     """
     return NodeDescription(
-        hostname=socket.gethostname(),
+        hostname=one_line(socket.gethostname()),
         platform=Platform(architecture=platform.machine(), os="linux"),
         resources=Resources(
             nano_cpus=(os.cpu_count() or 1) * 10**9,
