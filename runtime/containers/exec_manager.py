@@ -45,6 +45,7 @@ class ExecManager:
         self._execs: dict[str, Exec] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._tasks = OwnedTasks()
+        self._working_dirs = working_dir.WorkingDirs()
 
     async def close(self) -> None:
         """Stop probing and watching; processes run on."""
@@ -104,7 +105,9 @@ class ExecManager:
         return stream
 
     async def _begin(self, item: Exec, container: Container, stream: AttachStream) -> None:
+        path = item.config.WorkingDir or container.record.Config.WorkingDir or "/"
         try:
+            await self._working_dirs.check_exec(container.id, container.state.Pid, path)
             pipes = await self._runc.run(execs.spawn, self._runc.tools, self._runc.paths, item, self._capabilities)
             await execs.run(pipes, item, stream)
         except BaseException as error:

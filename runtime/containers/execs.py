@@ -22,7 +22,7 @@ from typing import Any  # Any: a value of the OCI spec's JSON
 
 import msgspec
 
-from runtime.containers import attach, users, working_dir
+from runtime.containers import attach, users
 from runtime.containers.attach import AttachStream
 from runtime.containers.conmon import CHILD_UMASK, Paths, Tools, failure_code, failure_reason, runc_arguments
 from runtime.containers.container import Container
@@ -113,10 +113,7 @@ class Pipes(msgspec.Struct):
 
 
 def spawn(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> Pipes:
-    """Start conmon up to the point where it wants to be attached to. Blocks.
-
-    Raises: HostError, InvalidParameterError; StartError when its working directory is not there.
-    """
+    """Start conmon up to the point where it wants to be attached to. Blocks. Raises HostError, InvalidParameterError."""
     try:
         return _spawn(_prepare(tools, paths, item, every), item.folder)
     except (OSError, ValueError) as error:  # the container ended just now, or the run folder is full
@@ -130,10 +127,9 @@ def _prepare(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> list[s
     user = None
     if item.config.User:
         user = users.look_up(Path(document["root"]["path"]), item.config.User, item.group_add)
-    process = process_spec(document["process"], item.config, user, every)
-    working_dir.check_exec(int((bundle / "init.pid").read_text()), process["cwd"])
     item.folder.mkdir(parents=True, mode=0o710)
     (item.folder / "exits").mkdir()
+    process = process_spec(document["process"], item.config, user, every)
     (item.folder / "process.json").write_text(json.dumps(process))
     command = [
         *(tools.conmon, "--api-version", "1", "--cid", item.container_id, "--cuuid", item.id),

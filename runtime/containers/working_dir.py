@@ -7,14 +7,18 @@ init waits, which then has begun where it will stay.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import os
 import posixpath
+import threading
 
-from runtime.errors import InvalidParameterError, StartError
+from runtime.errors import EngineError, HostError, InvalidParameterError, StartError
 from runtime.kernel.rooted import open_inside
 from runtime.kernel.syscalls import filesystem_magic
 
+ANSWER_TIMEOUT_S = 5.0
 _PROC, _PROC_ROOT = 0x9FA0, 1  # PROC_SUPER_MAGIC (linux/magic.h), and the number of its top folder
 
 
@@ -24,20 +28,65 @@ def refuse_proc(path: str) -> None:
         raise _leads_into_proc(path)
 
 
-def check_exec(pid: int, path: str) -> None:
-    """That an exec may begin at ``path`` of the container whose init is ``pid``. Blocks.
+class WorkingDirs:
+    """Looks at where execs are to begin, in threads of its own.
 
-    Raises:
-        InvalidParameterError: it leads into a /proc.
-        StartError: there is no such folder, in runc's words; OSError: the container has just ended.
+    A file system that does not answer (a server that is gone, a FUSE of the container's own) would hold a thread of the
+    engine's pool at each health probe, until no container can be started. Here the next looks into that container are
+    refused until the first has come back.
     """
-    os.close(_open(pid, path))
+
+    def __init__(self) -> None:
+        self._unanswered: set[str] = set()
+
+    async def check_exec(self, container_id: str, pid: int, path: str) -> None:
+        """That an exec may begin at ``path`` of the container whose init is ``pid``.
+
+        Raises:
+            InvalidParameterError: it leads into a /proc.
+            StartError: there is no such folder, in runc's words; its file system gives no answer.
+            HostError: the container has just ended.
+        """
+        if container_id in self._unanswered:
+            raise _no_answer(path)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+
+        def look() -> None:
+            try:
+                os.close(_open(pid, path))
+                error = None
+            except (EngineError, OSError) as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._answered, container_id, answer, error)
+
+        threading.Thread(target=look, name=f"working directory {container_id[:12]}", daemon=True).start()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await answer
+        except TimeoutError:
+            raise _no_answer(path) from None
+        except OSError as error:
+            raise HostError(f"cannot look at the files of container {container_id[:12]}: {error}") from error
+        finally:
+            if answer.cancelled():  # the thread is still at it
+                self._unanswered.add(container_id)
+
+    def _answered(self, container_id: str, answer: asyncio.Future[None], error: Exception | None) -> None:
+        self._unanswered.discard(container_id)
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
 
 
 def check_created(pid: int, path: str) -> None:
     """That ``pid``, the init of a new container, is at ``path`` of its own files. Blocks.
 
-    Raises: as ``check_exec``; InvalidParameterError also when it is elsewhere.
+    Raises: as ``check_exec``, and OSError; InvalidParameterError also when it is elsewhere.
     """
     wanted = _open(pid, path)
     try:
@@ -66,6 +115,12 @@ def _open(pid: int, path: str) -> int:
         os.close(found)
         raise _leads_into_proc(path)
     return found
+
+
+def _no_answer(path: str) -> StartError:
+    return StartError(
+        f"OCI runtime exec failed: the file system of the working directory '{path}' does not answer", exit_code=126
+    )
 
 
 def _leads_into_proc(path: str) -> InvalidParameterError:

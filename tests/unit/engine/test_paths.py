@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from base.trees import remove_tree
-from runtime.containers import conmon
+from runtime.containers import conmon, working_dir
 from runtime.errors import EngineError, InvalidParameterError, StartError
 from runtime.types import BindOptions, ExecConfig, HostConfig, Mount, VolumeOptions
 from runtime.volumes import population
 from tests.unit.engine.support import Bench, hold
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -249,6 +251,42 @@ async def test_a_working_directory_that_the_container_replaces_is_none_for_an_ex
     exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["pwd"]))
     with pytest.raises(InvalidParameterError, match="the working directory '/w' is invalid: it leads into /proc"):
         await bench.engine.exec_start(exec_id, detach=True)
+
+
+async def test_a_file_system_that_does_not_answer_holds_one_thread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a share whose server is gone, and only as long as it does not answer."""
+    monkeypatch.setattr(working_dir, "ANSWER_TIMEOUT_S", 0.1)
+    container_id, other = await bench.run("sleep", "1000"), await bench.run("sleep", "1000")
+
+    async def run(container_id: str) -> None:
+        exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["true"], WorkingDir="/etc"))
+        await bench.engine.exec_start(exec_id, detach=True)
+
+    def looks() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("working directory")]
+
+    with hold(working_dir, "_open") as share:
+        for _ in range(5):
+            with pytest.raises(StartError, match="the file system of the working directory '/etc' does not answer"):
+                await run(container_id)
+        assert looks() == [f"working directory {container_id[:12]}"]
+        monkeypatch.setattr(working_dir, "ANSWER_TIMEOUT_S", 30)
+        share.go_on()
+        await run(other)
+    await until(lambda: not looks(), what="the look came back")
+    await run(container_id)
+
+
+async def test_execs_at_once_do_not_refuse_one_another(bench: Bench) -> None:
+    container_id = await bench.run("sleep", "1000")
+
+    async def run() -> None:
+        exec_id = await bench.engine.exec_create(container_id, ExecConfig(Cmd=["true"], WorkingDir="/etc"))
+        await bench.engine.exec_start(exec_id, detach=True)
+
+    await asyncio.gather(*(run() for _ in range(8)))
 
 
 async def test_an_exec_in_a_folder_that_is_not_there_has_docker_s_error(bench: Bench) -> None:
