@@ -9,12 +9,15 @@ lost, not left, and is for a person to bring back.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 
 from google.protobuf import json_format
 
 from base.files import SECRET_MODE, sync_folder, write_atomic
+from base.records import Records
+from base.threads import run_abortable
 from pki.addresses import AddressError, split_host_port
 from pki.certificates import Identity
 from proto.node_pb2 import LocalState
@@ -58,8 +61,38 @@ def check(state: LocalState, identity: Identity) -> None:
 
 def save(state_dir: Path, state: LocalState) -> None:
     """Replace the file; after a crash it is the old one or the new one. Raises: OSError."""
-    text = json_format.MessageToJson(state, preserving_proto_field_name=True)
-    write_atomic(state_dir / FILE_NAME, text.encode(), mode=SECRET_MODE)
+    write_atomic(state_dir / FILE_NAME, _encoded(state), mode=SECRET_MODE)
+
+
+class StateKeeper:
+    """Brings a state that changes to the disk, beside the event loop. Of several writes the last one begun counts."""
+
+    def __init__(self, state_dir: Path, state: LocalState) -> None:
+        self._path, self._state = state_dir / FILE_NAME, state
+        self._records = Records()
+        self._writing = asyncio.Lock()
+
+    async def save(self) -> None:
+        """As it is now. Raises: OSError: the file is as it was."""
+        async with self._writing:
+            data = _encoded(self._state)
+            await run_abortable(lambda _: self._records.write(self._path, data, durable=True))
+
+    async def keep(self) -> None:
+        """As it is now, or as it is when the disk can take it."""
+        async with self._writing:
+            data = _encoded(self._state)
+            await run_abortable(lambda _: self._records.keep(self._path, data, durable=True))
+
+    async def close(self, *, forget: bool) -> None:
+        """Save what could not be saved before; with ``forget`` the file is to go, and nothing is written to it any more."""
+        if forget:
+            self._records.drop(self._path)
+        await run_abortable(lambda _: self._records.close())
+
+
+def _encoded(state: LocalState) -> bytes:
+    return json_format.MessageToJson(state, preserving_proto_field_name=True).encode()
 
 
 def begin_leave(state_dir: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from base.backoff import Backoff
 from base.tasks import OwnedTasks, cancel_and_wait
 from pki.addresses import split_host_port
 from pki.certificates import Role
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 JOIN_TIMEOUT_S = 20.0
+_TAKE_UP_S_MIN, _TAKE_UP_S_MAX = 0.5, 15.0
 
 _JOIN = "swarm.join"
 
@@ -65,6 +67,7 @@ _JOIN_TIMEOUT = (
     "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "
     '"docker info" command to see the current swarm status of your node.'
 )
+_NOT_YET = "{error}; it is tried again, or leave the swarm with force"
 _UNUSABLE = "{error}; restore the file and start the daemon again, or leave the swarm with force"
 
 
@@ -89,8 +92,35 @@ class Node:
     async def open(self) -> None:
         """Take up this host's place in its cluster, if it has one.
 
-        What is wrong with its files is told in ``info().error``; the engine works all the same.
+        What is wrong with its files is told in ``info().error``; the engine works all the same. What the disk does not
+        take or give now is tried again.
         """
+        try:
+            await self._take_up()
+        except OSError as error:
+            self._not_yet(error)
+            self._tasks.spawn(self._take_up_later(), name="node.take_up")
+
+    def _not_yet(self, error: OSError) -> None:
+        self._cannot_use(LocalState(), _NOT_YET.format(error=error))
+
+    async def _take_up_later(self) -> None:
+        backoff = Backoff(_TAKE_UP_S_MIN, _TAKE_UP_S_MAX)
+        while True:
+            await asyncio.sleep(backoff.next_s())
+            async with self._changing:
+                if self._unusable is None:  # a forced leave came first
+                    return
+                try:
+                    await self._take_up()
+                except OSError as error:
+                    self._not_yet(error)
+                else:
+                    return
+
+    async def _take_up(self) -> None:
+        """Raises: OSError: nothing of it is left but what is on the disk."""
+        self._error, self._unusable = "", None
         if local_state.is_init_unfinished(self._host.state_dir):
             log.warning("node.incomplete", reason="an init did not finish")
             await self._stop_manager()
@@ -104,7 +134,7 @@ class Node:
         try:
             state = local_state.load(self._host.state_dir)
         except local_state.LocalStateError as error:
-            self._cannot_use(LocalState(), error)
+            self._cannot_use(LocalState(), _UNUSABLE.format(error=error))
             return
         if state is None:
             return
@@ -112,19 +142,23 @@ class Node:
             certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)
             local_state.check(state, certificate.identity)
         except (PKIError, local_state.LocalStateError) as error:
-            self._cannot_use(state, error)
+            self._cannot_use(state, _UNUSABLE.format(error=error))
             return
-        if await follow_host(state, self._host.addresses):
-            try:
-                local_state.save(self._host.state_dir, state)
-            except OSError as error:  # the next start finds it out again
-                log.warning("address.not_saved", error=str(error))
-        await self._begin(Participation(self._host, state, certificate))
+        moved = await follow_host(state, self._host.addresses)
+        participation = Participation(self._host, state, certificate)
+        try:
+            if moved:
+                await participation.keep_state()
+            await self._begin(participation)
+        except OSError:
+            self._participation = None
+            await participation.stop()
+            raise
 
-    def _cannot_use(self, state: LocalState, error: Exception) -> None:
+    def _cannot_use(self, state: LocalState, error: str) -> None:
         if (self._host.state_dir / RAFT).exists():  # whatever the file says: a copy of the swarm's state is at stake
             state.role = NodeRole.NODE_ROLE_MANAGER
-        self._unusable, self._error = state, _UNUSABLE.format(error=error)
+        self._unusable, self._error = state, error
         log.error("node.unusable", error=self._error)
 
     async def _stop_manager(self) -> None:
@@ -222,7 +256,7 @@ class Node:
             await self._begin(Participation(self._host, old.state, certificate))  # as it was before
             raise
         self._participation = forced
-        local_state.save(self._host.state_dir, state)
+        await forced.keep_state()
         log.warning("swarm.forced_new_cluster", node_id=state.node_id)
         await self._settled()
         return state.node_id

@@ -31,10 +31,10 @@ from proto.node_pb2 import Bootstrap, LocalState
 from proto.objects_pb2 import Node, NodeDescription
 from proto.specs_pb2 import NodeRole
 from worker.agent.executor import ExecutorError
-from worker.membership import local_state
 from worker.membership.cluster_member import LocalNodeState
 from worker.membership.host import Host
 from worker.membership.local_manager import READY_TIMEOUT_S, LocalManager
+from worker.membership.local_state import StateKeeper
 from worker.membership.manager_lock import lock_holder
 from worker.membership.parts import AgentPart, ParticipationParts
 from worker.membership.peers import ask_for_renewal, ask_out
@@ -80,7 +80,7 @@ class Participation:
         self.error = ""
         self._session_error = ""
         self._session_opened = asyncio.Event()
-        self._managers_saved = True
+        self._keeper = StateKeeper(host.state_dir, state)
         self._machine = RoleMachine(
             self._certificate_now(),
             noted=Role.MANAGER if state.role == NodeRole.NODE_ROLE_MANAGER else Role.WORKER,
@@ -168,6 +168,7 @@ class Participation:
         if how is not Ending.LEAVE:
             await self._agent.close()
         await self._tasks.close()
+        await self._keeper.close(forget=how is not Ending.CLOSE)
         self._machine.tell(Interrupted())
         self._forget()
         while (step := self._machine.take()) is not None:
@@ -284,17 +285,11 @@ class Participation:
             self._session_opened.set()
 
     def on_managers(self, managers: Sequence[ManagerAddress]) -> None:
-        if self._managers_saved and list(managers) == list(self.state.managers):
-            return  # every session begins with the list; a write of the file is a wait for the disk
+        if list(managers) == list(self.state.managers):
+            return  # every session begins with the list
         del self.state.managers[:]
         self.state.managers.extend(managers)
-        self._managers_saved = False
-        try:
-            self._save()
-        except OSError as error:  # no reason to lose the session: the next one brings the list again
-            log.warning("managers.not_saved", error=str(error))
-        else:
-            self._managers_saved = True
+        self._tasks.spawn(self._keeper.keep(), name="node.json")
 
     def on_node(self, node: Node) -> None:
         # In whole seconds, as certificates count; 1970 when it was never demoted.
@@ -353,9 +348,9 @@ class Participation:
                 await self._renewer.renew_once()
                 self._tell_certificate()
             case Step.WRITE_MANAGER:
-                self._write_role(NodeRole.NODE_ROLE_MANAGER)
+                await self._write_role(NodeRole.NODE_ROLE_MANAGER)
             case Step.WRITE_WORKER:
-                self._write_role(NodeRole.NODE_ROLE_WORKER)
+                await self._write_role(NodeRole.NODE_ROLE_WORKER)
             case Step.START:
                 await self._manager.start()
                 self._host.zygote.rest()
@@ -377,12 +372,13 @@ class Participation:
             case _:
                 assert_never(step)
 
-    def _write_role(self, role: NodeRole.ValueType) -> None:
+    async def _write_role(self, role: NodeRole.ValueType) -> None:
         self.state.role = role
-        self._save()
+        await self._keeper.save()
 
-    def _save(self) -> None:
-        local_state.save(self._host.state_dir, self.state)
+    async def keep_state(self) -> None:
+        """Have node.json say what ``state`` does, now or when the disk can take it."""
+        await self._keeper.keep()
 
     async def _renew(self, csr_pem: bytes) -> RenewCertificateResponse:
         return await ask_for_renewal(list(self.state.managers), self._certificate, csr_pem)

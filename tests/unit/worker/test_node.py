@@ -314,6 +314,36 @@ async def test_a_member_finds_its_place_again(manager: Place) -> None:
     assert await tokens(manager) == cluster
 
 
+async def test_a_place_that_the_disk_does_not_let_be_taken_up_is_taken_up_later(manager: Place) -> None:
+    cluster = await tokens(manager)
+    await manager.node.close()
+    folder = manager.host.state_dir / "agent"
+    folder.rename(folder.with_name("agent.aside"))
+    folder.touch()  # where a folder is to be made
+    await manager.restart()  # the daemon comes up
+    info = manager.node.info()
+    assert info.local_node_state is LocalNodeState.ERROR
+    assert "it is tried again" in info.error
+    with pytest.raises(AlreadyInSwarmError):
+        await manager.node.init(init_request(manager))
+    folder.unlink()
+    await until(lambda: manager.node.info().control_available, what="the node's place")
+    assert "it is tried again" not in manager.node.info().error
+    assert await tokens(manager) == cluster
+
+
+async def test_a_place_that_cannot_be_taken_up_can_be_left(manager: Place) -> None:
+    await manager.node.close()
+    folder = manager.host.state_dir / "agent"
+    folder.rename(folder.with_name("agent.aside"))
+    folder.touch()
+    await manager.restart()
+    await manager.node.leave(force=True)
+    assert manager.node.info().local_node_state is LocalNodeState.INACTIVE
+    folder.unlink()
+    await manager.node.init(init_request(manager))
+
+
 async def test_an_init_that_did_not_finish_is_undone(manager: Place) -> None:
     """The manager that the killed daemon started runs on until then."""
     local_state.begin_init(manager.host.state_dir)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from base.files import write_atomic
 from pki.authority import RootCA
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, issue_credentials, utc_now
@@ -216,40 +219,80 @@ async def test_a_worker_with_nothing_to_do_sleeps(host: Host, monkeypatch: pytes
         await participation.stop()
 
 
-async def test_the_list_of_managers_is_written_when_it_is_another(host: Host) -> None:
-    participation, file = worker_on(host, idle()), host.state_dir / local_state.FILE_NAME
-    managers = [ManagerAddress(node_id="m1", grpc_addr="10.0.0.1:7946", raft_addr="10.0.0.1:2377")]
-    participation.on_managers(managers)
-    written = file.stat()
-    participation.on_managers(list(managers))
-    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
-    participation.on_managers([*managers, ManagerAddress(node_id="m2")])
+MANAGERS = [ManagerAddress(node_id="m1", grpc_addr="10.0.0.1:7946", raft_addr="10.0.0.1:2377")]
+
+
+class Disk:
+    """What node.json is written to: which threads do, and whether it is full."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.full = False
+
+    def write(self, path: Path, data: bytes, *, durable: bool) -> None:
+        self.threads.append(threading.current_thread().name)
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_atomic(path, data, durable=durable)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    monkeypatch.setattr("base.records.write_atomic", disk.write)
+    return disk
+
+
+def saved_managers(host: Host) -> list[str] | None:
     saved = local_state.load(host.state_dir)
-    assert saved is not None
-    assert [manager.node_id for manager in saved.managers] == ["m1", "m2"]
-    await participation.stop()
+    return None if saved is None else [manager.node_id for manager in saved.managers]
 
 
-async def test_a_list_of_managers_that_could_not_be_written_is_written_with_the_next_session(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a full disk the session goes on; a list that stays unwritten would be missed at the next start."""
-
-    def full(_state_dir: Path, _state: LocalState) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+async def test_the_list_of_managers_is_written_when_it_is_another(host: Host, disk: Disk) -> None:
     participation = worker_on(host, idle())
-    managers = [ManagerAddress(node_id="m1", grpc_addr="10.0.0.1:7946", raft_addr="10.0.0.1:2377")]
-    with monkeypatch.context() as patch:
-        patch.setattr(local_state, "save", full)
-        participation.on_managers(managers)
-    assert local_state.load(host.state_dir) is None
-    assert list(participation.state.managers) == managers
-    participation.on_managers(managers)
-    saved = local_state.load(host.state_dir)
-    assert saved is not None
-    assert list(saved.managers) == managers
+    participation.on_managers(MANAGERS)
+    await until(lambda: saved_managers(host) == ["m1"], what="the list to be saved")
+    participation.on_managers(list(MANAGERS))
+    participation.on_managers([*MANAGERS, ManagerAddress(node_id="m2")])
+    participation.on_managers([*MANAGERS, ManagerAddress(node_id="m3")])
+    await until(lambda: saved_managers(host) == ["m1", "m3"], what="the last one to be saved")
     await participation.stop()
+    assert len(disk.threads) == 3
+    assert threading.main_thread().name not in disk.threads  # no session waits for the disk
+
+
+async def test_a_list_of_managers_is_written_once_there_is_room(host: Host, disk: Disk) -> None:
+    """On a full disk the session goes on; a list that stays unwritten would be missed at the next start."""
+    participation = worker_on(host, idle())
+    disk.full = True
+    participation.on_managers(MANAGERS)
+    await until(lambda: disk.threads, what="a try")
+    assert list(participation.state.managers) == MANAGERS
+    disk.full = False
+    await until(lambda: saved_managers(host) == ["m1"], what="the list to be saved")
+    await participation.stop()
+
+
+async def test_a_list_of_managers_is_written_at_an_orderly_end(host: Host, disk: Disk) -> None:
+    participation = worker_on(host, idle())
+    await participation.start()
+    disk.full = True
+    participation.on_managers(MANAGERS)
+    await until(lambda: disk.threads, what="a try")
+    disk.full = False
+    await participation.stop()
+    assert saved_managers(host) == ["m1"]
+
+
+async def test_what_waits_for_room_does_not_bring_a_left_cluster_back(host: Host, disk: Disk) -> None:
+    participation = worker_on(host, idle())
+    await participation.start()
+    disk.full = True
+    participation.on_managers(MANAGERS)
+    await until(lambda: disk.threads, what="a try")
+    disk.full = False
+    await participation.leave()
+    assert not (host.state_dir / local_state.FILE_NAME).exists()
 
 
 async def test_roots_are_taken_that_cover_the_own_certificate_and_no_others(host: Host) -> None:
