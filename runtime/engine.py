@@ -95,7 +95,6 @@ class Engine:
         self._facts = HostFacts(
             cgroup_version=layout.version,
             capabilities=tuple(capabilities.available_capabilities()),
-            swap_limit=cgroups.swap_limit(layout),
             init_path=next((path for path in INIT_PATHS if Path(path).exists()), ""),
             capacity=cgroups.capacity(layout, parent),
             recursive_read_only=supports_mount_setattr(),

@@ -179,7 +179,15 @@ def capacity(layout: Layout, parent: str) -> Capacity:
     for kind in ("cpus", "mems"):
         names = (f"cpuset.{kind}.effective",) if layout.version == 2 else (f"cpuset.effective_{kind}", f"cpuset.{kind}")
         sets.append(_nearest(layout.mounts.get("cpuset"), parent, names))
-    return Capacity(len(os.sched_getaffinity(0)), *sets)
+    cpus, mems = sets
+    return Capacity(
+        cpus=len(os.sched_getaffinity(0)),
+        cpuset_cpus=cpus,
+        cpuset_mems=mems,
+        swap=swap_limit(layout),
+        swappiness=layout.version == 1,
+        oom_kill_disable=layout.version == 1,
+    )
 
 
 def _nearest(mount: Path | None, parent: str, names: Sequence[str]) -> str:

@@ -100,8 +100,6 @@ def validate(config: ContainerConfig, host: HostConfig, facts: spec.HostFacts) -
     _check_health(config.Healthcheck)
     _check_unserved(host)
     warnings = []
-    if host.Memory and not facts.swap_limit and host.MemorySwap:
-        warnings.append("Your kernel does not support swap limit capabilities. Memory limited without swap.")
     if host.PortBindings and host.NetworkMode == "host":
         warnings.append("Published ports are discarded when using host network mode")
     return warnings

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from base.times import rfc3339
-from runtime.containers import creation, mounts
+from runtime.containers import creation, limits, mounts
 from runtime.containers.announcements import announce
 from runtime.containers.mounts import MountRequest, mount_point
 from runtime.containers.record import Record
@@ -49,7 +49,8 @@ class Creator:
             raise InvalidParameterError("no image given")
         image = self._images.get(config.Image)
         config = creation.merge(config, image.config)
-        warnings = creation.validate(config, host, self._facts)
+        host, warnings = limits.settle(host, self._facts.capacity)
+        warnings += creation.validate(config, host, self._facts)
         creation.check_networking(config, host, networking)
         if not host.LogConfig.Type:  # docker-py reads output only through a driver that it knows by name
             host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))

@@ -23,6 +23,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_BYTES = 64 << 20
 INIT_TARGET = "/sbin/docker-init"
 CPU_PERIOD_US = 100_000
+_INT64_MAX = 2**63 - 1
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",
@@ -78,7 +79,6 @@ class HostFacts(msgspec.Struct, frozen=True):
     Attributes:
         cgroup_version: 1 or 2.
         capabilities: all that can be granted here, as CAP_X.
-        swap_limit: whether swap can be limited.
         init_path: a static init for ``Init``, or "".
         capacity: what limits are checked against.
         recursive_read_only: whether a mount can be made read-only with all that is mounted below.
@@ -86,7 +86,6 @@ class HostFacts(msgspec.Struct, frozen=True):
 
     cgroup_version: int
     capabilities: tuple[str, ...]
-    swap_limit: bool
     init_path: str
     capacity: limits.Capacity
     recursive_read_only: bool
@@ -345,7 +344,7 @@ def resources(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
     if cpu:
         result["cpu"] = cpu
     if host.PidsLimit:
-        result["pids"] = {"limit": host.PidsLimit}
+        result["pids"] = {"limit": max(host.PidsLimit, -1)}
     if host.BlkioWeight:
         result["blockIO"] = {"weight": host.BlkioWeight}
     return result
@@ -361,8 +360,8 @@ def _memory(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
         raise InvalidParameterError("You should always set the Memory limit when using Memoryswap limit, see usage")
     if 0 < host.MemorySwap < host.Memory:
         raise InvalidParameterError("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if host.Memory and facts.swap_limit:
-        memory["swap"] = host.MemorySwap or host.Memory * 2
+    if host.Memory and facts.capacity.swap:
+        memory["swap"] = host.MemorySwap or min(host.Memory * 2, _INT64_MAX)
     if host.MemoryReservation:
         if host.Memory and host.MemoryReservation > host.Memory:
             raise InvalidParameterError("Minimum memory limit can not be less than memory reservation limit, see usage")

@@ -13,11 +13,12 @@ from runtime.errors import InvalidParameterError
 from runtime.types import ContainerConfig, HostConfig, Ulimit
 
 CAPS = tuple(f"CAP_{name}" for name in capabilities.KNOWN)
-CAPACITY = limits.Capacity(cpus=2, cpuset_cpus="0-1,4", cpuset_mems="0")
+CAPACITY = limits.Capacity(
+    cpus=2, cpuset_cpus="0-1,4", cpuset_mems="0", swap=True, swappiness=True, oom_kill_disable=True
+)
 FACTS = spec.HostFacts(
     cgroup_version=1,
     capabilities=CAPS,
-    swap_limit=True,
     init_path="/usr/bin/tini",
     capacity=CAPACITY,
     recursive_read_only=True,
@@ -129,6 +130,8 @@ def test_resources() -> None:
     assert resources["pids"] == {"limit": 10}
     without_swap = msgspec.structs.replace(host, MemorySwap=-1)
     assert spec.resources(without_swap, FACTS)["memory"]["swap"] == -1
+    assert spec.resources(HostConfig(Memory=2**62), FACTS)["memory"]["swap"] == 2**63 - 1
+    assert spec.resources(HostConfig(PidsLimit=-5), FACTS)["pids"] == {"limit": -1}
 
 
 @pytest.mark.parametrize(
@@ -137,10 +140,14 @@ def test_resources() -> None:
         (HostConfig(Memory=1024), "Minimum memory limit allowed is 6MB"),
         (HostConfig(MemorySwap=1 << 30), "always set the Memory limit"),
         (HostConfig(Memory=1 << 30, MemorySwap=1 << 20), "larger than memory limit"),
-        (HostConfig(NanoCpus=1, CpuQuota=1), "Nano CPUs and CPU Quota cannot both be set"),
-        (HostConfig(NanoCpus=1, CpuPeriod=1000), "Nano CPUs and CPU Period cannot both be set"),
+        (HostConfig(NanoCpus=10**9, CpuQuota=1), "Nano CPUs and CPU Quota cannot both be set"),
+        (HostConfig(NanoCpus=10**9, CpuPeriod=1000), "Nano CPUs and CPU Period cannot both be set"),
         (HostConfig(NanoCpus=2_000_000_001), "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
         (HostConfig(NanoCpus=-1), "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
+        (HostConfig(NanoCpus=9_999_999), "range of CPUs is from 0.01 to 2.00"),
+        (HostConfig(CpuShares=1), "the minimum allowed cpu-shares is 2"),
+        (HostConfig(CpuShares=262145), "the maximum allowed cpu-shares is 262144"),
+        (HostConfig(PidsLimit=4194305), r"invalid PIDs limit \(4194305\): the largest is 4194304"),
         (HostConfig(CpusetCpus="0-4"), "Requested CPUs are not available - requested 0-4, available: 0-1,4"),
         (HostConfig(CpusetMems="1"), "Requested memory nodes are not available - requested 1, available: 0"),
         (HostConfig(CpusetCpus="1-0"), "Invalid value 1-0 for cpuset cpus: invalid format: 1-0"),
@@ -172,12 +179,36 @@ def test_limits_that_the_host_has_are_taken() -> None:
     assert build(host=host)["linux"]["resources"]["cpu"]["cpus"] == "1,4,0-1"
 
 
+def test_what_the_host_cannot_limit_is_taken_away_and_said() -> None:
+    able = HostConfig(Memory=64 << 20, MemorySwap=128 << 20, MemorySwappiness=10, OomKillDisable=True, CpusetCpus="0")
+    assert limits.settle(able, CAPACITY) == (able, [])
+    nothing = limits.Capacity(
+        cpus=2, cpuset_cpus="", cpuset_mems="", swap=False, swappiness=False, oom_kill_disable=False
+    )
+    settled, warnings = limits.settle(able, nothing)
+    assert settled == HostConfig(Memory=64 << 20, MemorySwap=-1)
+    assert warnings == [
+        "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+        "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
+        "Memory swappiness discarded.",
+        "Your kernel does not support OomKillDisable. OomKillDisable discarded.",
+        "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.",
+    ]
+    limits.check(settled, nothing)
+    plain = HostConfig(MemorySwappiness=-1, OomKillDisable=False)
+    assert limits.settle(plain, nothing) == (plain, [])
+    (warning,) = limits.settle(HostConfig(OomKillDisable=True), CAPACITY)[1]
+    assert warning.startswith("OOM killer is disabled for the container, but no memory limit is set")
+
+
 def test_what_a_container_has_already_does_not_stand_against_an_update() -> None:
     """The host may have had more CPUs when it was made."""
     before = HostConfig(CpusetCpus="7", NanoCpus=10**11)
     assert update.merged(before, HostConfig(Memory=64 << 20), FACTS).Memory == 64 << 20
     with pytest.raises(InvalidParameterError, match="Requested CPUs are not available"):
-        update.merged(HostConfig(), before, msgspec.structs.replace(FACTS, capacity=limits.Capacity(100, "0-1", "0")))
+        update.merged(
+            HostConfig(), before, msgspec.structs.replace(FACTS, capacity=msgspec.structs.replace(CAPACITY, cpus=100))
+        )
 
 
 def test_device_rules() -> None:
@@ -207,7 +238,7 @@ def test_namespaces_of_others_and_of_the_host() -> None:
     assert {"type": "network", "path": "/proc/7/ns/net"} in namespaces
     assert "pid" not in {item["type"] for item in namespaces}
     facts = spec.HostFacts(
-        cgroup_version=2, capabilities=CAPS, swap_limit=True, init_path="", capacity=CAPACITY, recursive_read_only=True
+        cgroup_version=2, capabilities=CAPS, init_path="", capacity=CAPACITY, recursive_read_only=True
     )
     assert {"type": "cgroup"} in build(facts=facts)["linux"]["namespaces"]
 
