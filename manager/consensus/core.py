@@ -39,6 +39,7 @@ class RaftCore(Adapter):
         self._receiver = SnapshotReceiver(parts.store)
         self._voters_counted: set[NodeID] = set()
         self._leader_contact_s = float("-inf")
+        self._last_leader: NodeID | None = None
         self._leading_term = self._ready_term = 0
         self._transfer_deadline_s = 0.0
         self._transfer_sent = False
@@ -115,6 +116,12 @@ class RaftCore(Adapter):
         since = self.now() - self.timing.election_timeout_s_max
         peers = {node.id for node in self._SyncObj__connectedNodes}
         return frozenset({self.node_id} | {p for p, heard in self.heard.items() if p in peers and heard >= since})
+
+    def _note_leader(self, leader: NodeID) -> None:
+        """One that was replaced because it had gone silent is not counted as heard for what it said before that."""
+        old, self._last_leader = self._last_leader, leader
+        if old not in (None, leader) and self.now() - self._leader_contact_s >= self.timing.election_timeout_s_min:
+            self.heard.pop(old, None)
 
     def lease_holds(self) -> bool:
         """A leader is alive as far as this member can tell: no reason for an election."""
@@ -233,6 +240,7 @@ class RaftCore(Adapter):
             return False
         if term == self.term() and self.is_leading():
             raise wire.ProtocolError(f"{peer} claims to lead term {term}, which this member leads")
+        self._note_leader(peer)
         self._leader_contact_s = self.now()
         return True
 
@@ -459,6 +467,7 @@ class RaftCore(Adapter):
                 )
         if not leading:
             return
+        self._note_leader(self.node_id)
         self._leading_term = term
         if self._ready_term != term and self.is_ready():
             self._ready_term = term

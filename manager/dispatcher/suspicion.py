@@ -9,7 +9,7 @@ any connection attempt to it, and tells what came.
 - It was silent, and is known to answer when it is well: the node is dead now.
 - It was silent, and was never known to answer (a firewall drops what we ask): silence means nothing, the grace holds.
 - Another manager had an answer: the way from here is broken, not the host; the grace holds.
-- Half of all nodes are silent at once: then more likely it is this manager's network that is broken, so they are dead
+- A quarter of all nodes are silent at once: then more likely it is this manager's network that is broken, so they are dead
   only when another manager was met with the same silence; otherwise the grace holds. Where others reach them, they
   have one more grace, while this manager gives the lead away (``Findings.is_cut_off``).
 
@@ -34,8 +34,11 @@ LOOK_AGAIN_S = 2.0
 KNOWN_FOR_S = 300.0
 """How old an answer may be for silence to mean anything: somebody may have set up a firewall since."""
 
-SILENT_TOGETHER_MIN = 2
+TOGETHER_MIN = 2
 """With fewer nodes silent, a dead host is the simpler explanation, however small the cluster."""
+
+TOGETHER_PART = 4
+"""With that part of all nodes silent, a fault between them and this manager is the simpler one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Findings:
     Attributes:
         looks: hosts to look at; each look is to end in ``answered``, ``silent`` or ``failed``.
         dead: nodes that are down, the longest overdue first; watched no longer.
-        is_cut_off: half of the nodes are out of reach from here and not from elsewhere: somebody else should lead.
+        is_cut_off: a quarter of the nodes are out of reach from here and not from elsewhere: somebody else should lead.
     """
 
     looks: list[Look] = field(default_factory=list)
@@ -256,14 +259,16 @@ class Suspicions:
 
     def _silent_together(self) -> bool:
         """Whether so many are silent that this manager doubts itself."""
-        silent = len(self._unanswered)
-        return silent >= SILENT_TOGETHER_MIN and 2 * silent >= len(self._book)
+        return self._is_many(len(self._unanswered))
 
     def _is_cut_off(self) -> bool:
         if not self._silent_together():
             return False
-        vouched_for = sum(self._suspects[node_id].is_vouched_for for node_id in self._unanswered)
-        return 2 * vouched_for >= len(self._unanswered)
+        found = (self._suspects[node_id] for node_id in self._unanswered)
+        return self._is_many(sum(suspect.is_silent and suspect.is_vouched_for for suspect in found))
+
+    def _is_many(self, count: int) -> bool:
+        return count >= TOGETHER_MIN and TOGETHER_PART * count >= len(self._book)
 
     def _is_known(self, node_id: str, suspect: _Suspect) -> bool:
         answered_s = self._answered_s.get(node_id)

@@ -756,6 +756,33 @@ def test_a_superseded_member_neither_leads_nor_votes_nor_acknowledges() -> None:
         rig.connect(B, C)
 
 
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_leader_that_was_replaced_for_its_silence_is_not_reachable(silent: bool) -> None:
+    """It was heard within an election timeout, so calls to it would be waited for; one that handed over is there."""
+    rig = Rig()
+    rig.connect(B, C)
+    rig.receive(B, append(2, (2, 0), 2))
+    rig.advance(rig.timing.election_timeout_s_min * (1.1 if silent else 0.5))
+    assert rig.core.reachable() == {A, B, C}
+    rig.receive(C, append(3, (3, 2), 3))
+    assert rig.core.reachable() == ({A, C} if silent else {A, B, C})
+    rig.receive(B, wire.Ping())
+    assert rig.core.reachable() == {A, B, C}
+
+
+def test_who_takes_over_from_a_silent_leader_does_not_count_it_as_reachable() -> None:
+    rig = Rig()
+    rig.connect(B, C)
+    rig.receive(B, append(2, (2, 0), 2))
+    rig.advance(rig.timing.election_timeout_s_min)
+    rig.core.heard[B] = rig.now  # by its last ping
+    rig.campaign()
+    vote = rig.last(wire.Vote)
+    rig.receive(C, wire.VoteReply(vote.term, True))
+    assert rig.core.is_leading()
+    assert B not in rig.core.reachable()
+
+
 def test_messages_of_unknown_kinds_of_entries_are_refused() -> None:
     rig = Rig()
     with pytest.raises(wire.ProtocolError, match="unknown kind"):

@@ -12,6 +12,7 @@ from manager.constants import HEARTBEAT_GRACE_FACTOR
 from manager.dispatcher.suspicion import KNOWN_FOR_S, LOOK_AGAIN_S, NOTICE_PERIODS, Findings, Look, Suspicions
 
 PERIOD_S, GRACE_S = 5.0, 16.5
+EIGHT = [f"n{number}" for number in range(1, 9)]
 FULL_S = HEARTBEAT_GRACE_FACTOR * PERIOD_S
 
 
@@ -176,8 +177,8 @@ def test_a_host_that_another_manager_reaches_is_not_dead() -> None:
     assert suspicions.tick(7.0).dead == ["n1"]
 
 
-def test_half_of_all_silent_at_once_are_dead_only_if_another_manager_says_so() -> None:
-    suspicions = watching("n1", "n2", "n3", "n4")
+def test_a_quarter_of_all_silent_at_once_are_dead_only_if_another_manager_says_so() -> None:
+    suspicions = watching(*EIGHT)
     for node_id in ("n1", "n2"):
         suspicions.quiet(node_id, 1.0)
     looks = suspicions.tick(1.0).looks
@@ -186,13 +187,22 @@ def test_half_of_all_silent_at_once_are_dead_only_if_another_manager_says_so() -
     assert suspicions.tick(3.0).dead == []
     suspicions.elsewhere(looks[0], answered=False)
     assert suspicions.tick(3.0).dead == ["n1"]
-    for node_id in ("n3", "n4"):
+    for node_id in EIGHT[2:]:
         suspicions.beat(node_id, 14.0)
     assert suspicions.tick(FULL_S).dead == ["n2"]  # nobody was there to ask: the grace holds
 
 
+def test_less_than_a_quarter_silent_are_dead_hosts() -> None:
+    suspicions = watching(*EIGHT, "n9")
+    for node_id in ("n1", "n2"):
+        suspicions.quiet(node_id, 1.0)
+    for look in suspicions.tick(1.0).looks:
+        suspicions.silent(look, 3.0)
+    assert suspicions.tick(3.0).dead == ["n1", "n2"]
+
+
 def test_the_silence_of_the_second_is_seen_before_the_first_is_judged() -> None:
-    suspicions = watching("n1", "n2", "n3", "n4")
+    suspicions = watching(*EIGHT)
     suspicions.quiet("n1", 1.0)
     look = only_look(suspicions, 1.0)
     suspicions.quiet("n2", 2.0)
