@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import assert_never
 
-from runtime.kernel import netlink, nft
+from runtime.kernel import conntrack, netlink, nft
 from runtime.kernel.network import (
     AddAddress,
     AddBridge,
@@ -20,12 +20,14 @@ from runtime.kernel.network import (
     Batch,
     Change,
     DeleteLink,
+    FlowsTo,
     Link,
     Route,
     SetUp,
 )
 
 _SYSCTLS = Path("/proc/sys/net")
+_PROTOCOLS = {"udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 
 
 class LinuxNetwork:
@@ -48,6 +50,9 @@ class LinuxNetwork:
 
     async def run_rules(self, commands: str) -> None:
         await asyncio.to_thread(nft.run, commands)
+
+    async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
+        await asyncio.to_thread(_forget_flows, flows)
 
     async def tables(self) -> set[str]:
         listed = await asyncio.to_thread(nft.run, "list tables")
@@ -134,6 +139,21 @@ def _set_sysctls(values: Mapping[str, str]) -> None:
         path = _SYSCTLS / name
         if path.read_text().strip() != value:
             path.write_text(value)
+
+
+def _forget_flows(wanted: Sequence[FlowsTo]) -> None:
+    with netlink.connection() as sock:
+        local = {str(address.ip) for address in netlink.addresses(sock)}
+    for protocol in sorted({each.protocol for each in wanted}):
+        keys = {(each.address, each.port) for each in wanted if each.protocol == protocol}
+        with netlink.connection(protocol=netlink.NETFILTER) as sock:
+            found = [
+                flow
+                for flow in conntrack.flows(sock, _PROTOCOLS[protocol], {port for _, port in keys})
+                if (str(flow.destination), flow.port) in keys
+                or (("0.0.0.0", flow.port) in keys and (flow.destination.is_loopback or str(flow.destination) in local))
+            ]
+            conntrack.forget(sock, found)
 
 
 def parse_routes(table: str) -> list[Route]:

@@ -34,6 +34,8 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
+ROUTE, NETFILTER = 0, 12
+"""Protocols of netlink (netlink(7))."""
 SCOPE_UNIVERSE = 0
 """Addresses that other hosts may know (rtnetlink(7)); those of a link or of the host itself have other scopes."""
 
@@ -56,13 +58,14 @@ class LinkAddress(msgspec.Struct, frozen=True):
     scope: int
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
     length = 4 + len(value)
     return struct.pack("=HH", length, kind) + value + b"\0" * (-length % 4)
 
 
 def _name(name: str) -> bytes:
-    return _attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    return attribute(_IFLA_IFNAME, name.encode() + b"\0")
 
 
 def _link(index: int, attributes: bytes, *, up: bool = False) -> bytes:
@@ -72,8 +75,8 @@ def _link(index: int, attributes: bytes, *, up: bool = False) -> bytes:
 
 def add_bridge(name: str, mac: str) -> Message:
     """A bridge that is up. A MAC of its own keeps it from taking on that of a port that comes or goes."""
-    info = _attribute(_IFLA_LINKINFO, _attribute(_INFO_KIND, b"bridge"))
-    mac_bytes = _attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    info = attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, b"bridge"))
+    mac_bytes = attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
     return Message(
         _RTM_NEWLINK,
         _CREATE | _EXCL,
@@ -91,17 +94,17 @@ def add_veth(host_name: str, bridge_index: int, peer_name: str, peer_mac: str, p
     peer = _link(
         0,
         _name(peer_name)
-        + _attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
-        + _attribute(_IFLA_MTU, struct.pack("=I", mtu))
-        + _attribute(_IFLA_NET_NS_FD, struct.pack("=I", peer_namespace_fd)),
+        + attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
+        + attribute(_IFLA_MTU, struct.pack("=I", mtu))
+        + attribute(_IFLA_NET_NS_FD, struct.pack("=I", peer_namespace_fd)),
     )
-    data = _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, peer))
+    data = attribute(_INFO_DATA, attribute(_VETH_INFO_PEER, peer))
     body = _link(
         0,
         _name(host_name)
-        + _attribute(_IFLA_MTU, struct.pack("=I", mtu))
-        + _attribute(_IFLA_MASTER, struct.pack("=I", bridge_index))
-        + _attribute(_IFLA_LINKINFO, _attribute(_INFO_KIND, b"veth") + data),
+        + attribute(_IFLA_MTU, struct.pack("=I", mtu))
+        + attribute(_IFLA_MASTER, struct.pack("=I", bridge_index))
+        + attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, b"veth") + data),
         up=True,
     )
     return Message(_RTM_NEWLINK, _CREATE | _EXCL, body, f"veth {host_name}")
@@ -121,16 +124,16 @@ def add_address(index: int, address: IPInterface) -> Message:
     """With the broadcast address of its subnet, in IPv4; there already is fine."""
     packed = address.ip.packed
     body = _IFADDR.pack(_FAMILIES[address.version], address.network.prefixlen, 0, SCOPE_UNIVERSE, index)
-    body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
+    body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     if address.version == 4:
-        body += _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+        body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
     return Message(_RTM_NEWADDR, _CREATE | _EXCL, body, f"address {address}", (errno.EEXIST,))
 
 
 def add_default_route(gateway: IPAddress) -> Message:
     """Default route of the gateway's address family, in the main table."""
     body = struct.pack("=BBBBBBBBI", _FAMILIES[gateway.version], 0, 0, 0, 254, 3, 0, 1, 0)
-    body += _attribute(_RTA_GATEWAY, gateway.packed)
+    body += attribute(_RTA_GATEWAY, gateway.packed)
     return Message(_RTM_NEWROUTE, _CREATE | _REPLACE, body, f"default route via {gateway}")
 
 
@@ -156,16 +159,16 @@ def decode(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 @contextlib.contextmanager
-def connection(namespace_fd: int | None = None) -> Iterator[socket.socket]:
+def connection(namespace_fd: int | None = None, protocol: int = ROUTE) -> Iterator[socket.socket]:
     """A netlink socket of this thread's network namespace, or of another's (the thread comes back at once)."""
     if namespace_fd is None:
-        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     else:
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             setns(namespace_fd, CLONE_NEWNET)
             try:
-                made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+                made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
             finally:
                 setns(home, CLONE_NEWNET)
         finally:
@@ -196,7 +199,7 @@ def send(sock: socket.socket, messages: Sequence[Message]) -> None:
 
 def link_index(sock: socket.socket, name: str) -> int:
     """Index of one link. Raises OSError (ENODEV)."""
-    body = _link(0, _name(name) + _attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS)))
+    body = _link(0, _name(name) + attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS)))
     sock.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST, 1, 0) + body)
     while True:
         for kind, _, answer in decode(sock.recv(1 << 18)):
@@ -211,10 +214,10 @@ def link_index(sock: socket.socket, name: str) -> int:
 def links(sock: socket.socket) -> dict[str, tuple[int, int]]:
     """Index and master's index (0: none) of every link, by name."""
     found: dict[str, tuple[int, int]] = {}
-    for body in _dump(sock, _RTM_GETLINK, _link(0, b"")):
-        attributes = dict(_attributes(body[_IFINFO.size :]))
-        name = attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
-        master = attributes.get(_IFLA_MASTER)
+    for body in dump(sock, _RTM_GETLINK, _link(0, b"")):
+        known = dict(attributes(body[_IFINFO.size :]))
+        name = known.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
+        master = known.get(_IFLA_MASTER)
         found[name] = (_IFINFO.unpack_from(body)[2], struct.unpack("=I", master)[0] if master else 0)
     return found
 
@@ -222,25 +225,30 @@ def links(sock: socket.socket) -> dict[str, tuple[int, int]]:
 def addresses(sock: socket.socket) -> list[LinkAddress]:
     """Every address of every link, in the order of the kernel; of a point-to-point link the near end's."""
     found = []
-    for body in _dump(sock, _RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+    for body in dump(sock, _RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
         _, _, _, scope, index = _IFADDR.unpack_from(body)
-        attributes = dict(_attributes(body[_IFADDR.size :]))
-        packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+        known = dict(attributes(body[_IFADDR.size :]))
+        packed = known.get(_IFA_LOCAL) or known.get(_IFA_ADDRESS)
         if packed:
             found.append(LinkAddress(index, ipaddress.ip_address(packed), scope))
     return found
 
 
-def _dump(sock: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
+def dump(sock: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
+    """The bodies of all answers. Raises OSError."""
     sock.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, 1, 0) + body)
     while True:
         for answer, _, content in decode(sock.recv(1 << 18)):
-            if answer in (_NLMSG_DONE, _NLMSG_ERROR):
+            if answer == _NLMSG_ERROR:
+                code = -struct.unpack_from("=i", content)[0]
+                raise OSError(code, f"list of kind {kind}: {os.strerror(code)}")
+            if answer == _NLMSG_DONE:
                 return
             yield content
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(kind, value) of each attribute, the flags of its kind left out; stops at a malformed one."""
     offset = 0
     while offset + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, offset)

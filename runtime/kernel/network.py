@@ -8,7 +8,7 @@ kernel.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -84,6 +84,17 @@ class Route(msgspec.Struct, frozen=True):
     link: str
 
 
+class FlowsTo(msgspec.Struct, frozen=True):
+    """Connections, or what passes for one, to a port of the host; ``protocol`` is udp or sctp.
+
+    ``address`` "0.0.0.0" means each address of the host.
+    """
+
+    protocol: str
+    address: str
+    port: int
+
+
 class KernelNetwork(Protocol):
     """Devices, addresses, routes and rules. What blocks is done in a thread."""
 
@@ -113,6 +124,13 @@ class KernelNetwork(Protocol):
 
     async def run_rules(self, commands: str) -> None:
         """Carry out commands in nft's language, all or none. Raises HostError with nft's reason."""
+        ...
+
+    async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
+        """Have the rules asked anew for flows that there are: they keep the translation of their first packet.
+
+        What goes through the host to such a port of another is left alone. Raises OSError.
+        """
         ...
 
     async def tables(self) -> set[str]:

@@ -29,6 +29,7 @@ from runtime.kernel.network import (
     Batch,
     Change,
     DeleteLink,
+    FlowsTo,
     IPAddress,
     KernelNetwork,
     SetUp,
@@ -170,6 +171,7 @@ class BridgeDriver:
             await self._kernel.apply(Batch((pair,)), inside)
             if endpoint.Ports:
                 await self._apply_rules(bridge)
+                await self._forget_flows(endpoint)
         except (OSError, HostError) as error:
             with contextlib.suppress(OSError, HostError):  # else the kernel does, with the namespace
                 await self.detach(network, endpoint)
@@ -188,6 +190,7 @@ class BridgeDriver:
         bridge.stale |= bridge.claims.release(endpoint.ID)
         if bridge.stale:
             await self._apply_rules(bridge)
+        await self._forget_flows(endpoint)
         # Last: what failed is tried again, and an address given back before may be another's by then.
         bridge.give_back([interface.ip for interface in endpoint.interfaces()])
 
@@ -230,6 +233,21 @@ class BridgeDriver:
         if network.Settled and not bridge.pools:
             bridge.pools = [AddressPool(ipaddress.IPv4Network(pool.Subnet)) for pool in network.Pools]
         return bridge
+
+    async def _forget_flows(self, endpoint: Endpoint) -> None:
+        """Once its ports lead elsewhere than before.
+
+        A peer that goes on sending from one port goes on to be led where its first packet was: to a container that has
+        ended, or to the host itself. TCP finds out by itself, as the other end answers with a reset.
+        """
+        flows = [
+            FlowsTo(each.protocol, each.host_ip, each.host_port) for each in endpoint.Ports if each.protocol != "tcp"
+        ]
+        if flows:
+            try:
+                await self._kernel.forget_flows(flows)
+            except OSError as error:
+                log.warning("flows.kept", endpoint=endpoint.ID, error=str(error))
 
     async def _apply_rules(self, bridge: _Bridge) -> None:
         async with bridge.lock:

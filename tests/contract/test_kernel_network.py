@@ -22,6 +22,7 @@ from runtime.kernel.network import (
     Batch,
     Change,
     DeleteLink,
+    FlowsTo,
     KernelNetwork,
     Link,
     Route,
@@ -137,6 +138,12 @@ async def test_sysctls(host: Host) -> None:
         await host.kernel.read_sysctl("ipv4/conf/br8/route_localnet")
     with pytest.raises(OSError, match="br8"):
         await host.kernel.set_sysctls({"ipv4/conf/br8/route_localnet": "1"})
+
+
+async def test_to_forget_flows_that_there_are_not_is_no_error(host: Host) -> None:
+    for count in (1, 20):
+        await host.kernel.forget_flows([FlowsTo("udp", "0.0.0.0", 53 + number) for number in range(count)])
+    await host.kernel.forget_flows([FlowsTo("sctp", "127.0.0.1", 53)])
 
 
 async def test_rules_are_replaced_all_or_none(host: Host) -> None:

@@ -21,6 +21,7 @@ from runtime.kernel.network import (
     Batch,
     Change,
     DeleteLink,
+    FlowsTo,
     IPInterface,
     Link,
     Route,
@@ -28,7 +29,9 @@ from runtime.kernel.network import (
 )
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
 
-Step = type[AddBridge | AddVeth | AddAddress | AddDefaultRoute | SetUp | DeleteLink] | Literal["rules", "sysctls"]
+Step = (
+    type[AddBridge | AddVeth | AddAddress | AddDefaultRoute | SetUp | DeleteLink] | Literal["rules", "sysctls", "flows"]
+)
 
 
 @dataclass
@@ -51,7 +54,7 @@ class RecordingKernel:
         self.devices: dict[str, dict[str, Device]] = {"": {"lo": Device(up=True)}}
         self.rules: dict[str, str] = {}
         self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0"}
-        self.done: list[Change | str] = []
+        self.done: list[Change | FlowsTo | str] = []
         self._refused: set[Step] = set()
 
     def refuse(self, step: Step) -> None:
@@ -118,6 +121,10 @@ class RecordingKernel:
             rest = rest[found.end() :]
         self.rules = tables
         self.done.append("rules")
+
+    async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
+        self._refuse_if_told("flows")
+        self.done += flows
 
     async def tables(self) -> set[str]:
         return set(self.rules)

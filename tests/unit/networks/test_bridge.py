@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from runtime.errors import HostError, UnavailableError
-from runtime.kernel.network import AddAddress, AddBridge, AddDefaultRoute, AddVeth, Batch, DeleteLink, SetUp
+from runtime.kernel.network import AddAddress, AddBridge, AddDefaultRoute, AddVeth, Batch, DeleteLink, FlowsTo, SetUp
 from runtime.networks import forwarding, predefined
 from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
@@ -104,6 +104,31 @@ async def test_published_ports_are_in_the_rules_from_attach_to_release(
     await driver.release(network, endpoint)
     assert "dnat to" not in kernel.rules[TABLE]
     socket.create_server(("127.0.0.1", port.host_port)).close()
+
+
+async def test_flows_to_a_port_are_forgotten_once_the_rules_lead_elsewhere(
+    kernel: RecordingKernel, driver: BridgeDriver
+) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    udp = PortRequest("udp", 53, "127.0.0.1", (0,))
+    endpoint = await driver.reserve(network, request(free_port(), udp))
+    flows = FlowsTo("udp", "127.0.0.1", endpoint.Ports[1].host_port)
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    assert kernel.done[-2:] == ["rules", flows]
+    await driver.release(network, endpoint)
+    assert kernel.done[-2:] == ["rules", flows]
+
+
+async def test_a_kernel_that_forgets_no_flows_keeps_no_container_from_starting(
+    kernel: RecordingKernel, driver: BridgeDriver
+) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request(PortRequest("udp", 53, "127.0.0.1", (0,))))
+    kernel.refuse("flows")
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    assert endpoint.Link in kernel.devices[""]
 
 
 async def test_a_reservation_is_all_or_none(driver: BridgeDriver) -> None:
