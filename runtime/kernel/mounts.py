@@ -25,7 +25,7 @@ T = TypeVar("T")
 CLONE_FS = 0x200
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-MS_BIND, MS_REC = 0x1000, 0x4000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
 THREADS = 4
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -50,9 +50,13 @@ def mount_tmpfs(target: Path, options: str) -> None:
 
 
 def mount_descriptor(target: Path, fd: int) -> None:
-    """Bind what ``fd`` is open on, and what is mounted below it, at ``target``. Blocks. Raises OSError."""
-    source = os.fsencode(f"/proc/self/fd/{fd}")
-    _call("mount", source, os.fsencode(target), None, ctypes.c_ulong(MS_BIND | MS_REC), None)
+    """Bind what ``fd`` is open on, and what is mounted below it, at ``target``. Blocks. Raises OSError.
+
+    The mounts are private: to unmount them would else unmount the originals too, where those are shared.
+    """
+    source, place = os.fsencode(f"/proc/self/fd/{fd}"), os.fsencode(target)
+    _call("mount", source, place, None, ctypes.c_ulong(MS_BIND | MS_REC), None)
+    _call("mount", None, place, None, ctypes.c_ulong(MS_PRIVATE | MS_REC), None)
 
 
 def unmount(target: Path) -> None:

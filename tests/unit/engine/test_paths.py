@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from base.trees import remove_tree
-from runtime.containers import conmon, working_dir
+from runtime.containers import conmon, pins, working_dir
 from runtime.errors import EngineError, InvalidParameterError, StartError
 from runtime.types import BindOptions, ExecConfig, HostConfig, Mount, VolumeOptions
 from runtime.volumes import population
@@ -146,6 +147,31 @@ async def test_pins_that_a_crash_left_go_and_what_they_are_of_stays(bench: Bench
     await bench.engine.open()
     assert not any((bench.folder / "run" / "pins").iterdir())
     assert (data / "below" / "file").exists()
+
+
+async def test_a_pin_takes_no_mount_of_the_host_away_with_it(tmp_path: Path) -> None:
+    """On shared mounts, as systemd makes them all, an unmount below a recursive bind would reach the original."""
+    share, below = tmp_path / "share", tmp_path / "share" / "below" / "sub"
+    share.mkdir()
+
+    async def call(*command: str) -> None:
+        process = await asyncio.create_subprocess_exec(*command)
+        assert await process.wait() == 0
+
+    await call("mount", "-t", "tmpfs", "tmpfs", str(share))
+    try:
+        await call("mount", "--make-shared", str(share))
+        below.mkdir(parents=True)
+        await call("mount", "-t", "tmpfs", "tmpfs", str(below))
+        fd = os.open(share / "below", os.O_PATH)
+        place = pins.pin(tmp_path / "pins", fd)
+        os.close(fd)
+        assert os.path.ismount(place / "sub")
+        pins.unpin(tmp_path / "pins")
+        assert not (tmp_path / "pins").exists()
+        assert os.path.ismount(below)
+    finally:
+        await call("umount", "-R", str(share))
 
 
 class KilledError(BaseException):
