@@ -25,7 +25,7 @@ T = TypeVar("T")
 CLONE_FS = 0x200
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 1 << 18, 1 << 19
 THREADS = 4
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -57,6 +57,11 @@ def mount_descriptor(target: Path, fd: int) -> None:
     source, place = os.fsencode(f"/proc/self/fd/{fd}"), os.fsencode(target)
     _call("mount", source, place, None, ctypes.c_ulong(MS_BIND | MS_REC), None)
     _call("mount", None, place, None, ctypes.c_ulong(MS_PRIVATE | MS_REC), None)
+
+
+def make_slave(target: Path) -> None:
+    """Let nothing that is done at ``target`` and below reach the mounts it was bound from. Blocks. Raises OSError."""
+    _call("mount", None, os.fsencode(target), None, ctypes.c_ulong(MS_SLAVE | MS_REC), None)
 
 
 def unmount(target: Path) -> None:

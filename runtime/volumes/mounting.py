@@ -22,10 +22,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runtime.errors import HostError, InvalidParameterError
-from runtime.kernel.mounts import unescaped, unmount
+from runtime.kernel.mounts import make_slave, unescaped, unmount
 
 MOUNT_TIMEOUT_S = 60.0
 _NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
+_PROPAGATIONS = {f"{deep}{kind}" for deep in ("", "r") for kind in ("shared", "slave", "private", "unbindable")}
 _PASSWORD = re.compile(r"\bpass(word2?)?=(?:[^,\s]|,,)*")
 _ESCAPED = str.maketrans({character: f"\\{ord(character):03o}" for character in " \t\n\\#"})
 
@@ -125,6 +126,18 @@ def _mount(options: Mapping[str, str], target: Path) -> None:
         raise failure(str(error)) from error
     if done.returncode:
         raise failure(done.stdout)
+    if is_bind_of_no_propagation(options):
+        make_slave(target)
+
+
+def is_bind_of_no_propagation(options: Mapping[str, str]) -> bool:
+    """Whether it binds a folder of the host without saying how mounts spread: then the host's reach it, none goes back.
+
+    A bind is a peer of what it was bound from, where that is shared: to unmount it with what came to be mounted below
+    would unmount that on the host too. Pure.
+    """
+    words = set(options.get("o", "").split(","))
+    return bool(words & {"bind", "rbind"}) and not words & _PROPAGATIONS
 
 
 def _run(command: list[str], descriptor: int) -> subprocess.CompletedProcess[str]:

@@ -95,6 +95,41 @@ async def test_a_folder_of_the_host_is_mounted_while_it_is_used_and_never_delete
     assert (shared / "file").exists()
 
 
+@pytest.mark.parametrize("word", ["bind", "rbind"])
+async def test_the_end_of_a_volume_unmounts_nothing_of_the_host(tmp_path: Path, word: str) -> None:
+    """Of a folder on a shared mount, as systemd makes them all; one disk was there before, one came meanwhile."""
+    share, target = tmp_path / "share", tmp_path / "_data"
+    target.mkdir()
+    share.mkdir()
+
+    async def call(*command: str) -> None:
+        await asyncio.to_thread(subprocess.run, command, check=True)
+
+    await call("mount", "-t", "tmpfs", "tmpfs", str(share))
+    try:
+        await call("mount", "--make-shared", str(share))
+        for name in ("before", "meanwhile"):
+            (share / name).mkdir()
+        await call("mount", "-t", "tmpfs", "tmpfs", str(share / "before"))
+        mounts = mounting.VolumeMounts()
+        await asyncio.to_thread(mounts.hold, target, {"type": "none", "o": word, "device": str(share)}, "somebody")
+        await call("mount", "-t", "tmpfs", "tmpfs", str(share / "meanwhile"))
+        assert mounting.is_mounted(target / "meanwhile"), "the host's mounts are seen in the volume"
+        await asyncio.to_thread(mounts.release, "somebody")
+        assert not mounting.is_mounted(target)
+        assert mounting.is_mounted(share / "before")
+        assert mounting.is_mounted(share / "meanwhile")
+    finally:
+        await call("umount", "-R", str(share))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("bind,ro", True), ("rbind", True), ("bind,rslave", False), ("ro", False)]
+)
+def test_what_a_volume_says_of_propagation_holds(words: str, expected: bool) -> None:
+    assert mounting.is_bind_of_no_propagation({"type": "none", "o": words, "device": "/x"}) is expected
+
+
 async def test_a_mount_that_a_crash_left_is_taken_away_and_its_content_is_not(bench: Bench, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
