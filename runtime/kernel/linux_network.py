@@ -54,6 +54,9 @@ class LinuxNetwork:
     async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
         await asyncio.to_thread(_forget_flows, flows)
 
+    def watch_rules(self, changed: Callable[[], None]) -> Callable[[], None]:
+        return nft.watch(changed)
+
     async def tables(self) -> set[str]:
         listed = await asyncio.to_thread(nft.run, "list tables")
         return {line.removeprefix("table ") for line in listed.splitlines()}

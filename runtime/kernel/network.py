@@ -8,7 +8,7 @@ kernel.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -130,6 +130,13 @@ class KernelNetwork(Protocol):
         """Have the rules asked anew for flows that there are: they keep the translation of their first packet.
 
         What goes through the host to such a port of another is left alone. Raises OSError.
+        """
+        ...
+
+    def watch_rules(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``changed`` on the event loop whenever a table has gone, ours or not, or may have; returns what ends it.
+
+        A table that was replaced has gone as well. Raises OSError.
         """
         ...
 

@@ -6,11 +6,20 @@ command costs 3 ms a call, this 0.1 ms. The context belongs to the network names
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import ctypes.util
 import functools
+import socket
+from collections.abc import Callable
 
 from runtime.errors import HostError
+from runtime.kernel import netlink
+
+_GROUP_NFTABLES = 7
+_DELETE_TABLE = 10 << 8 | 2
+"""NFNLGRP_NFTABLES; NFT_MSG_DELTABLE of NFNL_SUBSYS_NFTABLES (linux/netfilter/nfnetlink.h, nf_tables.h)."""
+_DATAGRAMS_A_TURN = 64
 
 
 @functools.cache
@@ -38,6 +47,40 @@ def available() -> bool:
     except HostError:
         return False
     return True
+
+
+def watch(table_gone: Callable[[], None]) -> Callable[[], None]:
+    """Call ``table_gone`` on the event loop when a table was deleted in this thread's network namespace, or may have been.
+
+    Returns what ends it. Raises OSError.
+    """
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    made = socket.socket(socket.AF_NETLINK, kind, netlink.NETFILTER)
+    try:
+        made.bind((0, 1 << (_GROUP_NFTABLES - 1)))
+    except BaseException:
+        made.close()
+        raise
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        gone = False
+        for _ in range(_DATAGRAMS_A_TURN):
+            try:
+                gone |= any(kind == _DELETE_TABLE for kind, _, _ in netlink.decode(made.recv(65536)))
+            except BlockingIOError:
+                break
+            except OSError:  # ENOBUFS: more changes than the socket holds
+                gone = True
+        if gone:
+            table_gone()
+
+    def stop() -> None:
+        loop.remove_reader(made.fileno())
+        made.close()
+
+    loop.add_reader(made.fileno(), readable)
+    return stop
 
 
 def run(commands: str) -> str:

@@ -13,13 +13,14 @@ import contextlib
 import ipaddress
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import structlog
 
+from base.tasks import OwnedTasks
 from runtime.errors import HostError
 from runtime.kernel.network import (
     AddAddress,
@@ -46,6 +47,7 @@ log = structlog.get_logger(__name__)
 DEVICE_OPTION = "com.docker.network.bridge.name"
 MTU_OPTION = "com.docker.network.driver.mtu"
 MTU = 1500
+MEND_DELAY_S = 0.1
 _LINK = re.compile(r"veth[0-9a-f]{7}")
 
 
@@ -99,6 +101,9 @@ class BridgeDriver:
         self._kernel = kernel
         self._forwarding = Forwarding(kernel, run / "forwarding")
         self._bridges: dict[str, _Bridge] = {}
+        self._tasks = OwnedTasks()
+        self._mending: asyncio.Task[None] | None = None
+        self._end_watch: Callable[[], None] | None = None
 
     async def settle(self, network: Network) -> Network:
         """The wanted subnets, or for one that the host routes already the next free private one."""
@@ -129,17 +134,20 @@ class BridgeDriver:
             except OSError as error:
                 raise HostError(f"cannot make bridge {bridge.device}: {error}") from error
             bridge.made = True
+            self._watch_rules()
             log.info("bridge.created", device=bridge.device, subnets=[str(pool.subnet) for pool in bridge.pools])
 
     async def remove(self, network: Network) -> None:
         bridge = self._bridges.pop(network.ID, None) or _Bridge(network)
         bridge.claims.close()
-        try:
-            await self._kernel.apply(Batch((DeleteLink(bridge.device),)))
-            await self._forwarding.leave(bridge.device)
-        except OSError as error:
-            raise HostError(f"cannot remove bridge {bridge.device}: {error}") from error
-        await self._kernel.run_rules(f"add table {bridge.table}\ndelete table {bridge.table}\n")
+        async with bridge.lock:  # nobody puts its rules back meanwhile
+            bridge.made = False
+            try:
+                await self._kernel.apply(Batch((DeleteLink(bridge.device),)))
+                await self._forwarding.leave(bridge.device)
+            except OSError as error:
+                raise HostError(f"cannot remove bridge {bridge.device}: {error}") from error
+            await self._kernel.run_rules(f"add table {bridge.table}\ndelete table {bridge.table}\n")
 
     async def reserve(self, network: Network, request: EndpointRequest) -> Endpoint:
         bridge, settings = self._bridge(network), request.settings
@@ -223,6 +231,11 @@ class BridgeDriver:
             await self.create(network)
 
     def close(self) -> None:
+        if self._end_watch:
+            self._end_watch()
+            self._end_watch = None
+        if self._mending:
+            self._mending.cancel()
         for bridge in self._bridges.values():
             bridge.claims.close()
 
@@ -233,6 +246,37 @@ class BridgeDriver:
         if network.Settled and not bridge.pools:
             bridge.pools = [AddressPool(ipaddress.IPv4Network(pool.Subnet)) for pool in network.Pools]
         return bridge
+
+    def _watch_rules(self) -> None:
+        """Others flush the ruleset, nftables.service for one at each reload: ours is put back."""
+        if self._end_watch is None:
+            try:
+                self._end_watch = self._kernel.watch_rules(self._mend_soon)
+            except OSError as error:
+                log.warning("rules.unwatched", error=str(error))
+
+    def _mend_soon(self) -> None:
+        if self._mending is None or self._mending.done():
+            self._mending = self._tasks.spawn(self._mend(), name="rules of bridges")
+
+    async def _mend(self) -> None:
+        # What goes in one transaction may come back in the next, and our own replacements are told of too.
+        await asyncio.sleep(MEND_DELAY_S)
+        for bridge in [bridge for bridge in self._bridges.values() if bridge.made]:
+            async with bridge.lock:
+                try:
+                    if bridge.made and await self._is_mangled(bridge):
+                        log.warning("rules.restored", device=bridge.device)
+                        await self._kernel.run_rules(
+                            bridge.ruleset() + await self._forwarding.commands_for(bridge.device)
+                        )
+                except (OSError, HostError) as error:
+                    bridge.stale = True
+                    log.warning("rules.not_restored", device=bridge.device, error=str(error))
+
+    async def _is_mangled(self, bridge: _Bridge) -> bool:
+        tables = await self._kernel.tables()
+        return bridge.table not in tables or await self._forwarding.is_lost(tables)
 
     async def _forget_flows(self, endpoint: Endpoint) -> None:
         """Once its ports lead elsewhere than before.

@@ -74,9 +74,13 @@ class Forwarding:
         tables = await self._kernel.tables()
         if await self._kernel.read_sysctl(SYSCTL) != "1":
             await asyncio.to_thread(self._write_note)
-        elif TABLE not in tables and not await asyncio.to_thread(self._is_noted):
+        elif not (TABLE in tables or await self.is_lost(tables)):
             return ""
         return ruleset({bridge} | bridges(tables))
+
+    async def is_lost(self, tables: Collection[str]) -> bool:
+        """Whether the table was taken away from us."""
+        return TABLE not in tables and await asyncio.to_thread(self._is_noted)
 
     async def switch_on(self) -> None:
         """Once the commands were carried out. Raises OSError."""

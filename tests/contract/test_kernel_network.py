@@ -31,6 +31,7 @@ from runtime.kernel.network import (
 from runtime.networks.rules import PublishedPort, ruleset
 from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
 from tests.unit.networks.fakes import RecordingKernel
+from tests.waiting import until
 
 BRIDGE = AddBridge("br7", "02:42:0a:00:07:01")
 NET = ipaddress.IPv4Network("10.0.7.0/24")
@@ -138,6 +139,22 @@ async def test_sysctls(host: Host) -> None:
         await host.kernel.read_sysctl("ipv4/conf/br8/route_localnet")
     with pytest.raises(OSError, match="br8"):
         await host.kernel.set_sysctls({"ipv4/conf/br8/route_localnet": "1"})
+
+
+async def test_a_table_that_goes_is_told_of_until_the_watch_ends(host: Host) -> None:
+    told: list[str] = []
+    stop = host.kernel.watch_rules(lambda: told.append("gone"))
+    await host.kernel.run_rules(ruleset("br7", NET, []))
+    count = len(told)
+    await host.kernel.run_rules("delete table ip engine-br7\n")
+    await until(lambda: len(told) > count, what="the table's end told")
+    stop()
+    count = len(told)
+    for _ in range(2):
+        await host.kernel.run_rules(ruleset("br7", NET, []))
+    await asyncio.sleep(0)
+    assert len(told) == count
+    await host.kernel.run_rules("delete table ip engine-br7\n")
 
 
 async def test_to_forget_flows_that_there_are_not_is_no_error(host: Host) -> None:

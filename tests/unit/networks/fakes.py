@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -30,7 +30,8 @@ from runtime.kernel.network import (
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
 
 Step = (
-    type[AddBridge | AddVeth | AddAddress | AddDefaultRoute | SetUp | DeleteLink] | Literal["rules", "sysctls", "flows"]
+    type[AddBridge | AddVeth | AddAddress | AddDefaultRoute | SetUp | DeleteLink]
+    | Literal["rules", "sysctls", "flows", "watch"]
 )
 
 
@@ -54,11 +55,12 @@ class RecordingKernel:
         self.devices: dict[str, dict[str, Device]] = {"": {"lo": Device(up=True)}}
         self.rules: dict[str, str] = {}
         self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0"}
+        self.watchers: list[Callable[[], None]] = []
         self.done: list[Change | FlowsTo | str] = []
-        self._refused: set[Step] = set()
+        self.refused: set[Step] = set()
 
     def refuse(self, step: Step) -> None:
-        self._refused.add(step)
+        self.refused.add(step)
 
     def add_namespace(self, path: str) -> None:
         self.devices[path] = {"lo": Device()}
@@ -74,8 +76,8 @@ class RecordingKernel:
             if batch.namespace not in self.devices:
                 raise _error(errno.ENOENT, batch.namespace)
             for change in batch.changes:
-                if type(change) in self._refused:
-                    self._refused.remove(type(change))
+                if type(change) in self.refused:
+                    self.refused.remove(type(change))
                     raise _error(errno.EBUSY, f"{change}")
                 self._make(change, batch.namespace)
                 self.done.append(change)
@@ -119,19 +121,36 @@ class RecordingKernel:
             else:
                 tables[found[2]] = found[3] or tables.get(found[2], "")
             rest = rest[found.end() :]
+        has_lost = "delete table" in commands
         self.rules = tables
         self.done.append("rules")
+        if has_lost:
+            self._tell()
 
     async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
         self._refuse_if_told("flows")
         self.done += flows
 
+    def watch_rules(self, changed: Callable[[], None]) -> Callable[[], None]:
+        self._refuse_if_told("watch")
+        self.watchers.append(changed)
+        return lambda: self.watchers.remove(changed)
+
+    def flush_rules(self) -> None:
+        """As somebody else does."""
+        self.rules.clear()
+        self._tell()
+
+    def _tell(self) -> None:
+        for changed in self.watchers:
+            changed()
+
     async def tables(self) -> set[str]:
         return set(self.rules)
 
     def _refuse_if_told(self, step: Step) -> None:
-        if step in self._refused:
-            self._refused.remove(step)
+        if step in self.refused:
+            self.refused.remove(step)
             raise HostError("nftables: busy") if step == "rules" else _error(errno.EROFS, str(step))
 
     def _make(self, change: Change, namespace: str) -> None:

@@ -17,6 +17,7 @@ from runtime.networks.driver import Endpoint, EndpointRequest, Network
 from runtime.networks.ports import PortRequest
 from runtime.types import EndpointIPAMConfig, EndpointSettings
 from tests.unit.networks.fakes import Device, RecordingKernel, Step
+from tests.waiting import until
 
 INSIDE = "/proc/7/ns/net"
 TABLE = "ip engine-br7"
@@ -280,6 +281,36 @@ async def test_forwarding_that_we_switched_on_is_shut_for_others_over_restarts_a
     (tmp_path / "forwarding").write_text("the boot before")
     await BridgeDriver(kernel, tmp_path).create(network)  # on since this boot began
     assert set(kernel.rules) == {TABLE}
+
+
+async def test_flushed_rules_come_back_by_themselves(kernel: RecordingKernel, driver: BridgeDriver) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request(free_port()))
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    wanted = dict(kernel.rules)
+    for _ in range(2):
+        kernel.flush_rules()
+        await until(lambda: kernel.rules == wanted, what="the rules back")
+    del kernel.rules[forwarding.TABLE]
+    kernel.refuse("rules")
+    await kernel.tables()
+    kernel.watchers[0]()
+    await until(lambda: not kernel.refused, what="a refusal")
+    kernel.watchers[0]()
+    await until(lambda: kernel.rules == wanted, what="the rules back")
+    await driver.remove(network)
+    driver.close()
+    assert (kernel.rules, kernel.watchers) == ({}, [])
+
+
+async def test_rules_that_cannot_be_watched_are_made_all_the_same(
+    kernel: RecordingKernel, driver: BridgeDriver
+) -> None:
+    kernel.refuse("watch")
+    await driver.create(await settled(driver))
+    assert TABLE in kernel.rules
+    driver.close()
 
 
 async def test_engines_share_the_table_and_the_last_one_switches_off(kernel: RecordingKernel, tmp_path: Path) -> None:

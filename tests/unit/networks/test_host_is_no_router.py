@@ -23,6 +23,7 @@ from runtime.networks.ports import PortRequest
 from runtime.types import EndpointSettings
 from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
 from tests.unit.networks.places import Place, place, sh
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -117,6 +118,9 @@ async def test_the_host_forwards_for_nobody_else(net: Net) -> None:
         assert not forwards()
         driver = await start(net)
         assert FORWARDING.read_text().strip() == "1"
+        assert not forwards()
+        nft.run("flush ruleset")
+        await until(lambda: forwarding.TABLE in nft.run("list tables"), what="the rules back")
         assert not forwards()
         driver.close()
         inside.sendto(b"still", (SECOND, 9))
