@@ -35,7 +35,8 @@ def ruleset(bridge: str, subnet: ipaddress.IPv4Network, ports: Iterable[Publishe
     - What leaves the subnet through another device takes the host's address.
     - Published ports lead to their container, for packets from outside, from the host itself (loopback included:
       hence the masquerade of 127/8 and of a container that calls its own published port).
-    - ``route_localnet``, which loopback publishing needs, must not let neighbours reach the host's 127/8.
+    - ``route_localnet``, which loopback publishing needs, must not let neighbours and containers reach the host's 127/8, nor
+      seem to come from there: it lets such sources in as well.
     - Forwarding, which all of it needs, must not let neighbours reach the containers themselves, by a route to the subnet:
       only published ports and answers, whatever others accept.
     """
@@ -47,6 +48,7 @@ table {table} {{
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
     iifname != "lo" ip daddr 127.0.0.0/8 drop
+    iifname != "lo" ip saddr 127.0.0.0/8 drop
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;

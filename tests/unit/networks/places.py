@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -28,20 +29,32 @@ class Place:
     def run(self, *command: str) -> None:
         subprocess.run(["nsenter", f"--net={self.path}", *command], check=True)
 
-    def socket(self, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
+    def udp(self, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
         """A UDP socket there: it stays where it was made, whichever thread uses it."""
+        made = self._socket(socket.SOCK_DGRAM, 0)
+        made.settimeout(DEADLINE_S)
+        made.bind((address, port))
+        return made
+
+    def send_forged(self, data: bytes, *, source: str, to: tuple[str, int]) -> None:
+        """A UDP datagram with any source, as a process with CAP_NET_RAW sends it."""
+        udp = struct.pack(">HHHH", 9, to[1], 8 + len(data), 0) + data
+        addresses = socket.inet_aton(source) + socket.inet_aton(to[0])
+        head = struct.pack(">BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0)
+        with self._socket(socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
+            made.sendto(head + addresses + udp, to)
+
+    def _socket(self, kind: int, protocol: int) -> socket.socket:
         made: list[socket.socket] = []
 
         def make() -> None:
             with open(self.path, "rb") as namespace:
                 setns(namespace.fileno(), CLONE_NEWNET)
-            made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            made.append(socket.socket(socket.AF_INET, kind, protocol))
 
         thread = threading.Thread(target=make)
         thread.start()
         thread.join()
-        made[0].settimeout(DEADLINE_S)
-        made[0].bind((address, port))
         return made[0]
 
 

@@ -71,32 +71,32 @@ def exchange(sender: socket.socket, at: socket.socket, *, to: tuple[str, int] = 
 
 @pytest.mark.parametrize("next_address", ["10.7.0.9", "10.7.0.8"], ids=["another-address", "the-same-address"])
 async def test_the_next_container_at_the_port_gets_what_the_peer_sends(host: Host, next_address: str) -> None:
-    with host.peer.socket(port=4000) as sender:
+    with host.peer.udp(port=4000) as sender:
         with place() as first:
             endpoint = await host.publish(first, address="10.7.0.8")
-            with first.socket(port=53) as at:
+            with first.udp(port=53) as at:
                 assert exchange(sender, at)
         sender.sendto(b"in between", (HERE, PORT))
         await host.driver.release(host.network, endpoint)
         sender.sendto(b"in between", (HERE, PORT))  # now to the host itself, where nobody listens
         with place() as second:
             await host.publish(second, address=next_address)
-            with second.socket(port=53) as at:
+            with second.udp(port=53) as at:
                 assert exchange(sender, at)
 
 
 async def test_a_peer_that_sent_before_there_was_anything_is_heard(host: Host) -> None:
-    with host.peer.socket(port=4000) as sender, place() as container:
+    with host.peer.udp(port=4000) as sender, place() as container:
         sender.sendto(b"nobody there", (HERE, PORT))
         await host.publish(container)
-        with container.socket(port=53) as at:
+        with container.udp(port=53) as at:
             assert exchange(sender, at)
 
 
 async def test_a_port_that_is_published_no_more_is_the_hosts(host: Host) -> None:
-    with host.peer.socket(port=4000) as sender, place() as container:
+    with host.peer.udp(port=4000) as sender, place() as container:
         endpoint = await host.publish(container)
-        with container.socket(port=53) as at:
+        with container.udp(port=53) as at:
             assert exchange(sender, at)
         await host.driver.release(host.network, endpoint)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
@@ -107,12 +107,12 @@ async def test_a_port_that_is_published_no_more_is_the_hosts(host: Host) -> None
 
 @pytest.mark.parametrize("count", [1, 3, 20])
 async def test_of_many_ports_each_is_heard_anew(host: Host, count: int) -> None:
-    with host.peer.socket(port=4000) as sender:
+    with host.peer.udp(port=4000) as sender:
         for _ in range(2):
             with place() as container, contextlib.ExitStack() as stack:
                 endpoint = await host.publish(container, count=count)
                 for number in range(count):
-                    at = stack.enter_context(container.socket(port=53 + number))
+                    at = stack.enter_context(container.udp(port=53 + number))
                     assert exchange(sender, at, to=(HERE, PORT + number))
                 await host.driver.release(host.network, endpoint)
             sender.sendto(b"nobody", (HERE, PORT + count - 1))
@@ -127,9 +127,9 @@ async def test_flows_of_others_are_left_alone(host: Host) -> None:
     """Through the host to the same port elsewhere, to other addresses of the host, to other ports."""
     kernel = LinuxNetwork()
     sh("ip addr add 10.201.0.7/24 dev peer")
-    with host.peer.socket() as sender, place() as container:
+    with host.peer.udp() as sender, place() as container:
         endpoint = await host.publish(container, host_ip="10.201.0.7")
-        with container.socket() as inside:
+        with container.udp() as inside:
             inside.sendto(b"query", ("10.201.0.2", PORT))  # masqueraded: a flow of the host's table
         for address in (HERE, "10.201.0.7"):
             sender.sendto(b"x", (address, PORT))
@@ -149,7 +149,7 @@ async def test_flows_of_others_are_left_alone(host: Host) -> None:
 async def test_hundreds_of_peers_are_forgotten_at_once(host: Host) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(300):
-            stack.enter_context(host.peer.socket()).sendto(b"x", (HERE, PORT))
+            stack.enter_context(host.peer.udp()).sendto(b"x", (HERE, PORT))
         with netlink.connection(protocol=netlink.NETFILTER) as sock:
             assert len(list(conntrack.flows(sock, socket.IPPROTO_UDP, {PORT}))) == 300
     await LinuxNetwork().forget_flows([FlowsTo("udp", HERE, PORT)])

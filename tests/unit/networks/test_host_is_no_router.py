@@ -80,8 +80,8 @@ async def start(net: Net, *ports: PortRequest) -> BridgeDriver:
 async def test_neighbours_reach_published_ports_alone(net: Net) -> None:
     driver = await start(net, PortRequest("udp", 53, "0.0.0.0", (5300,)), PortRequest("udp", 54, "127.0.0.1", (5400,)))
     with contextlib.ExitStack() as stack:
-        inside = {port: stack.enter_context(net.container.socket(port=port)) for port in (53, 54, 55)}
-        sender = stack.enter_context(net.first.socket())
+        inside = {port: stack.enter_context(net.container.udp(port=port)) for port in (53, 54, 55)}
+        sender = stack.enter_context(net.first.udp())
         host = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         for port, at in inside.items():  # by a route to the subnet: unpublished, published, published on 127.0.0.1
             assert not net.arrives(sender, (CONTAINER, port), at, lambda p=port: host.sendto(b"end", (CONTAINER, p)))  # type: ignore[misc]  # a default binds p
@@ -99,7 +99,7 @@ async def test_neighbours_reach_published_ports_alone(net: Net) -> None:
 
 async def test_containers_reach_the_world_and_get_answers(net: Net) -> None:
     driver = await start(net)
-    with net.second.socket(SECOND, 9) as world, net.container.socket() as sender:
+    with net.second.udp(SECOND, 9) as world, net.container.udp() as sender:
         sender.sendto(b"query", (SECOND, 9))
         data, peer = world.recvfrom(100)
         assert (data, peer[0]) == (b"query", "10.202.0.1")
@@ -109,7 +109,7 @@ async def test_containers_reach_the_world_and_get_answers(net: Net) -> None:
 
 
 async def test_the_host_forwards_for_nobody_else(net: Net) -> None:
-    with net.first.socket() as sender, net.second.socket(SECOND, 9) as at, net.container.socket() as inside:
+    with net.first.udp() as sender, net.second.udp(SECOND, 9) as at, net.container.udp() as inside:
 
         def forwards() -> bool:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host:
@@ -144,7 +144,7 @@ async def test_an_operator_who_forwards_goes_on_and_other_rules_stay(net: Net) -
     )
     nft.run(own)
     driver = await start(net)
-    with net.first.socket() as sender, net.second.socket(SECOND, 9) as at:
+    with net.first.udp() as sender, net.second.udp(SECOND, 9) as at:
         sender.sendto(b"through", (SECOND, 9))
         assert at.recv(100) == b"through"
     assert nft.run("list table ip operator") == own
@@ -170,7 +170,22 @@ async def test_what_others_bridge_is_no_forwarding(net: Net) -> None:
         third.run(*["ip", "addr", "add", "10.202.0.3/24", "dev", "eth0"])
         third.run(*["ip", "link", "set", "eth0", "up"])
         driver = await start(net)
-        with third.socket() as sender, net.second.socket(SECOND, 9) as at:
+        with third.udp() as sender, net.second.udp(SECOND, 9) as at:
             sender.sendto(b"bridged", (SECOND, 9))
             assert at.recv(100) == b"bridged"
         driver.close()
+
+
+@pytest.mark.parametrize("source", ["127.0.0.2", "127.0.0.1"])
+async def test_nobody_pretends_to_be_the_hosts_loopback(net: Net, source: str) -> None:
+    driver = await start(net)
+    for name in ("all", "br7", "n201"):  # as on hosts that leave the check of sources out
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as at:
+        at.settimeout(30)
+        at.bind(("0.0.0.0", 9))
+        for sender, to in ((net.container, "10.7.0.1"), (net.first, "10.201.0.1")):
+            sender.send_forged(b"try", source=source, to=(to, 9))
+            sender.send_forged(b"end", source=CONTAINER if sender is net.container else FIRST, to=(to, 9))
+            assert at.recv(100) == b"end"
+    driver.close()
