@@ -17,12 +17,12 @@ import grpc
 import grpc.aio
 import structlog
 
+from base.connections import peer_of
 from manager.consensus.port import ConsensusError, NotLeaderError
 from manager.constants import STATUS_BATCH_MAX
 from manager.dispatcher import budget, nodes, status
 from manager.dispatcher.assignments import AssignmentSet, MessagePacker
 from manager.dispatcher.budget import Budgets
-from manager.dispatcher.connections import peer_of
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import grpc
 
+from base.connections import Peer
 from manager.dispatcher.assignments import Key
-from manager.dispatcher.connections import Peer
 from manager.store.kinds import AnyKind
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import SessionMessage

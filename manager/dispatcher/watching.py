@@ -14,9 +14,9 @@ from typing import Protocol
 
 import structlog
 
+from base import connections
+from base.connections import KernelConnection
 from base.tasks import OwnedTasks
-from manager.dispatcher import connections
-from manager.dispatcher.connections import AgentConnection
 from manager.dispatcher.looking import Answer, is_literal
 from manager.dispatcher.session import AgentSession
 from manager.dispatcher.suspicion import Look, Suspicions
@@ -104,7 +104,7 @@ class NodeWatch:
         self._on_dead, self._monotonic = on_dead, monotonic
         self._suspicions = Suspicions()
         self._hosts: dict[str, LookTarget] = {}
-        self._connections: dict[str, AgentConnection] = {}
+        self._connections: dict[str, KernelConnection] = {}
         self._learn_s: dict[str, float] = {}
         self._learning = 0
         self._hand_over_s = float("-inf")

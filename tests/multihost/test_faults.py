@@ -167,6 +167,22 @@ def test_a_cut_off_manager_refuses_and_catches_up(five: Testbed, victim: str) ->
         assert f"minority-{victim}" not in config_names(five, others[0])
 
 
+def test_a_leader_that_workers_cannot_reach_gives_the_lead_away(five: Testbed) -> None:
+    services_on(five, "kept", 10)
+    wait_until(lambda: len(five.tasks("kept")) == 10, "ten tasks run")
+    before = {task["ID"] for task in five.tasks("kept")}
+    leader = five.leader(1)
+    other = next(host for host in MANAGERS if host != leader)
+    workers = [host for host in five.hosts() if host not in MANAGERS]
+    five.part(leader, workers)
+    try:
+        wait_until(lambda: five.leader(other) != leader, "another manager leads")
+        wait_until(lambda: all_ready(five, other), "every node is ready")
+    finally:
+        five.unpart(leader)
+    assert {task["ID"] for task in five.tasks("kept", via=other)} == before
+
+
 def test_a_whole_cluster_killed_at_once_comes_back_with_its_state(five: Testbed) -> None:
     services_on(five, "all", 5)
     wait_until(lambda: len(five.tasks("all")) == 5, "five tasks run")

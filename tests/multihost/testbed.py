@@ -299,6 +299,18 @@ class Testbed:
     def heal(self, host: int) -> None:
         run(["ip", "-n", self.underlay, "link", "set", f"v{host}", "up"])
 
+    def part(self, host: int, others: Collection[int]) -> None:
+        """Let no packet pass between the host and these others."""
+        their = ", ".join(map(self.ip, others))
+        chains = "\n".join(
+            f"chain {name} {{ type filter hook {name} priority 0; ip {end}addr {{ {their} }} drop; }}"
+            for name, end in (("input", "s"), ("output", "d"))
+        )
+        self.exec(host, ["nft", f"table inet testbed_part {{\n{chains}\n}}"])
+
+    def unpart(self, host: int) -> None:
+        self.exec(host, ["nft", "delete table inet testbed_part"])
+
     def down(self) -> None:
         """Remove everything a testbed of this name made, whoever made it."""
         names = [line.split()[0] for line in run(["ip", "netns", "list"], check=False).splitlines() if line.strip()]

@@ -17,6 +17,7 @@ from typing import Protocol
 import grpc.aio
 import structlog
 
+from base.connections import peer_at
 from base.tasks import unless
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import AssignmentsMessage, SessionMessage, SessionRequest, TaskStatusUpdate
@@ -207,7 +208,14 @@ class Agent:
                 addr=self._addr,
                 boot_nonce=self._boot_nonce,
             )
-            session = Session(channel, first=first, describe=self._describe, reporter=self._reporter, owner=self)
+            session = Session(
+                channel,
+                first=first,
+                describe=self._describe,
+                reporter=self._reporter,
+                owner=self,
+                peer=peer_at(addr),
+            )
             await session.run(lambda: self._on_open(addr), self._stop)
         finally:
             await channel.close()

@@ -15,6 +15,8 @@ import grpc
 import grpc.aio
 import structlog
 
+from base import connections
+from base.connections import KernelConnection, Peer
 from base.tasks import unless
 from proto.dispatcher_pb2 import (
     AssignmentsMessage,
@@ -49,6 +51,12 @@ SLOW_DOWN_S = 1.0
 """After the manager said that we ask too much of it: the session stays, what was asked is asked again."""
 
 HEARTBEAT_PERIOD_S_MIN = 0.05
+
+QUIET_S = 3.0
+"""A manager whose kernel acknowledged nothing for so long has lost its power or its network; it is asked after each
+idle second, so two packets in a row were lost. Another one leads by now. gRPC would notice after up to 15 s."""
+
+LISTEN_PERIOD_S = 0.5
 
 
 class SessionError(Exception):
@@ -86,10 +94,12 @@ class Session:
         describe: Callable[[], NodeDescription],
         reporter: StatusReporter,
         owner: SessionOwner,
+        peer: Peer | None = None,
     ) -> None:
         """
         Args:
             channel: to the manager; stays the caller's.
+            peer: the manager's address, where that is a literal one.
             first: registers: description, availability, address, boot nonce.
             describe: the node as it is now.
             reporter: where statuses come from.
@@ -97,7 +107,7 @@ class Session:
         """
         self._stub: DispatcherAsyncStub = DispatcherStub(channel)
         self._first, self._describe = first, describe
-        self._reporter, self._owner = reporter, owner
+        self._reporter, self._owner, self._peer = reporter, owner, peer
         self._session_id = ""
         self._period_s = 5.0
         self._beat_now = asyncio.Event()
@@ -134,6 +144,7 @@ class Session:
             others = [
                 group.create_task(self._assignments(), name="session assignments"),
                 group.create_task(self._report(), name="session reports"),
+                group.create_task(self._listen(), name="session connection"),
             ]
             await stop.wait()
             # An ended stream, not a broken one: the manager need not think that the host died. Cancelling a read or
@@ -224,6 +235,19 @@ class Session:
             finally:
                 call.cancel()
             raise SessionError("the manager ended the assignments")
+
+    async def _listen(self) -> None:
+        """End a session whose other end says nothing: what a dead host would never do itself."""
+        loop = asyncio.get_running_loop()
+        connection: KernelConnection | None = None
+        found_s = 0.0
+        while self._peer is not None:
+            silence_s = connection.silence_s() if connection is not None else None
+            if silence_s is None:
+                connection, found_s = connections.find(self._peer, ()), loop.time()
+            elif silence_s > QUIET_S and loop.time() - found_s > QUIET_S:  # before it was found nobody was asked
+                raise SessionError(f"the manager's host was silent for {QUIET_S:.0f} s")
+            await asyncio.sleep(LISTEN_PERIOD_S)
 
     async def _report(self) -> None:
         reporter = self._reporter

@@ -8,6 +8,7 @@ from pathlib import Path
 from proto.objects_pb2 import TaskState
 from worker.agent.images import FRESH_S, STALL_S, STALL_S_WITH_LOCAL, UNREACHABLE_S
 from worker.agent.managers import BACKOFF_S_FIRST, BACKOFF_S_MAX
+from worker.agent.session import QUIET_S
 from worker.agent.task_machine import ORPHANED, TRANSITIONS, UNHEALTHY, exit_error
 
 PAGE = (Path(__file__).parents[3] / "docs/design/agent.md").read_text()
@@ -24,4 +25,5 @@ def test_texts_and_times_are_those_of_the_code() -> None:
     assert f"then {BACKOFF_S_FIRST} s, doubling to {BACKOFF_S_MAX:.0f} s" in PAGE
     assert f"its outcome holds for {FRESH_S:.0f} s" in PAGE
     assert f"left alone for {UNREACHABLE_S:.0f} s" in PAGE
+    assert f"acknowledged nothing for {QUIET_S:.0f} s" in PAGE
     assert f"given up after {STALL_S:.0f} s, after {STALL_S_WITH_LOCAL:.0f} s when" in PAGE

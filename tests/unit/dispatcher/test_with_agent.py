@@ -29,6 +29,7 @@ from tests.unit.dispatcher.support import (
     make_task,
 )
 from tests.waiting import until
+from worker.agent import session
 from worker.agent.contents import Contents
 
 RUNNING = TaskState.TASK_STATE_RUNNING
@@ -351,6 +352,16 @@ async def test_a_missed_heartbeat_is_a_reason_to_look(answer: Answer) -> None:
             manager.later(200.0)
         await until(lambda: state_of(manager, "n1") == NodeState.NODE_STATE_DOWN)
         assert await call.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_agent_leaves_a_manager_whose_host_is_silent(
+    manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "QUIET_S", -1.0)  # so that any silence is too long
+    host.start()
+    await until(lambda: any("host was silent" in reason for reason in host.heard.sessions))
+    monkeypatch.setattr(session, "QUIET_S", 60.0)
+    await until(lambda: host.heard.sessions[-1] == "")
 
 
 @pytest.mark.parametrize("answer", [Answer.ANSWERED, Answer.SILENT])

@@ -1,4 +1,4 @@
-"""What this host's kernel knows of the connections that agents have open: when it last heard the other kernel.
+"""What this host's kernel knows of the connections of this process: when it last heard the other kernel.
 
 A connection without traffic says nothing about its other end. TCP's keep-alive does, in the kernels alone: a probe a
 second that the other kernel acknowledges, whatever its processes do, and no work for this process but to ask now and
@@ -7,6 +7,7 @@ then (``tcp_info``). gRPC has no door to its sockets, so they are found by the a
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import stat
@@ -28,10 +29,18 @@ Peer = tuple[str, int]
 def peer_of(text: str) -> Peer | None:
     """The address and port that gRPC's ``context.peer()`` names; None for what is no TCP connection."""
     kind, _, rest = unquote(text).partition(":")
-    host, _, port = rest.rpartition(":")
-    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
+    return peer_at(rest) if kind in ("ipv4", "ipv6") else None
+
+
+def peer_at(text: str) -> Peer | None:
+    """The address and port of ``host:port``; None where the host is no literal IP address."""
+    host, _, port = text.rpartition(":")
+    host = _plain(host.removeprefix("[").removesuffix("]"))
+    try:
+        ipaddress.ip_address(host)
+        return host, int(port)
+    except ValueError:
         return None
-    return _plain(host.strip("[]")), int(port)
 
 
 def _plain(host: str) -> str:
@@ -39,11 +48,11 @@ def _plain(host: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentConnection:
-    """One agent's connection.
+class KernelConnection:
+    """One connection.
 
     Attributes:
-        peer: the address it came from.
+        peer: the address of its other end.
         descriptor: gRPC's, which may close it at any time; the number may name something else then.
     """
 
@@ -62,7 +71,7 @@ class AgentConnection:
         return float(min(struct.unpack_from("=II", info, _LAST_RECEIVED))) / 1000
 
 
-def find(peer: Peer, taken: Container[int]) -> AgentConnection | None:
+def find(peer: Peer, taken: Container[int]) -> KernelConnection | None:
     """The connection of this process with that peer, with keep-alive switched on.
 
     Args:
@@ -76,7 +85,7 @@ def find(peer: Peer, taken: Container[int]) -> AgentConnection | None:
             with _borrowed(descriptor) as connection:
                 if _peer(connection) == peer:
                     _keep_alive(connection)
-                    return AgentConnection(peer, descriptor)
+                    return KernelConnection(peer, descriptor)
         except OSError:
             continue  # closed meanwhile, or not connected
     return None

@@ -12,8 +12,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from manager.dispatcher import connections
-from manager.dispatcher.connections import AgentConnection, Peer, peer_of
+from base import connections
+from base.connections import KernelConnection, Peer, peer_at, peer_of
 from proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, LookRequest, LookResponse
 from proto.health_pb2_grpc import HealthServicer, HealthStub, add_HealthServicer_to_server
 from tests.waiting import until
@@ -33,6 +33,21 @@ from tests.waiting import until
 )
 def test_a_peer_is_read_as_grpc_writes_it(text: str, peer: Peer | None) -> None:
     assert peer_of(text) == peer
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("192.0.2.1:7946", ("192.0.2.1", 7946)),
+        ("[2001:db8::1]:7946", ("2001:db8::1", 7946)),
+        ("manager-1:7946", None),
+        ("192.0.2.1", None),
+        ("192.0.2.1:", None),
+        ("unix:/run/manager.sock", None),
+    ],
+)
+def test_an_address_is_a_peer_when_it_is_literal(text: str, peer: Peer | None) -> None:
+    assert peer_at(text) == peer
 
 
 class Health(HealthServicer):
@@ -92,12 +107,12 @@ def test_a_descriptor_that_names_something_else_now_is_not_asked() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, address = server.accept()
         with accepted:
-            assert AgentConnection(address, accepted.fileno()).silence_s() is not None
-            assert AgentConnection(address, client.fileno()).silence_s() is None
-            assert AgentConnection(address, server.fileno()).silence_s() is None
-            assert AgentConnection(("192.0.2.1", 1), accepted.fileno()).silence_s() is None
+            assert KernelConnection(address, accepted.fileno()).silence_s() is not None
+            assert KernelConnection(address, client.fileno()).silence_s() is None
+            assert KernelConnection(address, server.fileno()).silence_s() is None
+            assert KernelConnection(("192.0.2.1", 1), accepted.fileno()).silence_s() is None
             assert accepted.send(b"still open") == 10
     with open("/dev/null") as file:
-        assert AgentConnection(("127.0.0.1", 1), file.fileno()).silence_s() is None
+        assert KernelConnection(("127.0.0.1", 1), file.fileno()).silence_s() is None
         file.read()
-    assert AgentConnection(("127.0.0.1", 1), 10**6).silence_s() is None
+    assert KernelConnection(("127.0.0.1", 1), 10**6).silence_s() is None
