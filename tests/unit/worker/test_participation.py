@@ -257,7 +257,7 @@ async def test_the_list_of_managers_is_written_when_it_is_another(host: Host, di
     participation.on_managers([*MANAGERS, ManagerAddress(node_id="m3")])
     await until(lambda: saved_managers(host) == ["m1", "m3"], what="the last one to be saved")
     await participation.stop()
-    assert len(disk.threads) == 3
+    assert len(disk.threads) in (2, 3)  # the last two may be one
     assert threading.main_thread().name not in disk.threads  # no session waits for the disk
 
 
