@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from base.backoff import Backoff
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -127,6 +129,14 @@ async def wait_to_end(*tasks: asyncio.Task[Any]) -> None:
             task.exception()  # so that asyncio does not report it as never retrieved
     if interrupted:
         raise asyncio.CancelledError
+
+
+async def try_again(attempt: Callable[[], Coroutine[Any, Any, bool]], backoff: Backoff) -> None:
+    """Call ``attempt``, which failed before, after growing pauses until it says that it is done."""
+    while True:
+        await asyncio.sleep(backoff.next_s())
+        if await attempt():
+            return
 
 
 async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -160,6 +160,7 @@ class Engine:
     async def close(self) -> None:
         """Let go of everything; containers run on."""
         await self._stdio.close()
+        await self._creator.close()
         await self._lifecycle.close()
         self._watcher.close()
         await self._store.close()

@@ -133,7 +133,12 @@ def create(tools: Tools, paths: Paths, request: CreateRequest) -> Created:
     pid = answer.get("pid")
     if not isinstance(pid, int) or pid <= 0:
         raise start_error(failure_reason(bundle) or str(answer.get("message") or "no reason given"))
-    created = Created(pid, int((bundle / "conmon.pid").read_text()))
+    try:
+        created = Created(pid, int((bundle / "conmon.pid").read_text()))
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # just made and not let go, so it is still the one
+        raise HostError(f"cannot take over container {request.container_id[:12]}: {error}") from error
     try:
         working_dir.check_created(pid, request.spec["process"]["cwd"])
     except BaseException:

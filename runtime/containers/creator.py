@@ -9,11 +9,14 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.backoff import Backoff
+from base.tasks import OwnedTasks, try_again
 from base.times import rfc3339
 from runtime.containers import creation, limits, mounts
 from runtime.containers.announcements import announce
 from runtime.containers.mounts import MountRequest, mount_point
 from runtime.containers.record import Record
+from runtime.containers.removal import AGAIN_S_MAX, AGAIN_S_MIN
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
 from runtime.errors import EngineError, InvalidParameterError, NetworkNotFoundError
@@ -40,6 +43,7 @@ class Creator:
     ) -> None:
         self._store, self._images, self._volumes, self._events = store, images, volumes, events
         self._facts, self._resolve_network = facts, resolve_network
+        self._tasks = OwnedTasks()
 
     async def create(
         self, config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None, name: str | None
@@ -141,13 +145,25 @@ class Creator:
             return config
         return msgspec.structs.replace(config, Hostname=container_id[:12])
 
+    async def close(self) -> None:
+        """What is not undone by now is the next daemon's, but for anonymous volumes, which stay."""
+        await self._tasks.close()
+
     async def _undo(self, container_id: str, anonymous: Sequence[str]) -> None:
+        """Now, or when it can be done."""
+        if not await self._is_undone(container_id, anonymous):
+            again = try_again(lambda: self._is_undone(container_id, anonymous), Backoff(AGAIN_S_MIN, AGAIN_S_MAX))
+            self._tasks.spawn(again, name=f"undo create {container_id[:12]}")
+
+    async def _is_undone(self, container_id: str, anonymous: Sequence[str]) -> bool:
         try:
             await self._images.remove_rootfs(container_id)
             for name in anonymous:
                 await self._volumes.remove(name, force=True)
         except (EngineError, ImagesError, OSError) as error:
             log.error("create.not_undone", container_id=container_id, reason=str(error))
+            return False
+        return True
 
 
 def _refuse_missing_source(request: MountRequest) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Sequence
 
+from base.leftovers import Leftovers
 from base.tasks import OwnedTasks
 from runtime.containers import conmon, execs, health, working_dir
 from runtime.containers.announcements import announce
@@ -46,11 +46,13 @@ class ExecManager:
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._tasks = OwnedTasks()
         self._working_dirs = working_dir.WorkingDirs()
+        self._leftovers = Leftovers()
 
     async def close(self) -> None:
         """Stop probing and watching; processes run on."""
         await self._tasks.close()
         self._probes.clear()
+        await asyncio.to_thread(self._leftovers.close)
 
     def create(self, ref: str, config: ExecConfig) -> str:
         """See ``Engine.exec_create``."""
@@ -106,6 +108,7 @@ class ExecManager:
 
     async def _begin(self, item: Exec, container: Container, stream: AttachStream) -> None:
         path = item.config.WorkingDir or container.record.Config.WorkingDir or "/"
+        pipes: execs.Pipes | None = None
         try:
             await self._working_dirs.check_exec(container.id, container.state.Pid, path)
             pipes = await self._runc.run(execs.spawn, self._runc.tools, self._runc.paths, item, self._capabilities)
@@ -114,12 +117,15 @@ class ExecManager:
             item.exit_code = error.exit_code if isinstance(error, StartError) else 126
             item.ended.set()
             stream.close()
-            await asyncio.to_thread(shutil.rmtree, item.folder, True)
+            if pipes is not None:
+                self._tasks.spawn(execs.give_up(pipes, item), name=f"exec given up {item.id[:12]}")
+            await asyncio.to_thread(self._leftovers.remove, item.folder)
             raise
         self._tasks.spawn(self._watch(pipes, item, container), name=f"exec {item.id[:12]}")
 
     async def _watch(self, pipes: execs.Pipes, item: Exec, container: Container) -> None:
         code = await execs.watch(pipes, item)
+        await asyncio.to_thread(self._leftovers.remove, item.folder)
         if item.id in self._execs:
             self._publish(container, "exec_die", item, exitCode=str(code))
             asyncio.get_running_loop().call_later(_KEPT_S, self._forget, item)

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from runtime.containers.container import Container
 from runtime.errors import HostError, StartError
 from runtime.types import ExecConfig, ExecInspect, ExecProcessConfig
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S, KILL_AGAIN_S = 30.0, 1.0
 
 
 class Exec(msgspec.Struct):
@@ -148,44 +147,45 @@ def _prepare(tools: Tools, paths: Paths, item: Exec, every: list[str]) -> list[s
 
 
 def _spawn(command: list[str], folder: Path) -> Pipes:
-    sync_read, sync_write = os.pipe()
-    start_read, start_write = os.pipe()
-    attach_read, attach_write = os.pipe()
-    given = (sync_write, start_read, attach_write)
-    env = {
-        "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-        "_OCI_SYNCPIPE": str(sync_write),
-        "_OCI_STARTPIPE": str(start_read),
-        "_OCI_ATTACHPIPE": str(attach_write),
-    }
-    try:
-        with (folder / "conmon.log").open("wb") as errors:
+    with contextlib.ExitStack() as ours:
+        with contextlib.ExitStack() as given:
+
+            def pipe() -> tuple[int, int]:
+                """For us to read from and for conmon to write to; both are closed on the way out."""
+                reading, writing = os.pipe()
+                ours.callback(os.close, reading)
+                given.callback(os.close, writing)
+                return reading, writing
+
+            (sync, its_sync), (attached, its_attached) = pipe(), pipe()
+            its_begin, begin = os.pipe()
+            given.callback(os.close, its_begin)
+            ours.callback(os.close, begin)
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=given,
-                env=env,
+                stderr=given.enter_context((folder / "conmon.log").open("wb")),
+                pass_fds=(its_sync, its_begin, its_attached),
+                env={
+                    "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+                    "_OCI_SYNCPIPE": str(its_sync),
+                    "_OCI_STARTPIPE": str(its_begin),
+                    "_OCI_ATTACHPIPE": str(its_attached),
+                },
                 cwd=folder,
                 start_new_session=True,
                 umask=CHILD_UMASK,
             )
-    except OSError as error:
-        for fd in (sync_read, start_write, attach_read):
-            os.close(fd)
-        raise HostError(f"cannot run {command[0]}: {error}") from error
-    finally:
-        for fd in given:
-            os.close(fd)
-    os.write(start_write, b"\0")
+        os.write(begin, b"\0")
+        ours.pop_all()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=5)
-    return Pipes(sync_read, start_write, attach_read)
+    return Pipes(sync, begin, attached)
 
 
 async def run(pipes: Pipes, item: Exec, stream: AttachStream) -> None:
-    """Attach, let it run, and learn its PID; then ``watch`` sees it end. Raises StartError, HostError."""
+    """Attach, let it run, and learn its PID; then ``watch`` sees it end. Raises StartError, HostError: ``give_up`` then."""
     try:
         line = await _line(pipes.attach, START_TIMEOUT_S)
         if not line:
@@ -197,15 +197,29 @@ async def run(pipes: Pipes, item: Exec, stream: AttachStream) -> None:
         if not isinstance(pid, int) or pid <= 0:
             raise _exec_error(item.folder, str(answer.get("message") or ""))
         item.pid, item.running, item.started = pid, True, True
-    except BaseException as error:
-        os.close(pipes.sync)
-        stream.close()
-        if isinstance(error, (OSError, ValueError)):
-            raise HostError(f"exec failed: {error}") from error
-        raise
+    except (OSError, ValueError) as error:
+        raise HostError(f"exec failed: {error}") from error
     finally:
         os.close(pipes.attach)
         os.close(pipes.start)
+
+
+async def give_up(pipes: Pipes, item: Exec) -> None:
+    """End what may run of one that failed: conmon takes the end of our pipes for the sign to go on."""
+    try:
+        answer = json.loads(await _line(pipes.sync, START_TIMEOUT_S) or b"{}")
+        pid = answer.get("pid", answer.get("data", -1))
+        item.pid = pid if isinstance(pid, int) and pid > 0 else 0
+        while item.pid:
+            kill(item)
+            with contextlib.suppress(TimeoutError):  # without a descriptor it cannot be killed yet
+                async with asyncio.timeout(KILL_AGAIN_S):
+                    await _line(pipes.sync, None)
+                    item.pid = 0
+    except (HostError, ValueError):
+        return
+    finally:
+        os.close(pipes.sync)
 
 
 def kill(item: Exec) -> None:
@@ -234,7 +248,6 @@ async def watch(pipes: Pipes, item: Exec) -> int:
         code = _exit_file(item)
     item.exit_code, item.running, item.pid = code, False, 0
     item.ended.set()
-    await asyncio.to_thread(shutil.rmtree, item.folder, True)
     return code
 
 

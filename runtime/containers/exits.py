@@ -71,6 +71,8 @@ class Exits:
     async def _note_exit(self, container: Container) -> None:
         async with container.lock:
             if not container.running:
+                if self._store.is_safe(container):
+                    self._runc.forget_exit(container.id)  # of a start that failed: no run's to come
                 return
             status = self._runc.exit_status(container.id)
             if status is None:

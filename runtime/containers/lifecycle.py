@@ -107,5 +107,6 @@ class Lifecycle:
         await self._transitions.close()
         await self._exits.close()
         await self._releasing.close()
+        await self.removal.close()
         self._monitors.close()
         self._runc.close()

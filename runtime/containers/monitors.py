@@ -7,6 +7,7 @@ conmon renames an exit file into place (one inotify watch for all containers); t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from runtime.containers.container import Container
 from runtime.containers.runc import Runc
@@ -14,6 +15,7 @@ from runtime.containers.store import ContainerStore
 from runtime.kernel.syscalls import Watcher
 
 LOOK_AGAIN_S = 0.5
+ID_LENGTH = 64
 
 
 class Monitors:
@@ -59,6 +61,9 @@ class Monitors:
         if name:
             if (container := self._store.find(name)) is not None:
                 self._due.put_nowait(container)
+            elif len(name) == ID_LENGTH:  # else it is conmon's temporary file, on its way to become one
+                with contextlib.suppress(OSError):  # of one whose start failed, and that is removed by now
+                    self._runc.forget_exit(name)
             return
         for container in self._store:  # events were lost: look at all
             if container.running and self._runc.exit_status(container.id):

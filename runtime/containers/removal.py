@@ -6,6 +6,8 @@ import signal
 
 import structlog
 
+from base.backoff import Backoff
+from base.tasks import OwnedTasks, try_again
 from runtime.containers.announcements import announce
 from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
@@ -14,12 +16,14 @@ from runtime.containers.states import Event, Status
 from runtime.containers.stopping import Stopping
 from runtime.containers.store import ContainerStore
 from runtime.containers.transitions import Transitions
-from runtime.errors import ConflictError, EngineError
+from runtime.errors import ConflictError, EngineError, VolumeNotFoundError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
 from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)
+
+AGAIN_S_MIN, AGAIN_S_MAX = 0.5, 30.0
 
 
 class Removal:
@@ -38,12 +42,16 @@ class Removal:
     ) -> None:
         self._store, self._images, self._volumes, self._events = store, images, volumes, events
         self._stopping, self._execs, self._transitions = stopping, execs, transitions
+        self._tasks = OwnedTasks()
 
     async def finish(self) -> None:
         """At the start of the daemon: end removals that had got as far as the volumes."""
         for record in self._store.half_removed():
-            await self._remove_anonymous_volumes(record)
-            await self._store.discard(record.ID)
+            await self._remove_rest(record, volumes=True)
+
+    async def close(self) -> None:
+        """Try no more: the rest is the next daemon's."""
+        await self._tasks.close()
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Raises ConflictError."""
@@ -72,9 +80,7 @@ class Removal:
             raise
         container.close_pending_attaches()
         self._execs.container_ended(container)
-        if volumes:
-            await self._remove_anonymous_volumes(container.record)
-        await self._store.discard(container.id)
+        await self._remove_rest(container.record, volumes=volumes)
         container.log.info("container.removed", state=container.state.Status.value)
         announce(self._events, container, "destroy")
         container.notify("removed")
@@ -99,18 +105,35 @@ class Removal:
                 container.log.warning("rootfs.not_removed", reason=str(error), retry="next start")
             return True
 
-    async def _remove_anonymous_volumes(self, record: Record) -> None:
-        """Those another container uses stay."""
+    async def _remove_rest(self, record: Record, *, volumes: bool) -> None:
+        """Of one that is no container any more. What would not go is tried again; its record stays as long."""
+        if not volumes or await self._remove_anonymous_volumes(record):
+            await self._store.discard(record.ID)
+            return
+
+        async def again() -> bool:
+            if not await self._remove_anonymous_volumes(record):
+                return False
+            await self._store.discard(record.ID)
+            return True
+
+        self._tasks.spawn(try_again(again, Backoff(AGAIN_S_MIN, AGAIN_S_MAX)), name=f"remove rest {record.ID[:12]}")
+
+    async def _remove_anonymous_volumes(self, record: Record) -> bool:
+        """Those another container uses stay. Whether none is left that should not be."""
+        done = True
         for point in record.Mounts:
             if point.Type != "volume":
                 continue
             try:
                 if self._volumes.get(point.Name).is_anonymous:
                     await self._volumes.remove(point.Name)
-            except ConflictError:
+            except (ConflictError, VolumeNotFoundError):
                 continue
             except EngineError as error:
                 log.warning("volume.not_removed", container_id=record.ID, volume=point.Name, reason=str(error))
+                done = False
+        return done
 
 
 def _why_not(container: Container) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import msgspec
 import structlog
 
 from base.files import read_text, write_atomic
+from base.leftovers import Leftovers
 from base.records import Records
 from base.threads import run_abortable
 from runtime.containers.container import Container
@@ -39,6 +39,7 @@ class ContainerStore:
     def __init__(self, root: Path, *, unsaved: Path | None = None) -> None:
         self._root = root
         self.records = Records(unsaved)
+        self._leftovers = Leftovers()
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
         self._half_removed: list[Record] = []
@@ -51,7 +52,7 @@ class ContainerStore:
                 continue
             text, removed = read_text(folder / "container.json"), read_text(folder / _REMOVED)
             if text is None and removed is None:  # a create that never ended
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                await asyncio.to_thread(self._leftovers.remove, folder)
                 continue
             try:
                 record = msgspec.json.decode(text or removed or "", type=Record)
@@ -69,6 +70,7 @@ class ContainerStore:
     async def close(self) -> None:
         """Save what could not be saved before."""
         await asyncio.to_thread(self.records.close)
+        await asyncio.to_thread(self._leftovers.close)
 
     def __iter__(self) -> Iterator[Container]:
         return iter(tuple(self._containers.values()))
@@ -144,7 +146,7 @@ class ContainerStore:
         try:
             await run_abortable(lambda _: _write_record(container.folder, record))
         except BaseException as error:
-            await asyncio.to_thread(shutil.rmtree, container.folder, ignore_errors=True)
+            await asyncio.to_thread(self._leftovers.remove, container.folder)
             if isinstance(error, OSError):
                 raise HostError(f"cannot save container {record.ID[:12]}: {error}") from error
             raise
@@ -214,8 +216,8 @@ class ContainerStore:
         self.release_name(container.record.Name, container.id)
 
     async def discard(self, container_id: str) -> None:
-        """Second half: the files, log included. A folder without a record is cleaned at the next start."""
-        await asyncio.to_thread(shutil.rmtree, self.folder(container_id), ignore_errors=True)
+        """Second half: the files, log included."""
+        await asyncio.to_thread(self._leftovers.remove, self.folder(container_id))
 
     def half_removed(self) -> list[Record]:
         """Containers that ``open`` found forgotten, but for their volumes; handed out once."""

@@ -23,7 +23,7 @@ from base.files import make_public_folder, read_text, write_atomic
 from base.labels import has_labels
 from base.leftovers import Leftovers
 from base.threads import run_abortable
-from base.trees import tree_size
+from base.trees import remove_tree, tree_size
 from runtime.errors import ConflictError, HostError, InvalidParameterError, VolumeNotFoundError
 from runtime.events import EventBus
 from runtime.volumes import mounting
@@ -75,7 +75,7 @@ class Volumes:
         self._mounts = mounting.VolumeMounts()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._claims: dict[str, set[str]] = {}
-        self._leftovers = Leftovers()
+        self._leftovers = Leftovers(remove=_remove)
         self.users = users
 
     async def open(self) -> None:
@@ -167,7 +167,7 @@ class Volumes:
         try:
             await run_abortable(lambda _: _make(folder, volume))
         except BaseException as error:
-            await run_abortable(lambda _: self._clear(folder))
+            await run_abortable(lambda _: self._set_aside(folder))
             if isinstance(error, OSError):
                 raise HostError(f"create {name}: {error}") from error
             raise
@@ -266,6 +266,10 @@ class Volumes:
         """
         if mounting.is_mounted(folder / "_data"):
             raise OSError(f"{folder / '_data'} is a mount point")
+        self._set_aside(folder)
+
+    def _set_aside(self, folder: Path) -> None:
+        """Needs no descriptor: what does is tried again. Raises: OSError: nothing has changed."""
         removed = self._root / f"{_REMOVED}{secrets.token_hex(16)}"
         with contextlib.suppress(FileNotFoundError):
             folder.rename(removed)
@@ -293,6 +297,13 @@ class Volumes:
             if not good:
                 return False
         return True
+
+
+def _remove(folder: Path) -> None:
+    """Never what is mounted there. Raises: OSError."""
+    if mounting.is_mounted(folder / "_data"):
+        raise OSError(f"{folder / '_data'} is a mount point")
+    remove_tree(folder)
 
 
 def _make(folder: Path, volume: Volume) -> None:

@@ -7,9 +7,9 @@ survive a restart of the daemon, never touch a disk, and go with the container. 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from base.gotemplate.faults import QUOTED_LENGTH_MAX
 from base.numbers import natural
+from base.trees import remove_tree
 from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import ConfigReference, FileTarget, SecretReference
 from runtime.kernel.mounts import filesystem_of, mount_tmpfs
@@ -197,7 +198,7 @@ class PayloadFolder:
         """
         folder = self._path / task_id
         try:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
             if not files:
                 return []
             folder.mkdir(mode=0o700)
@@ -207,13 +208,17 @@ class PayloadFolder:
                 _write(path, file)
                 mounts.append(Mount(Type="bind", Source=str(path), Target=file.target, ReadOnly=True))
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # then it goes with its task
+                remove_tree(folder)
             raise ExecutorError(f"writing secrets and configs failed: {error.strerror or error}") from error
         return mounts
 
     def remove(self, task_id: str) -> None:
-        """Remove a task's files. Idempotent."""
-        shutil.rmtree(self._path / task_id, ignore_errors=True)
+        """Remove a task's files. Idempotent. Raises ExecutorError: some are left."""
+        try:
+            remove_tree(self._path / task_id)
+        except OSError as error:
+            raise ExecutorError(f"removing secrets and configs failed: {error.strerror or error}") from error
 
 
 def _write(path: Path, file: PayloadFile) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 
 from base.files import sync_folder
+from base.trees import remove_tree
 from pki.node_certificate import forget_key
 from worker.membership import local_state
 from worker.membership.role_tables import LogState
@@ -30,22 +30,27 @@ def log_on_disk(state_dir: Path) -> LogState:
 
 
 def discard_log(state_dir: Path) -> None:
-    """Remove it as a whole: half of a log would be refused as damaged by the manager of the next promotion."""
+    """Remove it as a whole: half of a log would be refused as damaged by the manager of the next promotion.
+
+    Raises: OSError: it is no log any more, or a whole one; what is left of it is to be removed again.
+    """
     folder, removed = state_dir / RAFT, state_dir / RAFT_REMOVED
-    shutil.rmtree(removed, ignore_errors=True)
+    remove_tree(removed)
     with contextlib.suppress(FileNotFoundError):
         folder.rename(removed)
         sync_folder(state_dir)
-    shutil.rmtree(removed, ignore_errors=True)
+    remove_tree(removed)
 
 
 def erase(state_dir: Path) -> None:
     """Forget the cluster: certificates, Raft state, assignments. The engine's own state stays.
 
     A host that loses power in between comes back with a mark by which ``Node.open`` sees that this has to be finished.
+
+    Raises: OSError: something is left, and so is the mark.
     """
     local_state.begin_leave(state_dir)
     forget_key(state_dir / CERTIFICATES)
     for name in (CERTIFICATES, RAFT, RAFT_REMOVED, AGENT):
-        shutil.rmtree(state_dir / name, ignore_errors=True)
+        remove_tree(state_dir / name)
     local_state.end_leave(state_dir)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
+from base.trees import remove_tree
 from pki.certificates import Role
 from pki.errors import NodeCertificateMissingError
 from pki.node_certificate import NodeCertificate
 from proto.node_pb2 import LocalState
 from tests.unit.pki.support import Authority
-from worker.membership import local_state
+from worker.membership import local_state, state_folder
 from worker.membership.state_folder import CERTIFICATES, RAFT, erase
 
 
@@ -38,16 +38,15 @@ def test_nothing_of_the_cluster_stays(member: Path) -> None:
 @pytest.mark.parametrize("folders", [0, 1, 2])
 def test_cut_short_it_can_be_seen_and_finished(member: Path, folders: int, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
-    remove = shutil.rmtree
 
-    def rmtree(path: Path, *, ignore_errors: bool) -> None:
+    def remove(path: Path) -> None:
         if len(removed) == folders:
             raise PowerLoss
         removed.append(path.name)
-        remove(path, ignore_errors=ignore_errors)
+        remove_tree(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", rmtree)
+        patch.setattr(state_folder, "remove_tree", remove)
         with pytest.raises(PowerLoss):
             erase(member)
     assert local_state.load(member) is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from base.trees import remove_tree
 from base.unix_rpc import UnixServer
 from pki.certificates import Role
 from pki.node_certificate import NodeCertificate, NodeCredentials
@@ -25,6 +25,7 @@ from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.pki.support import Authority
 from tests.waiting import until
+from worker.membership import state_folder
 from worker.membership.cluster_member import MembershipError
 from worker.membership.host import Host
 from worker.membership.participation import Participation
@@ -291,16 +292,14 @@ async def test_a_log_whose_removal_is_cut_short_is_gone_for_the_next_promotion(
     await promoted(member)
     (tmp_path / RAFT / "journal").mkdir(parents=True)
     (tmp_path / RAFT / "snapshots").mkdir()
-    remove = shutil.rmtree
 
-    def cut_short(path: Path, *, ignore_errors: bool) -> None:
+    def cut_short(path: Path) -> None:
         if path.exists():
-            remove(path / "journal")
+            remove_tree(path / "journal")
             raise Killed
-        remove(path, ignore_errors=ignore_errors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", cut_short)
+        patch.setattr(state_folder, "remove_tree", cut_short)
         with pytest.raises(Killed):
             discard_log(tmp_path)
     assert not (tmp_path / RAFT).exists()
