@@ -23,6 +23,7 @@ import structlog
 
 from runtime.containers import capabilities, cgroups, conmon, logs, prune, spec, stats, update, views
 from runtime.containers.announcements import announce
+from runtime.containers.apparmor import AppArmor
 from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.creator import Creator
@@ -100,6 +101,7 @@ class Engine:
             recursive_read_only=supports_mount_setattr(),
         )
         self._state, self._layout, self._parent = state, layout, parent
+        self._apparmor = apparmor = AppArmor()
         self._paths = paths = conmon.Paths(run)
         self.events = events = EventBus()
         self._store = store = ContainerStore(state / "containers", unsaved=paths.run / "unsaved")
@@ -127,6 +129,7 @@ class Engine:
             volumes=volumes,
             events=events,
             facts=self._facts,
+            apparmor=apparmor,
             resolve_network=networks.resolve,
         )
         self._lifecycle = Lifecycle(
@@ -136,7 +139,12 @@ class Engine:
             networks=networks,
             volumes=volumes,
             bundles=BundleBuilder(
-                volumes=volumes, facts=self._facts, cgroup_parent=parent, paths=paths, lookup=store.get
+                volumes=volumes,
+                facts=self._facts,
+                cgroup_parent=parent,
+                paths=paths,
+                apparmor=apparmor,
+                lookup=store.get,
             ),
             events=events,
             capabilities=self._facts.capabilities,
@@ -268,7 +276,10 @@ class Engine:
     def inspect(self, ref: str) -> ContainerJSON:
         """Everything about one container; the structure is a copy."""
         container = self._store.get(ref)
-        return views.inspect(container, network_id=self.networks.id_of)
+        host = container.record.HostConfig
+        wanted = spec.wanted_apparmor(host.SecurityOpt or ())
+        profile = self._apparmor.shown(wanted, privileged=host.Privileged)
+        return views.inspect(container, network_id=self.networks.id_of, apparmor=profile)
 
     def list(
         self,
@@ -346,8 +357,8 @@ class Engine:
         self.events.publish("container", "exec_detach", found.ContainerID, {"execID": found.ID})
 
     def warnings(self) -> builtins.list[str]:
-        """What the host has no room for, for people; [] when all is well."""
-        found = disk_warnings(self._state)
+        """What the host has no room for, or does not confine containers by, for people; [] when all is well."""
+        found = [*disk_warnings(self._state), *self._apparmor.warnings]
         for count, reason in (self._store.records.unsaved, self.images.unsaved, self.networks.unsaved):
             if count:
                 found.append(f"WARNING: {count} records of the engine are not saved yet: {reason}")
@@ -356,6 +367,11 @@ class Engine:
     def drivers(self) -> dict[str, builtins.list[str]]:
         """Names of what it has, by kind: Log, Network, Volume."""
         return {"Log": [*LOG_DRIVERS], "Network": self.networks.driver_names(), "Volume": ["local"]}
+
+    def security_options(self) -> builtins.list[str]:
+        """What confines containers here, in the words of /info."""
+        apparmor = ["name=apparmor"] if self._apparmor.confines else []
+        return [*apparmor, "name=seccomp,profile=builtin"]
 
     # ---- what it uses ----------------------------------------------------------------------------------------------
 

@@ -172,7 +172,7 @@ class SystemRoutes:
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": "tini",
-            "SecurityOptions": ["name=seccomp,profile=builtin"],
+            "SecurityOptions": self._engine.security_options(),
         }
 
     async def _helper_versions(self) -> dict[str, str]:

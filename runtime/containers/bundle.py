@@ -15,6 +15,7 @@ from typing import Any  # Any: a value of the OCI spec's JSON
 
 from base.files import make_public_folder, read_text
 from runtime.containers import files, mounts, spec, users
+from runtime.containers.apparmor import AppArmor
 from runtime.containers.conmon import CreateRequest, Paths
 from runtime.containers.container import Container
 from runtime.containers.pins import pin
@@ -36,16 +37,19 @@ class BundleBuilder:
         facts: spec.HostFacts,
         cgroup_parent: str,
         paths: Paths,
+        apparmor: AppArmor,
         lookup: Callable[[str], Container],
     ) -> None:
         self._volumes, self._facts, self._parent = volumes, facts, cgroup_parent
-        self._paths, self._lookup = paths, lookup
+        self._paths, self._apparmor, self._lookup = paths, apparmor, lookup
 
     def build(self, container: Container, rootfs: Path, sandbox: Sandbox) -> CreateRequest:
         """Raises InvalidParameterError, ConflictError, HostError."""
         record = container.record
         config, host = record.Config, record.HostConfig
         hostname = hostname_of(container)
+        security = spec.parse_security(host.SecurityOpt or ())
+        profile = self._apparmor.choose(security.apparmor, privileged=host.Privileged)
         own = [self._mount(request, rootfs, record.ID) for request in record.Requests]
         folder = self._files(container, hostname, sandbox)
         document = spec.build(
@@ -62,6 +66,8 @@ class BundleBuilder:
                 namespaces=self._namespaces(container),
                 devices=devices(host.Devices or (), privileged=host.Privileged),
                 facts=self._facts,
+                apparmor=profile,
+                sockets_hidden=self._apparmor.hides_sockets(profile),
             )
         )
         return CreateRequest(

@@ -12,8 +12,9 @@ import structlog
 from base.backoff import Backoff
 from base.tasks import OwnedTasks, try_again
 from base.times import rfc3339
-from runtime.containers import creation, limits, mounts
+from runtime.containers import creation, limits, mounts, spec
 from runtime.containers.announcements import announce
+from runtime.containers.apparmor import AppArmor
 from runtime.containers.mounts import MountRequest, mount_point
 from runtime.containers.record import Record
 from runtime.containers.removal import AGAIN_S_MAX, AGAIN_S_MIN
@@ -39,10 +40,11 @@ class Creator:
         volumes: Volumes,
         events: EventBus,
         facts: HostFacts,
+        apparmor: AppArmor,
         resolve_network: Callable[[str], str],
     ) -> None:
         self._store, self._images, self._volumes, self._events = store, images, volumes, events
-        self._facts, self._resolve_network = facts, resolve_network
+        self._facts, self._apparmor, self._resolve_network = facts, apparmor, resolve_network
         self._tasks = OwnedTasks()
 
     async def create(
@@ -55,6 +57,7 @@ class Creator:
         config = creation.merge(config, image.config)
         host, warnings = limits.settle(host, self._facts.capacity)
         warnings += creation.validate(config, host, self._facts)
+        self._apparmor.check(spec.wanted_apparmor(host.SecurityOpt or ()))
         creation.check_networking(config, host, networking)
         if not host.LogConfig.Type:  # docker-py reads output only through a driver that it knows by name
             host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))

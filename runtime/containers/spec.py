@@ -96,7 +96,8 @@ class SpecInput(msgspec.Struct, frozen=True):
 
     ``config`` is already merged with the image's. ``mounts`` are OCI mounts of the user, ``files`` those of the
     engine (/etc/hosts and the like). ``namespaces`` maps network, pid, ipc to "" (new), None (the host's) or a path
-    (another container's). ``devices`` are OCI devices, each with an extra key ``access``.
+    (another container's). ``devices`` are OCI devices, each with an extra key ``access``. ``apparmor`` is the profile,
+    "" for none; ``sockets_hidden``: it keeps address families from the container that a filter cannot see.
     """
 
     container_id: str
@@ -111,6 +112,8 @@ class SpecInput(msgspec.Struct, frozen=True):
     namespaces: Mapping[str, str | None]
     devices: Sequence[Mapping[str, Any]]
     facts: HostFacts
+    apparmor: str = ""
+    sockets_hidden: bool = False
 
 
 class Security(msgspec.Struct, frozen=True):
@@ -118,18 +121,20 @@ class Security(msgspec.Struct, frozen=True):
 
     Attributes:
         profile: the seccomp profile: "" (not said), "builtin", "unconfined", or one as JSON text.
+        apparmor: the AppArmor profile: "" (not said), "unconfined", or its name.
     """
 
     no_new_privileges: bool = False
     profile: str = ""
     unmasked: bool = False
+    apparmor: str = ""
 
 
 def parse_security(options: Sequence[str]) -> Security:
-    """Raises InvalidParameterError for an option nobody knows. Labels and AppArmor are accepted where they are moot."""
-    no_new, profile, unmasked = False, "", False
+    """Raises InvalidParameterError for an option that nobody knows, or that cannot be honoured."""
+    no_new, profile, unmasked, apparmor = False, "", False, ""
     for option in options:
-        key, sep, value = option.partition("=") if "=" in option else option.partition(":")
+        key, value = _key_and_value(option)
         if key == "no-new-privileges" and value in ("", "true", "false"):
             no_new = value != "false"
         elif key == "seccomp" and value:
@@ -138,9 +143,26 @@ def parse_security(options: Sequence[str]) -> Security:
             profile = value
         elif key == "systempaths" and value == "unconfined":
             unmasked = True
-        elif key not in ("apparmor", "label") or not sep:
+        elif key == "apparmor" and value:
+            apparmor = value
+        elif key == "label" and value and value != "disable":
+            raise InvalidParameterError(
+                f'invalid --security-opt: "{option}": SELinux labels are not applied here, so none can be chosen'
+            )
+        elif key != "label" or not value:
             raise InvalidParameterError(f'invalid --security-opt 2: "{option}"')
-    return Security(no_new, profile, unmasked)
+    return Security(no_new, profile, unmasked, apparmor)
+
+
+def wanted_apparmor(options: Sequence[str]) -> str:
+    """``Security.apparmor`` alone, of options that were accepted."""
+    values = [value for key, value in map(_key_and_value, options) if key == "apparmor"]
+    return values[-1] if values else ""
+
+
+def _key_and_value(option: str) -> tuple[str, str]:
+    key, _, value = option.partition("=" if "=" in option else ":")
+    return key, value
 
 
 def command(config: ContainerConfig) -> list[str]:
@@ -216,6 +238,7 @@ def _process(given: SpecInput, args: list[str], granted: list[str], security: Se
         "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
         "noNewPrivileges": security.no_new_privileges,
         "oomScoreAdj": host.OomScoreAdj,
+        **({"apparmorProfile": given.apparmor} if given.apparmor else {}),
         "rlimits": [*rlimits(host), *_core_limit(host, given.facts)],
     }
     if config.Tty and host.ConsoleSize and len(host.ConsoleSize) == 2 and all(host.ConsoleSize):
@@ -274,7 +297,7 @@ def _linux(given: SpecInput, granted: list[str], security: Security) -> dict[str
     rules += [device_rule(rule) for rule in host.DeviceCgroupRules or ()]
     profile = security.profile or ("unconfined" if host.Privileged else "builtin")
     if profile == "builtin":
-        linux["seccomp"] = seccomp.default_filter(frozenset(granted))
+        linux["seccomp"] = seccomp.default_filter(frozenset(granted), confined=given.sockets_hidden)
     elif profile != "unconfined":
         linux["seccomp"] = seccomp.own_filter(profile, granted)
     return linux

@@ -45,8 +45,11 @@ KNOWN_FILTERS = {
 TASK_LABEL = "com.docker.swarm.task"
 
 
-def inspect(container: Container, *, network_id: Callable[[str], str]) -> ContainerJSON:
-    """The answer of ``GET /containers/{id}/json``; ``network_id`` gives a network's ID by its name."""
+def inspect(container: Container, *, network_id: Callable[[str], str], apparmor: str = "") -> ContainerJSON:
+    """The answer of ``GET /containers/{id}/json``.
+
+    ``network_id`` gives a network's ID by its name; ``apparmor`` is the container's profile.
+    """
     record, folder = container.record, container.folder
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
     state = container.state_json()
@@ -73,7 +76,7 @@ def inspect(container: Container, *, network_id: Callable[[str], str]) -> Contai
         Platform="linux",
         MountLabel="",
         ProcessLabel="",
-        AppArmorProfile="",
+        AppArmorProfile=apparmor,
         ExecIDs=list(container.exec_ids) or None,
         HostConfig=record.HostConfig,
         GraphDriver=GraphDriver(),

@@ -212,6 +212,9 @@ class FakeEngine(Engine):
     def warnings(self) -> list[str]:
         return self.disk_warnings
 
+    def security_options(self) -> list[str]:
+        return ["name=seccomp,profile=builtin"]
+
     def drivers(self) -> dict[str, list[str]]:
         return {"Log": ["json-file"], "Network": ["bridge"], "Volume": ["local"]}
 

@@ -278,6 +278,12 @@ def test_users_never_crash(wanted: str, passwd: str, group: str) -> None:
     assert user.gid >= 0
 
 
+def test_an_exec_is_confined_as_its_container_is() -> None:
+    base = {"apparmorProfile": "swarm-default", "noNewPrivileges": True, "env": []}
+    process = execs.process_spec(base, ExecConfig(Cmd=["true"], Privileged=True), None, ["CAP_CHOWN"])
+    assert (process["apparmorProfile"], process["noNewPrivileges"]) == ("swarm-default", True)
+
+
 MANY = "9" * 5000
 
 

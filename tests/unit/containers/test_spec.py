@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import msgspec
@@ -71,6 +72,25 @@ def test_a_container_may_dump_core_as_under_docker_whatever_the_daemon_may() -> 
 def test_a_host_that_may_not_raise_limits_does_not_try() -> None:
     facts = msgspec.structs.replace(FACTS, capabilities=("CAP_CHOWN",))
     assert build(facts=facts)["process"]["rlimits"] == []
+
+
+def test_the_apparmor_profile_is_the_process_and_opens_what_it_guards() -> None:
+    guarded = build(apparmor="swarm-default", sockets_hidden=True)
+    assert guarded["process"]["apparmorProfile"] == "swarm-default"
+    assert "apparmorProfile" not in build()["process"]
+    for document, refused in ((guarded, False), (build(), True)):
+        names = {
+            name for rule in document["linux"]["seccomp"]["syscalls"] for name in rule["names"] if "errnoRet" in rule
+        }
+        assert ("socketcall" in names) == (refused and platform.machine() == "x86_64")
+
+
+@pytest.mark.parametrize("option", ["label=disable", "label:disable", "apparmor=unconfined", "apparmor:own"])
+def test_options_that_can_be_honoured(option: str) -> None:
+    assert spec.parse_security([option]).apparmor == spec.wanted_apparmor([option])
+    assert spec.wanted_apparmor([option]) == {"apparmor=unconfined": "unconfined", "apparmor:own": "own"}.get(
+        option, ""
+    )
 
 
 def test_privileged_masks_and_filters_nothing() -> None:
@@ -166,6 +186,11 @@ def test_resources() -> None:
         (HostConfig(Ulimits=[Ulimit(Name="nofile", Soft=2, Hard=1)]), "soft limit must be less"),
         (HostConfig(Ulimits=[Ulimit(Name="cheese")]), "invalid ulimit type: cheese"),
         (HostConfig(SecurityOpt=["cheese"]), "invalid --security-opt"),
+        (HostConfig(SecurityOpt=["apparmor="]), "invalid --security-opt"),
+        (HostConfig(SecurityOpt=["apparmor"]), "invalid --security-opt"),
+        (HostConfig(SecurityOpt=["label="]), "invalid --security-opt"),
+        (HostConfig(SecurityOpt=["label=type:svirt_t"]), "SELinux labels are not applied here"),
+        (HostConfig(SecurityOpt=["label:level:s0"]), "SELinux labels are not applied here"),
         (HostConfig(SecurityOpt=['seccomp={"syscalls": 1}']), "Decoding seccomp profile failed"),
     ],
 )

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from runtime.containers.apparmor import AppArmor
+from runtime.errors import InvalidParameterError
 from runtime.types import HostConfig
 from tests.unit.engine.support import Bench
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(platform.machine() != "x86_64", reason="its programs are of x86-64"),
 ]
 
-EPERM, ENOSYS = 1, 38
+EPERM, EACCES, ENOSYS = 1, 13, 38
 AF_INET, AF_ALG, AF_VSOCK = 2, 38, 40
 SOCK_STREAM = 1
 _BASE, _HEADERS = 0x400000, 64 + 56
@@ -89,4 +92,61 @@ async def test_nor_by_socketcall(bench: Bench, tmp_path: Path, family: int) -> N
     code = socketcall_call(family)
     if await asyncio.to_thread(ends_by_a_signal, write_program(tmp_path, code)):
         pytest.skip("this kernel runs no programs of 32 bits")
-    assert await exit_code(bench, tmp_path, code) == ENOSYS
+    assert await exit_code(bench, tmp_path, code) == (EACCES if AppArmor().confines else ENOSYS)
+
+
+guarded = pytest.mark.skipif(not AppArmor().confines, reason="AppArmor is off, or its parser is missing")
+
+
+@guarded
+async def test_under_apparmor_programs_of_32_bits_open_sockets(bench: Bench, tmp_path: Path) -> None:
+    """By socketcall, whose arguments the kernel looks at then (``test_nor_by_socketcall``)."""
+    assert await exit_code(bench, tmp_path, socketcall_call(AF_INET)) > 200
+
+
+@guarded
+async def test_a_container_runs_under_the_default_profile_and_hears_signals(bench: Bench) -> None:
+    script = "cat /proc/self/attr/current; mount -t tmpfs x /tmp || echo refused; trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+    host = HostConfig(NetworkMode="none", CapAdd=["SYS_ADMIN"])
+    container_id = await bench.run("sh", "-c", script, host=host)
+    assert bench.engine.inspect(container_id).AppArmorProfile == "swarm-default"
+    await until(
+        lambda: b"ready" in (bench.folder / f"state/containers/{container_id}/{container_id}.log").read_bytes(),
+        what="it waits for its signal",
+    )
+    await bench.engine.stop(container_id, timeout_s=60)
+    assert (await bench.engine.wait(container_id)).StatusCode == 3
+    output = await bench.output(container_id)
+    assert "swarm-default (enforce)" in output
+    assert "refused" in output
+
+
+@guarded
+@pytest.mark.parametrize(
+    ("host", "profile"),
+    [
+        (HostConfig(NetworkMode="none", Privileged=True), "unconfined"),
+        (HostConfig(NetworkMode="none", SecurityOpt=["apparmor=unconfined"]), "unconfined"),
+        (HostConfig(NetworkMode="none", SecurityOpt=["apparmor=docker-default"]), "swarm-default (enforce)"),
+    ],
+)
+async def test_the_option_chooses(bench: Bench, host: HostConfig, profile: str) -> None:
+    container_id = await bench.run("cat", "/proc/self/attr/current", host=host)
+    await bench.engine.wait(container_id)
+    assert (await bench.output(container_id)).strip() == profile
+
+
+@guarded
+async def test_a_profile_that_is_not_there_is_the_starts_error(bench: Bench) -> None:
+    host = HostConfig(NetworkMode="none", SecurityOpt=["apparmor=nope"])
+    container_id = await bench.create("true", host=host)
+    with pytest.raises(InvalidParameterError, match="'nope' is not loaded on this host"):
+        await bench.engine.start(container_id)
+
+
+@pytest.mark.skipif(AppArmor().enabled, reason="AppArmor is on")
+async def test_a_profile_is_refused_where_there_is_no_apparmor(bench: Bench) -> None:
+    for option in ("apparmor=docker-default", "label=type:container_t"):
+        with pytest.raises(InvalidParameterError, match=r"not (enabled on this host|applied here)"):
+            await bench.create("true", host=HostConfig(NetworkMode="none", SecurityOpt=[option]))
+    assert bench.engine.security_options() == ["name=seccomp,profile=builtin"]
