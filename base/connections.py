@@ -20,7 +20,7 @@ from urllib.parse import unquote
 KEEP_ALIVE_S = 1
 """After so long without a packet the kernel asks, and again after as long."""
 
-_LAST_RECEIVED, _INFO_SIZE_BYTES = 52, 60
+_LAST_RECEIVED, _LAST_RECEIVED_OFFSET, _INFO_SIZE_BYTES = struct.Struct("=II"), 52, 60
 """``tcpi_last_data_recv`` and ``tcpi_last_ack_recv`` in ``struct tcp_info`` (linux/tcp.h), in milliseconds."""
 
 Peer = tuple[str, int]
@@ -58,17 +58,25 @@ class KernelConnection:
 
     peer: Peer
     descriptor: int
+    family: socket.AddressFamily
 
     def silence_s(self) -> float | None:
         """Seconds since anything came from the other kernel; None when the connection is gone."""
+        # A leader asks this of a thousand connections twice a second: the family is not looked up again.
         try:
-            with _borrowed(self.descriptor) as connection:
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE_BYTES)
-                if len(info) < _INFO_SIZE_BYTES or _peer(connection) != self.peer:
-                    return None
+            connection = socket.socket(self.family, socket.SOCK_STREAM, 0, self.descriptor)
         except OSError:
             return None
-        return float(min(struct.unpack_from("=II", info, _LAST_RECEIVED))) / 1000
+        try:
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE_BYTES)
+            if _peer(connection) != self.peer:
+                return None
+        except OSError:
+            return None
+        finally:
+            connection.detach()
+        last_ms: tuple[int, int] = _LAST_RECEIVED.unpack_from(info, _LAST_RECEIVED_OFFSET)
+        return min(last_ms) / 1000
 
 
 def find(peer: Peer, taken: Container[int]) -> KernelConnection | None:
@@ -85,7 +93,7 @@ def find(peer: Peer, taken: Container[int]) -> KernelConnection | None:
             with _borrowed(descriptor) as connection:
                 if _peer(connection) == peer:
                     _keep_alive(connection)
-                    return KernelConnection(peer, descriptor)
+                    return KernelConnection(peer, descriptor, connection.family)
         except OSError:
             continue  # closed meanwhile, or not connected
     return None

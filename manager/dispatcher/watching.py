@@ -256,7 +256,9 @@ class NodeWatch:
 
     async def _look_from_here(self, look: Look, host: LookTarget) -> None:
         answer = await self._around.look_at(host.host, host.port)
-        log.info("host.looked_at", node_id=look.node_id, addr=host.host, port=host.port, answer=answer.name.lower())
+        # A host that answers is no news, and on a line that loses packets it is looked at often.
+        tell_of_it = log.debug if answer is Answer.ANSWERED else log.info
+        tell_of_it("host.looked_at", node_id=look.node_id, addr=host.host, port=host.port, answer=answer.name.lower())
         tell = {
             Answer.ANSWERED: self._suspicions.answered,
             Answer.SILENT: self._suspicions.silent,

@@ -107,12 +107,12 @@ def test_a_descriptor_that_names_something_else_now_is_not_asked() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, address = server.accept()
         with accepted:
-            assert KernelConnection(address, accepted.fileno()).silence_s() is not None
-            assert KernelConnection(address, client.fileno()).silence_s() is None
-            assert KernelConnection(address, server.fileno()).silence_s() is None
-            assert KernelConnection(("192.0.2.1", 1), accepted.fileno()).silence_s() is None
+            assert KernelConnection(address, accepted.fileno(), socket.AF_INET).silence_s() is not None
+            assert KernelConnection(address, client.fileno(), socket.AF_INET).silence_s() is None
+            assert KernelConnection(address, server.fileno(), socket.AF_INET).silence_s() is None
+            assert KernelConnection(("192.0.2.1", 1), accepted.fileno(), socket.AF_INET).silence_s() is None
             assert accepted.send(b"still open") == 10
     with open("/dev/null") as file:
-        assert KernelConnection(("127.0.0.1", 1), file.fileno()).silence_s() is None
+        assert KernelConnection(("127.0.0.1", 1), file.fileno(), socket.AF_INET).silence_s() is None
         file.read()
-    assert KernelConnection(("127.0.0.1", 1), 10**6).silence_s() is None
+    assert KernelConnection(("127.0.0.1", 1), 10**6, socket.AF_INET).silence_s() is None
