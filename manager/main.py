@@ -25,6 +25,7 @@ import structlog
 
 from base.backoff import Backoff
 from base.files import lock_file, make_public_folder, open_lock_file
+from base.machine import this_machine
 from base.tasks import unless
 from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
@@ -72,6 +73,7 @@ from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
 from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from proto.health_pb2_grpc import add_HealthServicer_to_server
 from proto.node_pb2 import Bootstrap, ManagerConfig
+from proto.objects_pb2 import Machine
 from proto.raft_pb2 import RaftAdmission, RaftJoinRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
 
@@ -170,6 +172,7 @@ class _Manager:
             leader_addr=self._link.leader_addr,
             unheard_managers=self._unheard_managers,
             lookout=self._lookout(),
+            is_here=self._is_here,
         )
         self._membership = MembershipService(
             self._store, self._consensus, self._link, refuses_manager=self._ca_state.refuses_manager
@@ -192,6 +195,12 @@ class _Manager:
             hand_over=others.hand_over,
             port=split_host_port(self._config.grpc_advertise_addr)[1],
         )
+
+    def _is_here(self, node_id: str, machine: Machine) -> bool:
+        if node_id != self._config.node_id:
+            return False
+        here = this_machine(node_id)
+        return (here.id, here.hardware) == (machine.id, machine.hardware) and here.links == tuple(machine.links)
 
     def _raft_config(self) -> RaftConfig:
         raft = self._state / RAFT

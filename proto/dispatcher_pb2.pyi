@@ -58,6 +58,8 @@ class SessionRequest(_message.Message):
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     ADDR_FIELD_NUMBER: _builtins.int
     BOOT_NONCE_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    KNOWN_NONCES_FIELD_NUMBER: _builtins.int
     availability: _specs_pb2.NodeAvailability.ValueType
     """Availability wished for at the node's first registration."""
     addr: _builtins.str
@@ -68,6 +70,16 @@ class SessionRequest(_message.Message):
     def description(self) -> _objects_pb2.NodeDescription:
         """Set in the first request, and again whenever it changed."""
 
+    @_builtins.property
+    def machine(self) -> _objects_pb2.Machine:
+        """What tells the node's machine from another one, set in the first request."""
+
+    @_builtins.property
+    def known_nonces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nonces of earlier boots that the managers may have as the last one. A copy of the state folder lacks that of what
+        ran since; none when the agent has lost its file.
+        """
+
     def __init__(
         self,
         *,
@@ -75,10 +87,12 @@ class SessionRequest(_message.Message):
         availability: _specs_pb2.NodeAvailability.ValueType = ...,
         addr: _builtins.str = ...,
         boot_nonce: _builtins.str = ...,
+        machine: _objects_pb2.Machine | None = ...,
+        known_nonces: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "machine", b"machine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "availability", b"availability", "boot_nonce", b"boot_nonce", "description", b"description"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "availability", b"availability", "boot_nonce", b"boot_nonce", "description", b"description", "known_nonces", b"known_nonces", "machine", b"machine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -503,6 +503,8 @@ class Node(_message.Message):
     CERTIFICATE_SERIAL_FIELD_NUMBER: _builtins.int
     STATUS_SINCE_FIELD_NUMBER: _builtins.int
     MANAGER_CERTIFICATES_VOID_BEFORE_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    BOOT_NONCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     role: _specs_pb2.NodeRole.ValueType
     """Observed role: follows spec.role once the Raft membership has changed."""
@@ -512,6 +514,7 @@ class Node(_message.Message):
     """Where the node's manager serves gRPC (host:port of 7946)."""
     certificate_serial: _builtins.str
     """Serial number of the certificate last issued, hex."""
+    boot_nonce: _builtins.str
     @_builtins.property
     def version(self) -> Global___Version: ...
     @_builtins.property
@@ -536,6 +539,10 @@ class Node(_message.Message):
         have not expired and the host may have kept one.
         """
 
+    @_builtins.property
+    def machine(self) -> Global___Machine:
+        """The machine, and the boot of its daemon, that registered last."""
+
     def __init__(
         self,
         *,
@@ -553,14 +560,44 @@ class Node(_message.Message):
         certificate_serial: _builtins.str = ...,
         status_since: _timestamp_pb2.Timestamp | None = ...,
         manager_certificates_void_before: _timestamp_pb2.Timestamp | None = ...,
+        machine: Global___Machine | None = ...,
+        boot_nonce: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_serial", b"certificate_serial", "created_at", b"created_at", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_nonce", b"boot_nonce", "certificate_serial", b"certificate_serial", "created_at", b"created_at", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Machine(_message.Message):
+    """Keyed hashes of facts (base/machine.py), empty where the machine does not have the fact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    HARDWARE_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    hardware: _builtins.str
+    @_builtins.property
+    def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        hardware: _builtins.str = ...,
+        links: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "id", b"id", "links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Machine: _TypeAlias = Machine  # noqa: Y015
 
 @_typing.final
 class UpdateStatus(_message.Message):

@@ -40,7 +40,7 @@ from proto.dispatcher_pb2 import (
     UpdateTaskStatusResponse,
 )
 from proto.dispatcher_pb2_grpc import DispatcherServicer
-from proto.objects_pb2 import Node, Task
+from proto.objects_pb2 import Machine, Node, Task
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +66,7 @@ class Dispatcher(DispatcherServicer):
         leader_addr: Callable[[], str],
         unheard_managers: Callable[[], Mapping[str, str]],
         lookout: Lookout,
+        is_here: Callable[[str, Machine], bool] = lambda _node_id, _machine: False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,6 +78,7 @@ class Dispatcher(DispatcherServicer):
             leader_addr: ``host:port`` of the leader's gRPC server, "" when unknown; told to agents that came to a follower.
             unheard_managers: Raft's addresses of managers that it does not hear at the moment, by node ID.
             lookout: hosts to look at, managers to ask.
+            is_here: whether a node of that ID on that machine is this manager's own: who leads is no copy of itself.
             clock: wall clock, seconds since the epoch.
             monotonic: what heartbeats are measured with, in seconds.
         """
@@ -84,6 +86,7 @@ class Dispatcher(DispatcherServicer):
         self._managers, self._leader_addr, self._unheard_managers = managers, leader_addr, unheard_managers
         self._intake = Intake(store)
         self._budgets = Budgets(monotonic)
+        self._is_here = is_here
         self._lines = LogLimit()
         self._leading = False
         self._sessions: dict[str, AgentSession] = {}
@@ -161,6 +164,7 @@ class Dispatcher(DispatcherServicer):
         return first
 
     async def _open(self, node_id: str, first: SessionRequest, context: Context) -> AgentSession:
+        await self._refuse_another_machine(node_id, first, context)  # it uses up none of the node's registrations
         if not self._liveness.admit(node_id):
             message = f"node {node_id} exceeded rate limit count of registrations"
             await context.abort(grpc.StatusCode.UNAVAILABLE, message)
@@ -221,6 +225,24 @@ class Dispatcher(DispatcherServicer):
             grpc.StatusCode.ALREADY_EXISTS,
             f"node {node_id} is running on another machine already ({session.addr or 'address unknown'}): this machine "
             "has a copy of its state folder; remove the copy and join the swarm anew",
+        )
+
+    async def _refuse_another_machine(self, node_id: str, first: SessionRequest, context: Context) -> None:
+        """A copy whose original is down (X31) does not take its place before an operator says so."""
+        node = self._store.view.nodes.get(node_id)
+        if node is None or self._is_here(node_id, first.machine):
+            return
+        reason = nodes.why_another_machine(node, first)
+        if not reason:
+            return
+        log.error(
+            "session.machine_refused", node_id=node_id, addr=first.addr, addr_before=node.status.addr, reason=reason
+        )
+        await context.abort(
+            grpc.StatusCode.ALREADY_EXISTS,
+            f"node {node_id} is another machine ({node.status.addr or 'address unknown'}): {reason}. If this one is to take "
+            f"its place: docker node update --label-add {nodes.ACCEPT_LABEL}={nodes.acceptance_of(first)} {node_id}; if it "
+            "has a copy of its state folder, remove the copy and join the swarm anew",
         )
 
     async def _serve_session(

@@ -19,6 +19,10 @@ from proto.specs_pb2 import NodeAvailability, NodeRole
 DESCRIPTION_SIZE_BYTES_MAX = 256 * 1024
 ADDRESS_LENGTH_MAX = 255
 NONCE_LENGTH_MAX = 128
+KNOWN_NONCES_MAX = 64
+
+ACCEPT_LABEL = "swarm.machine.accept"
+ACCEPTANCE_LENGTH = 12
 
 HEARTBEAT_FAILURE = "heartbeat failure"
 
@@ -29,11 +33,49 @@ def invalid_request(request: SessionRequest, *, first: bool) -> str:
         return "the first message of a session has to describe the node"
     if first and not 0 < len(request.boot_nonce) <= NONCE_LENGTH_MAX:
         return f"boot nonce: {len(request.boot_nonce)} characters, want 1..{NONCE_LENGTH_MAX}"
+    if first and (problem := _invalid_identity(request)):
+        return problem
     if len(request.addr) > ADDRESS_LENGTH_MAX:
         return f"address: {len(request.addr)} characters, at most {ADDRESS_LENGTH_MAX}"
     if request.description.ByteSize() > DESCRIPTION_SIZE_BYTES_MAX:
         return f"description: {request.description.ByteSize()} bytes, at most {DESCRIPTION_SIZE_BYTES_MAX}"
     return ""
+
+
+def _invalid_identity(request: SessionRequest) -> str:
+    machine = request.machine
+    if max(len(request.known_nonces), len(machine.links)) > KNOWN_NONCES_MAX:
+        return f"boot nonces: {len(request.known_nonces)}, links: {len(machine.links)}, at most {KNOWN_NONCES_MAX} each"
+    if max(map(len, (*request.known_nonces, machine.id, machine.hardware, *machine.links))) > NONCE_LENGTH_MAX:
+        return f"a boot nonce or a fact of the machine has more than {NONCE_LENGTH_MAX} characters"
+    return ""
+
+
+def why_another_machine(node: Node, first: SessionRequest) -> str:
+    """Why who registers is not the machine that did so last (X31), "" when it may be it, or was accepted.
+
+    A node without a record is anybody's: it never registered. An agent that has lost its file is not one that has a copy
+    of it.
+    """
+    if node.spec.labels.get(ACCEPT_LABEL) == acceptance_of(first):
+        return ""
+    known, shown = node.machine, first.machine
+    if known.id and shown.id and known.id != shown.id:
+        return "its /etc/machine-id is another one"
+    if known.hardware and shown.hardware:
+        if known.hardware != shown.hardware:
+            return "its hardware has another ID"
+    elif known.links and shown.links and not set(known.links) & set(shown.links):
+        return "its network interfaces have other MAC addresses"
+    boots = {first.boot_nonce, *first.known_nonces}
+    if node.boot_nonce and first.known_nonces and node.boot_nonce not in boots:
+        return "the node has run since this copy of its state folder, or this backup, was made"
+    return ""
+
+
+def acceptance_of(first: SessionRequest) -> str:
+    """What the label has to say that lets this boot of this machine in, and no other ever."""
+    return first.boot_nonce[:ACCEPTANCE_LENGTH]
 
 
 def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | None:
@@ -45,6 +87,8 @@ def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | No
     changed = copy_node(node)
     first_time = not node.HasField("description")
     _describe(changed, request)
+    changed.boot_nonce = request.boot_nonce
+    changed.machine.CopyFrom(request.machine)
     unset = NodeAvailability.NODE_AVAILABILITY_UNSPECIFIED
     if first_time and node.spec.availability == unset and request.availability != unset:
         changed.spec.availability = request.availability

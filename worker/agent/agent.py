@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +20,10 @@ from base.connections import peer_at
 from base.tasks import unless
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import AssignmentsMessage, SessionMessage, SessionRequest, TaskStatusUpdate
-from proto.objects_pb2 import Node, NodeDescription, Task, TaskState, TaskStatus
+from proto.objects_pb2 import Machine, Node, NodeDescription, Task, TaskState, TaskStatus
 from proto.specs_pb2 import NodeAvailability
 from worker.agent.assignments import ReceivedAssignments
+from worker.agent.boots import Boots
 from worker.agent.executor import Assignment, Executor, ExecutorError
 from worker.agent.managers import ManagerChoice
 from worker.agent.persistence import AssignmentFile
@@ -74,24 +74,27 @@ class Agent:
         describe: Callable[[], NodeDescription],
         listener: AgentListener,
         addr: str = "",
+        machine: Callable[[], Machine] = Machine,
         availability: NodeAvailability.ValueType = NodeAvailability.NODE_AVAILABILITY_ACTIVE,
     ) -> None:
         """
         Args:
             node_id: this node, as its certificate says; assignments of others are ignored.
             executor: runs the containers; stays the caller's.
-            state_dir: an existing folder of the agent's own; ``assignments`` is kept there.
+            state_dir: an existing folder of the agent's own; ``assignments`` and ``boots`` are kept there.
             channels: see ``ChannelFactory``.
             managers: where to look first; replaced by what the managers say.
             describe: the node as it is now; asked at each registration and every 20 s.
             listener: see ``AgentListener``.
             addr: the node's advertise address, told to the managers.
+            machine: what tells this host from others; asked at each registration.
             availability: wished for at the node's first registration.
         """
         self._node_id, self._executor, self._channels = node_id, executor, channels
         self._describe, self._listener = describe, listener
         self._addr, self._availability = addr, availability
-        self._boot_nonce = secrets.token_hex(16)
+        self._machine = machine
+        self._boots = Boots(state_dir)
         self._choice = ManagerChoice(manager.grpc_addr for manager in managers)
         self._managers_known = asyncio.Event()
         if self._choice.known:
@@ -125,6 +128,7 @@ class Agent:
 
     async def _run_until_stopped(self) -> None:
         contents, statuses = await asyncio.to_thread(self._file.load)
+        await asyncio.to_thread(self._boots.begin)
         self._assignments = ReceivedAssignments(self._node_id, contents)
         forget = self._executor.on_change(self._on_container)
         try:
@@ -206,7 +210,9 @@ class Agent:
                 description=self._describe(),
                 availability=self._availability,
                 addr=self._addr,
-                boot_nonce=self._boot_nonce,
+                boot_nonce=self._boots.nonce,
+                machine=self._machine(),
+                known_nonces=self._boots.known,
             )
             session = Session(
                 channel,
@@ -223,6 +229,8 @@ class Agent:
     def _on_open(self, addr: str) -> None:
         log.info("session.opened", manager=addr)
         self._listener.on_session("")
+        assert self._group is not None, "sessions are kept while the agent runs"
+        self._group.create_task(asyncio.to_thread(self._boots.confirm), name="agent boots")
 
     async def _stopped_within(self, delay_s: float) -> bool:
         try:

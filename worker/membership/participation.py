@@ -19,6 +19,7 @@ import structlog
 
 from base.backoff import Backoff
 from base.files import ensure_private_folder
+from base.machine import this_machine
 from base.tasks import OwnedTasks
 from pki.addresses import split_host_port
 from pki.certificates import Role
@@ -28,7 +29,7 @@ from pki.node_certificate import NodeCertificate, NodeCredentials
 from pki.tls_info import node_tls_info
 from proto.ca_pb2 import ManagerAddress, RenewCertificateResponse
 from proto.node_pb2 import Bootstrap, LocalState
-from proto.objects_pb2 import Node, NodeDescription
+from proto.objects_pb2 import Machine, Node, NodeDescription
 from proto.specs_pb2 import NodeRole
 from worker.agent.executor import ExecutorError
 from worker.membership.cluster_member import LocalNodeState
@@ -107,8 +108,13 @@ class Participation:
             describe=self._describe,
             listener=self,
             addr=split_host_port(self.state.advertise_addr)[0],
+            machine=self._machine_facts,
             availability=self.state.availability,
         )
+
+    def _machine_facts(self) -> Machine:
+        facts = this_machine(self.state.node_id)
+        return Machine(id=facts.id, hardware=facts.hardware, links=facts.links)
 
     def _describe(self) -> NodeDescription:
         description = self._host.describe()

@@ -21,7 +21,7 @@ from manager.store import Store, Working
 from pki.certificates import Identity, Role
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
-from proto.objects_pb2 import Cluster, Node, NodeDescription, SpecVersion, Task, TaskState, TaskStatus
+from proto.objects_pb2 import Cluster, Machine, Node, NodeDescription, SpecVersion, Task, TaskState, TaskStatus
 from proto.specs_pb2 import NodeAvailability, NodeRole, ServiceSpec
 from tests.unit.agent.fakes import FakeExecutor
 from tests.waiting import until
@@ -101,6 +101,7 @@ class Manager:
         """What other managers see of nodes."""
         self.looks: list[int] = []
         self.handed_over = 0
+        self.here = ("", "")
         self.proposals = 0
         self._ahead_s = 0.0
         self._period_s = heartbeat_period_s
@@ -128,6 +129,7 @@ class Manager:
             managers=self.managers,
             leader_addr=lambda: self.leader_addr,
             unheard_managers=lambda: self.unheard,
+            is_here=lambda node_id, machine: (node_id, machine.id) == self.here,
             lookout=Lookout(
                 look_at=self._look_at, ask_others=self._ask_others, hand_over=self._hand_over, port=WORKER_PORT
             ),
@@ -270,6 +272,7 @@ class AgentHost:
         self.executor = FakeExecutor()
         self.heard = Heard()
         self.hostname = f"host-{node_id}"
+        self.machine = Machine(id="one", hardware="board")
         self.agent: Agent | None = None
         self._running: asyncio.Task[None] | None = None
         state_dir.mkdir(exist_ok=True)
@@ -289,6 +292,7 @@ class AgentHost:
             describe=self.describe,
             listener=self.heard,
             addr="192.0.2.7",
+            machine=lambda: self.machine,
         )
         self._running = asyncio.get_running_loop().create_task(self.agent.run(), name=f"agent {self.node_id}")
         return self.agent

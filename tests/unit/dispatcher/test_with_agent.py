@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from structlog.testing import capture_logs
 from manager.dispatcher import heartbeat, liveness
 from manager.dispatcher.assignments import AssignmentSet, Key
 from manager.dispatcher.looking import Answer
-from manager.store import SECRETS
+from manager.model.nodes import copy_node
+from manager.store import SECRETS, Working
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
 from proto.dispatcher_pb2_grpc import DispatcherStub
-from proto.objects_pb2 import Config, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
+from proto.objects_pb2 import Config, Machine, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
 from proto.specs_pb2 import ConfigReference, SecretReference
 from tests.unit.dispatcher.support import (
     WORKER_PORT,
@@ -433,6 +436,101 @@ async def test_a_copy_of_a_running_node_is_refused(manager: Manager, host: Agent
     await host.kill()
     await until(lambda: "" in copy.heard.sessions)  # only one left: it is the node
     await copy.stop()
+
+
+def _copied(host: AgentHost, folder: Path, manager: Manager) -> AgentHost:
+    """Another machine with the state folder as it is now."""
+    shutil.copytree(host.state_dir, folder)
+    return AgentHost(host.node_id, folder, [manager.addr])
+
+
+async def _refused(copy: AgentHost, why: str) -> str:
+    """Have it ask; what it is told."""
+    copy.start()
+    await until(lambda: any(why in reason for reason in copy.heard.sessions))
+    assert "" not in copy.heard.sessions
+    return copy.heard.sessions[-1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"id": "two"}, "/etc/machine-id is another one"),
+        ({"hardware": "other board"}, "hardware has another ID"),
+        ({}, "other MAC addresses"),
+    ],
+)
+async def test_a_copy_does_not_take_the_place_of_a_node_that_is_down(
+    manager: Manager, host: AgentHost, tmp_path: Path, facts: dict[str, str], why: str
+) -> None:
+    if not facts:  # a board whose firmware says nothing
+        host.machine = Machine(id="one", links=["bridge", "card"])
+    host.start()
+    await until(lambda: host.heard.sessions == [""])
+    await host.stop()
+    copy = _copied(host, tmp_path / "copy", manager)
+    copy.machine = Machine(id="one", hardware="board") if facts else Machine(id="one", links=["other card"])
+    for name, value in facts.items():
+        setattr(copy.machine, name, value)
+    await _refused(copy, why)
+    await copy.stop()
+    host.start()  # the node has its place still
+    await until(lambda: host.heard.sessions == ["", ""])
+    await host.stop()
+
+
+async def test_an_older_copy_is_refused_on_the_same_kind_of_machine(
+    manager: Manager, host: AgentHost, tmp_path: Path
+) -> None:
+    """A clone that has kept /etc/machine-id, a machine that was set back, a folder from a backup."""
+    host.start()
+    await until(lambda: host.heard.sessions == [""])
+    await host.stop()
+    copy = _copied(host, tmp_path / "copy", manager)
+    host.start()
+    await until(lambda: host.heard.sessions == ["", ""])
+    await host.kill()
+    told = await _refused(copy, "the node has run since this copy of its state folder")
+    # An operator says otherwise, for this boot of this machine.
+    ((label, code),) = re.findall(r"--label-add (\S+)=(\S+) n1;", told)
+
+    def change(working: Working) -> None:
+        node = copy_node(working.nodes.find("n1"))
+        node.spec.labels[label] = code
+        working.update(node)
+
+    await manager.store.update(change)
+    await until(lambda: copy.heard.sessions[-1] == "")
+    await copy.stop()
+    told = await _refused(AgentHost("n1", host.state_dir, [manager.addr]), "the node has run since")
+    assert code not in told
+
+
+async def test_a_machine_keeps_its_place_over_restarts_kills_and_a_lost_file(manager: Manager, host: AgentHost) -> None:
+    for number in range(3):
+        host.start()
+        await until(lambda number=number: host.heard.sessions == [""] * (number + 1))  # type: ignore[misc]
+        await (host.stop() if number % 2 else host.kill())
+        host.machine = Machine(
+            id="one", hardware="board", links=[f"bridge {number}"]
+        )  # hardware that names itself counts
+        if number == 1:
+            (host.state_dir / "boots").unlink()
+
+
+async def test_a_manager_takes_its_own_node_for_no_copy_of_itself(
+    manager: Manager, host: AgentHost, tmp_path: Path
+) -> None:
+    """A swarm of one that was moved to another machine, or set back to an earlier day, goes on."""
+    host.start()
+    await until(lambda: host.heard.sessions == [""])
+    await host.stop()
+    moved = _copied(host, tmp_path / "moved", manager)
+    moved.machine = Machine(id="two", hardware="other board")
+    manager.here = ("n1", "two")
+    moved.start()
+    await until(lambda: moved.heard.sessions == [""])
+    await moved.stop()
 
 
 async def test_too_many_registrations_are_refused(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
