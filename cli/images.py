@@ -11,19 +11,24 @@ from typing import Any  # Any: values of the API's JSON
 
 import click
 
+from base.image_reference import DEFAULT_DOMAIN, InvalidReferenceError, parse_reference
 from cli.client import EngineClient, RefusedError, UnreachableError
 
 REGISTRY_TIMEOUT_S = 15.0
 
 
-def pin(engine: EngineClient, spec: dict[str, Any]) -> None:
-    """Put the digest into the service's image and the registry's platforms into its placement.
+def name_image(engine: EngineClient, spec: dict[str, Any], *, resolve: bool) -> None:
+    """Write the name of a service's image in the form that Docker's command sends: ``busybox:latest``.
+
+    Args:
+        resolve: also put the registry's digest behind it, and the registry's platforms into the placement.
 
     Where the registry does not answer, the service stays as it is and stderr says what that means.
     """
     container = spec["TaskTemplate"]["ContainerSpec"]
     image = container["Image"]
-    if "@" in image:
+    container["Image"] = with_tag(image)
+    if "@" in image or not resolve:
         return
     try:
         found = engine.get(f"/distribution/{image}/json", timeout_s=REGISTRY_TIMEOUT_S)
@@ -35,9 +40,8 @@ def pin(engine: EngineClient, spec: dict[str, Any]) -> None:
             "possibly leading to different nodes running different\n"
             "versions of the image.\n\n"
         )
-        container["Image"] = with_tag(image)
         return
-    container["Image"] = f"{with_tag(image)}@{digest}"
+    container["Image"] += f"@{digest}"
     if platforms := found.get("Platforms"):
         placement = spec["TaskTemplate"].setdefault("Placement", {})
         placement["Platforms"] = [
@@ -46,8 +50,23 @@ def pin(engine: EngineClient, spec: dict[str, Any]) -> None:
 
 
 def with_tag(image: str) -> str:
-    """The reference with a tag: ``latest`` where it has neither tag nor digest."""
-    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+    """The reference as users write it, with a tag where it has neither tag nor digest: ``busybox:latest``.
+
+    What cannot be read is left to the daemon to refuse.
+    """
+    try:
+        return parse_reference(image).with_default_tag().familiar
+    except InvalidReferenceError:
+        return image
+
+
+def familiar(image: str) -> str:
+    """The reference without its digest where it has a tag, without docker.io/library/, as Docker's tables show it."""
+    try:
+        reference = parse_reference(image)
+    except InvalidReferenceError:
+        return image
+    return reference.with_tag(reference.tag).familiar if reference.tag else reference.familiar
 
 
 def registry_auth(image: str) -> dict[str, str]:
@@ -75,7 +94,8 @@ def registry_auth(image: str) -> dict[str, str]:
 
 def registry_of(image: str) -> str:
     """The registry's key in that file: the host of the reference, Docker Hub's address where it names none."""
-    host, slash, _ = image.partition("/")
-    if slash and ("." in host or ":" in host or host == "localhost") and host not in ("docker.io", "index.docker.io"):
-        return host
-    return "https://index.docker.io/v1/"
+    try:
+        domain = parse_reference(image).domain
+    except InvalidReferenceError:
+        domain = DEFAULT_DOMAIN
+    return "https://index.docker.io/v1/" if domain == DEFAULT_DOMAIN else domain

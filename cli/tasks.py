@@ -7,6 +7,7 @@ from typing import Any  # Any: values of the API's JSON
 
 from cli import output
 from cli.client import EngineClient, RefusedError
+from cli.images import familiar
 
 COLUMNS = {
     "ID": "ID",
@@ -63,16 +64,6 @@ def _row(task: Mapping[str, Any], name: str, names: _Names, no_trunc: bool) -> d
         "Error": error,
         "Ports": ",".join(_port(port) for port in status.get("PortStatus", {}).get("Ports") or ()),
     }
-
-
-def familiar(image: str) -> str:
-    """The reference without its digest where it has a tag, without docker.io/library/, as Docker's tables show it."""
-    name, _, digest = image.partition("@")
-    if digest and ":" not in name.rpartition("/")[2]:
-        name = image
-    for prefix in ("docker.io/library/", "docker.io/"):
-        name = name.removeprefix(prefix)
-    return name
 
 
 def _port(port: Mapping[str, Any]) -> str:

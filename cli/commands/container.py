@@ -16,7 +16,7 @@ from cli.commands.groups import Group, each
 from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST
 from cli.commands.run import run
 from cli.filters import parse_filters
-from cli.tasks import familiar
+from cli.images import familiar
 
 COLUMNS = {
     "ID": "CONTAINER ID",

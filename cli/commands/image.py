@@ -14,8 +14,7 @@ from cli.client import EngineClient
 from cli.commands.groups import Group, each
 from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST
 from cli.filters import parse_filters
-from cli.images import with_tag
-from cli.tasks import familiar
+from cli.images import familiar, with_tag
 
 COLUMNS = {"Repository": "REPOSITORY", "Tag": "TAG", "ID": "IMAGE ID", "CreatedSince": "CREATED", "Size": "SIZE"}
 

@@ -28,11 +28,11 @@ from cli.commands.options import (
 )
 from cli.commands.service_options import common_options, list_options
 from cli.filters import parse_filters
-from cli.images import pin, registry_auth
+from cli.images import familiar, name_image, registry_auth
 from cli.pretty import pretty_service
 from cli.progress import watch_convergence
 from cli.service_spec import Spec
-from cli.tasks import familiar, print_tasks
+from cli.tasks import print_tasks
 
 
 @click.group(cls=Group)
@@ -120,8 +120,7 @@ def create(
         spec["TaskTemplate"]["ContainerSpec"]["Args"] = list(command)
     options["env"] = [*_env_files(env_file), *options["env"]]
     _apply(engine, spec, options)
-    if not options["no_resolve_image"]:
-        pin(engine, spec)
+    name_image(engine, spec, resolve=not options["no_resolve_image"])
     made = engine.post("/services/create", spec, headers=registry_auth(image) if options["with_registry_auth"] else {})
     for warning in made.get("Warnings") or ():
         sys.stderr.write(f"{warning}\n")
@@ -167,8 +166,7 @@ def update(
     if rollback and _given(options, image, args, replicas, force):
         raise click.ClickException("other flags may not be combined with --rollback")
     _apply(engine, spec, {**options, "args": args, "image": image})
-    if image is not None and not options["no_resolve_image"]:
-        pin(engine, spec)
+    name_image(engine, spec, resolve=image is not None and not options["no_resolve_image"])
     if replicas is not None:
         if "Replicated" not in spec["Mode"]:
             raise click.ClickException("replicas can only be used with replicated mode")

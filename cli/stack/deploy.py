@@ -10,7 +10,7 @@ import click
 
 from cli.client import EngineClient, Object, RefusedError
 from cli.composefile.model import PayloadKind
-from cli.images import pin, registry_auth
+from cli.images import name_image, registry_auth
 from cli.stack.convert import Stack
 from cli.stack.names import IMAGE_LABEL
 from cli.stack.objects import of_stack
@@ -107,8 +107,7 @@ def _deploy_service(
     container = spec["TaskTemplate"]["ContainerSpec"]
     if old is None:
         say(f"Creating service {spec['Name']}")
-        if resolve_image != "never":
-            pin(engine, spec)
+        name_image(engine, spec, resolve=resolve_image != "never")
         with _told(f"create service {spec['Name']}"):
             answer = engine.post("/services/create", spec, headers=auth)
         service_id = str(answer["ID"])
@@ -116,9 +115,9 @@ def _deploy_service(
         service_id = str(old["ID"])
         say(f"Updating service {spec['Name']} (id: {service_id})")
         changed = container["Image"] != (old["Spec"].get("Labels") or {}).get(IMAGE_LABEL)
-        if resolve_image == "always" or (resolve_image == "changed" and changed):
-            pin(engine, spec)
-        elif not changed:
+        if resolve_image == "always" or changed:
+            name_image(engine, spec, resolve=resolve_image != "never")
+        else:
             # What the last deploy pinned stays, or this one would look like a change.
             container["Image"] = old["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
             if platforms := (old["Spec"]["TaskTemplate"].get("Placement") or {}).get("Platforms"):

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
+from base.image_reference import InvalidReferenceError, parse_reference
 from manager.control.errors import InvalidArgumentError, InvalidRequestError, UnimplementedError
-from manager.control.image_references import is_image_reference
 from manager.model.constraints import ConstraintError
 from manager.model.constraints import parse as parse_constraints
 from manager.model.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
@@ -197,8 +197,10 @@ def _endpoint_spec(spec: EndpointSpec) -> None:
 def _container_spec(spec: ContainerSpec) -> None:
     if not spec.image:
         raise InvalidArgumentError("ContainerSpec: image reference must be provided")
-    if not is_image_reference(spec.image):
-        raise InvalidArgumentError(f'ContainerSpec: "{spec.image}" is not a valid repository/tag')
+    try:
+        parse_reference(spec.image)
+    except InvalidReferenceError as error:
+        raise InvalidArgumentError(f'ContainerSpec: "{spec.image}" is not a valid repository/tag') from error
     _mounts(spec)
     _health_config(spec.healthcheck)
     _secret_references(spec)

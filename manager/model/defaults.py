@@ -4,7 +4,8 @@
   "pause", "tcp", one replica). Everything else that is absent stays absent in the store, so that a later change of a
   default takes effect, and a 0 that was sent stays 0 (features W14, W15).
 - ``restart_rules``, ``update_rules``, ``replicas``: the orchestrators, which go by a spec with nothing left open.
-- ``insert_defaults``: whoever shows or compares specs with every default written out.
+- ``insert_defaults``: whoever shows specs with every default written out.
+- ``comparable``: whoever compares them.
 
 Absent and zero differ for some fields: an update configuration that is absent as a whole means one slot at a time,
 a parallelism of 0 in one that is there means all at once.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from base.image_reference import normalized
 from manager import constants
 from proto.specs_pb2 import (
     ENDPOINT_MODE_VIP,
@@ -193,3 +195,15 @@ def insert_defaults(spec: ServiceSpec) -> ServiceSpec:
         config.monitor_ns = config.monitor_ns or nanoseconds(constants.UPDATE_MONITOR_S)
     full.endpoint_spec.SetInParent()
     return normalize_service_spec(full)
+
+
+def comparable(spec: ServiceSpec) -> ServiceSpec:
+    """A copy of ``spec`` in the form that all have which ask for the same: defaults written out, the image's name in full.
+
+    Docker's client adds ``:latest`` to the image of a service with whatever it changes of it.
+    """
+    full = insert_defaults(spec)
+    if full.task_template.HasField("container_spec"):
+        container = full.task_template.container_spec
+        container.image = normalized(container.image)
+    return full

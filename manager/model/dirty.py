@@ -3,7 +3,8 @@
 A change of placement alone leaves a task where its node still matches; new registry credentials alone leave a task
 that has its image already. Labels, replicas, update and rollback settings are no part of a task at all. Neither is it a
 change to write a default out: clients that read a spec with ``?insertDefaults=true`` and send it back with another
-number of replicas (docker-py's ``Service.scale``) leave the tasks alone.
+number of replicas (docker-py's ``Service.scale``) leave the tasks alone, and so do those that write the image's name in
+another way.
 
 Source: swarmkit ``manager/orchestrator/task.go`` (``IsTaskDirty``); features A5.06.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from manager.model import constraints
-from manager.model.defaults import insert_defaults
+from manager.model.defaults import comparable
 from proto.objects_pb2 import TASK_STATE_READY, TASK_STATE_RUNNING, Node, Service, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec, TaskSpec
 
@@ -83,7 +84,7 @@ def _has_its_image(task: Task) -> bool:
 
 
 def _compare(before: ServiceSpec, after: ServiceSpec) -> _Difference:
-    old, new = insert_defaults(before), insert_defaults(after)
+    old, new = comparable(before), comparable(after)
     return _Difference(
         rest=_without_placement_and_auth(old) != _without_placement_and_auth(new)
         or old.endpoint_spec != new.endpoint_spec,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from manager.model.defaults import insert_defaults
+from manager.model.defaults import comparable
 from manager.model.endpoints import endpoint_of
 from proto.objects_pb2 import UPDATE_STATE_ROLLBACK_STARTED, Service, SpecVersion, UpdateStatus
 from proto.specs_pb2 import ServiceSpec
@@ -32,8 +32,8 @@ def first_version(service_id: str, spec: ServiceSpec) -> Service:
 
 
 def means_the_same(spec: ServiceSpec, other: ServiceSpec) -> bool:
-    """Whether two specs ask for the same; one of them may write defaults out."""
-    return spec == other or insert_defaults(spec) == insert_defaults(other)
+    """Whether two specs ask for the same; one of them may write defaults out, or the image's name in another way."""
+    return spec == other or comparable(spec) == comparable(other)
 
 
 def with_spec(service: Service, spec: ServiceSpec) -> Service:

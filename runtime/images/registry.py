@@ -39,7 +39,7 @@ from runtime.images.manifests import (
     parse_manifest,
 )
 from runtime.images.platforms import normalize
-from runtime.images.reference import Reference
+from runtime.images.reference import Reference, check_digest
 from runtime.images.transport import (
     ATTEMPTS_MAX,
     PROGRESS_BYTES,
@@ -155,7 +155,7 @@ class RegistryClient:
             if found.media_type not in INDEXES:
                 return found
             entry = choose_manifest(parse_index(found.data), wanted)
-            found = await self.manifest_at(found.endpoint, ref.with_digest(entry.digest), auth)
+            found = await self.manifest_at(found.endpoint, ref.with_digest(check_digest(entry.digest)), auth)
         if found.media_type in INDEXES:
             raise RegistryError(f"{ref.familiar}: indexes are nested too deeply")
         return found

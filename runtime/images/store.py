@@ -29,7 +29,7 @@ from runtime.images.platforms import host_platform, parse_platform, satisfies
 from runtime.images.pull import Puller
 from runtime.images.push import Pusher
 from runtime.images.records import Entry, ImageRecord, ImageRecords, Records, familiar, name_image
-from runtime.images.reference import Reference, parse_reference
+from runtime.images.reference import Reference, check_tag, parse_reference
 from runtime.images.registry import RegistryClient
 from runtime.images.removal import Removal, decide_removal
 from runtime.images.save import save_archive
@@ -483,4 +483,4 @@ def _import_name(repo: str, tag: str) -> str:
     ref = parse_reference(repo)
     if ref.digest:
         raise InvalidArgumentError("cannot import digest reference")
-    return str(ref.with_tag(tag) if tag else ref.with_default_tag())
+    return str(ref.with_tag(check_tag(tag)) if tag else ref.with_default_tag())

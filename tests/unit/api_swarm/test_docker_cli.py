@@ -14,8 +14,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from manager.model.versions import copy_service
-from proto.objects_pb2 import UPDATE_STATE_PAUSED
+from manager.model.dirty import DirtyCheck
+from manager.model.versions import copy_service, present_version
+from proto.objects_pb2 import UPDATE_STATE_PAUSED, Task
 from tests.unit.api_swarm.conftest import Swarm
 
 DOCKER = shutil.which("docker")
@@ -123,3 +124,35 @@ async def test_a_restart_window_that_never_fills_is_told(swarm: Swarm, cli: Cli,
     assert "will never be reached" not in await cli.done(*UPDATE, "--replicas", "2", "web")
     assert "will never be reached" not in await cli.done(*UPDATE, "--restart-window", "5m", "web")
     assert "will never be reached" in await cli.done(*UPDATE, "--restart-delay", "2m", "web")
+
+
+@pytest.mark.parametrize("image", ["busybox", "docker.io/library/busybox", "index.docker.io/library/busybox:latest"])
+async def test_an_image_named_in_another_way_is_no_other_image(swarm: Swarm, cli: Cli, image: str) -> None:
+    """Docker's client writes ``:latest`` into the service with any change of it: no task is replaced for that."""
+    body = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": image}}, "Mode": {"Replicated": {"Replicas": 1}}}
+    await swarm.post("/services/create", body, status=201)
+    before = swarm.manager.store.view.services.by_name("web")
+    assert before is not None
+    await cli.done(*UPDATE, "--label-add", "a=b", "web")
+    after = swarm.manager.store.view.services.by_name("web")
+    assert after is not None
+    assert after.spec.labels == {"a": "b"}
+    await swarm.manager.commit(lambda working: working.create(present_version(before)))
+    check = DirtyCheck(after, swarm.manager.store.view.spec_versions)
+    assert not check.is_dirty(Task(service_id=before.id, spec_version=before.spec_version), None)
+    version = after.spec_version
+    await cli.ours.done(*UPDATE, "web")
+    assert (await swarm.get("/services/web"))["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"] == "busybox:latest"
+    unchanged = swarm.manager.store.view.services.by_name("web")
+    assert unchanged is not None
+    assert unchanged.spec_version == version
+
+
+async def test_our_command_names_images_as_dockers_does(swarm: Swarm, cli: Cli) -> None:
+    await cli.done(*CREATE, "--name", "theirs", "busybox")
+    await cli.ours.done(*CREATE, "--name", "ours", "busybox")
+    images = {
+        entry["Spec"]["Name"]: entry["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+        for entry in await swarm.get("/services")
+    }
+    assert images == {"ours": "busybox:latest", "theirs": "busybox:latest"}
