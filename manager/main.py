@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import signal
@@ -90,6 +91,7 @@ JOIN_RETRY_S_MAX = 5.0
 FORWARD_TIMEOUT_S = 15.0
 SOCKET_CHECK_S = 1.0
 TRANSFER_TIMEOUT_S = 2.0
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PR_SET_NAME = 15
 
 T = TypeVar("T")
@@ -109,12 +111,22 @@ def run(payload: bytes) -> int:
     except Exception as error:
         cause = _cause(error)
         foreseen = isinstance(cause, ConsensusError | PKIError | OSError)
-        log.error("manager.failed", error=str(cause), exc_info=None if foreseen else error)
+        told = failure_text(cause, config.state_dir)
+        log.error("manager.failed", error=told, exc_info=None if foreseen else error)
         with contextlib.suppress(OSError):
             make_public_folder(error_file.parent, 0o711)
-            error_file.write_text(str(cause) or repr(cause))
+            error_file.write_text(told)
         return 1
     return 0
+
+
+def failure_text(cause: BaseException, state_dir: str) -> str:
+    """What a manager ended with, for ``docker info``. Of a full disk the system says neither where nor what helps."""
+    if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
+        return (
+            f"{os.strerror(cause.errno)} for the swarm's log below {state_dir}: the manager goes on once there is room"
+        )
+    return str(cause) or repr(cause)
 
 
 def _cause(error: BaseException) -> BaseException:
