@@ -176,7 +176,14 @@ def add_entries(spec: Spec, stem: str, entries: Sequence[Any]) -> None:
 
 
 def remove_entries(spec: Spec, stem: str, keys: Sequence[str]) -> None:
-    """Take entries out of a list of the spec, by key; keys that are not there are ignored, as Docker does."""
+    """Take entries out of a list of the spec, by key; keys that are not there are ignored, as Docker does.
+
+    Secrets and configs are found by name, ID or the beginning of one ID, and have to be there: a service goes on with
+    what was not taken from it.
+
+    Raises:
+        ValueError: a secret or config that the service has not, or that is none alone.
+    """
     if not keys:
         return
     path, key_of = LISTS[stem]
@@ -189,9 +196,25 @@ def remove_entries(spec: Spec, stem: str, keys: Sequence[str]) -> None:
         case "placement_pref":
             wanted = {preference(key)["Spread"]["SpreadDescriptor"] for key in keys}
             found = [entry for entry in found if key_of(entry) not in wanted]
+        case "secret" | "config":
+            gone = {_referred(found, stem, key) for key in keys}
+            found = [entry for entry in found if entry[f"{stem.capitalize()}ID"] not in gone]
         case _:
             found = [entry for entry in found if key_of(entry) not in set(keys)]
     put(spec, path, found)
+
+
+def _referred(found: Sequence[Spec], stem: str, key: str) -> str:
+    """The ID of the secret or config that the service knows by that name, ID or beginning of an ID."""
+    word = stem.capitalize()
+    ids = {str(entry[f"{word}ID"]): str(entry.get(f"{word}Name", "")) for entry in found}
+    matches = [one for one, name in ids.items() if name == key] or [one for one in ids if one == key]
+    matches = matches or [one for one in ids if key and one.startswith(key)]
+    if not matches:
+        raise ValueError(f"the service has no {stem} {key}")
+    if len(matches) > 1:
+        raise ValueError(f"{stem} {key} is ambiguous: the service has {len(matches)} whose IDs begin so")
+    return matches[0]
 
 
 def _without_ports(found: Sequence[Spec], keys: Sequence[str]) -> list[Spec]:

@@ -1,7 +1,7 @@
 """/services/{id}/logs and /tasks/{id}/logs, of the tasks that run on this host (features A5.10, C28).
 
 Every line carries its origin in front when ``details`` is asked for, which the CLI always does: it prints
-``web.1.<task>@<host> | line`` from it. A task on another node gets one line on stderr that says so, in its own name;
+``web.1.<task>@<host> | line`` from it. Lines of several tasks come by time, the newest last (``merged_logs.py``). A task on another node gets one line on stderr that says so, in its own name;
 when no task is here the request is refused (501).
 
 Source: moby ``daemon/server/httputils/write_log_stream.go``, cli ``command/service/logs.go``.
@@ -9,7 +9,6 @@ Source: moby ``daemon/server/httputils/write_log_stream.go``, cli ``command/serv
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from api.filters import timestamp_ns
 from api.requests import flag
 from api.streams import MULTIPLEXED_STREAM, RAW_STREAM, frame, start_stream
 from api.swarm_routes.context import TIMEOUT_S, LocalLogs, LogOptions, SwarmContext
+from api.swarm_routes.merged_logs import send_merged
 from base.numbers import natural
 from proto.control_pb2 import Filters, FilterValues, GetServiceRequest, GetTaskRequest, ListTasksRequest
 from proto.objects_pb2 import Task
@@ -29,7 +29,6 @@ from runtime.engine import Engine
 from runtime.errors import EngineError
 from runtime.types import TASK_ID_LABEL, LogLine
 
-QUEUED_LINES_MAX = 256
 ELSEWHERE = b"logs of tasks on other nodes are not served yet: ask the engine of the task's node\n"
 
 
@@ -102,7 +101,8 @@ class _LogRoutes:
         if options.stderr:
             for task in elsewhere:
                 await send(task, _notice(ELSEWHERE))
-        await _send_merged(read, here, options, send)
+        logs = [(task, _readable(read, task, options)) for task in sorted(here, key=lambda task: task.id)]
+        await send_merged(logs, send, follow=options.follow)
         await response.write_eof()
         return response
 
@@ -124,35 +124,13 @@ def log_line(task: Task, line: LogLine, *, timestamps: bool, details: bool) -> b
     return text
 
 
-async def _send_merged(read: LocalLogs, tasks: Sequence[Task], options: LogOptions, send: Send) -> None:
-    """Send the lines of all tasks as they come; returns when every task's log has ended."""
-    queue: asyncio.Queue[tuple[Task, LogLine] | None] = asyncio.Queue(QUEUED_LINES_MAX)
-
-    async def pump(task: Task) -> None:
-        try:
-            async for line in read(task, options):
-                await queue.put((task, line))
-        except EngineError as error:
-            await queue.put((task, _notice(f"{message_of(error)}\n".encode())))
-        await queue.put(None)
-
-    gone: ConnectionError | None = None
-    async with asyncio.TaskGroup() as group:
-        pumps = [group.create_task(pump(task), name=f"logs.{task.id}") for task in tasks]
-        running = len(pumps)
-        try:
-            while running:
-                item = await queue.get()
-                if item is None:
-                    running -= 1
-                else:
-                    await send(*item)
-        except ConnectionError as error:
-            gone = error
-            for each in pumps:
-                each.cancel()
-    if gone is not None:
-        raise gone  # outside the group, which would wrap it
+async def _readable(read: LocalLogs, task: Task, options: LogOptions) -> AsyncIterator[LogLine]:
+    """A task's log; that it cannot be read (any further) is its last line."""
+    try:
+        async for line in read(task, options):
+            yield line
+    except EngineError as error:
+        yield _notice(f"{message_of(error)}\n".encode())
 
 
 def _notice(text: bytes) -> LogLine:

@@ -69,6 +69,7 @@ def _file_entry(engine: EngineClient, stem: str, text: str) -> dict[str, Any]:
     reference = values.file_reference(text)
     word = stem.capitalize()
     found = engine.list(f"/{stem}s", {"name": [reference["Source"]]})
+    found = found or engine.list(f"/{stem}s", {"id": [reference["Source"]]})
     match = [entry for entry in found if reference["Source"] in (entry["Spec"]["Name"], entry["ID"])]
     if not match:
         raise click.ClickException(f"{stem} not found: {reference['Source']}")

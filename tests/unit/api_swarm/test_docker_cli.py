@@ -156,3 +156,27 @@ async def test_our_command_names_images_as_dockers_does(swarm: Swarm, cli: Cli) 
         for entry in await swarm.get("/services")
     }
     assert images == {"ours": "busybox:latest", "theirs": "busybox:latest"}
+
+
+@pytest.mark.parametrize("kind", ["secret", "config"])
+async def test_what_is_removed_from_a_service_is_found_first(swarm: Swarm, cli: Cli, kind: str) -> None:
+    """By name, ID or the beginning of an ID; what the service has not is refused, and nothing is changed."""
+
+    async def references() -> list[str]:
+        spec = (await swarm.get("/services/web"))["Spec"]["TaskTemplate"]["ContainerSpec"]
+        return [entry[f"{kind.capitalize()}Name"] for entry in spec.get(f"{kind.capitalize()}s") or ()]
+
+    ids = {}
+    for name in ("one", "two", "three"):
+        made = await swarm.post(f"/{kind}s/create", {"Name": name, "Data": "YQ=="}, status=201)
+        ids[name] = made["ID"]
+    await cli.ours.done(*CREATE, "--name", "web", f"--{kind}", "source=one,target=/t", "busybox")
+    await cli.ours.done(*UPDATE, f"--{kind}-rm", ids["one"], f"--{kind}-add", f"source={ids['two']},target=/t", "web")
+    assert await references() == ["two"]
+    for unknown in ("nope", "one", ids["three"], ""):
+        _, err, code = await cli.ours(*UPDATE, f"--{kind}-rm", unknown, f"--{kind}-add", "three", "web")
+        assert code != 0
+        assert f"the service has no {kind} {unknown}" in err
+        assert await references() == ["two"]
+    await cli.ours.done(*UPDATE, f"--{kind}-rm", ids["two"][:12], "web")
+    assert await references() == []
