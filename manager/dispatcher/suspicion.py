@@ -97,6 +97,8 @@ class Suspicions:
         self._answered_s: dict[str, float] = {}
         self._missed: set[str] = set()
         self._unanswered: set[str] = set()
+        self._others_reach: set[str] = set()
+        """Of those that were silent here."""
         self._condemned: dict[str, None] = {}  # in order
 
     # ------------------------------------------------------------ what the agents do
@@ -184,6 +186,7 @@ class Suspicions:
         self._answered_s[look.node_id] = now
         suspect.is_silent = False
         self._unanswered.discard(look.node_id)
+        self._compare(look.node_id, suspect)
         self._looks.set(look.node_id, now + LOOK_AGAIN_S)
 
     def silent(self, look: Look, now: float) -> None:
@@ -192,6 +195,7 @@ class Suspicions:
             return
         suspect.is_silent = True
         self._unanswered.add(look.node_id)
+        self._compare(look.node_id, suspect)
         self._looks.set(look.node_id, now + LOOK_AGAIN_S)
         self._judge(look.node_id, suspect)
 
@@ -206,6 +210,7 @@ class Suspicions:
         if (suspect := self._of(look)) is None:
             return
         suspect.is_vouched_for, suspect.is_denied = answered, not answered
+        self._compare(look.node_id, suspect)
         if answered:
             self._condemned.pop(look.node_id, None)
         else:
@@ -262,10 +267,14 @@ class Suspicions:
         return self._is_many(len(self._unanswered))
 
     def _is_cut_off(self) -> bool:
-        if not self._silent_together():
-            return False
-        found = (self._suspects[node_id] for node_id in self._unanswered)
-        return self._is_many(sum(suspect.is_silent and suspect.is_vouched_for for suspect in found))
+        return self._is_many(len(self._others_reach))
+
+    def _compare(self, node_id: str, suspect: _Suspect) -> None:
+        """What was found here with what was found elsewhere."""
+        if suspect.is_silent and suspect.is_vouched_for:
+            self._others_reach.add(node_id)
+        else:
+            self._others_reach.discard(node_id)
 
     def _is_many(self, count: int) -> bool:
         return count >= TOGETHER_MIN and TOGETHER_PART * count >= len(self._book)
@@ -291,6 +300,7 @@ class Suspicions:
     def _clear(self, node_id: str) -> None:
         if self._suspects.pop(node_id, None) is not None:
             self._unanswered.discard(node_id)
+            self._others_reach.discard(node_id)
             self._looks.drop(node_id)
             self._condemned.pop(node_id, None)
 
