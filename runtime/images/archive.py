@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-import threading
 from collections.abc import Sequence
-from contextlib import closing
 
 import msgspec
 
-from runtime.images.compression import decompressed
-from runtime.images.content import ContentStore, Reader
-from runtime.images.errors import ArchiveError, ContentError, DigestMismatchError, InvalidReferenceError, LayerError
+from runtime.images.content import ContentStore
+from runtime.images.errors import ArchiveError, ContentError, DigestMismatchError, InvalidReferenceError
 from runtime.images.manifests import (
     INDEXES,
     check_platform,
@@ -29,11 +26,14 @@ from runtime.images.manifests import (
 from runtime.images.platforms import host_platform
 from runtime.images.records import short_id
 from runtime.images.reference import parse_reference
-from runtime.images.rooted import split_name
 from runtime.images.snapshots import chain_ids
 from runtime.images.state import NewImage, State
-from runtime.images.tarstream import TarStream
 from runtime.images.types import Descriptor, Progress
+from runtime.unpack import headers
+from runtime.unpack.compression import Decompressed, Reader
+from runtime.unpack.errors import MalformedArchiveError
+from runtime.unpack.rooted import split_name
+from runtime.unpack.tar import TarStream
 
 MEMBERS_MAX = 100_000
 _BLOBS = "blobs/sha256/"
@@ -62,26 +62,26 @@ class Archive(msgspec.Struct, frozen=True):
         return found
 
 
-def read_archive(source: Reader, content: ContentStore, abort: threading.Event | None = None) -> Archive:
+def read_archive(source: Reader, content: ContentStore) -> Archive:
     """Store every file of the tar as a blob. Blocks. Raises ArchiveError, NoSpaceError, DigestMismatchError."""
     files: dict[str, str] = {}
     links: dict[str, str] = {}
     try:
-        with closing(decompressed(source)) as plain:
-            stream = TarStream(plain, abort=abort)
+        with Decompressed(source) as plain:
+            stream = TarStream(plain)
             for member in stream:
                 name = "/".join(split_name(member.name))
                 if len(files) + len(links) >= MEMBERS_MAX:
                     raise ArchiveError("invalid archive: too many files")
-                if member.isreg() and not member.sparse:
+                if member.kind == headers.REGULAR and member.segments is None:
                     expected = f"sha256:{name.removeprefix(_BLOBS)}" if name.startswith(_BLOBS) else ""
-                    files[name], _ = content.ingest_file(stream, expected=expected, abort=abort)
-                elif member.issym():
-                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
-                elif member.islnk():
-                    links[name] = posixpath.normpath(member.linkname)
+                    files[name], _ = content.ingest_file(stream, expected=expected)
+                elif member.kind == headers.SYMLINK:
+                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.link_name))
+                elif member.kind == headers.LINK:
+                    links[name] = posixpath.normpath(member.link_name)
             stream.drain()
-    except LayerError as error:
+    except MalformedArchiveError as error:
         raise ArchiveError(f"invalid archive: {error}") from error
     for name, target in links.items():  # older docker save: a layer that occurs twice is a link
         for _ in range(8):

@@ -7,7 +7,6 @@ leaves in ``ingest`` is where the next download of that digest goes on. Nobody e
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import threading
@@ -15,29 +14,20 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from base.files import remove_leftovers, sync_folder, write_atomic
-from base.threads import AbortedError, run_abortable
+from base.threads import run_abortable
 from runtime.images.errors import ContentError, DigestMismatchError, NoSpaceError
 from runtime.images.reference import check_digest
 from runtime.images.work import Listener, SharedWork
+from runtime.unpack.compression import Reader
+from runtime.unpack.room import DISK_FULL, keep_reserve
 
 CHUNK_BYTES = 1 << 20
 PARTIAL_AGE_S_MAX = 7 * 24 * 3600.0
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-RESERVE_BYTES, RESERVE_FILES, RESERVE_SHARE = 128 << 20, 10_000, 20
-"""Kept free of images, but never more than a twentieth of the file system: the swarm's log, the records and logs of
-containers and volumes mostly lie on the same one, and a layer may unpack to a thousand times its size."""
-
 Fetch = Callable[[int], AsyncGenerator[bytes, None]]
 """Yields the bytes of one blob from an offset on."""
-
-
-class Reader(Protocol):
-    """What of a binary file the sync writers need."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @contextlib.contextmanager
@@ -49,15 +39,6 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
         if error.errno in DISK_FULL:
             raise NoSpaceError(str(path)) from error
         raise
-
-
-def keep_reserve(fd: int, size_bytes: int) -> None:
-    """Before so much is written to the file system of ``fd``. Raises OSError (ENOSPC) when it would cut the reserve."""
-    disk = os.fstatvfs(fd)
-    free, reserve = disk.f_bavail * disk.f_frsize, min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
-    few_files = disk.f_files and disk.f_favail < min(RESERVE_FILES, disk.f_files // RESERVE_SHARE)  # btrfs counts none
-    if free - size_bytes < reserve or few_files:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Lease:
@@ -204,9 +185,7 @@ class ContentStore:
         if writer.size != size:
             raise ContentError(f"content {digest} is {writer.size} bytes, {size} were announced")
 
-    def ingest_file(
-        self, source: Reader, *, expected: str = "", abort: threading.Event | None = None
-    ) -> tuple[str, int]:
+    def ingest_file(self, source: Reader, *, expected: str = "") -> tuple[str, int]:
         """Store what ``source`` yields until its end; returns digest and size. Blocks, any thread.
 
         Raises:
@@ -217,8 +196,6 @@ class ContentStore:
         try:
             with disk_full_as_error(self._ingest), BlobWriter(partial) as writer:
                 while data := source.read(CHUNK_BYTES):
-                    if abort is not None and abort.is_set():
-                        raise AbortedError
                     writer.write(data)
                 return writer.finish(expected, self._blobs), writer.size
         finally:

@@ -100,6 +100,8 @@ class Puller:
         present = [self._is_here(layer, chain_id) for layer, chain_id in zip(manifest.layers, chain, strict=True)]
         for report, here in zip(reports, present, strict=True):
             report.say("Already exists" if here else "Pulling fs layer")
+        if not all(present):
+            await asyncio.to_thread(self._state.snapshots.unpacker.warm)
         try:
             async with asyncio.TaskGroup() as group:
                 downloads = [

@@ -17,7 +17,7 @@ from runtime.images.errors import ContentError
 from runtime.images.manifests import OCI_INDEX, OCI_MANIFEST, make_manifest
 from runtime.images.records import Entry
 from runtime.images.reference import parse_reference
-from runtime.images.tarstream import END_OF_ARCHIVE, data_member, directory_member, padding
+from runtime.images.tar_members import END_OF_ARCHIVE, data_member, directory_member, padding
 from runtime.images.types import Descriptor
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'

@@ -25,11 +25,11 @@ import structlog
 from base.files import remove_leftovers, write_atomic
 from base.leftovers import Leftovers
 from base.trees import remove_tree, tree_size
-from runtime.images.content import Reader, disk_full_as_error
-from runtime.images.errors import SnapshotError
-from runtime.images.layers import Unpacked, unpack_layer
+from runtime.images.content import disk_full_as_error
+from runtime.images.errors import DigestMismatchError, SnapshotError
 from runtime.images.overlay import overlay_options, probe_overlay, unmount
 from runtime.images.types import RootFS
+from runtime.images.unpacking import Unpacked, Unpacker, wait_until_left
 from runtime.kernel.mounts import Mounter, mount_overlay, sync_filesystem
 
 # 96 bits: 128 layers fit in a page of mount options, and nobody finds a second chain ID with the same name.
@@ -81,6 +81,7 @@ class Snapshots:
         self._ours, self._numbers = secrets.token_hex(8), count()
         self._mounter: Mounter | None = None
         self._leftovers = Leftovers(remove=_unmount_and_remove)
+        self.unpacker = Unpacker()
 
     def open(self) -> None:
         """Make the directories, check overlayfs, clear what a crash left. Blocks. Raises OverlayUnsupportedError.
@@ -118,6 +119,7 @@ class Snapshots:
         self._mounter = Mounter(self._layers)
 
     def close(self) -> None:
+        self.unpacker.close()
         if self._mounter is not None:
             self._mounter.close()
             self._mounter = None
@@ -160,19 +162,19 @@ class Snapshots:
         except KeyError:
             raise SnapshotError(f"layer {chain_id} is missing") from None
 
-    def unpack(
-        self, parents: Sequence[str], diff_id: str, source: Reader, abort: threading.Event | None = None
-    ) -> Unpacked:
-        """Unpack one layer onto the chain of ``parents`` (chain IDs, lowest first). Blocks.
+    def unpack(self, parents: Sequence[str], diff_id: str, blob: int, abort: threading.Event | None = None) -> Unpacked:
+        """Unpack the layer at the descriptor ``blob`` onto the chain of ``parents`` (chain IDs, lowest first). Blocks.
 
-        ``diff_id`` may be "" to take what comes. Raises what ``unpack_layer`` raises, NoSpaceError.
+        ``diff_id`` may be "" to take what comes. Raises LayerError, DigestMismatchError, NoSpaceError, AbortedError.
         """
         work = self._temporary()
         work.mkdir(mode=0o700)
         try:
             with disk_full_as_error(self._layers):
                 below = [self._layers / _name(parent) for parent in reversed(parents)]
-                unpacked = unpack_layer(source, work, parents=below, diff_id=diff_id, abort=abort)
+                unpacked = self.unpacker.unpack(blob, work, below, abort)
+                if diff_id and unpacked.diff_id != diff_id:
+                    raise DigestMismatchError(expected=diff_id, actual=unpacked.diff_id)
                 diff_id = unpacked.diff_id
                 chain_id = _chain_on(parents, diff_id)
                 name = _name(chain_id)
@@ -341,7 +343,8 @@ class Snapshots:
 
 
 def _unmount_and_remove(tree: Path) -> None:
-    """Of what was being made or removed. Raises OSError."""
+    """Of what was being made or removed, once nothing of a daemon that was killed writes there. Raises OSError."""
+    wait_until_left(tree)
     try:
         unmount(tree / "merged")
     except SnapshotError as error:

@@ -60,7 +60,7 @@ class State(msgspec.Struct):
 
         def unpack(abort: threading.Event) -> None:
             with self.content.path(blob.digest).open("rb") as file:
-                self.snapshots.unpack(parents, diff_id, file, abort)
+                self.snapshots.unpack(parents, diff_id, file.fileno(), abort)
 
         async def work(publish: Listener) -> None:
             publish(("Extracting", 0, blob.size))

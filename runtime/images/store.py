@@ -15,12 +15,12 @@ from runtime.events import EventBus
 from runtime.images import listing
 from runtime.images.archive import Loader, layer_descriptor, read_archive
 from runtime.images.changes import apply_changes
-from runtime.images.compression import decompressed
 from runtime.images.content import ContentStore
 from runtime.images.errors import (
     ImageConflictError,
     ImagesError,
     InvalidArgumentError,
+    LayerError,
     NoSpaceError,
     PlatformMismatchError,
 )
@@ -50,6 +50,8 @@ from runtime.images.types import (
     RootFS,
 )
 from runtime.images.work import BytePipe, run_with_stream
+from runtime.unpack.compression import Decompressed
+from runtime.unpack.errors import MalformedArchiveError
 
 log = structlog.get_logger(__name__)
 
@@ -311,6 +313,7 @@ class ImageStore:
 
         try:
             with content.hold():
+                await asyncio.to_thread(self._state.snapshots.unpacker.warm)
                 archive = await run_with_stream(source, lambda pipe: read_archive(pipe, content))
                 names = await Loader(self._state).load(archive, progress or _ignore)
             for name in names:
@@ -340,8 +343,11 @@ class ImageStore:
         content = self._state.content
 
         def store(pipe: BytePipe) -> str:
-            with contextlib.closing(decompressed(pipe)) as plain:
-                return content.ingest_file(plain)[0]
+            try:
+                with Decompressed(pipe) as plain:
+                    return content.ingest_file(plain)[0]
+            except MalformedArchiveError as error:
+                raise LayerError(str(error)) from error
 
         try:
             with content.hold():

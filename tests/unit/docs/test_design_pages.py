@@ -17,8 +17,9 @@ from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.control import forward, nodes, service
 from manager.dispatcher import assignments, budget, dispatcher, heartbeat, liveness, looking, suspicion, watching
 from manager.store import machine, store, watch
-from runtime.images import content, manifests
+from runtime.images import manifests
 from runtime.images import transport as registry
+from runtime.unpack import room
 from worker.membership import manager_process
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -88,7 +89,7 @@ def s(seconds: float) -> str:
         ("dispatcher", f"a description counts as {budget.DESCRIPTION_WEIGHT}"),
         ("dispatcher", f"`RESOURCE_EXHAUSTED` after {s(budget.REFUSAL_DELAY_S)}"),
         ("dispatcher", f'"{constants.NODE_UNKNOWN_MESSAGE}"'),
-        ("images", f"{content.RESERVE_BYTES // MIB} MB and {thousands(content.RESERVE_FILES)} files"),
+        ("images", f"{room.RESERVE_BYTES // MIB} MB and {thousands(room.RESERVE_FILES)} files"),
         ("images", f"less than {registry.PROGRESS_BYTES // 1024} KiB within a minute"),
         ("images", f"make {manifests.LAYERS_MAX} layers fit"),
         ("store", f"at most {store.TRANSACTION_OBJECTS_MAX} objects and {store.TRANSACTION_SIZE_BYTES_MAX / 1e6:g} MB"),

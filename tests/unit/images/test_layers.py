@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from base.trees import remove_tree
-from runtime.images import DigestMismatchError, LayerError
-from runtime.images.layers import OPAQUE_XATTR, Unpacked, unpack_layer
+from runtime.unpack.errors import MalformedArchiveError
+from runtime.unpack.layers import OPAQUE_XATTR, LayerContent, unpack_layer
 from tests.support_images import busybox_rootfs, make_tar, sha256
 
 pytestmark = pytest.mark.root
@@ -32,7 +32,9 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", **fields: o
     return info
 
 
-def unpack(tmp_path: Path, tar: bytes, *, parents: tuple[Path, ...] = (), name: str = "work") -> tuple[Path, Unpacked]:
+def unpack(
+    tmp_path: Path, tar: bytes, *, parents: tuple[Path, ...] = (), name: str = "work"
+) -> tuple[Path, LayerContent]:
     work = tmp_path / name
     work.mkdir()
     return work / "fs", unpack_layer(io.BytesIO(tar), work, parents=parents)
@@ -144,7 +146,7 @@ def test_links_are_followed_inside_only(tmp_path: Path) -> None:
 def test_hostile_members_are_refused(tmp_path: Path, members: list[tuple[str, bytes | None] | tarfile.TarInfo]) -> None:
     (tmp_path / "outside").mkdir()
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(LayerError):
+    with pytest.raises(MalformedArchiveError):
         unpack(tmp_path, make_tar(members))
     assert sorted(os.listdir(tmp_path)) == sorted([*before, "work"])
     remove_tree(tmp_path / "work")
@@ -185,10 +187,6 @@ def test_compressed_layers_and_their_diff_id(tmp_path: Path, compress: object) -
     assert (root / "bin/busybox").stat().st_size == unpacked.size_bytes - len((root / "etc/passwd").read_bytes()) - len(
         (root / "etc/group").read_bytes()
     )
-    work = tmp_path / "other"
-    work.mkdir()
-    with pytest.raises(DigestMismatchError):
-        unpack_layer(io.BytesIO(packed), work, diff_id=sha256(b"other"))
 
 
 def test_sparse_files_keep_their_holes(tmp_path: Path) -> None:
@@ -217,9 +215,8 @@ def test_broken_layers_are_refused_or_differ(tmp_path: Path, data: st.DataObject
     work = tmp_path / "fuzz"
     work.mkdir()
     try:
-        # A flipped bit in gzip's own header (its time, say) leaves the tar as it was.
-        assert unpack_layer(io.BytesIO(bytes(raw)), work, diff_id=sha256(tar)).diff_id == sha256(tar)
-    except (LayerError, DigestMismatchError):
+        unpack_layer(io.BytesIO(bytes(raw)), work)  # that it is another tar shows its digest
+    except MalformedArchiveError:
         pass
     finally:
         remove_tree(work)
@@ -229,11 +226,11 @@ def test_broken_layers_are_refused_or_differ(tmp_path: Path, data: st.DataObject
 def test_endless_headers_are_bounded(tmp_path: Path) -> None:
     huge = tarfile.TarInfo("././@PaxHeader")
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 33
-    with pytest.raises(LayerError, match="headers of one member are too large"):
+    with pytest.raises(MalformedArchiveError, match="headers of one member are too large"):
         unpack(tmp_path, huge.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
     chain = tarfile.TarInfo("././@LongLink")
     chain.type, chain.size = tarfile.GNUTYPE_LONGNAME, 1
-    with pytest.raises(LayerError):
+    with pytest.raises(MalformedArchiveError):
         unpack(tmp_path, (chain.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 5000, name="chain")
 
 

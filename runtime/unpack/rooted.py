@@ -11,12 +11,19 @@ import contextlib
 import os
 import stat
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runtime.images.errors import LayerError
+from runtime.unpack.errors import MalformedArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 LINKS_MAX = 40
+STEPS_MAX = 4096
+"""Components of one path, those of the links on its way included: the kernel's own forty links may have 80 000."""
+RESOLVED_MAX = 1024
+"""Paths that are remembered, each at most ``PATH_BYTES_MAX`` long."""
 DEPTH_MAX = 512
 PATH_BYTES_MAX = 4096
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,9 +31,9 @@ _OPEN_MAX = 64
 
 
 def split_name(name: str) -> list[str]:
-    """Components of a member's name, cleaned. Raises LayerError for one that climbs out or is no path."""
+    """Components of a member's name, cleaned. Raises MalformedArchiveError for one that climbs out or is no path."""
     if "\0" in name or len(os.fsencode(name)) > PATH_BYTES_MAX:
-        raise LayerError(f"malformed tar: impossible name {name[:80]!r}")
+        raise MalformedArchiveError(f"malformed tar: impossible name {name[:80]!r}")
     parts: list[str] = []
     for part in name.split("/"):
         if part in ("", "."):
@@ -36,7 +43,7 @@ def split_name(name: str) -> list[str]:
         elif parts:
             parts.pop()
         else:
-            raise LayerError(f"tar member {name!r} is outside of the layer")
+            raise MalformedArchiveError(f"tar member {name!r} is outside of the layer")
     return parts
 
 
@@ -46,7 +53,7 @@ class RootedDirectory:
     def __init__(self, root: Path) -> None:
         self._root = os.open(root, _OPEN_DIRECTORY)
         self._open: OrderedDict[str, int] = OrderedDict()
-        self._resolved: dict[str, str] = {}
+        self._resolved: OrderedDict[str, str] = OrderedDict()
 
     def close(self) -> None:
         self.forget()
@@ -63,14 +70,18 @@ class RootedDirectory:
         """The real path (no links in it, "" for the root) of a directory.
 
         ``make(parent, name)`` is called for a component that does not exist or is a whiteout, and must make it a
-        directory. Raises LayerError.
+        directory. Raises MalformedArchiveError.
         """
         wanted = "/".join(parts)
         known = self._resolved.get(wanted)
         if known is not None:
+            self._resolved.move_to_end(wanted)
             return known
-        stack, todo, links = list[str](), deque(parts), 0
+        stack, todo, links, steps = list[str](), deque(parts), 0, 0
         while todo:
+            steps += 1
+            if steps > STEPS_MAX:
+                raise MalformedArchiveError(f"too long a way to {wanted[:200]!r}")
             part = todo.popleft()
             if part in ("", "."):
                 continue
@@ -84,19 +95,21 @@ class RootedDirectory:
             elif stat.S_ISLNK(info.st_mode):
                 links += 1
                 if links > LINKS_MAX:
-                    raise LayerError(f"too many symbolic links in {wanted[:200]!r}")
+                    raise MalformedArchiveError(f"too many symbolic links in {wanted[:200]!r}")
                 target = os.readlink(part, dir_fd=self.fd(parent))
                 if target.startswith("/"):
                     stack.clear()
                 todo.extendleft(reversed(target.split("/")))
                 continue
             elif not stat.S_ISDIR(info.st_mode):
-                raise LayerError(f"{wanted[:200]!r}: {part!r} is not a directory")
+                raise MalformedArchiveError(f"{wanted[:200]!r}: {part!r} is not a directory")
             stack.append(part)
             if len(stack) > DEPTH_MAX:
-                raise LayerError("directories are nested too deeply")
+                raise MalformedArchiveError("directories are nested too deeply")
         real = "/".join(stack)
         self._resolved[wanted] = real
+        if len(self._resolved) > RESOLVED_MAX:
+            self._resolved.popitem(last=False)
         return real
 
     def lstat(self, parent: str, name: str) -> os.stat_result | None:

@@ -11,77 +11,74 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import stat
-import tarfile
-import threading
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-import structlog
-
-from base.files import make_public_folder
 from base.trees import remove_tree
-from runtime.images.compression import decompressed
-from runtime.images.content import DISK_FULL, Reader, keep_reserve
-from runtime.images.errors import DigestMismatchError, LayerError
-from runtime.images.rooted import RootedDirectory, is_whiteout, look_up, split_name
-from runtime.images.tarstream import TarStream, segments
+from runtime.unpack import headers
+from runtime.unpack.compression import Decompressed
+from runtime.unpack.errors import MalformedArchiveError
+from runtime.unpack.room import DISK_FULL, keep_reserve
+from runtime.unpack.rooted import RootedDirectory, is_whiteout, look_up, split_name
+from runtime.unpack.tar import TarStream
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from runtime.unpack.compression import Reader
+    from runtime.unpack.headers import TarMember
 
 WHITEOUT_PREFIX = ".wh."
 WHITEOUT_META_PREFIX = ".wh..wh."
 OPAQUE_MARKER = ".wh..wh..opq"
 OPAQUE_XATTR = "trusted.overlay.opaque"
 ID_MAX = 0xFFFF_FFFE
-MTIME_S_MAX = 1 << 34
 ROOM_CHECK_BYTES, MEMBER_BYTES = 1 << 20, 1 << 14
-_XATTR_HEADER = "SCHILY.xattr."
+SKIPPED_MAX = 16
+_SPECIAL = {headers.CHARACTER: stat.S_IFCHR, headers.BLOCK: stat.S_IFBLK, headers.FIFO: stat.S_IFIFO}
 
 
-class Unpacked(msgspec.Struct, frozen=True):
-    """What came out: the digest of the uncompressed tar and the bytes in its regular files."""
+class LayerContent(NamedTuple):
+    """What came out.
+
+    Attributes:
+        diff_id: digest of the uncompressed tar.
+        size_bytes: in its regular files, holes left out.
+        skipped: extended attributes that the file system did not take, with its reason.
+    """
 
     diff_id: str
     size_bytes: int
+    skipped: list[tuple[str, str]]
 
 
 def unpack_layer(
-    source: Reader,
-    work: Path,
-    *,
-    parents: Sequence[Path] = (),
-    diff_id: str = "",
-    abort: threading.Event | None = None,
-) -> Unpacked:
+    source: Reader, work: Path, *, parents: Sequence[Path] = (), check: Callable[[], None] | None = None
+) -> LayerContent:
     """Unpack a tar (plain, gzip, zstd, bzip2 or xz) into ``work / "fs"``. Blocks; needs root.
 
     Args:
         work: an empty directory that nobody else uses; on an error the caller removes it.
         parents: directories of the layers below, topmost first.
-        diff_id: digest that the uncompressed tar must have; "" to accept any.
-        abort: makes it stop with AbortedError when set.
+        check: called now and then; ends it by what it raises.
 
     Raises:
-        LayerError: malformed, or it tries to leave the directory.
-        DigestMismatchError: it is not the tar that ``diff_id`` names.
+        MalformedArchiveError: malformed, beyond a bound, or it tries to leave the directory.
         OSError: the disk failed or is full.
     """
     root = work / "fs"
-    make_public_folder(root)
-    with contextlib.closing(decompressed(source)) as plain:
-        stream = TarStream(plain, abort=abort)
+    root.mkdir(mode=0o755)
+    root.chmod(0o755)  # whatever the umask
+    with Decompressed(source) as plain:
+        stream = TarStream(plain, check=check)
         with contextlib.closing(_Extractor(root, work, parents)) as extractor:
             for member in stream:
                 extractor.add(member, stream)
             extractor.finish()
-        actual, _ = stream.drain()
-    if diff_id and actual != diff_id:
-        raise DigestMismatchError(expected=diff_id, actual=actual)
-    return Unpacked(actual, extractor.size_bytes)
+        diff_id, _ = stream.drain()
+    return LayerContent(diff_id, extractor.size_bytes, sorted(extractor.skipped.items()))
 
 
 class _Extractor:
@@ -93,22 +90,23 @@ class _Extractor:
         self._removed = 0
         self._unchecked_bytes = ROOM_CHECK_BYTES
         self.size_bytes = 0
+        self.skipped: dict[str, str] = {}
         if parents:
             _copy_metadata(parents[0].stat(), root)
 
     def close(self) -> None:
         self._tree.close()
 
-    def add(self, member: tarfile.TarInfo, stream: TarStream) -> None:
+    def add(self, member: TarMember, stream: TarStream) -> None:
         """Make one member; refuses to guess: what cannot be made as it says is an error."""
         try:
             self._add(member, stream)
         except OSError as error:
             if error.errno in (*DISK_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS):
                 raise
-            raise LayerError(f"cannot make {member.name[:200]!r}: {error.strerror}") from error
+            raise MalformedArchiveError(f"cannot make {member.name[:200]!r}: {error.strerror}") from error
         except (ValueError, OverflowError) as error:
-            raise LayerError(f"malformed tar: {member.name[:200]!r}: {error}") from error
+            raise MalformedArchiveError(f"malformed tar: {member.name[:200]!r}: {error}") from error
 
     def _make_room(self, size_bytes: int) -> None:
         """Before so much is written: asks the file system once a MiB or 64 members. Raises OSError (ENOSPC)."""
@@ -117,12 +115,12 @@ class _Extractor:
             keep_reserve(self._tree.fd(""), self._unchecked_bytes)
             self._unchecked_bytes = 0
 
-    def _add(self, member: tarfile.TarInfo, stream: TarStream) -> None:
+    def _add(self, member: TarMember, stream: TarStream) -> None:
         self._make_room(MEMBER_BYTES)
         parts = split_name(member.name)
         if not parts:
-            if not member.isdir():
-                raise LayerError("malformed tar: the root of the layer is not a directory")
+            if member.kind != headers.DIRECTORY:
+                raise MalformedArchiveError("malformed tar: the root of the layer is not a directory")
             self._dress_directory("", member)
             return
         parent, name = self._tree.resolve(parts[:-1], self._imply), parts[-1]
@@ -145,7 +143,7 @@ class _Extractor:
 
     def _whiteout(self, parent: str, name: str) -> None:
         if name in ("", ".", ".."):
-            raise LayerError(f"malformed tar: whiteout of {name!r}")
+            raise MalformedArchiveError(f"malformed tar: whiteout of {name!r}")
         # layer.md: whiteouts hide what lower layers have, never what this layer itself adds
         if self._tree.lstat(parent, name) is None:
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._tree.fd(parent))
@@ -179,34 +177,33 @@ class _Extractor:
                     self._mtimes_ns[path] = info.st_mtime_ns
                 return
 
-    def _make(self, parent: str, name: str, member: tarfile.TarInfo, stream: TarStream) -> None:
+    def _make(self, parent: str, name: str, member: TarMember, stream: TarStream) -> None:
         existing = self._tree.lstat(parent, name)
-        keeps = existing is not None and stat.S_ISDIR(existing.st_mode) and member.isdir()
+        keeps = existing is not None and stat.S_ISDIR(existing.st_mode) and member.kind == headers.DIRECTORY
         if existing is not None and not keeps:
             self._discard(parent, name, existing)
-        if member.isdir():
+        if member.kind == headers.DIRECTORY:
             real = f"{parent}/{name}" if parent else name
             if not keeps:
                 os.mkdir(name, 0o700, dir_fd=self._tree.fd(parent))
                 if existing is not None and is_whiteout(existing):
                     self._make_opaque(real)
             self._dress_directory(real, member)
-        elif member.isreg():
+        elif member.kind == headers.REGULAR:
             self._make_file(parent, name, member, stream)
-        elif member.islnk():
+        elif member.kind == headers.LINK:
             self._make_link(parent, name, member)
-        elif member.issym():
-            if not member.linkname or "\0" in member.linkname:
-                raise LayerError(f"malformed tar: {member.name[:200]!r} links to nothing")
-            os.symlink(member.linkname, name, dir_fd=self._tree.fd(parent))
+        elif member.kind == headers.SYMLINK:
+            if not member.link_name or "\0" in member.link_name:
+                raise MalformedArchiveError(f"malformed tar: {member.name[:200]!r} links to nothing")
+            os.symlink(member.link_name, name, dir_fd=self._tree.fd(parent))
             self._dress_special(parent, name, member)
-        elif member.ischr() or member.isblk() or member.isfifo():
-            kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK if member.isblk() else stat.S_IFIFO
-            device = 0 if member.isfifo() else os.makedev(member.devmajor, member.devminor)
-            os.mknod(name, kind | 0o600, device, dir_fd=self._tree.fd(parent))
+        elif (special := _SPECIAL.get(member.kind)) is not None:
+            device = 0 if member.kind == headers.FIFO else os.makedev(member.major, member.minor)
+            os.mknod(name, special | 0o600, device, dir_fd=self._tree.fd(parent))
             self._dress_special(parent, name, member)
         else:
-            raise LayerError(f"malformed tar: {member.name[:200]!r} has unknown type {member.type!r}")
+            raise MalformedArchiveError(f"malformed tar: {member.name[:200]!r} has unknown type {member.kind!r}")
 
     def _discard(self, parent: str, name: str, info: os.stat_result) -> None:
         """Take away what an earlier member of this layer made under the same name."""
@@ -220,51 +217,49 @@ class _Extractor:
         if stat.S_ISDIR(info.st_mode) or stat.S_ISLNK(info.st_mode):
             self._tree.forget()
 
-    def _make_file(self, parent: str, name: str, member: tarfile.TarInfo, stream: TarStream) -> None:
+    def _make_file(self, parent: str, name: str, member: TarMember, stream: TarStream) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=self._tree.fd(parent))
         try:
-            if member.sparse:
+            if member.segments is not None:
                 self._write_sparse(fd, member, stream)
             else:
                 for data in stream.chunks():
                     self._write(fd, data)
             os.fchown(fd, _checked_id(member.uid), _checked_id(member.gid))
-            _set_xattrs(fd, member)
+            self._set_xattrs(fd, member)
             os.fchmod(fd, member.mode & 0o7777)  # after the owner: chown takes set-user-ID away
-            os.utime(fd, ns=(_mtime_ns(member), _mtime_ns(member)))
+            os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
         finally:
             os.close(fd)
-        self.size_bytes += member.size
+        self.size_bytes += member.stored
 
-    def _write(self, fd: int, data: bytes) -> None:
+    def _write(self, fd: int, data: memoryview) -> None:
         self._make_room(len(data))
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        while data:
+            data = data[os.write(fd, data) :]
 
-    def _write_sparse(self, fd: int, member: tarfile.TarInfo, stream: TarStream) -> None:
+    def _write_sparse(self, fd: int, member: TarMember, stream: TarStream) -> None:
         """Segments are stored one after the other; the rest of the file is a hole."""
-        parts = segments(member)
-        if any(offset < 0 or size < 0 or offset + size > member.size for offset, size in parts):
-            raise LayerError(f"malformed tar: {member.name[:200]!r} has data outside of the file")
-        for offset, size in parts:
+        for offset, size in member.segments or ():
             os.lseek(fd, offset, os.SEEK_SET)
             while size > 0:
-                data = stream.read(size)
+                data = stream.some(size)
+                if not data:
+                    raise MalformedArchiveError(f"malformed tar: {member.name[:200]!r} has data outside of the file")
                 self._write(fd, data)
                 size -= len(data)
         os.ftruncate(fd, member.size)
 
-    def _make_link(self, parent: str, name: str, member: tarfile.TarInfo) -> None:
-        target = split_name(member.linkname)
+    def _make_link(self, parent: str, name: str, member: TarMember) -> None:
+        target = split_name(member.link_name)
         if not target:
-            raise LayerError(f"malformed tar: {member.name[:200]!r} is a link to the root")
+            raise MalformedArchiveError(f"malformed tar: {member.name[:200]!r} is a link to the root")
         target_parent = self._tree.resolve(target[:-1], self._imply)
         info = self._tree.lstat(target_parent, target[-1])
         if info is None or is_whiteout(info) or stat.S_ISDIR(info.st_mode):
-            raise LayerError(
-                f"{member.name[:200]!r} links to {member.linkname[:200]!r}, which this layer does not have"
+            raise MalformedArchiveError(
+                f"{member.name[:200]!r} links to {member.link_name[:200]!r}, which this layer does not have"
             )
         os.link(
             target[-1],
@@ -274,20 +269,36 @@ class _Extractor:
             follow_symlinks=False,
         )
 
-    def _dress_directory(self, real: str, member: tarfile.TarInfo) -> None:
+    def _dress_directory(self, real: str, member: TarMember) -> None:
         fd = self._tree.fd(real)
         os.fchown(fd, _checked_id(member.uid), _checked_id(member.gid))
-        _set_xattrs(fd, member)
+        self._set_xattrs(fd, member)
         os.fchmod(fd, member.mode & 0o7777)
-        self._mtimes_ns[real] = _mtime_ns(member)
+        self._mtimes_ns[real] = member.mtime_ns
 
-    def _dress_special(self, parent: str, name: str, member: tarfile.TarInfo) -> None:
+    def _dress_special(self, parent: str, name: str, member: TarMember) -> None:
         fd = self._tree.fd(parent)
         os.chown(name, _checked_id(member.uid), _checked_id(member.gid), dir_fd=fd, follow_symlinks=False)
-        if not member.issym():
+        if member.kind != headers.SYMLINK:
             os.chmod(name, member.mode & 0o7777, dir_fd=fd)  # made here just now and no link: not followed anywhere
-        _set_xattrs(f"/proc/self/fd/{fd}/{name}", member)
-        os.utime(name, ns=(_mtime_ns(member), _mtime_ns(member)), dir_fd=fd, follow_symlinks=False)
+        self._set_xattrs(f"/proc/self/fd/{fd}/{name}", member)
+        os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+    def _set_xattrs(self, target: int | str, member: TarMember) -> None:
+        """Only names that belong to content: a layer must not speak to overlayfs (``trusted.``) or to the host's LSM."""
+        for name, value in member.xattrs.items():
+            if name != "security.capability" and not name.startswith(("user.", "system.posix_acl_")):
+                continue
+            try:
+                if isinstance(target, int):
+                    os.setxattr(target, name, value)
+                else:
+                    os.setxattr(target, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EPERM):
+                    raise
+                if len(self.skipped) < SKIPPED_MAX:
+                    self.skipped[name[:200]] = str(error.strerror)
 
     def finish(self) -> None:
         """What must wait for the last member: times of directories, an opaque root."""
@@ -300,33 +311,8 @@ class _Extractor:
 
 def _checked_id(value: int) -> int:
     if not 0 <= value <= ID_MAX:
-        raise LayerError(f"malformed tar: impossible owner {value}")
+        raise MalformedArchiveError(f"malformed tar: impossible owner {value}")
     return value
-
-
-def _mtime_ns(member: tarfile.TarInfo) -> int:
-    seconds = float(member.mtime)
-    if not math.isfinite(seconds) or not 0 <= seconds <= MTIME_S_MAX:
-        return 0
-    return int(seconds * 1_000_000_000)
-
-
-def _set_xattrs(target: int | str, member: tarfile.TarInfo) -> None:
-    """Only names that belong to content: a layer must not speak to overlayfs (``trusted.``) or to the host's LSM."""
-    for key, text in member.pax_headers.items():
-        name = key.removeprefix(_XATTR_HEADER)
-        if name == key or not (name == "security.capability" or name.startswith(("user.", "system.posix_acl_"))):
-            continue
-        try:
-            value = text.encode("utf-8", "surrogateescape")
-            if isinstance(target, int):
-                os.setxattr(target, name, value)
-            else:
-                os.setxattr(target, name, value, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.EPERM) or error.errno in DISK_FULL:
-                raise
-            log.warning("layer.xattr_skipped", xattr=name, reason=error.strerror)
 
 
 def _copy_metadata(info: os.stat_result, target: Path | int) -> None:
