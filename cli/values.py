@@ -166,6 +166,8 @@ def port(text: str) -> list[dict[str, Any]]:
         raise ValueError(f"HostIP is not supported: {text}")
     targets = _range(target, text)
     sources = _range(published[0], text) if published and published[0] else [0] * len(targets)
+    if len(targets) == 1:
+        targets *= len(sources)  # a range of published ports for one of the service, as Docker's command has it
     if len(sources) != len(targets):
         raise ValueError(f"invalid ranges specified for container and host Ports: {target} and {published[0]}")
     return [
@@ -287,7 +289,7 @@ def mount(text: str) -> dict[str, Any]:
 
 def file_mode(text: str) -> int:
     """A file mode, octal."""
-    if not re.fullmatch(r"(0o?)?[0-7]{1,6}", text):
+    if not re.fullmatch(r"(0o?)?[0-7]{1,6}", text) or int(text, 8) > 0o7777:
         raise ValueError(f"invalid mode specified: {text!r}, want octal as in 0440")
     return int(text, 8)
 
@@ -298,6 +300,17 @@ def _flag(value: str, key: str) -> bool:
     if value.lower() in ("0", "false"):
         return False
     raise ValueError(f"invalid value for {key}: {value}")
+
+
+def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of capabilities as the API has them (``CAP_SYS_NICE`` of ``sys_nice``), sorted; what is added is not dropped."""
+    added, dropped = ({_capability(text) for text in texts} for texts in (add, drop))
+    return sorted({"ALL"} if "ALL" in added else added), sorted({"ALL"} if "ALL" in dropped else dropped - added)
+
+
+def _capability(text: str) -> str:
+    name = text.strip().upper()
+    return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
 
 
 def ulimit(text: str) -> dict[str, Any]:

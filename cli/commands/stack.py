@@ -91,7 +91,13 @@ def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
     """Output the final config file, after doing merges and interpolations."""
     import yaml
 
-    output.write(yaml.safe_dump(_source(files, None if skip_interpolation else os.environ).value, sort_keys=False))
+    source = _source(files, None if skip_interpolation else os.environ)
+    if not skip_interpolation:
+        try:
+            read(source, os.environ)  # a file that cannot be deployed is none to show
+        except ManifestError as error:
+            raise click.ClickException(str(error)) from error
+    output.write(yaml.safe_dump(source.value, sort_keys=False))
 
 
 @stack.command()

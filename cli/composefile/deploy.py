@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from cli import values
 from cli.composefile import keys
 from cli.composefile.cursor import Cursor
 from cli.composefile.model import Deploy, GenericResource, Placement, Resources, RestartPolicy, UpdateConfig
 
 
-def read_deploy(deploy: Cursor) -> Deploy:
-    """The section, whose keys are known to be of it. Raises: ManifestError."""
+def read_deploy(deploy: Cursor, restart: Cursor) -> Deploy:
+    """The section, whose keys are known to be of it.
+
+    Args:
+        restart: the service's ``restart``, which counts where the section has no policy.
+
+    Raises: ManifestError.
+    """
     resources = deploy.get("resources", keys.RESOURCES)
     return Deploy(
         at=deploy.place,
@@ -19,10 +27,12 @@ def read_deploy(deploy: Cursor) -> Deploy:
         labels=deploy.get("labels").text_map(),
         limits=_resources(resources.get("limits", keys.LIMITS)),
         reservations=_resources(resources.get("reservations", keys.RESERVATIONS)),
-        restart_policy=_restart(deploy.get("restart_policy", keys.RESTART)),
+        restart_policy=_restart(deploy.get("restart_policy", keys.RESTART), restart),
         placement=_placement(deploy.get("placement", keys.PLACEMENT)),
         update_config=deploy.get("update_config").read(lambda cursor: _update(cursor, "continue", "pause", "rollback")),
-        rollback_config=deploy.get("rollback_config").read(lambda cursor: _update(cursor, "continue", "pause")),
+        rollback_config=deploy.get("rollback_config").read(
+            lambda cursor: _update(cursor, "continue", "pause", "rollback")
+        ),
     )
 
 
@@ -43,7 +53,20 @@ def _generic(item: Cursor) -> GenericResource:
     return GenericResource(spec.get("kind").text(), spec.get("value").integer())
 
 
-def _restart(policy: Cursor) -> RestartPolicy:
+def _restart(policy: Cursor, restart: Cursor) -> RestartPolicy:
+    word, separator, attempts = restart.text().partition(":")
+    if word not in ("", "no", "always", "unless-stopped", "on-failure") and restart.value is not False:
+        raise restart.error(f"unknown restart policy: {word[:40]}")
+    if separator and (word != "on-failure" or not re.fullmatch("[0-9]{1,9}", attempts)):
+        raise restart.error(f"maximum retry count must be a number, and of on-failure: {restart.text()[:40]}")
+    if not policy and word not in ("", "no", "false"):
+        condition = "on-failure" if word == "on-failure" else "any"
+        return RestartPolicy(
+            condition=condition,
+            delay_ns=None,
+            max_attempts=int(attempts or 0) if word == "on-failure" else None,
+            window_ns=None,
+        )
     return RestartPolicy(
         condition=policy.get("condition").read(lambda cursor: cursor.choice("none", "on-failure", "any")),
         delay_ns=policy.get("delay").read(Cursor.duration_ns),

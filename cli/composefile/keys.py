@@ -9,11 +9,12 @@ SERVICE = {
     *("dns", "dns_search", "dns_opt", "extra_hosts", "hostname", "init", "user", "group_add", "working_dir", "tty"),
     *("stdin_open", "stop_grace_period", "stop_signal", "read_only", "tmpfs", "volumes", "cap_add", "cap_drop"),
     *("sysctls", "ulimits", "oom_score_adj", "configs", "secrets", "ports", "networks", "network_mode", "isolation"),
+    "restart",
 }
 # Keys of the format that the model has not: who deploys a file says what becomes of one that uses them.
 SERVICE_UNREAD = {
     *("build", "cgroupns_mode", "cgroup_parent", "devices", "domainname", "external_links", "ipc", "links"),
-    *("mac_address", "pid", "privileged", "restart", "security_opt", "shm_size", "userns_mode"),
+    *("mac_address", "pid", "privileged", "security_opt", "shm_size", "userns_mode"),
     *("depends_on", "container_name", "expose", "pull_policy", "profiles"),
     *("cpu_quota", "cpu_shares", "cpuset", "mem_limit", "memswap_limit"),
     *("extends", "volume_driver", "volumes_from", "credential_spec"),

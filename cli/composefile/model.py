@@ -75,7 +75,7 @@ class Service:
 
     Attributes:
         entrypoint, command: words; those of a line are split as by a shell.
-        environment: of ``env_file`` and ``environment``; what has no value there has the caller's or is left out.
+        environment: of ``env_file`` and ``environment``; what has no value there has the caller's, or None: it is unset.
         extra_hosts: (address, host).
         tmpfs: targets, each with what follows it behind a colon.
         networks: where it lists networks, None where it does not; they are not read.
@@ -86,7 +86,7 @@ class Service:
     image: str
     entrypoint: Sequence[str]
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]
     labels: Mapping[str, str]
     hostname: str
     working_dir: str

@@ -11,6 +11,8 @@ from cli.composefile import keys
 from cli.composefile.cursor import Cursor
 from cli.composefile.model import BindMount, Mount, TmpfsMount, VolumeMount
 
+PROPAGATIONS = ("shared", "slave", "private", "rshared", "rslave", "rprivate")
+
 
 def read_mount(directory: Path, volumes: Collection[str], item: Cursor) -> Mount:
     """One mount.
@@ -88,12 +90,15 @@ def _short_form(item: Cursor) -> dict[str, object]:
     made: dict[str, object] = {"type": "volume", "target": parts[-1]}
     if len(parts) > 1 and not parts[-1].startswith("/"):
         modes = parts.pop().split(",")
+        propagation = [mode for mode in modes if mode in PROPAGATIONS]
         for mode in modes:
-            if mode not in ("ro", "rw", "nocopy", "z", "Z", "cached", "delegated", "consistent"):
+            if mode not in (*PROPAGATIONS, "ro", "rw", "nocopy", "z", "Z", "cached", "delegated", "consistent"):
                 raise item.error(f"invalid spec: {text[:100]}: unknown mode {mode[:40]!r}")
         made = {"type": "volume", "target": parts[-1], "read_only": "ro" in modes}
         if "nocopy" in modes:
             made["volume"] = {"nocopy": True}
+        if propagation:
+            made["bind"] = {"propagation": propagation[-1]}
     if len(parts) > 2:
         raise item.error(f"invalid spec: {text[:100]}: unknown mode {parts[-1][:40]!r}")
     if len(parts) == 2:

@@ -68,7 +68,7 @@ def read_service(around: Surroundings, service: Cursor) -> Service:
         ports=[port for item in service.get("ports").items() for port in _ports(item)],
         networks=networks.place if networks else None,
         network_mode=service.get("network_mode").optional_text(),
-        deploy=read_deploy(service.get("deploy", keys.DEPLOY)),
+        deploy=read_deploy(service.get("deploy", keys.DEPLOY), service.get("restart")),
         unread=unread,
     )
 
@@ -80,15 +80,17 @@ def _words(cursor: Cursor) -> list[str]:
     return cursor.parse(values.words) if cursor else []
 
 
-def _environment(around: Surroundings, service: Cursor) -> dict[str, str]:
-    """``environment`` over ``env_file``; a name without a value is taken from the caller's variables."""
+def _environment(around: Surroundings, service: Cursor) -> dict[str, str | None]:
+    """``environment`` over ``env_file``; a name without a value is taken from the caller's variables.
+
+    One that has none there either is unset (None): the container does not have it, though the image may.
+    """
     found: dict[str, str | None] = {}
     listed = service.get("env_file")
     for item in listed.items() if isinstance(listed.value, list) else [listed] if listed else []:
         found |= _env_file(around, item)
     found |= service.get("environment").optional_map()
-    resolved = {key: around.variables.get(key) if item is None else item for key, item in found.items()}
-    return {key: item for key, item in resolved.items() if item is not None}
+    return {key: around.variables.get(key) if item is None else item for key, item in found.items()}
 
 
 def _env_file(around: Surroundings, item: Cursor) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import assert_never
 
+from cli import values
 from cli.client import Object
 from cli.composefile.model import (
     BindMount,
@@ -111,13 +112,14 @@ def _container(
     volumes: Mapping[str, Volume],
     payloads: Mapping[PayloadKind, Mapping[str, str]],
 ) -> Object:
+    add, drop = values.capabilities(service.cap_add, service.cap_drop)
     made: Object = {
         "Image": service.image,
         "Labels": namespace.labelled(service.labels),
         "Command": service.entrypoint,
         "Args": service.command,
         "Hostname": service.hostname,
-        "Env": sorted(f"{key}={value}" for key, value in service.environment.items()),
+        "Env": sorted(key if value is None else f"{key}={value}" for key, value in service.environment.items()),
         "Dir": service.working_dir,
         "User": service.user,
         "Groups": service.group_add,
@@ -126,8 +128,8 @@ def _container(
         "OpenStdin": service.stdin_open,
         "ReadOnly": service.read_only,
         "Hosts": [f"{ip} {host}" for ip, host in service.extra_hosts],
-        "CapabilityAdd": service.cap_add,
-        "CapabilityDrop": service.cap_drop,
+        "CapabilityAdd": add,
+        "CapabilityDrop": drop,
         "Isolation": service.isolation,
         "Sysctls": service.sysctls,
         "Ulimits": [
@@ -135,7 +137,7 @@ def _container(
         ],
         "Mounts": [
             *(_mount(namespace, mount, volumes) for mount in service.volumes),
-            *({"Type": "tmpfs", "Target": text.partition(":")[0]} for text in service.tmpfs),
+            *(_tmpfs(service, text) for text in service.tmpfs),
         ],
         "Configs": _references("config", service, payloads),
         "Secrets": _references("secret", service, payloads),
@@ -196,6 +198,28 @@ def _mount(namespace: Namespace, mount: Mount, volumes: Mapping[str, Volume]) ->
         case _:
             assert_never(mount)
     return _filled(made)
+
+
+def _tmpfs(service: Service, text: str) -> Object:
+    """``TARGET[:size=64m,mode=1777,ro]``. Raises: ManifestError for an option that a service's tmpfs cannot have."""
+    target, _, given = text.partition(":")
+    made: Object = {"Type": "tmpfs", "Target": target}
+    options: Object = {}
+    for option in filter(None, given.split(",")):
+        name, _, value = option.partition("=")
+        try:
+            match name:
+                case "size":
+                    options["SizeBytes"] = values.size_bytes(value)
+                case "mode":
+                    options["Mode"] = values.file_mode(value)
+                case "ro" | "rw":
+                    made["ReadOnly"] = name == "ro"
+                case _:
+                    raise ValueError(f"option {option[:40]!r}: want size, mode, ro or rw")
+        except ValueError as error:
+            raise service.at.inner("tmpfs").error(str(error)) from error
+    return _filled(made | {"TmpfsOptions": options})
 
 
 def _named_volume(namespace: Namespace, mount: VolumeMount, volume: Volume) -> Object:

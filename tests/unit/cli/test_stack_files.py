@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cli import values
 from cli.composefile import keys
 from cli.composefile.interpolation import interpolate
 from cli.composefile.merge import merge
@@ -145,10 +146,10 @@ def test_what_a_stack_refuses_is_of_the_format_and_not_of_the_model() -> None:
 
 
 def test_a_key_that_a_stack_drops_is_told_with_its_line() -> None:
-    found = stack("services:\n  web:\n    image: i\n    privileged: true\n    x-mine: 1\n    restart: always\n")
+    found = stack("services:\n  web:\n    image: i\n    privileged: true\n    x-mine: 1\n    shm_size: 1m\n")
     assert found.warnings == [
         "f.yml:4: ignoring unsupported option: services.web.privileged",
-        "f.yml:6: ignoring unsupported option: services.web.restart",
+        "f.yml:6: ignoring unsupported option: services.web.shm_size",
     ]
 
 
@@ -316,3 +317,46 @@ def test_credentials_go_with_a_service_when_asked_for(
     decoded = json.loads(base64.urlsafe_b64decode(sent)) if sent else None
     expected = {"username": "me", "password": "secret", "serveraddress": "registry.example"}
     assert decoded == (expected if with_auth else None)
+
+
+def test_options_of_a_tmpfs_are_honoured_or_refused() -> None:
+    found = web("tmpfs: ['/a', '/b:size=64m,mode=1770,ro']")
+    assert found["Mounts"] == [
+        {"Type": "tmpfs", "Target": "/a"},
+        {"Type": "tmpfs", "Target": "/b", "ReadOnly": True, "TmpfsOptions": {"SizeBytes": 64 << 20, "Mode": 0o1770}},
+    ]
+    with pytest.raises(ManifestError, match="option 'uid=1000': want size"):
+        web("tmpfs: ['/b:uid=1000']")
+
+
+@pytest.mark.parametrize("line", ["restart: sometimes", "restart: always:3", "restart: on-failure:x"])
+def test_a_restart_that_is_none_is_refused(line: str) -> None:
+    with pytest.raises(ManifestError, match=r"f\.yml:4: services\.web\.restart: "):
+        web(line)
+
+
+def test_a_file_mode_has_four_digits() -> None:
+    with pytest.raises(ValueError, match="invalid mode specified"):
+        values.file_mode("10777")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ports: ['x']",
+        "nope: 1",
+        "deploy: {replicas: many}",
+        "volumes: ['gone:/x']",
+        "secrets: [gone]",
+        "environment: 5",
+        "restart: sometimes",
+        "env_file: [missing.env]",
+        "healthcheck: {test: [true, x]}",
+    ],
+)
+def test_config_refuses_what_cannot_be_deployed(run: Run, tmp_path: Path, line: str) -> None:
+    file = tmp_path / "f.yml"
+    file.write_text(f"services:\n  web:\n    image: i\n    {line}\n")
+    ran = run("stack", "config", "-c", str(file))
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"{file}:4: ") or f"{file}:4: " in ran.err

@@ -305,3 +305,43 @@ def created(engine: FakeEngine) -> dict[str, Any]:
         for asked in engine.asked
         if asked.method == "POST" and asked.path.endswith("/create") and "/networks" not in asked.path
     }
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "environment: {QUX: , OUTER: , A: b}",
+        "environment: {QUX: ~}",
+        "environment: [QUX, OUTER, A=b]",
+        "restart: always",
+        "restart: unless-stopped",
+        "restart: on-failure",
+        "restart: on-failure:3",
+        'restart: "no"',
+        "{restart: on-failure:3, deploy: {restart_policy: {condition: any}}}",
+        "volumes: ['/src:/dst:rslave', '/src:/two:ro,rshared']",
+        "deploy: {rollback_config: {failure_action: rollback}}",
+        "ports: ['8000-8010:80']",
+        "ports: ['8000-8002:80-82/udp']",
+        "cap_add: [SYS_NICE, cap_net_admin]",
+        "{cap_add: [ALL], cap_drop: [SYS_NICE, MKNOD]}",
+        "{cap_add: [SYS_NICE], cap_drop: [cap_sys_nice, MKNOD]}",
+    ],
+)
+def test_odd_lines_deploy_what_docker_deploys(
+    engine: FakeEngine, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str
+) -> None:
+    monkeypatch.setenv("OUTER", "set")
+    routes(engine)
+    body = lines[1:-1] if lines.startswith("{") else lines
+    file = tmp_path / "stack.yml"
+    file.write_text(f"version: '3.13'\nservices: {{web: {{image: 'busybox:1', {body}}}}}\n")
+    words = ("stack", "deploy", "--resolve-image", "never", "-c", str(file), "shop")
+    _, err, code = docker(engine, *words)
+    assert code == 0, err
+    theirs = created(engine)
+    engine.asked.clear()
+    ran = run(*words)
+    assert ran.code == 0, ran.err
+    found = "\n".join(differences(created(engine), theirs))
+    assert not found, found
