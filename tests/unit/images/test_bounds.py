@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import os
 import random
@@ -174,10 +175,38 @@ def test_several_streams_are_one(compress: object) -> None:
     assert read_all(packed) == random_bytes + b"end"
 
 
-@pytest.mark.parametrize("compress", [lzma.compress, bz2.compress, gzip.compress])
+@pytest.mark.parametrize("compress", [lzma.compress, bz2.compress, gzip.compress, zstandard.ZstdCompressor().compress])
 def test_a_stream_that_is_cut_off_is_not_taken_for_whole(compress: object) -> None:
     with pytest.raises(MalformedArchiveError):
         read_all(compress(os.urandom(300_000))[:200_000])  # type: ignore[operator]  # a function
+
+
+def frames_of_all_kinds() -> list[bytes]:
+    """Of zstd: with and without a checksum and the size, empty, to be skipped, with blocks of one byte repeated."""
+    data = [b"", b"a", bytes(300_000), random.Random(7).randbytes(1000), b"abc" * 70_000]
+    kinds = [
+        zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=sized)
+        for checksum in (False, True)
+        for sized in (False, True)
+    ]
+    streamed = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    return [
+        *(kind.compress(plain) for kind in kinds for plain in data),
+        b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"other",
+        b"\x5f\x2a\x4d\x18" + bytes(4),
+        streamed.compress(b"x" * 1000) + streamed.flush(),
+    ]
+
+
+@pytest.mark.parametrize("frame", frames_of_all_kinds(), ids=itertools.count())
+def test_zstd_is_whole_only_with_the_last_byte_of_its_last_frame(frame: bytes) -> None:
+    first = zstandard.ZstdCompressor().compress(b"first")
+    whole = first + frame
+    assert read_all(whole).startswith(b"first")
+    for end in {*range(len(first) + 1, min(len(whole), len(first) + 40)), *range(len(whole) - 8, len(whole))}:
+        if end > len(first):
+            with pytest.raises(MalformedArchiveError, match="ended before"):
+                read_all(whole[:end])
 
 
 def test_paths_that_were_resolved_are_not_all_remembered(tmp_path: Path) -> None:
