@@ -19,6 +19,7 @@ from pathlib import Path
 OPEN_MAX = 32
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLOSED = -1
+_BLOCK_BYTES = 512  # of st_blocks, whatever the file system (stat(3type))
 
 
 @dataclass(slots=True)
@@ -103,6 +104,10 @@ def remove_tree(path: Path) -> None:
 def tree_size(path: Path) -> int:
     """Bytes in the regular files below ``path``, hard links counted once; what vanishes meanwhile is left out.
 
+    Of a file it is its size, which moby's ``directory.Size`` sums up and users compare, or what of it lies on the disk if
+    that is less, as containerd's ``fs.DiskUsage`` (and ``du``) count: a file may be a hole of 8 EiB, and two of these are
+    more than the numbers of the Engine API hold. Blocks alone would make 4096 bytes of every file of one byte.
+
     Raises:
         OSError: a folder cannot be read, or ``path`` is none. Nothing there is 0.
     """
@@ -125,7 +130,7 @@ def tree_size(path: Path) -> int:
                     if (info.st_dev, info.st_ino) in seen:
                         continue
                     seen.add((info.st_dev, info.st_ino))
-                total += info.st_size
+                total += min(info.st_size, info.st_blocks * _BLOCK_BYTES)
     return total
 
 

@@ -137,6 +137,18 @@ def test_hard_links_count_once_and_other_kinds_of_files_not(top: Path) -> None:
     assert not top.exists()
 
 
+def test_holes_take_no_room(top: Path) -> None:
+    for name in ("hole", "another"):
+        with (top / name).open("wb") as file:
+            file.truncate((1 << 63) - 4096)
+    (top / "again").hardlink_to(top / "hole")
+    with (top / "some").open("wb") as file:
+        file.truncate(1 << 40)
+        file.write(b"data")
+    (top / "small").write_bytes(b"data")
+    assert tree_size(top) == os.stat(top / "some").st_blocks * 512 + 4
+
+
 def between(monkeypatch: pytest.MonkeyPatch, change: Iterator[None]) -> None:
     """Let ``change`` go a step further each time a folder has been listed, before anything is done about it."""
     scandir = os.scandir
