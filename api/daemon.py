@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 def default_cgroup_parent(state: Path) -> str:
     """``/swarm`` for the default state folder; any other folder has a name of its own, so daemons do not meet."""
-    if str(state) == DEFAULT_STATE:
+    if str(state) == os.path.realpath(DEFAULT_STATE):
         return "/swarm"
     return f"/swarm-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
 

@@ -53,7 +53,8 @@ def without_host_certificates() -> Iterator[None]:
 def main() -> None:
     """Entry point: exit status 1 with one line when the daemon cannot start."""
     options = parse_options()
-    options.state, options.run = str(Path(options.state).absolute()), str(Path(options.run).absolute())
+    # Links in them are followed once and here: runc takes no path with a link, and mounts are found by their real one.
+    options.state, options.run = os.path.realpath(options.state), os.path.realpath(options.run)
     gc.disable()
     os.umask(UMASK)
     try:

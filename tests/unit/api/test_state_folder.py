@@ -7,9 +7,11 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from api import daemon, swarmd
 from api.startup import LOCK_FILE, StartError, own_state
 from base.files import open_lock_file
 
@@ -97,3 +99,36 @@ def test_a_user_neither_runs_a_program_of_a_volume_nor_holds_the_lock(tmp_path: 
         pass
     done = subprocess.run([sys.executable, "-c", TRY, str(state)], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_links_to_the_folders_are_followed_before_anything_uses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used: list[Path] = []
+
+    def use(state: Path) -> NoReturn:
+        used.append(state)
+        raise StartError("far enough")
+
+    monkeypatch.setattr(swarmd, "own_state", use)
+    monkeypatch.setattr("runtime.system.check_host", list)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(sys, "argv", ["swarmd", "--state", str(tmp_path / "link" / "state"), "--run", "relative"])
+    with pytest.raises(SystemExit):
+        swarmd.main()
+    assert used == [tmp_path / "disk" / "state"]
+
+
+def test_a_folder_that_is_a_link_to_itself_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(StartError, match="cannot use the state folder"), own_state(tmp_path / "link"):
+        pass
+
+
+def test_the_default_folder_keeps_its_control_group_on_another_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "default").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(daemon, "DEFAULT_STATE", str(tmp_path / "default"))
+    assert daemon.default_cgroup_parent(tmp_path / "disk") == "/swarm"
+    assert daemon.default_cgroup_parent(tmp_path / "other").startswith("/swarm-")
