@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -172,13 +174,24 @@ def _kill_all(groups: Sequence[Path], pids: Iterable[int], parent: str) -> None:
         if (group / "freezer.state").exists():
             (group / "freezer.state").write_text("FROZEN")
     for pid in pids:
-        _kill(pid, lambda pid: in_group(Path(f"/proc/{pid}/cgroup").read_text(), parent))
-    for group in groups:
-        for folder, _, _ in os.walk(group):
-            with contextlib.suppress(OSError):
-                state = Path(folder) / "freezer.state"
-                if state.exists():
-                    state.write_text("THAWED")
+        _kill(pid, lambda pid: _is_below(pid, groups, parent))
+    for folder in chain.from_iterable(map(cgroups.walk, groups)):
+        if "freezer.state" in folder.others:
+            with (
+                contextlib.suppress(OSError),
+                open(os.open("freezer.state", os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder.fd), "w") as state,
+            ):
+                state.write("THAWED")
+
+
+def _is_below(pid: int, groups: Sequence[Path], parent: str) -> bool:
+    """Raises: OSError, the process is gone."""
+    try:
+        return in_group(Path(f"/proc/{pid}/cgroup").read_text(), parent)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return pid in cgroups.processes(groups)  # the kernel tells no path beyond PATH_MAX, so look for the process
 
 
 def _kill(pid: int, still_meant: Callable[[int], bool]) -> None:

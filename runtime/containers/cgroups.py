@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from base.files import make_public_folder
+from base.trees import Folder, walk_tree
 from runtime.containers.limits import Capacity
 from runtime.errors import HostError
 
@@ -229,12 +230,19 @@ def processes(paths: Iterable[Path]) -> set[int]:
     """IDs of all processes in these groups and below."""
     found: set[int] = set()
     for path in paths:
-        for folder, _, _ in os.walk(path):
+        for folder in walk(path):
             try:
-                found.update(int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split())
+                with open(os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder.fd)) as procs:
+                    found.update(map(int, procs.read().split()))
             except OSError:
                 continue
     return found
+
+
+def walk(path: Path) -> Iterator[Folder]:
+    """A group after those below it, as many levels as a container made; what cannot be read or is gone is left out."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        yield from walk_tree(path, lambda _: None)
 
 
 def is_frozen(paths: Iterable[Path]) -> bool:
@@ -282,10 +290,8 @@ def _remove_tree(path: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        try:
-            for folder, _, _ in os.walk(path, topdown=False):  # of what cannot be read it says nothing
-                Path(folder).rmdir()
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            for folder in walk(path):
+                os.rmdir(folder.name, dir_fd=folder.parent)
         return not path.exists()
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from base.trees import remove_tree
 from runtime.containers import cgroups
 from runtime.system import check_cgroups, has_filesystem
 
@@ -97,3 +98,38 @@ def test_oom_kills_of_both_versions(tmp_path: Path) -> None:
 def test_filesystems() -> None:
     assert has_filesystem("overlay", "nodev\tsysfs\nnodev\toverlay\n\text4\n")
     assert not has_filesystem("overlay", "nodev\toverlayfs2\n")
+
+
+def test_processes_are_found_at_any_depth(tmp_path: Path) -> None:
+    """Plain folders stand for groups: what is asked of them is the same."""
+    top = tmp_path / "group"
+    top.mkdir()
+    fd = os.open(top, os.O_RDONLY)
+    for level in range(1500):
+        os.mkdir("deep", dir_fd=fd)
+        below = os.open("deep", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+        if level in (0, 1499):
+            with os.fdopen(os.open("cgroup.procs", os.O_WRONLY | os.O_CREAT, dir_fd=fd), "w") as procs:
+                procs.write(f"{level}\n7\n")
+    os.close(fd)
+    try:
+        assert cgroups.processes([tmp_path / "gone", top]) == {0, 7, 1499}
+    finally:
+        remove_tree(top)
+
+
+def test_groups_are_removed_at_any_depth(tmp_path: Path) -> None:
+    top = tmp_path / "group"
+    top.mkdir()
+    for names in (["d"] * 1500, ["n" * 254] * 20):
+        fd = os.open(top, os.O_RDONLY)
+        for name in names:
+            os.mkdir(name, dir_fd=fd)
+            below = os.open(name, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        os.close(fd)
+    assert cgroups.remove([tmp_path / "gone", top], patience_s=0) == []
+    assert not top.exists()
