@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 
 import grpc
 import structlog
@@ -21,7 +22,7 @@ from manager.dispatcher.intake import Intake, put
 from manager.dispatcher.session import AgentSession, End
 from manager.dispatcher.watching import Lookout, NodeWatch
 from manager.model.times import to_timestamp
-from manager.store import Store, StoreError, Working
+from manager.store import Store, StoreError, TransactionTooLargeError, Working
 from proto.objects_pb2 import NodeState
 
 log = structlog.get_logger(__name__)
@@ -105,11 +106,14 @@ class Liveness:
     # ------------------------------------------------------------ loops
 
     async def take_over(self) -> None:
-        """Move every node that is not down to UNKNOWN and give it twice the usual time to come (A3.02)."""
+        """Move every node that is not down to UNKNOWN and give it twice the usual time to come (A3.02).
+
+        A node that does not fit into the log is passed over: no object may keep a leader from serving the others.
+        """
         self._watch = self._new_watch()
         while True:
             try:
-                await self._intake.submit(self._declare_unknown)
+                await self._declare_all_unknown()
                 break
             except (ConsensusError, StoreError) as error:
                 log.warning("takeover.deferred", reason=str(error))
@@ -118,10 +122,22 @@ class Liveness:
             if node.status.state != NodeState.NODE_STATE_DOWN:
                 self.expect(node.id)
 
-    def _declare_unknown(self, working: Working) -> None:
+    async def _declare_all_unknown(self) -> None:
+        node_ids = [node.id for node in self._store.view.nodes]
+        try:
+            await self._intake.submit(lambda working: self._declare_unknown(working, node_ids), weight=len(node_ids))
+        except TransactionTooLargeError:
+            for node_id in node_ids:
+                try:
+                    await self._intake.submit(partial(self._declare_unknown, node_ids=[node_id]))
+                except TransactionTooLargeError as error:
+                    log.error("node.left_as_it_is", node_id=node_id, reason=str(error))
+
+    def _declare_unknown(self, working: Working, node_ids: Iterable[str]) -> None:
         now = self.now()
-        for node in list(working.nodes.values()):
-            put(working, nodes.unknown(node, now))
+        for node_id in node_ids:
+            if (node := working.nodes.get(node_id)) is not None:
+                put(working, nodes.unknown(node, now))
 
     async def notice_lost_managers(self, unheard: Callable[[], Mapping[str, str]]) -> None:
         """Look at the hosts of managers that Raft does not hear either, the old leader's above all.

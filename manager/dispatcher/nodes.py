@@ -20,6 +20,8 @@ DESCRIPTION_SIZE_BYTES_MAX = 256 * 1024
 ADDRESS_LENGTH_MAX = 255
 NONCE_LENGTH_MAX = 128
 KNOWN_NONCES_MAX = 64
+MACHINE_SIZE_BYTES_MAX = 64 * 1024
+"""With fields that nobody knows: all of it is kept, and an object that fills a log entry cannot be written again."""
 
 ACCEPT_LABEL = "swarm.machine.accept"
 ACCEPTANCE_LENGTH = 12
@@ -48,6 +50,8 @@ def _invalid_identity(request: SessionRequest) -> str:
         return f"boot nonces: {len(request.known_nonces)}, links: {len(machine.links)}, at most {KNOWN_NONCES_MAX} each"
     if max(map(len, (*request.known_nonces, machine.id, machine.hardware, *machine.links))) > NONCE_LENGTH_MAX:
         return f"a boot nonce or a fact of the machine has more than {NONCE_LENGTH_MAX} characters"
+    if machine.ByteSize() > MACHINE_SIZE_BYTES_MAX:
+        return f"facts of the machine: {machine.ByteSize()} bytes, at most {MACHINE_SIZE_BYTES_MAX}"
     return ""
 
 
@@ -89,6 +93,7 @@ def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | No
     _describe(changed, request)
     changed.boot_nonce = request.boot_nonce
     changed.machine.CopyFrom(request.machine)
+    changed.machine.DiscardUnknownFields()
     unset = NodeAvailability.NODE_AVAILABILITY_UNSPECIFIED
     if first_time and node.spec.availability == unset and request.availability != unset:
         changed.spec.availability = request.availability
@@ -108,6 +113,7 @@ def described(node: Node, request: SessionRequest) -> Node | None:
 def _describe(changed: Node, request: SessionRequest) -> None:
     if request.HasField("description"):
         changed.description.CopyFrom(request.description)
+        changed.description.DiscardUnknownFields()
         clean(changed.description)
 
 
