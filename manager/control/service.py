@@ -216,6 +216,7 @@ class ControlService:
             spec.task_template.registry_auth = services.registry_auth_of(
                 service, request.registry_auth, from_previous=bool(request.registry_auth_from)
             )
+            validation.check_size(spec)
             return services.update_service(working, service, spec, version=request.version)
 
         service = await self._transactions.write(change)

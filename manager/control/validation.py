@@ -47,16 +47,28 @@ SECRET_SIZE_BYTES_MAX = 500 * 1024
 """Exclusive, as in SwarmKit."""
 CONFIG_SIZE_BYTES_MAX = 1000 * 1024
 """Exclusive, as in SwarmKit."""
+SPEC_SIZE_BYTES_MAX = 1_000_000
+"""Of every spec; the data of secrets and configs has limits of its own. An object is written again with what managers add,
+a service with its previous spec, and has to fit into a log entry (``ENTRY_SIZE_BYTES_MAX``) whatever becomes of it: what
+does not is an entry that no leader can go on from."""
 NANO_CPUS_MIN = 1_000_000
 MEMORY_BYTES_MIN = 4 * 1024 * 1024
 MINIMUM_DURATION_NS = 1_000_000
 CERTIFICATE_EXPIRY_NS_MIN = 3600 * 10**9
+HEARTBEAT_PERIOD_NS_MIN, HEARTBEAT_PERIOD_NS_MAX = 100 * 1_000_000, 24 * 3600 * 10**9
+"""Below, every node is late and all tasks move; far above, the period that a session is told does not fit its field."""
 PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none"})
 
 # The published patterns ((?:[-_]*[A-Za-z0-9]+)* and the like) take exponential time on a hostile name in a
 # backtracking engine; these accept the same names in linear time.
 _DNS_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", re.ASCII)
 _PAYLOAD_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASCII)
+
+
+def check_size(spec: Message, *, data: bytes = b"") -> None:
+    """Hold a spec to ``SPEC_SIZE_BYTES_MAX``, its ``data`` not counted. Raises: InvalidArgumentError."""
+    if (size_bytes := spec.ByteSize() - len(data)) > SPEC_SIZE_BYTES_MAX:
+        raise InvalidArgumentError(f"spec too large: {size_bytes} bytes, at most {SPEC_SIZE_BYTES_MAX}")
 
 
 # ---------------------------------------------------------------- service
@@ -68,6 +80,7 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     Raises:
         InvalidArgumentError, UnimplementedError.
     """
+    check_size(spec)
     _service_name(spec.name)
     _mode(spec)
     _update_config(spec.update_config)
@@ -281,6 +294,7 @@ def _unique_targets(kind: str, references: Iterable[tuple[str, str]]) -> None:
 
 def validate_secret_spec(spec: SecretSpec) -> None:
     """Raises: InvalidArgumentError, UnimplementedError."""
+    check_size(spec, data=spec.data)
     _payload_name(spec.name)
     _no_template(spec, "secret")
     if spec.HasField("driver"):
@@ -293,6 +307,7 @@ def validate_secret_spec(spec: SecretSpec) -> None:
 
 def validate_config_spec(spec: ConfigSpec) -> None:
     """Raises: InvalidArgumentError, UnimplementedError."""
+    check_size(spec, data=spec.data)
     _payload_name(spec.name)
     _no_template(spec, "config")
     if not 1 <= len(spec.data) < CONFIG_SIZE_BYTES_MAX:
@@ -318,7 +333,8 @@ def _no_template(spec: Message, kind: str) -> None:
 
 
 def validate_node_spec(spec: NodeSpec) -> None:
-    """Raises: InvalidRequestError."""
+    """Raises: InvalidArgumentError, InvalidRequestError."""
+    check_size(spec)
     if spec.role == NodeRole.NODE_ROLE_UNSPECIFIED:
         raise InvalidRequestError('invalid Role: ""')
     if spec.availability == NodeAvailability.NODE_AVAILABILITY_UNSPECIFIED:
@@ -331,12 +347,16 @@ def validate_cluster_spec(spec: ClusterSpec, current: Cluster) -> None:
     Raises:
         InvalidArgumentError, InvalidRequestError, UnimplementedError.
     """
+    check_size(spec)
     if spec.name != "default":
         raise InvalidRequestError('swarm spec must be named "default"')
     if spec.ca_config.node_cert_expiry_ns < CERTIFICATE_EXPIRY_NS_MIN:
         raise InvalidArgumentError("minimum certificate expiry time is: 1h0m0s")
     if spec.dispatcher.heartbeat_period_ns < 0:
         raise InvalidArgumentError("heartbeat time period cannot be a negative duration")
+    period_ns = spec.dispatcher.heartbeat_period_ns
+    if period_ns and not HEARTBEAT_PERIOD_NS_MIN <= period_ns <= HEARTBEAT_PERIOD_NS_MAX:
+        raise InvalidArgumentError(f"invalid heartbeat time period: {period_ns / 1e9:g}s, want 100ms to 24h")
     if spec.encryption_config.auto_lock_managers:
         raise UnimplementedError("autolock is not served yet")
     if spec.ca_config.external_cas:

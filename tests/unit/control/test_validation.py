@@ -23,6 +23,8 @@ from proto.specs_pb2 import (
     EndpointMode,
     GenericResource,
     Mount,
+    NodeAvailability,
+    NodeRole,
     NodeSpec,
     PortConfig,
     PublishMode,
@@ -215,3 +217,35 @@ def test_a_progress_deadline_is_hours_minutes_seconds(text: str, seconds: float)
     spec.labels["swarm.update.progress-deadline"] = text
     check(spec)
     assert update_rules(spec, rollback=True).progress_deadline_s == seconds
+
+
+def test_a_spec_that_no_leader_could_write_again_is_refused() -> None:
+    """A service is written with its previous spec, a node with what it says of itself, each as one log entry."""
+    text = "x" * 1_000_000
+    service = service_spec()
+    service.labels["a"] = text
+    node = NodeSpec(role=NodeRole.NODE_ROLE_WORKER, availability=NodeAvailability.NODE_AVAILABILITY_ACTIVE)
+    validate_node_spec(node)
+    node.labels["a"] = text
+    cluster = complete_cluster_spec(ClusterSpec())
+    cluster.labels["a"] = text
+    secret, config = secret_spec(), config_spec()
+    secret.labels["a"] = config.labels["a"] = text
+    checks: list[Callable[[], None]] = [
+        lambda: check(service),
+        lambda: validate_node_spec(node),
+        lambda: validate_cluster_spec(cluster, Cluster()),
+        lambda: validate_secret_spec(secret),
+        lambda: validate_config_spec(config),
+    ]
+    for refused in checks:
+        with pytest.raises(InvalidArgumentError, match=r"spec too large: 10000.. bytes, at most 1000000"):
+            refused()
+
+
+@pytest.mark.parametrize("period_ns", [1, 99_999_999, 24 * 3600 * 10**9 + 1, 2**63 - 1])
+def test_a_heartbeat_period_that_no_node_can_keep_is_refused(period_ns: int) -> None:
+    spec = complete_cluster_spec(ClusterSpec())
+    spec.dispatcher.heartbeat_period_ns = period_ns
+    with pytest.raises(InvalidArgumentError, match=r"invalid heartbeat time period: .*s, want 100ms to 24h"):
+        validate_cluster_spec(spec, Cluster())
