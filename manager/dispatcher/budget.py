@@ -19,6 +19,9 @@ MESSAGE_PAUSE_S = 0.1
 
 DESCRIPTION_WEIGHT = 25
 
+STATUS_SIZE_BYTES = 512
+"""What a status is reckoned to take of the log; a report of longer ones counts for as many more."""
+
 
 class Budgets:
     """Each method takes from a node's budget, and says whether there was enough."""
@@ -42,9 +45,10 @@ class Budgets:
         """One complete set of assignments, which costs as much as the node has tasks."""
         return self._assignments.take(node_id, self._monotonic())
 
-    def take_statuses(self, node_id: str, count: int) -> bool:
-        """So many statuses, each of which may end up in the log."""
-        return self._statuses.take(node_id, self._monotonic(), weight=count)
+    def take_statuses(self, node_id: str, count: int, *, size_bytes: int = 0) -> bool:
+        """So many statuses, each of which may end up in the log, and how large they are together."""
+        weight = max(count, size_bytes // STATUS_SIZE_BYTES)
+        return self._statuses.take(node_id, self._monotonic(), weight=weight)
 
     def take_message(self, node_id: str, *, described: bool) -> bool:
         """One message of a session; one with a description goes into the log."""

@@ -353,7 +353,8 @@ class Dispatcher(DispatcherServicer):
             message = f"{len(request.updates)} updates in one message, at most {STATUS_BATCH_MAX}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
         self._beat(session)
-        affordable = self._budgets.take_statuses(session.node_id, len(request.updates))
+        count, size_bytes = len(request.updates), request.ByteSize()
+        affordable = self._budgets.take_statuses(session.node_id, count, size_bytes=size_bytes)
         await self._require(affordable, session.node_id, context)
         tasks = self._store.view.tasks
         refused = [
