@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from base.leftovers import Leftovers
@@ -183,6 +184,11 @@ class ExecManager:
                 await item.ended.wait()
         except TimeoutError:
             execs.kill(item)
+            with contextlib.suppress(TimeoutError):
+                # Also when its start goes on still: an image may ask for a probe each millisecond that gets one, and
+                # those under way would fill the engine's threads until no container can be started.
+                async with asyncio.timeout(execs.START_TIMEOUT_S):
+                    await item.ended.wait()
             return -1, f"Health check exceeded timeout ({timeout_s:g}s)"
         text = output[: health.OUTPUT_SIZE_MAX].decode(errors="replace")
         return item.exit_code if item.exit_code is not None else -1, text

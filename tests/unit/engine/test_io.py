@@ -305,6 +305,20 @@ async def test_a_health_probe_that_hangs_is_ended(bench: Bench) -> None:
     assert health.Log[0].Output == "Health check exceeded timeout (0.2s)"
 
 
+async def test_probes_that_get_no_time_do_not_pile_up(bench: Bench) -> None:
+    """An image says how often it is probed, and how long a probe may take."""
+    check = HealthConfig(Test=["CMD", "true"], Interval=1_000_000, Timeout=1_000_000, Retries=1)
+    container_id = await bench.run("sleep", "1000", Healthcheck=check)
+    most = 0
+    for _ in range(20):
+        await asyncio.sleep(0.1)
+        most = max(most, sum(task.get_name().startswith("exec start ") for task in asyncio.all_tasks()))
+    health = bench.engine.inspect(container_id).State.Health
+    assert health is not None
+    assert health.Status == "unhealthy"
+    assert most <= 1
+
+
 async def test_probes_go_on_after_one_that_the_host_would_not_let_run(bench: Bench) -> None:
     check = HealthConfig(Test=["CMD", "true"], Interval=20_000_000, Retries=100)
     container_id = await bench.run("sleep", "1000", Healthcheck=check)
