@@ -125,6 +125,11 @@ def used(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [(key, value) for key, value in records if key in _USED or key.startswith((XATTR, _SPARSE))]
 
 
+def of_all(records: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """What a global header may say of all members to come: few things, as each of them pays for it again."""
+    return [(key, value) for key, value in records if key in _USED]
+
+
 def apply_pax(member: TarMember, records: Mapping[bytes, bytes]) -> None:
     """What pax records say of a member; an empty value is none. Raises MalformedArchiveError."""
     for key, value in records.items():

@@ -139,7 +139,7 @@ class TarStream:
         if member.kind == headers.GNU_SPARSE:
             self._old_sparse(member, block)
         elif member.kind == headers.REGULAR:
-            self._pax_sparse(member, records, by_key)
+            self._pax_sparse(member, records, dict(records))
         self._left = member.stored
         return member
 
@@ -166,7 +166,7 @@ class TarStream:
         self._global_bytes += BLOCK_BYTES + len(data)
         if self._global_bytes > GLOBAL_BYTES_MAX:
             raise MalformedArchiveError(f"malformed tar: more than {GLOBAL_BYTES_MAX} bytes of global headers")
-        self._global.update(headers.used(headers.parse_pax(data)))
+        self._global.update(headers.of_all(headers.parse_pax(data)))
         self._header_bytes = 0  # counted above; the next one may be the end of the archive
 
     # --------------------------------------------------------- sparse files

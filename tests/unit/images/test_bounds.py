@@ -264,3 +264,16 @@ def test_headers_are_read_as_the_standard_library_writes_them(
     assert (first.mode, first.uid, first.gid, first.major, first.minor) == (*numbers, info.devmajor, info.devminor)
     assert abs(first.mtime_ns / 1e9 - mtime) < (1 if form == 1 else 1e-5)
     assert second.name == "last"
+
+
+def test_a_global_header_does_not_cost_each_member_anew() -> None:
+    """20 ms each with 24 000 attributes, or a map of 15 000 parts: hours for an archive of some hundred kilobytes."""
+    attributes = b"".join(record(b"SCHILY.xattr.user.%d" % number, b"v") for number in range(1500))
+    sparse = record(b"GNU.sparse.size", b"0") + record(b"GNU.sparse.map", b",".join([b"0,0"] * 10_000))
+    found = members(
+        extended(b"g", record(b"uid", b"7") + attributes) + extended(b"g", sparse) + plain("a") + plain("b") + END
+    )
+    assert [(member.name, member.uid, member.xattrs, member.segments) for member in found] == [
+        ("a", 7, {}, None),
+        ("b", 7, {}, None),
+    ]
