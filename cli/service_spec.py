@@ -144,8 +144,6 @@ LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
     "dns": ((*_CONTAINER, "DNSConfig", "Nameservers"), _same),
     "dns_search": ((*_CONTAINER, "DNSConfig", "Search"), _same),
     "dns_option": ((*_CONTAINER, "DNSConfig", "Options"), _same),
-    "cap_add": ((*_CONTAINER, "CapabilityAdd"), _same),
-    "cap_drop": ((*_CONTAINER, "CapabilityDrop"), _same),
     "ulimit": ((*_CONTAINER, "Ulimits"), _key_of("Name")),
     "placement_pref": (("TaskTemplate", "Placement", "Preferences"), lambda entry: entry["Spread"]["SpreadDescriptor"]),
     "generic_resource": ((*_RESERVATIONS, "GenericResources"), lambda entry: _resource_kind(entry)),
@@ -163,6 +161,19 @@ MAPS: Mapping[str, tuple[str, ...]] = {
     "sysctl": (*_CONTAINER, "Sysctls"),
     "log_opt": ("TaskTemplate", "LogDriver", "Options"),
 }
+
+
+def settle_capabilities(spec: Spec, add: Sequence[str], drop: Sequence[str]) -> None:
+    """Add and drop capabilities, by the names of the API; what is added is dropped no more, and the reverse."""
+    if not add and not drop:
+        return
+    added, dropped = values.capabilities(add, drop)
+    for key, more, less in (("CapabilityAdd", added, dropped), ("CapabilityDrop", dropped, added)):
+        path = (*_CONTAINER, key)
+        old = at(spec, path) or []
+        found = sorted({*old, *more} - ({*less} - {*more}))
+        if found or old:
+            put(spec, path, found)
 
 
 def add_entries(spec: Spec, stem: str, entries: Sequence[Any]) -> None:

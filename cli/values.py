@@ -23,6 +23,13 @@ _UNIT_NS = {
 _BYTES = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?) ?([kmgtp]?)i?b?", re.IGNORECASE)
 _DECIMAL = re.compile(r"[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40}")
 _INT64_MAX = 2**63 - 1
+# What a bind mount does with mounts below its source, as BindOptions.
+BIND_RECURSIVE: Mapping[str, Mapping[str, bool]] = {
+    "enabled": {},
+    "disabled": {"NonRecursive": True},
+    "writable": {"ReadOnlyNonRecursive": True},
+    "readonly": {"ReadOnlyForceRecursive": True},
+}
 _BYTE_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
@@ -253,6 +260,11 @@ def mount(text: str) -> dict[str, Any]:
                 bind["Propagation"] = value
             case "bind-nonrecursive":
                 bind["NonRecursive"] = _flag(value, key)
+            case "bind-recursive" if value in BIND_RECURSIVE:
+                bind |= BIND_RECURSIVE[value]
+            case "bind-recursive":
+                wanted = 'must be "enabled", "disabled", "writable", or "readonly"'
+                raise ValueError(f"invalid value for {key}: {value} ({wanted})")
             case "bind-create-src":
                 bind["CreateMountpoint"] = _flag(value, key)
             case "volume-nocopy":
@@ -284,7 +296,20 @@ def mount(text: str) -> dict[str, Any]:
             made[name] = options
     if not made.get("Target"):
         raise ValueError("target is required")
+    check_recursive(bind, bool(made.get("ReadOnly")))
     return made
+
+
+def check_recursive(bind: Mapping[str, Any], read_only: bool) -> None:
+    """See that what a bind mount says of mounts below it goes with the rest of it."""
+    forced = bind.get("ReadOnlyForceRecursive")
+    if (forced or bind.get("ReadOnlyNonRecursive")) and not read_only:
+        word = "readonly" if forced else "writable"
+        raise ValueError(f"option 'bind-recursive={word}' requires 'readonly' to be specified in conjunction")
+    if forced and bind.get("Propagation") != "rprivate":
+        raise ValueError(
+            "option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction"
+        )
 
 
 def file_mode(text: str) -> int:

@@ -83,6 +83,7 @@ def _apply(engine: EngineClient, spec: Spec, options: dict[str, Any]) -> None:
         for stem in service_spec.LISTS:
             service_spec.remove_entries(spec, stem, options.get(f"{stem}_rm") or ())
             service_spec.add_entries(spec, stem, _entries(engine, stem, options.get(stem) or ()))
+        service_spec.settle_capabilities(spec, options.get("cap_add") or (), options.get("cap_drop") or ())
         for stem in service_spec.MAPS:
             service_spec.change_map(spec, stem, options.get(stem) or (), options.get(f"{stem}_rm") or ())
     except ValueError as error:

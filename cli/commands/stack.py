@@ -16,7 +16,9 @@ from cli.commands.groups import Group
 from cli.commands.options import COMPOSE_FILES, FILTERS, FORMAT_OF_LIST, NO_RESOLVE, NO_TRUNC, ONLY_IDS, ONLY_TASK_IDS
 from cli.commands.service import COLUMNS as SERVICE_COLUMNS
 from cli.commands.service import service_rows
+from cli.composefile.absolute import absolute
 from cli.composefile.files import load
+from cli.composefile.parse import Octal
 from cli.composefile.reader import read
 from cli.composefile.source import ManifestError, Source
 from cli.filters import parse_filters
@@ -97,7 +99,12 @@ def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
             read(source, os.environ)  # a file that cannot be deployed is none to show
         except ManifestError as error:
             raise click.ClickException(str(error)) from error
-    output.write(yaml.safe_dump(source.value, sort_keys=False))
+
+    class Dumper(yaml.SafeDumper):
+        """An octal number stays one."""
+
+    Dumper.add_representer(Octal, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:int", f"0{value:o}"))
+    output.write(yaml.dump(absolute(source), Dumper=Dumper, sort_keys=False))
 
 
 @stack.command()

@@ -152,19 +152,25 @@ class Logging:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadReference:
-    """A config or secret that a service has as a file; ``source`` is a key of ``configs`` or ``secrets``."""
+    """A config or secret that a service has as a file; ``source`` is a key of ``configs`` or ``secrets``.
+
+    ``odd_mode_at`` is where the mode stands when it is a decimal number that reads like an octal one (400).
+    """
 
     source: str
     target: str | None = None
     uid: str | None = None
     gid: str | None = None
     mode: int | None = None
+    odd_mode_at: Place | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """``published`` is 0 when any free port will do."""
+    """``published`` is 0 when any free port will do; ``host_ip`` is the address of a short form, else empty."""
 
+    at: Place
+    host_ip: str
     target: int
     published: int
     protocol: str
@@ -183,6 +189,7 @@ class BindMount:
     consistency: str
     source: str
     propagation: str | None
+    recursive: str | None
     create_host_path: bool | None
 
 

@@ -38,14 +38,22 @@ def read_mount(directory: Path, volumes: Collection[str], item: Cursor) -> Mount
         if not source:
             raise item.error("source is required of a bind mount")
         options = mount.get("bind", keys.MOUNT_BIND)
-        return BindMount(
+        recursive = options.get("recursive")
+        made = BindMount(
             target=target,
             read_only=read_only,
             consistency=consistency,
             source=_absolute(directory, source),
             propagation=options.get("propagation").optional_text(),
+            recursive=recursive.read(lambda cursor: cursor.choice(*values.BIND_RECURSIVE)),
             create_host_path=options.get("create_host_path").read(Cursor.boolean),
         )
+        below = {**values.BIND_RECURSIVE[made.recursive or "enabled"], "Propagation": made.propagation}
+        try:
+            values.check_recursive(below, read_only)
+        except ValueError as error:
+            raise recursive.error(str(error)) from error
+        return made
     if kind == "tmpfs":
         options = mount.get("tmpfs", keys.MOUNT_TMPFS)
         return TmpfsMount(

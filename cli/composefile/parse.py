@@ -24,6 +24,10 @@ DEPTH_MAX = 60
 _YAML = "tag:yaml.org,2002:"
 
 
+class Octal(int):
+    """A number that the file writes in octal (``0440``)."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 without base-60 numbers, times and on/off/yes/no."""
 
@@ -39,6 +43,14 @@ for _kind, _pattern, _first in (
     ("float", r"^[-+]?(?:[0-9]{1,30}\.[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,2})?$", "-+.0123456789"),
 ):
     _Loader.add_implicit_resolver(f"{_YAML}{_kind}", re.compile(_pattern), list(_first))
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    found = int(loader.construct_yaml_int(node))
+    return Octal(found) if node.value.startswith("0") and found else found
+
+
+_Loader.add_constructor(f"{_YAML}int", _integer)
 
 
 def parse(text: str, name: str, directory: Path, environment: Mapping[str, str] | None) -> Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from cli.composefile.model import Healthcheck, Logging, Payload, PayloadReferenc
 from cli.composefile.mounts import file_mode, read_mount
 
 ENV_FILE_BYTES_MAX = 2**20
+_OCTAL_DIGITS = re.compile("[0-7]{3,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +159,14 @@ def _reference(kind: str, payloads: Mapping[str, Payload], item: Cursor) -> Payl
     """A config or secret of a service, in short (its key) or long form."""
     if isinstance(item.value, dict):
         item.check(keys.PAYLOAD_REFERENCE)
+        mode = item.get("mode")
         made = PayloadReference(
             source=item.get("source").text(),
             target=item.get("target").optional_text(),
             uid=item.get("uid").optional_text(),
             gid=item.get("gid").optional_text(),
-            mode=item.get("mode").read(file_mode),
+            mode=mode.read(file_mode),
+            odd_mode_at=mode.place if type(mode.value) is int and _OCTAL_DIGITS.fullmatch(str(mode.value)) else None,
         )
     else:
         made = PayloadReference(source=item.text())
@@ -173,14 +178,17 @@ def _reference(kind: str, payloads: Mapping[str, Payload], item: Cursor) -> Payl
 def _ports(item: Cursor) -> list[Port]:
     """The ports of an entry: one in long form, one or a range of them in short form."""
     if not isinstance(item.value, dict):
+        host_ip, spec = _host_ip(item)
         return [
             Port(
+                at=item.place,
+                host_ip=host_ip,
                 target=int(port["TargetPort"]),
                 published=int(port.get("PublishedPort", 0)),
                 protocol=str(port["Protocol"]),
                 mode=str(port["PublishMode"]),
             )
-            for port in item.parse(values.port)
+            for port in spec.parse(values.port)
         ]
     item.check(keys.PORT)
     target, published = item.get("target"), item.get("published")
@@ -189,9 +197,25 @@ def _ports(item: Cursor) -> list[Port]:
     protocol, mode = item.get("protocol"), item.get("mode")
     return [
         Port(
+            at=item.place,
+            host_ip="",
             target=target.parse(values.port_number),
             published=published.parse(values.port_number) if published and published.text() != "0" else 0,
             protocol=protocol.choice("tcp", "udp", "sctp") if protocol else "tcp",
             mode=mode.choice("ingress", "host") if mode else "ingress",
         )
     ]
+
+
+def _host_ip(item: Cursor) -> tuple[str, Cursor]:
+    """The address before a short form (``127.0.0.1:80:80``, ``[::1]:80:80``), and the form without it."""
+    text = item.text()
+    address, separator, rest = text.rpartition(":")
+    address, _, published = address.rpartition(":")
+    if not separator or not address or "=" in text:
+        return "", item
+    try:
+        found = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+    except ValueError as error:
+        raise item.error(f"invalid IP address: {address[:80]}") from error
+    return str(found), item.instead(f"{published}:{rest}" if published else rest)

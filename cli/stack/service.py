@@ -6,7 +6,7 @@ redeploy by either command must not look like a change. Lists are in Docker's or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import assert_never
 
 from cli import values
@@ -58,7 +58,7 @@ def service_spec(
     Raises:
         ManifestError: a stack cannot have it, with file and line.
     """
-    warnings = _unread(service.unread)
+    warnings = [*_unread(service.unread), *_misread(service)]
     if not service.image:
         raise service.at.error("needs an image (build it and push it to a registry first)")
     deploy = service.deploy
@@ -91,6 +91,18 @@ def _unread(places: Iterable[Place]) -> list[str]:
             raise place.error(REFUSED[key])
         warnings.append(f"{place.where}: ignoring unsupported option: {place.dotted}")
     return warnings
+
+
+def _misread(service: Service) -> Iterator[str]:
+    """Warnings about what is deployed, but not as it looks."""
+    for port in service.ports:
+        if port.host_ip and port.host_ip != "0.0.0.0":  # compared, not bound
+            given = f"{port.host_ip}:{port.published or ''}:{port.target}/{port.protocol}"
+            yield f"{port.at.where}: ignoring IP-address ({given}) service will listen on '0.0.0.0'"
+    for reference in (*service.configs, *service.secrets):
+        if reference.odd_mode_at is not None:
+            place, mode = reference.odd_mode_at, reference.mode
+            yield f"{place.where}: {place.dotted}: {mode} is decimal and gives mode {mode:04o}; write 0{mode} if that is meant"
 
 
 def _filled(made: Object) -> Object:
@@ -188,6 +200,7 @@ def _mount(namespace: Namespace, mount: Mount, volumes: Mapping[str, Volume]) ->
     match mount:
         case BindMount():
             bind = _given({"Propagation": mount.propagation, "CreateMountpoint": mount.create_host_path})
+            bind |= values.BIND_RECURSIVE[mount.recursive or "enabled"]
             made |= {"Type": "bind", "Source": mount.source, "BindOptions": bind}
         case TmpfsMount():
             made |= {"Type": "tmpfs", "TmpfsOptions": _given({"SizeBytes": mount.size_bytes, "Mode": mount.mode})}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cli import values
 from cli.composefile import keys
@@ -360,3 +361,109 @@ def test_config_refuses_what_cannot_be_deployed(run: Run, tmp_path: Path, line: 
     ran = run("stack", "config", "-c", str(file))
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith(f"{file}:4: ") or f"{file}:4: " in ran.err
+
+
+def deployed(engine: FakeEngine, run: Run, tmp_path: Path, lines: str) -> tuple[dict[str, object], str]:
+    """The container spec of a service with such lines, and what was said on stderr."""
+    file = tmp_path / "stack.yml"
+    file.write_text(f"services:\n  web:\n    image: i\n    {lines}\nconfigs: {{c: {{content: x}}}}\n")
+    engine.routes = {
+        "GET /(services|configs)": [],
+        "POST /configs/create": {"ID": "c"},
+        "POST /services/create": {"ID": "s"},
+    }
+    ran = run("stack", "deploy", "--resolve-image", "never", "-c", str(file), "s")
+    specs = engine.bodies("POST", "/services/create")
+    return (specs[0] if specs else {}), ran.err.replace(f"{file}", "f.yml")
+
+
+@pytest.mark.parametrize(
+    ("recursive", "options"),
+    [
+        ("enabled", None),
+        ("disabled", {"NonRecursive": True}),
+        ("writable", {"ReadOnlyNonRecursive": True}),
+        ("readonly, propagation: rprivate", {"ReadOnlyForceRecursive": True, "Propagation": "rprivate"}),
+    ],
+)
+def test_mounts_below_a_bind_mount(
+    engine: FakeEngine, run: Run, tmp_path: Path, recursive: str, options: dict[str, object] | None
+) -> None:
+    mount = f"{{type: bind, source: /s, target: /t, read_only: true, bind: {{recursive: {recursive}}}}}"
+    spec, err = deployed(engine, run, tmp_path, f"volumes: [{mount}]")
+    assert err == ""
+    assert spec["TaskTemplate"]["ContainerSpec"]["Mounts"][0].get("BindOptions") == options  # type: ignore[index]  # JSON
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("recursive: sometimes", "want one of enabled, disabled, writable, readonly, got 'sometimes'"),
+        ("recursive: writable", "option 'bind-recursive=writable' requires 'readonly'"),
+        ("recursive: readonly", "option 'bind-recursive=readonly' requires 'readonly'"),
+    ],
+)
+def test_mounts_below_a_bind_mount_are_refused(
+    engine: FakeEngine, run: Run, tmp_path: Path, line: str, told: str
+) -> None:
+    spec, err = deployed(engine, run, tmp_path, f"volumes: [{{type: bind, source: /s, target: /t, bind: {{{line}}}}}]")
+    assert spec == {}
+    assert f"f.yml:4: services.web.volumes.0.bind.recursive: {told}" in err
+
+
+@pytest.mark.parametrize(
+    ("port", "given"),
+    [
+        ("127.0.0.1:80:81", "127.0.0.1:80:81/tcp"),
+        ("[::1]:80:81/udp", "::1:80:81/udp"),
+        ("10.0.0.1::81", "10.0.0.1::81/tcp"),
+    ],
+)
+def test_the_address_of_a_port_is_dropped_with_a_warning(
+    engine: FakeEngine, run: Run, tmp_path: Path, port: str, given: str
+) -> None:
+    spec, err = deployed(engine, run, tmp_path, f"ports: ['{port}']")
+    assert spec["EndpointSpec"]["Ports"][0]["TargetPort"] == 81  # type: ignore[index]  # JSON
+    assert err == f"f.yml:4: ignoring IP-address ({given}) service will listen on '0.0.0.0'\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "warning"),
+    [
+        (
+            "400",
+            "f.yml:4: services.web.configs.0.mode: 400 is decimal and gives mode 0620; write 0400 if that is meant\n",
+        ),
+        ("0644", ""),
+        ("'644'", ""),
+        ("288", ""),
+    ],
+)
+def test_a_decimal_mode_is_warned_of(engine: FakeEngine, run: Run, tmp_path: Path, mode: str, warning: str) -> None:
+    _, err = deployed(engine, run, tmp_path, f"configs: [{{source: c, mode: {mode}}}]")
+    assert err == warning
+
+
+def test_config_prints_an_octal_mode_as_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "s.yml").write_text(
+        "services: {w: {image: i, configs: [{source: c, mode: 0644}]}}\nconfigs: {c: {content: x}}\n"
+    )
+    assert "mode: 0644\n" in run("stack", "config", "-c", str(tmp_path / "s.yml")).out
+
+
+@pytest.mark.parametrize("skip", [(), ("--skip-interpolation",)])
+def test_config_makes_paths_absolute(run: Run, tmp_path: Path, skip: tuple[str, ...]) -> None:
+    (tmp_path / "web.env").write_text("A=b\n")
+    (tmp_path / "s.yml").write_text(
+        "services:\n  w:\n    image: i\n    env_file: web.env\n    volumes: ['./a/../b:/t:ro', 'data:/data', '/c:/c',"
+        " {type: bind, source: d, target: /d}]\nvolumes: {data: {}}\n"
+        "configs: {c: {file: ./conf}}\nsecrets: {s: {file: sec}}\n"
+    )
+    ran = run("stack", "config", *skip, "-c", str(tmp_path / "s.yml"))
+    assert (ran.code, ran.err) == (0, "")
+    shown = yaml.safe_load(ran.out)
+    service = shown["services"]["w"]
+    mounts = [f"{tmp_path}/b:/t:ro", "data:/data", "/c:/c", {"type": "bind", "source": f"{tmp_path}/d", "target": "/d"}]
+    assert service["volumes"] == mounts
+    assert service["env_file"] == f"{tmp_path}/web.env"
+    assert [shown["configs"]["c"]["file"], shown["secrets"]["s"]["file"]] == [f"{tmp_path}/conf", f"{tmp_path}/sec"]

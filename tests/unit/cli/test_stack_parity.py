@@ -345,3 +345,25 @@ def test_odd_lines_deploy_what_docker_deploys(
     assert ran.code == 0, ran.err
     found = "\n".join(differences(created(engine), theirs))
     assert not found, found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--cap-add", "SYS_NICE", "--cap-drop", "mknod"),
+        ("--cap-add", "sys_nice", "--cap-drop", "CAP_SYS_NICE"),
+        ("--cap-add", "ALL", "--cap-add", "SYS_NICE", "--cap-drop", "MKNOD"),
+    ],
+)
+def test_capabilities_of_a_new_service_are_dockers(engine: FakeEngine, run: Run, words: tuple[str, ...]) -> None:
+    routes(engine)
+    create = ("service", "create", "-d", "--no-resolve-image", "--name", "w", *words, "busybox:1")
+    _, err, code = docker(engine, *create)
+    assert code == 0, err
+    [theirs] = engine.bodies("POST", "/services/create")
+    engine.asked.clear()
+    ran = run(*create)
+    assert ran.code == 0, ran.err
+    [ours] = engine.bodies("POST", "/services/create")
+    for key in ("CapabilityAdd", "CapabilityDrop"):
+        assert ours["TaskTemplate"]["ContainerSpec"].get(key) == theirs["TaskTemplate"]["ContainerSpec"].get(key)
