@@ -51,6 +51,8 @@ SPEC_SIZE_BYTES_MAX = 1_000_000
 """Of every spec; the data of secrets and configs has limits of its own. An object is written again with what managers add,
 a service with its previous spec, and has to fit into a log entry (``ENTRY_SIZE_BYTES_MAX``) whatever becomes of it: what
 does not is an entry that no leader can go on from."""
+PREFERENCES_MAX = 32
+"""The scheduler goes through as many levels of nodes, one inside the other."""
 NANO_CPUS_MIN = 1_000_000
 MEMORY_BYTES_MIN = 4 * 1024 * 1024
 MINIMUM_DURATION_NS = 1_000_000
@@ -170,6 +172,10 @@ def _placement(spec: TaskSpec) -> None:
         parse_constraints(list(spec.placement.constraints))
     except ConstraintError as error:
         raise InvalidArgumentError(str(error)) from error
+    if len(spec.placement.preferences) > PREFERENCES_MAX:
+        raise InvalidArgumentError(
+            f"too many placement preferences: {len(spec.placement.preferences)}, at most {PREFERENCES_MAX}"
+        )
 
 
 def _networks(targets: Iterable[str]) -> None:

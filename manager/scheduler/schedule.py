@@ -100,11 +100,11 @@ class _Branch:
 
 
 def _levels(spread: Sequence[str]) -> list[str]:
-    """The descriptors that name a label of node or engine; others say nothing."""
+    """The descriptors that name a label of node or engine, each once; others say nothing, nor do repetitions."""
     prefixes = (NODE_LABEL_PREFIX, ENGINE_LABEL_PREFIX)
     return [
         each
-        for each in spread
+        for each in dict.fromkeys(spread)
         if any(each.lower().startswith(prefix) and len(each) > len(prefix) for prefix in prefixes)
     ]
 

@@ -249,3 +249,14 @@ def test_a_heartbeat_period_that_no_node_can_keep_is_refused(period_ns: int) -> 
     spec.dispatcher.heartbeat_period_ns = period_ns
     with pytest.raises(InvalidArgumentError, match=r"invalid heartbeat time period: .*s, want 100ms to 24h"):
         validate_cluster_spec(spec, Cluster())
+
+
+def test_more_placement_preferences_than_the_scheduler_has_stack_for_are_refused() -> None:
+    """900 of them ended the loop of one leader after another by a RecursionError."""
+    spec = service_spec()
+    for _ in range(32):
+        spec.task_template.placement.preferences.add().spread.spread_descriptor = "node.labels.zone"
+    check(spec)
+    spec.task_template.placement.preferences.add()
+    with pytest.raises(InvalidArgumentError, match="too many placement preferences: 33, at most 32"):
+        check(spec)
