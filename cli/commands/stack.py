@@ -23,7 +23,7 @@ from cli.composefile.reader import read
 from cli.composefile.source import ManifestError, Source
 from cli.filters import parse_filters
 from cli.progress import watch_convergence
-from cli.stack.convert import convert
+from cli.stack.convert import check, convert
 from cli.stack.deploy import deploy as bring_about
 from cli.stack.names import NAMESPACE_LABEL, Namespace
 from cli.stack.remove import remove
@@ -96,7 +96,7 @@ def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
     source = _source(files, None if skip_interpolation else os.environ)
     if not skip_interpolation:
         try:
-            read(source, os.environ)  # a file that cannot be deployed is none to show
+            check(read(source, os.environ))  # a file that cannot be deployed is none to show
         except ManifestError as error:
             raise click.ClickException(str(error)) from error
 

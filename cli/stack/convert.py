@@ -12,7 +12,7 @@ from cli.composefile.files import read_bytes
 from cli.composefile.model import ComposeFile, Payload, PayloadKind
 from cli.composefile.source import ManifestError
 from cli.stack.names import Namespace
-from cli.stack.service import service_spec
+from cli.stack.service import service_spec, unread_warnings
 
 DATA_BYTES_MAX: Mapping[PayloadKind, int] = {"config": 1000 * 1024, "secret": 500 * 1024}
 
@@ -43,15 +43,24 @@ class Stack:
         return self.configs if kind == "config" else self.secrets
 
 
+def check(file: ComposeFile) -> None:
+    """See that a file may be a stack's at all, wherever it is deployed. Raises: ManifestError."""
+    if file.version is not None and not _VERSION.fullmatch(file.version):
+        place = file.at.inner("version")
+        raise place.error(f"unsupported Compose file version: {file.version[:40]}, want 3.0 to 3.13 or none")
+    for key, service in file.services.items():
+        if not _NAME.fullmatch(key):
+            raise service.at.error("invalid service name: want letters, digits, dots, dashes and underscores")
+        unread_warnings(service.unread)
+
+
 def convert(file: ComposeFile, namespace: Namespace) -> Stack:
     """The stack that a file describes.
 
     Raises:
         ManifestError: what of it a stack cannot have, with file and line.
     """
-    if file.version is not None and not _VERSION.fullmatch(file.version):
-        place = file.at.inner("version")
-        raise place.error(f"unsupported Compose file version: {file.version[:40]}, want 3.0 to 3.13 or none")
+    check(file)
     if not file.services:
         raise ManifestError(f"{file.at.source.name}:1: no services")
     for network in file.networks.values():
@@ -63,8 +72,6 @@ def convert(file: ComposeFile, namespace: Namespace) -> Stack:
         for kind in kinds
     }
     for key, service in file.services.items():
-        if not _NAME.fullmatch(key):
-            raise service.at.error("invalid service name: want letters, digits, dots, dashes and underscores")
         spec, warnings = service_spec(namespace, key, service, file.volumes, names)
         stack.services.append(spec)
         stack.warnings += warnings

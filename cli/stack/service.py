@@ -58,7 +58,7 @@ def service_spec(
     Raises:
         ManifestError: a stack cannot have it, with file and line.
     """
-    warnings = [*_unread(service.unread), *_misread(service)]
+    warnings = [*unread_warnings(service.unread), *_misread(service)]
     if not service.image:
         raise service.at.error("needs an image (build it and push it to a registry first)")
     deploy = service.deploy
@@ -82,7 +82,7 @@ def service_spec(
     return _given(spec), warnings
 
 
-def _unread(places: Iterable[Place]) -> list[str]:
+def unread_warnings(places: Iterable[Place]) -> list[str]:
     """Warnings about keys that are dropped. Raises: ManifestError for one that is refused."""
     warnings = []
     for place in places:

@@ -467,3 +467,19 @@ def test_config_makes_paths_absolute(run: Run, tmp_path: Path, skip: tuple[str, 
     assert service["volumes"] == mounts
     assert service["env_file"] == f"{tmp_path}/web.env"
     assert [shown["configs"]["c"]["file"], shown["secrets"]["s"]["file"]] == [f"{tmp_path}/conf", f"{tmp_path}/sec"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("version: '2'\nservices: {w: {image: i}}\n", "version: unsupported Compose file version: 2"),
+        ("services: {w: {image: i, mem_limit: 5m}}\n", "services.w.mem_limit: set resource limits using"),
+        ("services: {w: {image: i, extends: {service: x}}}\n", "services.w.extends: extends is not possible"),
+        ("services: {'w w': {image: i}}\n", "services.w w: invalid service name"),
+    ],
+)
+def test_config_refuses_what_no_stack_may_have(run: Run, tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "s.yml").write_text(text)
+    ran = run("stack", "config", "-c", str(tmp_path / "s.yml"))
+    assert (ran.code, ran.out) == (1, "")
+    assert told in ran.err
