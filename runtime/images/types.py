@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -17,15 +18,19 @@ Progress = Callable[[ProgressMessage], None]
 """Called with one Engine API progress message (``{"status": ..., "id": ..., "progressDetail": ...}``) at a time."""
 
 
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""As Docker's are: a number of hundreds of digits is none that can be waited for."""
+
+
 class HealthConfig(msgspec.Struct, omit_defaults=True):
     """``Config.Healthcheck``; durations in nanoseconds, 0 means inherit or default."""
 
     Test: list[str] | None = None
-    Interval: int = 0
-    Timeout: int = 0
-    StartPeriod: int = 0
-    StartInterval: int = 0
-    Retries: int = 0
+    Interval: Int64 = 0
+    Timeout: Int64 = 0
+    StartPeriod: Int64 = 0
+    StartInterval: Int64 = 0
+    Retries: Int64 = 0
 
 
 class ImageConfig(msgspec.Struct, omit_defaults=True):
@@ -44,7 +49,7 @@ class ImageConfig(msgspec.Struct, omit_defaults=True):
     WorkingDir: str = ""
     Labels: dict[str, str] | None = None
     StopSignal: str = ""
-    StopTimeout: int | None = None
+    StopTimeout: Int64 | None = None
     Healthcheck: HealthConfig | None = None
     Shell: list[str] | None = None
     OnBuild: list[str] | None = None

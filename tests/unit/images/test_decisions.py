@@ -178,3 +178,14 @@ MOUNTS = """\
 def test_the_file_system_of_a_path_with_blanks_is_found(path: str, kind: str) -> None:
     assert filesystem_of(Path(path), MOUNTS) == kind
     assert filesystem_of(Path(path), "") == "unknown"
+
+
+@pytest.mark.parametrize(
+    "config", ['{"Healthcheck": {"Test": ["CMD", "true"], "Interval": %s}}', '{"StopTimeout": %s}']
+)
+def test_a_time_that_nobody_can_wait_for_is_none(config: str) -> None:
+    """A container could be neither probed nor stopped: the number is too large for a float."""
+    number = "1" + "0" * 400
+    with pytest.raises(ImagesError, match="invalid image configuration"):
+        parse_config(f'{{"os": "linux", "config": {config % number}}}'.encode())
+    parse_config(f'{{"os": "linux", "config": {config % (2**63 - 1)}}}'.encode())
