@@ -27,6 +27,10 @@ class _Add:
     token: int
     member: Member
 
+    @property
+    def node_id(self) -> NodeID:
+        return self.member.node_id
+
 
 @dataclass(slots=True)
 class _Remove:
@@ -49,6 +53,10 @@ class MembershipChanges:
         self._requests.append(_Add(token, member))
 
     def remove(self, token: int, node_id: NodeID) -> None:
+        """Take a member out; ends in ``Done``. Who waits for it to be added is told that it will not be."""
+        for request in list(self._requests):
+            if isinstance(request, _Add) and request.node_id == node_id:
+                self._finish(request, MembershipError(f"{node_id} is being removed"))
         self._requests.append(_Remove(token, node_id))
 
     def forget(self, token: int) -> None:
@@ -69,7 +77,11 @@ class MembershipChanges:
         if not core.is_ready() or core.configurations.current_index > core.commit_index() or core.transfer_to:
             return
         configuration = core.configurations.current
+        seen: set[NodeID] = set()
         for request in list(self._requests):
+            if request.node_id in seen:
+                continue  # in order: an addition and a removal at once would undo each other without end
+            seen.add(request.node_id)
             change = self._next_step(request, configuration)
             if change is not None:
                 self._propose(change)
@@ -97,7 +109,7 @@ class MembershipChanges:
         return configuration.without(request.node_id)
 
     def _addition(self, request: _Add, configuration: Configuration) -> Configuration | None:
-        known = configuration.find(request.member.node_id)
+        known = configuration.find(request.node_id)
         if known is None:
             return configuration.with_member(replace(request.member, learner=True))
         if known.address != request.member.address:

@@ -441,6 +441,26 @@ def test_6_a_learner_votes_once_it_has_caught_up() -> None:
     assert Done(1) in rig.core.outputs
 
 
+def test_6_a_removal_ends_the_addition_that_waits_and_neither_undoes_the_other() -> None:
+    rig = leader()
+    rig.acknowledge(B)
+    rig.changes.add(1, Member(D, "d:2377"))
+    rig.core.pump()
+    rig.acknowledge(B)
+    assert rig.core.configurations.current.learners == {D}
+    rig.changes.remove(2, D)
+    rig.changes.add(3, Member(D, "d:2377"))  # asked for after the removal, so it comes after it
+    before = rig.core.journal.last_index
+    for _ in range(10):
+        rig.core.pump()
+        rig.acknowledge(B)
+    assert rig.core.configurations.current.learners == {D}
+    assert rig.core.journal.last_index == before + 2
+    done = {output.token: output.error for output in rig.core.outputs if isinstance(output, Done)}
+    assert str(done.pop(1)) == f"{D} is being removed"
+    assert done == {2: None}
+
+
 def test_6_a_removal_that_loses_the_quorum_is_refused() -> None:
     rig = leader()
     rig.acknowledge(B)

@@ -340,7 +340,7 @@ async def test_a_place_that_cannot_be_taken_up_can_be_left(manager: Place) -> No
     await manager.restart()
     await manager.node.leave(force=True)
     assert manager.node.info().local_node_state is LocalNodeState.INACTIVE
-    folder.unlink()
+    assert not folder.exists()
     await manager.node.init(init_request(manager))
 
 
