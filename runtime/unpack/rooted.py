@@ -7,7 +7,7 @@ is used, so that what was looked at cannot change before it is opened.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import stat
 from collections import OrderedDict, deque
@@ -25,9 +25,11 @@ STEPS_MAX = 4096
 RESOLVED_MAX = 1024
 """Paths that are remembered, each at most ``PATH_BYTES_MAX`` long."""
 DEPTH_MAX = 512
+"""Each folder of a deep one is opened from the root on, so the time grows with the square of this."""
 PATH_BYTES_MAX = 4096
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_MAX = 64
+_NO_DIRECTORY = (errno.ENOTDIR, errno.ELOOP)  # a file, link or whiteout: it hides what lower layers have there
 
 
 def split_name(name: str) -> list[str]:
@@ -149,22 +151,26 @@ class RootedDirectory:
 
 def look_up(root: Path, path: str) -> os.stat_result | None:
     """``lstat`` of ``path`` below ``root`` without going through any link."""
-    with contextlib.ExitStack() as stack:
-        fd = os.open(root, _OPEN_DIRECTORY)
-        stack.callback(os.close, fd)
+    fd = os.open(root, _OPEN_DIRECTORY)
+    try:
         *directories, name = path.split("/")
         for part in directories:
             try:
-                fd = os.open(part, _OPEN_DIRECTORY, dir_fd=fd)
+                child = os.open(part, _OPEN_DIRECTORY, dir_fd=fd)
             except FileNotFoundError:
                 return None
-            except OSError:  # a file, link or whiteout: it hides what lower layers have there
+            except OSError as error:
+                if error.errno not in _NO_DIRECTORY:
+                    raise
                 return os.stat(part, dir_fd=fd, follow_symlinks=False)
-            stack.callback(os.close, fd)
+            os.close(fd)
+            fd = child
         try:
             return os.stat(name, dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
+    finally:
+        os.close(fd)
 
 
 def is_whiteout(info: os.stat_result) -> bool:

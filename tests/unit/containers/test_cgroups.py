@@ -131,5 +131,8 @@ def test_groups_are_removed_at_any_depth(tmp_path: Path) -> None:
             os.close(fd)
             fd = below
         os.close(fd)
-    assert cgroups.remove([tmp_path / "gone", top], patience_s=0) == []
-    assert not top.exists()
+    try:
+        assert cgroups.remove([tmp_path / "gone", top], patience_s=0) == []
+        assert not top.exists()
+    finally:
+        remove_tree(top)  # pytest's own cleaning recurses

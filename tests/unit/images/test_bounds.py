@@ -10,6 +10,8 @@ import itertools
 import lzma
 import os
 import random
+import resource
+import stat
 import tarfile
 import tracemalloc
 import zlib
@@ -21,7 +23,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.unpack import compression, headers
+from runtime.unpack import compression, headers, rooted
 from runtime.unpack import tar as tar_module
 from runtime.unpack.compression import Decompressed
 from runtime.unpack.errors import MalformedArchiveError
@@ -223,6 +225,20 @@ def test_paths_that_were_resolved_are_not_all_remembered(tmp_path: Path) -> None
     finally:
         tracemalloc.stop()
         tree.close()
+
+
+def test_a_lower_layer_is_looked_at_with_few_descriptors_whatever_the_depth(tmp_path: Path) -> None:
+    path = "/".join(["d"] * rooted.DEPTH_MAX)
+    (tmp_path / path).mkdir(parents=True)
+    (tmp_path / path / "file").symlink_to("nowhere")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, before[1]))
+    try:
+        found = [rooted.look_up(tmp_path, f"{path}/{name}") for name in ("file", "file/below", "gone", "gone/below")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [info is not None and stat.S_ISLNK(info.st_mode) for info in found] == [True, True, False, False]
 
 
 def test_a_way_through_links_is_bounded(tmp_path: Path) -> None:
