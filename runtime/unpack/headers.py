@@ -92,13 +92,13 @@ def parse_header(block: bytes) -> TarMember:
     member.mtime_ns = _checked_time(number(block[136:148]) * 1_000_000_000)
     if kind in (CHARACTER, BLOCK):
         member.major, member.minor = number(block[329:337]), number(block[337:345])
-    if member.kind == REGULAR and member.name.endswith("/"):  # how tars of before POSIX write directories
-        member.kind = DIRECTORY
     return member
 
 
 def finish(member: TarMember) -> None:
-    """Once all headers were taken in: what has no data has none, whatever they say."""
+    """Once all headers were taken in, as a long name's first 100 bytes may end anywhere: what has no data has none."""
+    if member.kind == REGULAR and member.name.endswith("/"):  # how tars of before POSIX write directories
+        member.kind = DIRECTORY
     if member.kind in _WITHOUT_DATA:
         member.size = member.stored = 0
 

@@ -123,6 +123,14 @@ def test_the_time_for_a_pax_header_grows_with_its_length_alone() -> None:
     assert looked_at <= len(data)
 
 
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_long_name_cut_at_a_slash_in_its_header_is_no_directory(form: Literal[1, 2]) -> None:
+    info = tarfile.TarInfo("a" * 99 + "/" + "b" * 300)
+    info.size = 4
+    found = members(info.tobuf(form) + b"data".ljust(512, b"\0") + plain() + END)
+    assert [(member.name, member.kind, member.size) for member in found] == [(info.name, b"0", 4), ("f", b"0", 0)]
+
+
 def test_an_archive_has_a_bounded_number_of_members(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar_module, "MEMBERS_MAX", 10)
     assert len(members(plain() * 10 + END)) == 10
