@@ -5,7 +5,11 @@ from __future__ import annotations
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from base.printable import one_line
+from base.printable import one_line, text_of_lines
+from proto.objects_pb2 import TLSInfo
+
+_OF_LINES = {TLSInfo.DESCRIPTOR.fields_by_name["trust_root"].full_name}
+"""A certificate in PEM is compared, byte for byte, with the cluster's."""
 
 
 def clean(message: Message) -> None:
@@ -24,7 +28,7 @@ def clean(message: Message) -> None:
             if field.is_repeated:
                 value[:] = [one_line(text) for text in value]
             else:
-                setattr(message, field.name, one_line(value))
+                setattr(message, field.name, text_of_lines(value) if field.full_name in _OF_LINES else one_line(value))
 
 
 def _cleaned(value: object) -> object:

@@ -15,6 +15,7 @@ from proto.objects_pb2 import (
     PortStatus,
     TaskState,
     TaskStatus,
+    TLSInfo,
 )
 from proto.specs_pb2 import Platform, PortConfig, Resources
 from tests.unit.dispatcher.support import make_node, make_task
@@ -45,6 +46,16 @@ def test_a_description_loses_its_control_characters_wherever_they_are() -> None:
             engine_version=SHOWN, labels={SHOWN: SHOWN}, plugins=[PluginDescription(type="Log", name=SHOWN)]
         ),
     )
+
+
+def test_the_root_that_a_node_trusts_stays_what_it_is() -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    description = NodeDescription(hostname="a", tls_info=TLSInfo(trust_root=pem))
+    clean(description)
+    assert description.tls_info.trust_root == pem
+    description.tls_info.trust_root = f"{pem}\x1b[2J"
+    clean(description)
+    assert description.tls_info.trust_root == f"{pem}[2J"
 
 
 def test_a_session_brings_none_into_the_store_at_first_nor_later() -> None:
