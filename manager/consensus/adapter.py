@@ -293,7 +293,9 @@ class Adapter(SyncObj):
         assert prev_term is not None
         entries: list[tuple[int, bytes]] = []
         size = 0
-        for command, _, term in self.journal.slice(next_index, min(self.journal.last_index, next_index + 4095)):
+        for command, _, term in self.journal.slice(
+            next_index, min(self.journal.last_index, next_index + wire.ENTRIES_MAX - 1)
+        ):
             if entries and size + len(command) > BATCH_SIZE_BYTES:
                 break
             entries.append((term, command))

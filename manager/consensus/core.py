@@ -188,9 +188,9 @@ class RaftCore(Adapter):
         self._bridge.deliver(self.peer(peer), message)
 
     def _receive_append(self, peer: NodeID, message: wire.Append) -> None:
+        self._check_entries(message)
         if not self._accept_leader(peer, message.term, message.seq):
             return
-        self._check_entries(message)
         match check_append(self.journal, self.commit_index(), message):
             case Missing(cut_from, next_index):
                 if cut_from is not None:
@@ -222,15 +222,23 @@ class RaftCore(Adapter):
 
     @staticmethod
     def _check_entries(message: wire.Append) -> None:
-        for _, command in message.entries:
+        before = message.prev_term
+        for term, command in message.entries:
+            if term < before:
+                raise wire.ProtocolError(f"entry of term {term} behind one of term {before}")
+            before = term
             kind = command[:1]
             if kind == MEMBERSHIP:
                 try:
-                    Configuration.decode(command[1:])
+                    voters = Configuration.decode(command[1:]).voters
                 except CorruptStateError as error:
                     raise wire.ProtocolError(str(error)) from None
+                if not voters:
+                    raise wire.ProtocolError("a group without a voter")
             elif kind not in (REGULAR, NO_OP) or (kind == REGULAR and len(command) <= COMMAND_ID_SIZE_BYTES):
                 raise wire.ProtocolError("entry of an unknown kind")
+        if before > message.term:
+            raise wire.ProtocolError(f"entry of term {before} by a leader of term {message.term}")
 
     def _accept_leader(self, peer: NodeID, term: int, seq: int) -> bool:
         """False (and an answer with our term) if ``peer`` led an earlier term."""

@@ -121,4 +121,6 @@ class SnapshotReceiver:
             raise wire.ProtocolError(str(error)) from None
         if head.index != piece.index:
             raise wire.ProtocolError(f"snapshot of index {piece.index} with the head of {head.index}")
+        if head.term > piece.term or not head.configuration.voters:
+            raise wire.ProtocolError(f"snapshot of term {head.term}, of no group that a leader of {piece.term} leads")
         self._writer = SnapshotWriter(self._store, head, suffix="install")

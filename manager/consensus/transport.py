@@ -32,6 +32,12 @@ RAFT_ALPN = "swarm-raft/1"
 READ_SIZE_BYTES = 256 * 1024
 WINDOW_SIZE_BYTES = 1024 * 1024
 """No more is queued for a peer than this (and one batch), however far behind it is."""
+OUTPUT_SIZE_BYTES_MAX = WINDOW_SIZE_BYTES + wire.FRAME_SIZE_BYTES_MAX + 1024 * 1024
+"""Answers wait for no room: who asks and asks and reads none of them is cut off."""
+
+MESSAGES_A_TURN_MAX = 512
+"""Of one peer, before the others, and the clock, have their turn."""
+
 DIAL_TIMEOUT_S = 5.0
 DIAL_DELAY_S_MIN, DIAL_DELAY_S_MAX = 0.05, 1.0
 CLOSE_TIMEOUT_S = 0.5
@@ -159,7 +165,11 @@ class Links:
             connection.frames.clear()
             connection.waiting_bytes = 0
             connection.sent_s = now
-            if not connection.writer.is_closing():
+            transport = connection.writer.transport
+            if transport.get_write_buffer_size() + len(data) > OUTPUT_SIZE_BYTES_MAX:
+                log.warning("raft_link.cut", peer=connection.peer, reason="it does not read its answers")
+                transport.abort()
+            elif not connection.writer.is_closing():
                 connection.writer.write(data)
         self._pending.clear()
 
@@ -214,7 +224,7 @@ class Links:
             writer.write(wire.encode_frame(self._hello()))
             decoder = wire.FrameDecoder()
             while data := await reader.read(READ_SIZE_BYTES):
-                for message in decoder.feed(data):
+                for number, message in enumerate(decoder.feed(data), 1):
                     if connection is None:
                         self._check_hello(peer, message)
                         hello_timer.cancel()
@@ -222,6 +232,11 @@ class Links:
                         self._refused.pop(peer, None)
                     connection.heard_s = self._loop.time()
                     self._on_message(peer, message)
+                    if number % MESSAGES_A_TURN_MAX == 0:
+                        self._on_input()
+                        await asyncio.sleep(0)
+                        if self._connections.get(peer) is not connection:
+                            return  # another stream took its place meanwhile: what came by this one is late
                 if connection is not None:
                     self._on_input()
         except (OSError, ssl.SSLError, EOFError) as error:

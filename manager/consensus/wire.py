@@ -17,6 +17,16 @@ PROTOCOL_VERSION = 2
 FRAME_SIZE_BYTES_MAX = 2 * ENTRY_SIZE_BYTES_MAX
 """Hostile or broken peers cannot make us hold more than this; a batch is far smaller, one entry always fits."""
 
+HELLO_SIZE_BYTES_MAX = 64 * 1024
+"""Of the first frame: before it nobody knows how many streams a peer opens."""
+
+ENTRIES_MAX = 4096
+"""In one message: a frame full of the smallest entries would become a hundred times its size."""
+
+COMMAND_SIZE_BYTES_MAX = ENTRY_SIZE_BYTES_MAX + 1024
+HEAD_SIZE_BYTES_MAX = 1024 * 1024
+NAME_LENGTH_MAX, ADDRESS_LENGTH_MAX, ANCESTORS_MAX = 128, 512, 1024
+
 _LENGTH = struct.Struct(">I")
 
 
@@ -24,7 +34,11 @@ class ProtocolError(ConsensusError):
     """The peer sent what no correct member sends; its connection is closed."""
 
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Also what comes after it fits into the 64 bits of a message and of a file."""
+
+Name = Annotated[str, msgspec.Meta(max_length=NAME_LENGTH_MAX)]
+Command = Annotated[bytes, msgspec.Meta(min_length=1, max_length=COMMAND_SIZE_BYTES_MAX)]
 
 
 class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -39,11 +53,11 @@ class Hello(_Message, tag="hello"):
     """
 
     version: Count
-    node_id: str
-    group_id: str
-    address: str
-    ancestors: tuple[str, ...]
-    superseded_by: str
+    node_id: Name
+    group_id: Name
+    address: Annotated[str, msgspec.Meta(max_length=ADDRESS_LENGTH_MAX)]
+    ancestors: Annotated[tuple[Name, ...], msgspec.Meta(max_length=ANCESTORS_MAX)]
+    superseded_by: Name
 
 
 class Ping(_Message, tag="ping"):
@@ -93,7 +107,7 @@ class Append(_Message, tag="a"):
     commit_index: Count
     prev_index: Count
     prev_term: Count
-    entries: list[tuple[Count, Annotated[bytes, msgspec.Meta(min_length=1)]]]
+    entries: Annotated[list[tuple[Count, Command]], msgspec.Meta(max_length=ENTRIES_MAX)]
 
 
 class AppendReply(_Message, tag="ar"):
@@ -119,7 +133,7 @@ class InstallSnapshot(_Message, tag="s"):
     seq: Count
     index: Count
     number: Count
-    head: bytes
+    head: Annotated[bytes, msgspec.Meta(max_length=HEAD_SIZE_BYTES_MAX)]
     data: bytes
     more: bool
     last: bool
@@ -152,10 +166,11 @@ def decode_body(body: bytes | memoryview) -> Message:
 
 
 class FrameDecoder:
-    """Bytes in, messages out, whatever the split."""
+    """Bytes in, messages out, whatever the split. The first frame is a Hello's, and may be no larger than one."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._size_bytes_max = HELLO_SIZE_BYTES_MAX
 
     def feed(self, data: bytes) -> list[Message]:
         """Messages completed by ``data``.
@@ -168,12 +183,12 @@ class FrameDecoder:
         start, size = 0, len(self._buffer)
         while size - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, start)
-            if length > FRAME_SIZE_BYTES_MAX:
-                raise ProtocolError(f"frame of {length} bytes, largest is {FRAME_SIZE_BYTES_MAX}")
+            if length > self._size_bytes_max:
+                raise ProtocolError(f"frame of {length} bytes, largest is {self._size_bytes_max}")
             end = start + _LENGTH.size + length
             if size < end:
                 break
             messages.append(decode_body(bytes(memoryview(self._buffer)[start + _LENGTH.size : end])))
-            start = end
+            start, self._size_bytes_max = end, FRAME_SIZE_BYTES_MAX
         del self._buffer[:start]
         return messages

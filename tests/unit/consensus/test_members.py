@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.consensus import wire
+from manager.consensus import transport, wire
 from manager.consensus.files import AppendFile, OSFiles
 from manager.consensus.port import (
     ConsensusError,
@@ -413,6 +413,34 @@ async def test_a_manager_that_speaks_nonsense_is_cut_off(cluster: Cluster, data:
     assert len(wire.FrameDecoder().feed(answer)) <= 1  # our Hello at most
     assert await node.consensus.propose(b"still here") == 1
     assert node.consensus.leader.term == term
+    assert node.failures == []
+
+
+async def test_a_manager_that_asks_and_reads_no_answers_is_cut_off(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "OUTPUT_SIZE_BYTES_MAX", 64 * 1024)
+    node = await cluster.start("a")
+    await until(lambda: node.consensus.leader.is_leader)
+    pem = cluster.authority.issue("m")
+    _, writer = await asyncio.open_connection(
+        cluster.host, cluster.ports["a"], ssl=cluster.authority.client(pem), server_hostname="a"
+    )
+    writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
+    writer.write(wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "m", "", "x:1", (), "")))
+    flood = wire.encode_frame(wire.PreVote(1, 1, 1, 0)) * 10_000
+
+    async def ask() -> None:
+        while True:
+            writer.write(flood)
+            await writer.drain()
+
+    try:
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(ask(), 60)
+    finally:
+        writer.transport.abort()
+    assert await node.consensus.propose(b"still here") == 1
     assert node.failures == []
 
 

@@ -691,6 +691,31 @@ def test_one_message_does_not_use_up_the_terms(message: Callable[[int], wire.Mes
     assert rig.core.term() == 3
 
 
+_MEMBERSHIP_OF_NOBODY = MEMBERSHIP + configuration(learners=(A, B, C)).encode()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Append(3, 1, 1, 1, 0, [(4, command(b"x"))]),
+        wire.Append(3, 1, 1, 1, 4, []),
+        wire.Append(3, 1, 1, 2, 0, [(2, command(b"x")), (1, command(b"x"))]),
+        wire.Append(3, 1, 1, 2, 0, [(3, _MEMBERSHIP_OF_NOBODY)]),
+        snapshot_piece(3, 50, 4),
+        wire.InstallSnapshot(3, 1, 50, 0, encode_head(SnapshotHead(50, 3, configuration(), ())), b"", False, True),
+    ],
+    ids=["later-term", "later-term-before", "terms-fall", "no-voters", "snapshot-of-later-term", "snapshot-of-nobody"],
+)
+def test_a_log_that_no_leader_can_have_is_refused_before_it_is_kept(message: wire.Message) -> None:
+    rig = Rig(term=2)
+    rig.connect(B, C)
+    with pytest.raises(wire.ProtocolError):
+        rig.receive(B, message)
+    assert rig.log() == [(1, 0), (2, 0)]
+    rig.receive(C, append(3, (2, 0), 3))  # the leader's is taken
+    assert rig.log()[-1] == (3, 3)
+
+
 # A member with an empty log (docs/design/consensus.md, "Membership")
 
 

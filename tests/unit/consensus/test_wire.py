@@ -62,7 +62,11 @@ def test_pysyncobjs_own_frame_is_refused() -> None:
 
 def test_a_giant_is_refused_from_its_length_alone() -> None:
     with pytest.raises(wire.ProtocolError, match="largest is"):
-        wire.FrameDecoder().feed(struct.pack(">I", wire.FRAME_SIZE_BYTES_MAX + 1))
+        wire.FrameDecoder().feed(struct.pack(">I", wire.HELLO_SIZE_BYTES_MAX + 1))
+    greeted = wire.FrameDecoder()
+    greeted.feed(wire.encode_frame(MESSAGES[0]) + struct.pack(">I", wire.FRAME_SIZE_BYTES_MAX))
+    with pytest.raises(wire.ProtocolError, match="largest is"):
+        wire.FrameDecoder().feed(STREAM + struct.pack(">I", wire.FRAME_SIZE_BYTES_MAX + 1))
 
 
 @pytest.mark.parametrize(
@@ -74,11 +78,18 @@ def test_a_giant_is_refused_from_its_length_alone() -> None:
         ["a", 1, 1, 1, 1, 1],
         ["a", 1, 1, 1, 1, 1, [], 1],
         ["v", 1, 1, 1, 1],
+        ["v", 1, 2**62 + 1, 1, True],
+        ["a", 1, 1, 1, 1, 1, [[1, b"\x01"]] * (wire.ENTRIES_MAX + 1)],
+        ["a", 1, 1, 1, 1, 1, [[1, bytes(wire.COMMAND_SIZE_BYTES_MAX + 1)]]],
+        ["s", 1, 1, 1, 0, bytes(wire.HEAD_SIZE_BYTES_MAX + 1), b"", False, True],
+        ["hello", 1, "a" * 129, "group", "a:2377", [], ""],
+        ["hello", 1, "a", "group", "a:2377", ["g"] * (wire.ANCESTORS_MAX + 1), ""],
         ["apply_command", b"x"],
         [],
         {},
         None,
     ],
+    ids=lambda value: repr(value)[:40],
 )
 def test_what_does_not_fit_its_type_is_refused(value: object) -> None:
     with pytest.raises(wire.ProtocolError):
