@@ -14,6 +14,7 @@ from runtime.images import ImageConfig
 from runtime.networks.addresses import parse_mac
 from runtime.networks.ports import requests as port_requests
 from runtime.types import (
+    TASK_ID_LABEL,
     ContainerConfig,
     HealthConfig,
     HostConfig,
@@ -41,7 +42,7 @@ def merge(config: ContainerConfig, image: ImageConfig) -> ContainerConfig:
         Cmd=list(command) if command else None,
         Entrypoint=[part for part in entrypoint if part] or None if entrypoint else None,
         Env=env,
-        Labels={**(image.Labels or {}), **(config.Labels or {})},
+        Labels={**_labels(image), **(config.Labels or {})},
         ExposedPorts={**(image.ExposedPorts or {}), **(config.ExposedPorts or {})} or None,
         Volumes={**(image.Volumes or {}), **(config.Volumes or {})} or None,
         WorkingDir=config.WorkingDir or image.WorkingDir,
@@ -50,6 +51,11 @@ def merge(config: ContainerConfig, image: ImageConfig) -> ContainerConfig:
         Healthcheck=_healthcheck(config.Healthcheck, image),
         Shell=config.Shell or image.Shell,
     )
+
+
+def _labels(image: ImageConfig) -> dict[str, str]:
+    """An image makes no container a task's: one that was committed from a task's names a task that is another's, or gone."""
+    return {name: value for name, value in (image.Labels or {}).items() if name != TASK_ID_LABEL}
 
 
 def _healthcheck(own: HealthConfig | None, image: ImageConfig) -> HealthConfig | None:

@@ -13,7 +13,7 @@ import pytest
 
 from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import ConfigReference, SecretReference
-from runtime.types import ExecConfig
+from runtime.types import ContainerConfig, ExecConfig, HostConfig
 from tests.support_images import BUSYBOX_TAG
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.dispatcher.support import make_spec_version, make_task
@@ -106,6 +106,20 @@ async def test_a_container_lives_and_goes(reopen: Reopen) -> None:
     assert executor.observe("t1") is None
     assert executor.task_ids() == []
     assert set(changed) == {"t1"}
+
+
+@pytest.mark.root
+async def test_a_label_that_no_task_can_have_makes_no_container_a_tasks(bench: Bench, memory: Path) -> None:  # noqa: F811
+    executor = EngineExecutor(bench.engine, run_dir=memory / "payloads", node=lambda: NodeFacts("n1", "host"))
+    await executor.open()
+    for label in ("../kept", ""):
+        labels = {"com.docker.swarm.task.id": label}
+        await bench.engine.create(ContainerConfig(Image=BUSYBOX_TAG, Cmd=["true"], Labels=labels), HostConfig())
+    assert executor.task_ids() == []
+    await executor.close()
+    await executor.open()
+    assert executor.task_ids() == []
+    await executor.close()
 
 
 async def test_an_exit_is_noticed_with_its_code(reopen: Reopen) -> None:

@@ -6,6 +6,7 @@ added to the schema is kept, listed and removed as it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, Self, TypeVar, cast
 
@@ -36,6 +37,13 @@ class AssignedObject(Protocol):
 
 
 M = TypeVar("M", bound=AssignedObject)
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def is_object_id(text: str) -> bool:
+    """Whether an object can have this ID. It is the name of a folder, too: one word, and not a way out of it."""
+    return _ID.fullmatch(text) is not None
 
 
 def _message_of(kind: int) -> Descriptor:
@@ -121,10 +129,17 @@ class Contents:
             if change.kind == _TASK:
                 self._needs.pop(change.id, None)
             return True
-        if name != FIELDS[change.kind] or not change.id or not _is_for(change, node_id):
-            log.warning("assignment.passed_over", kind=FIELDS[change.kind], id=change.id, node_id=change.task.node_id)
+        obj: AssignedObject = getattr(change, name)
+        is_one = name == FIELDS[change.kind] and change.id == obj.id and is_object_id(change.id)
+        if not is_one or not _is_for(change, node_id):
+            log.warning(
+                "assignment.passed_over",
+                kind=FIELDS[change.kind],
+                id=change.id[:128],
+                node_id=change.task.node_id[:128],
+            )
             return False
-        objects[change.id] = getattr(change, name)
+        objects[change.id] = obj
         if change.kind == _TASK:
             self._needs[change.id] = tuple(change.needs)
         return True

@@ -19,6 +19,7 @@ from runtime.events import EventMessage
 from runtime.images import ImagesError
 from runtime.types import TASK_ID_LABEL, ContainerJSON, Mount
 from worker.agent.container_spec import ContainerPlan, NodeFacts, plan_container, registry_auth
+from worker.agent.contents import is_object_id
 from worker.agent.executor import Assignment, ContainerPhase, ExecutorError, Health, Observation
 from worker.agent.images import ImagePuller
 from worker.agent.payloads import PayloadFolder, plan_files
@@ -68,7 +69,9 @@ class EngineExecutor:
         await asyncio.to_thread(self._payloads.open)
         self._forget = self._engine.events.on_event(self._on_event)
         for summary in self._engine.list({"label": [TASK_ID_LABEL]}, all=True):
-            self._containers[summary.Labels[TASK_ID_LABEL]] = summary.Id
+            task_id = summary.Labels[TASK_ID_LABEL]
+            if is_object_id(task_id):
+                self._containers[task_id] = summary.Id
 
     async def close(self) -> None:
         """See ``Executor``."""
@@ -103,7 +106,7 @@ class EngineExecutor:
         if message.Type != "container":
             return
         task_id = message.Actor.Attributes.get(TASK_ID_LABEL)
-        if task_id is None:
+        if task_id is None or not is_object_id(task_id):  # a label that somebody wrote
             return
         if message.Action == "create":
             self._containers[task_id] = message.Actor.ID

@@ -24,6 +24,7 @@ from proto.specs_pb2 import ConfigReference, FileTarget, SecretReference
 from runtime.kernel.mounts import filesystem_of, mount_tmpfs
 from runtime.types import Mount
 from worker.agent.container_spec import NodeFacts, Templates, expand_env
+from worker.agent.contents import is_object_id
 from worker.agent.executor import Assignment, ExecutorError
 
 SECRETS_FOLDER = "/run/secrets"
@@ -196,6 +197,8 @@ class PayloadFolder:
         Raises:
             ExecutorError: the memory file system is full, or cannot be written.
         """
+        if not is_object_id(task_id):
+            raise ExecutorError(f"{task_id[:QUOTED_LENGTH_MAX]!r} is no ID of a task")
         folder = self._path / task_id
         try:
             remove_tree(folder)
@@ -215,6 +218,8 @@ class PayloadFolder:
 
     def remove(self, task_id: str) -> None:
         """Remove a task's files. Idempotent. Raises ExecutorError: some are left."""
+        if not is_object_id(task_id):
+            return  # none were written
         try:
             remove_tree(self._path / task_id)
         except OSError as error:

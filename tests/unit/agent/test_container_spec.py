@@ -202,6 +202,20 @@ def test_a_missing_secret_is_named() -> None:
         plan_files(assignment, NODE)
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../kept", "{outside}", "t1/.."])
+def test_a_task_id_is_no_way_out_of_the_folder_of_payloads(name: str, tmp_path: Path) -> None:
+    """A task's ID is told by the managers; for what is to be removed it is a label, which an image may have set."""
+    kept = tmp_path / "kept"
+    (tmp_path / "payloads" / "t1").mkdir(parents=True)
+    kept.mkdir()
+    folder = PayloadFolder(tmp_path / "payloads")
+    folder.remove(name.format(outside=kept))
+    with pytest.raises(ExecutorError, match="is no ID of a task"):
+        folder.write(name.format(outside=kept), [])
+    assert kept.exists()
+    assert (tmp_path / "payloads" / "t1").exists()
+
+
 @pytest.mark.root
 def test_files_lie_in_memory_with_their_owner_and_mode() -> None:
     root = Path(f"/dev/shm/payloads-{os.getpid()}")

@@ -156,6 +156,8 @@ class TestReceivedAssignments:
                 AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_SECRET, id="t2", task=make_task("t2", "n1")),
                 AssignmentChange(),
                 AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_SECRET, id="unknown"),
+                *(change_of(make_task(name, "n1")) for name in ("..", ".", "../t9", "a/b", "/etc", "t\n", "t" * 129)),
+                AssignmentChange(kind=AssignmentKind.ASSIGNMENT_KIND_TASK, id="t1", task=make_task("t2", "n1")),
             )
         )
         assert applied.changed == ()

@@ -244,6 +244,14 @@ def test_merge_with_the_image() -> None:
     assert (none.Entrypoint, none.Cmd) == (None, ["sh"])
 
 
+def test_an_image_makes_no_container_a_tasks() -> None:
+    """The agent removes a task's container, and its files, when the task is gone: nobody becomes one by an image."""
+    image = ImageConfig(Labels={"com.docker.swarm.task.id": "../../../etc", "x": "1"})
+    assert creation.merge(ContainerConfig(), image).Labels == {"x": "1"}
+    own = {"com.docker.swarm.task.id": "t1"}
+    assert creation.merge(ContainerConfig(Labels=own), image).Labels == {**own, "x": "1"}
+
+
 def test_exec_process_keeps_what_the_container_has() -> None:
     base = {"args": ["x"], "env": ["A=1", "B=2"], "cwd": "/c", "user": {"uid": 5}, "capabilities": {"bounding": []}}
     process = execs.process_spec(base, ExecConfig(Cmd=["y"], Env=["B=3"], Tty=True), None, ["CAP_ALL"])
