@@ -58,6 +58,7 @@ from manager.listener import Listener, source_network
 from manager.model.nodes import copy_node
 from manager.other_managers import OtherManagers
 from manager.raft_membership import MembershipService
+from manager.raft_settings import follow_spec
 from manager.reconcile.loop import ReconcileLoop
 from manager.roles import RoleManager
 from manager.store import Store, StoreError, Working
@@ -159,6 +160,7 @@ class _Manager:
         self._certificate = NodeCertificate.load(self._state / CERTIFICATES)
         self._consensus = RaftConsensus(self._raft_config())
         self._store = Store(self._consensus, clock=time.time)
+        follow_spec(self._store, self._consensus.policy)
         self._link = LeaderLink(
             self._store,
             self._consensus,

@@ -31,6 +31,7 @@ from pysyncobj.node import Node
 from pysyncobj.syncobj import SyncObj
 
 from manager.consensus import wire
+from manager.consensus.compaction import LogGrowth, is_due, log_start
 from manager.consensus.configuration import Configuration, ConfigurationLog
 from manager.consensus.journal import Journal, LogEntry
 from manager.consensus.library import Bridge, NoPoller, Peer
@@ -122,7 +123,8 @@ class Adapter(SyncObj):
         self._unapplied_entries = self._unapplied_bytes = 0
         self._snapshot_running = False
         self._snapshot_index = applied
-        self._snapshot_retry_index = 0
+        self._since_snapshot = self._in_running = LogGrowth()
+        self._snapshot_failed: LogGrowth | None = None
         self._bridge = Bridge(self.library_sends)
         conf = SyncObjConf(
             autoTick=False,
@@ -264,7 +266,9 @@ class Adapter(SyncObj):
         entries = self.journal.slice(applied + 1, min(committed, applied + UNAPPLIED_ENTRIES_MAX))
         self._SyncObj__raftLastApplied += len(entries)
         self._unapplied_entries += len(entries)
-        self._unapplied_bytes += sum(len(entry[0]) for entry in entries)
+        size_bytes = sum(len(entry[0]) for entry in entries)
+        self._unapplied_bytes += size_bytes
+        self._since_snapshot = self._since_snapshot.and_more(len(entries), size_bytes)
         self.outputs.append(Apply(entries))
         return False
 
@@ -316,11 +320,8 @@ class Adapter(SyncObj):
         )
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802  # the library's name
-        applied = self._SyncObj__raftLastApplied
-        due = applied - self._snapshot_index >= self.policy.interval_entries or (
-            self.journal.size_bytes > self.policy.interval_bytes and applied > self._snapshot_index
-        )
-        if due and not self._snapshot_running and applied >= self._snapshot_retry_index:
+        since, failed, state_bytes = self._since_snapshot, self._snapshot_failed, self.store.newest_bytes
+        if not self._snapshot_running and is_due(self.policy, since, state_bytes=state_bytes, failed=failed):
             self.request_snapshot()
 
     # Snapshots and configuration
@@ -332,6 +333,7 @@ class Adapter(SyncObj):
         if self._snapshot_running or applied == self._snapshot_index or term is None:
             return
         self._snapshot_running = True
+        self._in_running = self._since_snapshot
         self.outputs.append(TakeSnapshot(applied, term, self.configurations.at(applied)))
 
     def snapshot_written(self, index: int, error: Exception | None) -> None:
@@ -339,11 +341,13 @@ class Adapter(SyncObj):
         self._snapshot_running = False
         if error is not None:
             log.warning("snapshot.failed", node_id=self.node_id, index=index, error=str(error))
-            self._snapshot_retry_index = index + max(1, self.policy.interval_entries // 10)
+            self._snapshot_failed = self._since_snapshot
             return
         self._snapshot_index = max(index, self._snapshot_index)
+        self._since_snapshot = self._since_snapshot.without(self._in_running)
+        self._snapshot_failed = None
         self.journal.sync()
-        self.journal.compact(self._snapshot_index - self.policy.trailing_entries)
+        self.journal.compact(self._log_start())
         self.configurations.compact(self._snapshot_index)
         self.store.clean(keep=1 + self.policy.keep_old)
 
@@ -354,9 +358,26 @@ class Adapter(SyncObj):
         self._SyncObj__raftLastApplied = head.index
         self._SyncObj__raftCommitIndex = head.index
         self._snapshot_index = head.index
+        self._since_snapshot = self._in_running = LogGrowth()
+        self._snapshot_failed = None
         self.outputs.append(Restore(head.index))
         self._configure()
         self.store.clean(keep=1 + self.policy.keep_old)
+
+    def _log_start(self) -> int:
+        journal, sender = self.journal, self._sender
+        needed = [
+            sender.index_for(NodeID(node.id)) or self._SyncObj__raftMatchIndex.get(node, 0)
+            for node in self._SyncObj__otherNodes | self._SyncObj__readonlyNodes
+            if self.is_leading() and node in self._SyncObj__connectedNodes
+        ]
+        return log_start(
+            self.policy,
+            self._snapshot_index,
+            needed=min(needed, default=self._snapshot_index) + 1,
+            state_bytes=self.store.newest_bytes,
+            entry_bytes=journal.entry_bytes,
+        )
 
     def append(self, command: bytes) -> int:
         """Append an entry of this term (leader only); returns its index."""

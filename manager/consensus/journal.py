@@ -268,6 +268,11 @@ class Journal:
         position = index - self._entries[0][1]
         return self._entries[position][2] if 0 <= position < len(self._entries) else None
 
+    def entry_bytes(self, index: int) -> int:
+        """The size of the entry at ``index``, 0 if the log does not hold it."""
+        position = index - self._entries[0][1]
+        return len(self._entries[position][0]) if 0 <= position < len(self._entries) else 0
+
     def slice(self, first: int, last: int) -> list[LogEntry]:
         """Entries with ``first`` <= index <= ``last``."""
         base = self._entries[0][1]

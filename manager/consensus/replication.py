@@ -55,6 +55,11 @@ class SnapshotSender:
             del self._streams[peer]
         return piece
 
+    def index_for(self, peer: NodeID) -> int:
+        """Of the snapshot that ``peer`` is being sent; 0 if none."""
+        stream = self._streams.get(peer)
+        return stream.head.index if stream is not None else 0
+
     def cancel(self, peer: NodeID) -> None:
         self._streams.pop(peer, None)
 

@@ -32,17 +32,19 @@ class Timing:
 class SnapshotPolicy:
     """When to write a snapshot; may be changed at run time.
 
+    What is made of the figures: ``compaction.py``.
+
     Attributes:
-        interval_entries: ``Spec.Raft.SnapshotInterval``.
-        trailing_entries: ``Spec.Raft.LogEntriesForSlowFollowers``: entries kept behind a snapshot.
-        interval_bytes: also snapshot when the log in memory is larger than this.
-        keep_old: ``Spec.Raft.KeepOldSnapshots``.
+        interval_entries: ``Spec.Raft.SnapshotInterval``: at the latest after so many entries, while the state is small.
+        trailing_entries: ``Spec.Raft.LogEntriesForSlowFollowers``: most entries kept behind a snapshot.
+        keep_old: ``Spec.Raft.KeepOldSnapshots``: kept beside the newest.
+        log_bytes_min: a log that weighs less is no reason for a snapshot, however small the state is.
     """
 
     interval_entries: int = 10_000
     trailing_entries: int = 500
-    interval_bytes: int = 64 * 1024 * 1024
     keep_old: int = 0
+    log_bytes_min: int = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

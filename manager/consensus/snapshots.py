@@ -106,6 +106,7 @@ class SnapshotWriter:
         files, folder = self._store.files, self._store.folder
         files.rename(self._temporary, self._store.path_of(self.head.index))
         files.sync_folder(folder)
+        self._store.newest_bytes = self._writer.size_bytes
 
     def abandon(self) -> None:
         self._writer.close()
@@ -113,10 +114,15 @@ class SnapshotWriter:
 
 
 class SnapshotStore:
-    """The snapshots of one member. Methods may be called from any thread, one writer at a time per suffix."""
+    """The snapshots of one member. Methods may be called from any thread, one writer at a time per suffix.
+
+    Attributes:
+        newest_bytes: what the snapshot takes that was written or verified last; 0 while there is none.
+    """
 
     def __init__(self, files: Files, folder: Path, keys: KeyRing) -> None:
         self.files, self.folder, self.keys = files, folder, keys
+        self.newest_bytes = 0
         files.make_folder(folder)
 
     @staticmethod
@@ -166,8 +172,7 @@ class SnapshotStore:
     def verify(self, index: int) -> SnapshotHead:
         """Read a snapshot to its end. Raises CorruptStateError."""
         head, parts = self.open_parts(index)
-        for _ in parts:
-            pass
+        self.newest_bytes = sum(len(data) for data, _ in parts)
         return head
 
     def clean(self, *, keep: int) -> None:

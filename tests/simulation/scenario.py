@@ -142,7 +142,9 @@ class Scenario:
         self._crashes = 0
         self._removed: set[NodeID] = set()
         self._policy = SnapshotPolicy(
-            interval_entries=self.rng.choice((5, 12, 40, 10_000)), trailing_entries=self.rng.choice((0, 1, 5, 20))
+            interval_entries=self.rng.choice((5, 12, 40, 10_000)),
+            trailing_entries=self.rng.choice((0, 1, 5, 20)),
+            log_bytes_min=self.rng.choice((0, 4_000, 20_000)),
         )
 
     def record(self, key: str, operation: Operation) -> None:

@@ -605,6 +605,7 @@ def test_7_pieces_that_do_not_fit_start_it_over() -> None:
 
 def test_7_a_leader_sends_its_snapshot_to_who_is_behind_the_logs_start() -> None:
     rig = leader(policy=SnapshotPolicy(interval_entries=5, trailing_entries=1))
+    rig.core.disconnected(C)
     for number in range(6):
         rig.core.propose(b"%016d" % number, b"x")
     rig.core.pump()
@@ -613,12 +614,70 @@ def test_7_a_leader_sends_its_snapshot_to_who_is_behind_the_logs_start() -> None
     rig.state.store.write(SnapshotHead(marker.index, marker.term, marker.configuration, ()), [b"one", b"two"])
     rig.core.snapshot_written(marker.index, None)
     assert rig.core.journal.first_index == marker.index - 1
+    rig.connect(C)
     rig.receive(C, wire.AppendReply(rig.core.term(), rig.core.last_seq(), 3, False, True))
     rig.advance(0.2)
     pieces = rig.take(wire.InstallSnapshot, C)
     assert [piece.data for piece in pieces] == [b"one", b"two"]
     assert pieces[-1].last
     assert pieces[0].index == marker.index
+
+
+def take_snapshots(rig: Rig) -> list[TakeSnapshot]:
+    """What the core asked for since the last call, each written at once."""
+    markers = [output for output in rig.core.take_outputs() if isinstance(output, TakeSnapshot)]
+    for marker in markers:
+        rig.state.store.write(SnapshotHead(marker.index, marker.term, marker.configuration, ()), [b"state"])
+        rig.core.snapshot_written(marker.index, None)
+    return markers
+
+
+def propose(rig: Rig, entries: int, size_bytes: int) -> None:
+    for number in range(entries):
+        rig.core.propose(b"%016d" % number, bytes(size_bytes))
+        rig.core.pump()
+        rig.acknowledge(B)
+
+
+def test_7_a_snapshot_is_due_by_the_weight_of_the_log_and_keeps_no_more_of_it() -> None:
+    rig = leader(policy=SnapshotPolicy(log_bytes_min=100_000))
+    propose(rig, 3, 30_000)
+    assert take_snapshots(rig) == []
+    propose(rig, 1, 30_000)
+    (snapshot,) = take_snapshots(rig)
+    behind = rig.core.journal.slice(rig.core.journal.first_index + 1, snapshot.index)
+    assert len(behind) == 3  # though C, which is connected, has acknowledged none of them
+    propose(rig, 3, 30_000)
+    assert take_snapshots(rig) == []  # what was kept behind it is no reason for another one
+
+
+def test_7_a_restart_counts_what_it_replays() -> None:
+    rig = Rig(A, policy=SnapshotPolicy(interval_entries=10))
+    rig.core.pump()
+    for number in range(7):
+        rig.core.propose(b"%016d" % number, b"x")
+    rig.core.pump()
+    assert take_snapshots(rig) == []
+    rig.restart(power=False)
+    rig.core.pump()
+    rig.core.propose(b"%016d" % 9, b"x")
+    rig.core.pump()
+    assert len(take_snapshots(rig)) == 1
+
+
+def test_7_a_member_that_is_sent_a_snapshot_finds_the_entries_behind_it() -> None:
+    """Another snapshot while the first is on its way does not send the member back to the beginning."""
+    rig = leader(policy=SnapshotPolicy(interval_entries=5, trailing_entries=0))
+    rig.core.disconnected(C)
+    propose(rig, 6, 10)
+    first = take_snapshots(rig)[0]
+    rig.connect(C)
+    rig.receive(C, wire.AppendReply(rig.core.term(), rig.core.last_seq(), 3, False, True))
+    rig.advance(0.2)
+    assert rig.last(wire.InstallSnapshot, C).index == first.index
+    propose(rig, 12, 10)
+    assert take_snapshots(rig)
+    assert rig.core.journal.first_index <= first.index
 
 
 # 8 Client interaction

@@ -12,7 +12,7 @@ import pytest
 from api import server, streams, versions
 from api.engine_routes import container_io, images
 from manager import constants
-from manager.consensus import adapter, changes, commands, journal, port, proposals, transport, wire
+from manager.consensus import adapter, changes, commands, compaction, journal, port, proposals, transport, wire
 from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.control import forward, nodes, service
 from manager.dispatcher import assignments, budget, dispatcher, heartbeat, liveness, looking, suspicion, watching
@@ -53,11 +53,10 @@ def s(seconds: float) -> str:
         ("consensus", f"at the latest {TIMING.commit_notice_s * 1000:g} ms later"),
         ("consensus", f"every {s(proposals.SWEEP_PERIOD_S)} for those whose time is up"),
         ("consensus", f"Segments roll at {journal.SEGMENT_SIZE_BYTES // MIB} MiB"),
-        (
-            "consensus",
-            f"every {thousands(POLICY.interval_entries)} entries or {POLICY.interval_bytes // MIB} MiB of log",
-        ),
-        ("consensus", f"{POLICY.trailing_entries} entries kept behind"),
+        ("consensus", f"and {compaction.ENTRY_WEIGHT_BYTES} more for each"),
+        ("consensus", f"as the state, and at least {POLICY.log_bytes_min // MIB} MiB"),
+        ("consensus", f"after {thousands(POLICY.interval_entries)} entries (`SnapshotInterval`)"),
+        ("consensus", f"{POLICY.trailing_entries} entries stay behind it"),
         ("consensus", f"{TIMING.election_timeout_s_min} to {TIMING.election_timeout_s_max} s"),
         ("consensus", f"no majority for {s(TIMING.check_quorum_s)} steps down"),
         ("consensus", f"lack at most {changes.CAUGHT_UP_ENTRIES} entries"),
