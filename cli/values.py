@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any  # Any: values of the API's JSON
@@ -74,11 +73,32 @@ def _decimal(value: int, unit: int) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words of a command line, quoted as for a shell."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise ValueError(f"invalid command line {text!r}: {error}") from error
+    """Words of a command line, as google/shlex splits it for Docker: quotes, backslashes, and ``#`` before a comment."""
+    found: list[str] = []
+    word: str | None = None  # the one that is being read
+    quote = ""
+    chars = iter(text)
+    for char in chars:
+        if char == "\\" and quote != "'":
+            escaped = next(chars, None)
+            if escaped is None:
+                raise ValueError("EOF found after escape character")
+            word = (word or "") + escaped
+        elif quote:
+            word, quote = (word or "", "") if char == quote else ((word or "") + char, quote)
+        elif char in "\"'":
+            word, quote = word or "", char
+        elif char in " \t\r\n":
+            found += [] if word is None else [word]
+            word = None
+        elif char == "#" and word is None:
+            while next(chars, "\n") != "\n":
+                pass
+        else:
+            word = (word or "") + char
+    if quote:
+        raise ValueError("EOF found when expecting closing quote")
+    return found if word is None else [*found, word]
 
 
 def environment(entries: Iterable[str], variables: Mapping[str, str]) -> list[str]:

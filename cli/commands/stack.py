@@ -16,11 +16,11 @@ from cli.commands.groups import Group
 from cli.commands.options import COMPOSE_FILES, FILTERS, FORMAT_OF_LIST, NO_RESOLVE, NO_TRUNC, ONLY_IDS, ONLY_TASK_IDS
 from cli.commands.service import COLUMNS as SERVICE_COLUMNS
 from cli.commands.service import service_rows
-from cli.composefile.absolute import absolute
 from cli.composefile.files import load
-from cli.composefile.parse import Octal
+from cli.composefile.normal import normal
 from cli.composefile.reader import read
 from cli.composefile.source import ManifestError, Source
+from cli.composefile.yaml_text import yaml_text
 from cli.filters import parse_filters
 from cli.progress import watch_convergence
 from cli.stack.convert import check, convert
@@ -91,20 +91,14 @@ def deploy(
 @click.option("--skip-interpolation", is_flag=True, help="Skip interpolation and output only merged config")
 def show_config(files: Sequence[str], skip_interpolation: bool) -> None:
     """Output the final config file, after doing merges and interpolations."""
-    import yaml
-
     source = _source(files, None if skip_interpolation else os.environ)
-    if not skip_interpolation:
-        try:
-            check(read(source, os.environ))  # a file that cannot be deployed is none to show
-        except ManifestError as error:
-            raise click.ClickException(str(error)) from error
-
-    class Dumper(yaml.SafeDumper):
-        """An octal number stays one."""
-
-    Dumper.add_representer(Octal, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:int", f"0{value:o}"))
-    output.write(yaml.dump(absolute(source), Dumper=Dumper, sort_keys=False))
+    try:
+        file = read(source, os.environ)
+        check(file)  # a file that cannot be deployed is none to show
+        shown = normal(file)
+    except ManifestError as error:
+        raise click.ClickException(str(error)) from error
+    output.write(yaml_text(shown))
 
 
 @stack.command()

@@ -155,7 +155,9 @@ class Cursor:
 
 
 def scalar_text(value: object) -> str:
-    """A scalar as Compose writes it into the environment."""
+    """A scalar as Docker's command writes it into the environment; a whole number has no ``.0``."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return str(int(value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

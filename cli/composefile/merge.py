@@ -15,8 +15,8 @@ def merge(base: Source, over: Source) -> Source:
 
     Mappings merge key by key, also where the one file writes a list of ``key=value`` and the other a mapping; lists
     are joined, an entry with the same target (volumes), published port, source (secrets, configs) or text taking the
-    place of the earlier one; ``command``, ``entrypoint`` and everything else are replaced. Paths stay relative to the
-    first file.
+    place of the earlier one; ``command``, ``entrypoint`` and everything else are replaced. Lists with such names come
+    out in the order of the names. Paths stay relative to the first file.
     """
     merger = _Merger(base, over)
     value = merger.mappings((), base.value, over.value, (), ())
@@ -45,7 +45,15 @@ class _Merger:
         made = {}
         for name in {**base, **over}:
             inner, of_base, of_over = (*path, name), (*from_base, name), (*from_over, name)
-            if name in base and name in over:
+            lists = base.get(name, []), over.get(name, [])
+            if (
+                len(path) == 2
+                and path[0] == "services"
+                and name in _KEYED
+                and all(isinstance(one, list) for one in lists)
+            ):
+                made[name] = self.merge(inner, *lists, of_base, of_over)
+            elif name in base and name in over:
                 made[name] = self.merge(inner, base[name], over[name], of_base, of_over)
             elif name in over:
                 made[name] = self._take(inner, over[name], self._over, of_over)
@@ -60,7 +68,8 @@ class _Merger:
         kind = str(path[-1]) if path else ""
         entries = {_identity(kind, item): (item, self._base, (*from_base, i)) for i, item in enumerate(base)}
         entries |= {_identity(kind, item): (item, self._over, (*from_over, i)) for i, item in enumerate(over)}
-        return [self._take((*path, index), *entry) for index, entry in enumerate(entries.values())]
+        names = sorted(entries, key=_rank) if kind in _KEYED else list(entries)
+        return [self._take((*path, index), *entries[name]) for index, name in enumerate(names)]
 
     def _take(self, path: Path_, value: object, source: Source, origin: Path_) -> object:
         """A value of one file, with its places."""
@@ -85,6 +94,12 @@ def _identity(kind: str, item: object) -> str:
     if kind == "volumes":
         return parts[1] if len(parts) > 1 and parts[1].startswith("/") else parts[0]
     return parts[-2] if kind == "ports" and len(parts) > 1 else parts[-1]
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Published ports, the first of a range, as numbers; else names."""
+    number = name.partition("-")[0]
+    return (int(number[:9]), "") if number.isdecimal() else (0, name)
 
 
 def _as_mapping(value: object) -> object:

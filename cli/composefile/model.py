@@ -152,11 +152,12 @@ class Logging:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadReference:
-    """A config or secret that a service has as a file; ``source`` is a key of ``configs`` or ``secrets``.
+    """A config or secret that a service has as a file; ``source`` is meant as a key of ``configs`` or ``secrets``.
 
     ``odd_mode_at`` is where the mode stands when it is a decimal number that reads like an octal one (400).
     """
 
+    at: Place
     source: str
     target: str | None = None
     uid: str | None = None
@@ -195,8 +196,9 @@ class BindMount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeMount:
-    """``source`` is a key of ``volumes``, empty for an anonymous volume."""
+    """``source`` is empty for an anonymous volume, else meant as a key of ``volumes``; it need not be there."""
 
+    at: Place
     target: str
     read_only: bool
     consistency: str

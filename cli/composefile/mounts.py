@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from pathlib import Path
 
 from cli import values
@@ -14,17 +13,16 @@ from cli.composefile.model import BindMount, Mount, TmpfsMount, VolumeMount
 PROPAGATIONS = ("shared", "slave", "private", "rshared", "rslave", "rprivate")
 
 
-def read_mount(directory: Path, volumes: Collection[str], item: Cursor) -> Mount:
+def read_mount(directory: Path, item: Cursor) -> Mount:
     """One mount.
 
     Args:
         directory: where relative sources start.
-        volumes: keys of the file's volumes.
 
     Raises:
-        ManifestError: it is none, or names a volume that the file has not.
+        ManifestError: it is none.
     """
-    mount = item if isinstance(item.value, dict) else item.instead(_short_form(item))
+    mount = item if isinstance(item.value, dict) else item.instead(short_form(item))
     mount.check(keys.MOUNT)
     kind = mount.get("type").choice("volume", "bind", "tmpfs") if mount.get("type") else "volume"
     target, source = mount.get("target").text(), mount.get("source").text()
@@ -43,7 +41,7 @@ def read_mount(directory: Path, volumes: Collection[str], item: Cursor) -> Mount
             target=target,
             read_only=read_only,
             consistency=consistency,
-            source=_absolute(directory, source),
+            source=absolute(directory, source),
             propagation=options.get("propagation").optional_text(),
             recursive=recursive.read(lambda cursor: cursor.choice(*values.BIND_RECURSIVE)),
             create_host_path=options.get("create_host_path").read(Cursor.boolean),
@@ -63,10 +61,9 @@ def read_mount(directory: Path, volumes: Collection[str], item: Cursor) -> Mount
             size_bytes=options.get("size").read(Cursor.size_bytes),
             mode=options.get("mode").read(file_mode),
         )
-    if source and source not in volumes:
-        raise item.error(f"undefined volume {source!r}")
     options = mount.get("volume", keys.MOUNT_VOLUME)
     return VolumeMount(
+        at=item.place,
         target=target,
         read_only=read_only,
         consistency=consistency,
@@ -84,12 +81,17 @@ def file_mode(mode: Cursor) -> int:
     return found
 
 
-def _absolute(directory: Path, source: str) -> str:
-    """A path of this host as the caller means it; links on the way are left to the node."""
+def absolute(directory: Path, source: str) -> str:
+    """A path of this host as the caller means it; links on the way are left to the node.
+
+    One that begins with a variable stays as it is: it may be absolute (``--skip-interpolation``).
+    """
+    if source.startswith("$"):
+        return source
     return os.path.normpath(os.path.join(os.path.abspath(directory), os.path.expanduser(source)))
 
 
-def _short_form(item: Cursor) -> dict[str, object]:
+def short_form(item: Cursor) -> dict[str, object]:
     """``[SOURCE:]TARGET[:MODE[,MODE...]]`` in long form."""
     text = item.text()
     parts = text.split(":")

@@ -22,12 +22,15 @@ def read(source: Source, variables: Mapping[str, str]) -> ComposeFile:
     """
     root = Cursor(Place(source), source.value)
     root.check(keys.TOP)
+    for key, section in root.entries():
+        if key in keys.TOP - {"version"} and not section:
+            raise section.error("must be a mapping")
     payloads = {
         kind: {key: _payload(payload, source, variables) for key, payload in root.get(f"{kind}s").entries()}
         for kind in ("config", "secret")
     }
     volumes = {key: _volume(volume) for key, volume in root.get("volumes").entries()}
-    around = Surroundings(source.directory, variables, payloads["config"], payloads["secret"], volumes)
+    around = Surroundings(source.directory, variables)
     return ComposeFile(
         at=root.place,
         version=root.get("version").optional_text(),
@@ -41,10 +44,13 @@ def read(source: Source, variables: Mapping[str, str]) -> ComposeFile:
 
 def _external(thing: Cursor) -> tuple[bool, str | None]:
     """Whether it is there already, and its name: ``external: true`` beside ``name``, or ``external: {name: ...}``."""
-    external = thing.get("external")
+    external, name = thing.get("external"), thing.get("name")
     if isinstance(external.value, dict):
-        return True, external.get("name").optional_text()
-    return external.boolean(), thing.get("name").optional_text()
+        inner = external.get("name")
+        if inner and name:
+            raise inner.error("conflicts with name: only use name")
+        return True, (inner or name).optional_text()
+    return external.boolean(), name.optional_text()
 
 
 def _payload(payload: Cursor, source: Source, variables: Mapping[str, str]) -> Payload:
@@ -72,6 +78,9 @@ def _payload(payload: Cursor, source: Source, variables: Mapping[str, str]) -> P
 def _volume(volume: Cursor) -> Volume:
     volume.check(keys.VOLUME)
     external, name = _external(volume)
+    for key in ("driver", "driver_opts", "labels"):
+        if external and (given := volume.get(key)):
+            raise given.error("conflicts with external: what is there already is taken as it is")
     return Volume(
         at=volume.place,
         name=name,

@@ -13,7 +13,7 @@ from cli.composefile import keys
 from cli.composefile.cursor import Cursor, assignments
 from cli.composefile.deploy import read_deploy
 from cli.composefile.files import read_bytes
-from cli.composefile.model import Healthcheck, Logging, Payload, PayloadReference, Port, Service, Ulimit, Volume
+from cli.composefile.model import Healthcheck, Logging, PayloadReference, Port, Service, Ulimit
 from cli.composefile.mounts import file_mode, read_mount
 
 ENV_FILE_BYTES_MAX = 2**20
@@ -22,17 +22,16 @@ _OCTAL_DIGITS = re.compile("[0-7]{3,4}")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What services refer to."""
+    """Where the files of services are, and their caller's variables."""
 
     directory: Path
     variables: Mapping[str, str]
-    configs: Mapping[str, Payload]
-    secrets: Mapping[str, Payload]
-    volumes: Mapping[str, Volume]
 
 
 def read_service(around: Surroundings, service: Cursor) -> Service:
     """One service. Raises: ManifestError."""
+    if not service:
+        raise service.error("must be a mapping")
     unread = service.check(keys.SERVICE, unread=keys.SERVICE_UNREAD)
     networks = service.get("networks")
     return Service(
@@ -64,10 +63,10 @@ def read_service(around: Surroundings, service: Cursor) -> Service:
         ulimits={name: _ulimit(limit) for name, limit in service.get("ulimits").entries()},
         healthcheck=service.get("healthcheck").read(_health),
         logging=_logging(service.get("logging", keys.LOGGING)),
-        volumes=[read_mount(around.directory, around.volumes, item) for item in service.get("volumes").items()],
+        volumes=[read_mount(around.directory, item) for item in service.get("volumes").items()],
         tmpfs=service.get("tmpfs").texts(),
-        configs=[_reference("config", around.configs, item) for item in service.get("configs").items()],
-        secrets=[_reference("secret", around.secrets, item) for item in service.get("secrets").items()],
+        configs=[_reference(item) for item in service.get("configs").items()],
+        secrets=[_reference(item) for item in service.get("secrets").items()],
         ports=[port for item in service.get("ports").items() for port in _ports(item)],
         networks=networks.place if networks else None,
         network_mode=service.get("network_mode").optional_text(),
@@ -84,16 +83,16 @@ def _words(cursor: Cursor) -> list[str]:
 
 
 def _environment(around: Surroundings, service: Cursor) -> dict[str, str | None]:
-    """``environment`` over ``env_file``; a name without a value is taken from the caller's variables.
+    """``environment`` over ``env_file``; a name without a value, or with an empty one, has the caller's where there is one.
 
-    One that has none there either is unset (None): the container does not have it, though the image may.
+    One without a value that has none there either is unset (None): the container does not have it, though the image may.
     """
     found: dict[str, str | None] = {}
     listed = service.get("env_file")
     for item in listed.items() if isinstance(listed.value, list) else [listed] if listed else []:
         found |= _env_file(around, item)
     found |= service.get("environment").optional_map()
-    return {key: around.variables.get(key) if item is None else item for key, item in found.items()}
+    return {key: item or around.variables.get(key, item) for key, item in found.items()}
 
 
 def _env_file(around: Surroundings, item: Cursor) -> dict[str, str | None]:
@@ -155,12 +154,13 @@ def _logging(logging: Cursor) -> Logging:
     return Logging(logging.get("driver").text(), logging.get("options").text_map())
 
 
-def _reference(kind: str, payloads: Mapping[str, Payload], item: Cursor) -> PayloadReference:
+def _reference(item: Cursor) -> PayloadReference:
     """A config or secret of a service, in short (its key) or long form."""
     if isinstance(item.value, dict):
         item.check(keys.PAYLOAD_REFERENCE)
         mode = item.get("mode")
-        made = PayloadReference(
+        return PayloadReference(
+            at=item.place,
             source=item.get("source").text(),
             target=item.get("target").optional_text(),
             uid=item.get("uid").optional_text(),
@@ -168,11 +168,7 @@ def _reference(kind: str, payloads: Mapping[str, Payload], item: Cursor) -> Payl
             mode=mode.read(file_mode),
             odd_mode_at=mode.place if type(mode.value) is int and _OCTAL_DIGITS.fullmatch(str(mode.value)) else None,
         )
-    else:
-        made = PayloadReference(source=item.text())
-    if made.source not in payloads:
-        raise item.error(f"undefined {kind} {made.source!r}")
-    return made
+    return PayloadReference(at=item.place, source=item.text())
 
 
 def _ports(item: Cursor) -> list[Port]:

@@ -182,6 +182,9 @@ def _health(health: Healthcheck | None) -> Object:
 def _references(kind: PayloadKind, service: Service, payloads: Mapping[PayloadKind, Mapping[str, str]]) -> list[Object]:
     """By name, as Docker's command orders them."""
     name = f"{kind.capitalize()}Name"
+    for one in service.references(kind):
+        if one.source not in payloads[kind]:
+            raise one.at.error(f"undefined {kind} {one.source!r}")
     made = [{name: payloads[kind][one.source], "File": _file(one)} for one in service.references(kind)]
     return sorted(made, key=lambda one: str(one[name]))
 
@@ -207,7 +210,7 @@ def _mount(namespace: Namespace, mount: Mount, volumes: Mapping[str, Volume]) ->
         case VolumeMount():
             made |= {"Type": "volume"}
             if mount.source:
-                made |= _named_volume(namespace, mount, volumes[mount.source])
+                made |= _named_volume(namespace, mount, volumes)
         case _:
             assert_never(mount)
     return _filled(made)
@@ -235,7 +238,10 @@ def _tmpfs(service: Service, text: str) -> Object:
     return _filled(made | {"TmpfsOptions": options})
 
 
-def _named_volume(namespace: Namespace, mount: VolumeMount, volume: Volume) -> Object:
+def _named_volume(namespace: Namespace, mount: VolumeMount, volumes: Mapping[str, Volume]) -> Object:
+    if mount.source not in volumes:
+        raise mount.at.error(f"undefined volume {mount.source!r}")
+    volume = volumes[mount.source]
     options = _filled({"NoCopy": mount.nocopy, "Subpath": mount.subpath})
     if volume.external:
         return {"Source": mount.source if volume.name is None else volume.name, "VolumeOptions": options}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cli import values
 from cli.composefile import keys
@@ -252,19 +251,6 @@ def test_a_file_that_is_no_stack_file(run: Run, tmp_path: Path, data: bytes) -> 
     assert len(ran.err.splitlines()) == 1
 
 
-def test_config_prints_the_merged_file_with_and_without_its_variables(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TAG", "1.10")
-    (tmp_path / "a.yml").write_text("services:\n  web:\n    image: i:$TAG\n    labels: [a=b]\n")
-    (tmp_path / "b.yml").write_text("services:\n  web:\n    labels: {c: d}\n")
-    files = ("-c", str(tmp_path / "a.yml"), "-c", str(tmp_path / "b.yml"))
-    ran = run("stack", "config", *files)
-    assert (ran.code, ran.err) == (0, "")
-    assert ran.out == "services:\n  web:\n    image: i:1.10\n    labels:\n      a: b\n      c: d\n"
-    assert "image: i:$TAG\n" in run("stack", "config", "--skip-interpolation", *files).out
-
-
 DIGEST = f"sha256:{'b' * 64}"
 
 
@@ -339,28 +325,6 @@ def test_a_restart_that_is_none_is_refused(line: str) -> None:
 def test_a_file_mode_has_four_digits() -> None:
     with pytest.raises(ValueError, match="invalid mode specified"):
         values.file_mode("10777")
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "ports: ['x']",
-        "nope: 1",
-        "deploy: {replicas: many}",
-        "volumes: ['gone:/x']",
-        "secrets: [gone]",
-        "environment: 5",
-        "restart: sometimes",
-        "env_file: [missing.env]",
-        "healthcheck: {test: [true, x]}",
-    ],
-)
-def test_config_refuses_what_cannot_be_deployed(run: Run, tmp_path: Path, line: str) -> None:
-    file = tmp_path / "f.yml"
-    file.write_text(f"services:\n  web:\n    image: i\n    {line}\n")
-    ran = run("stack", "config", "-c", str(file))
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.err.startswith(f"{file}:4: ") or f"{file}:4: " in ran.err
 
 
 def deployed(engine: FakeEngine, run: Run, tmp_path: Path, lines: str) -> tuple[dict[str, object], str]:
@@ -442,44 +406,3 @@ def test_the_address_of_a_port_is_dropped_with_a_warning(
 def test_a_decimal_mode_is_warned_of(engine: FakeEngine, run: Run, tmp_path: Path, mode: str, warning: str) -> None:
     _, err = deployed(engine, run, tmp_path, f"configs: [{{source: c, mode: {mode}}}]")
     assert err == warning
-
-
-def test_config_prints_an_octal_mode_as_one(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "s.yml").write_text(
-        "services: {w: {image: i, configs: [{source: c, mode: 0644}]}}\nconfigs: {c: {content: x}}\n"
-    )
-    assert "mode: 0644\n" in run("stack", "config", "-c", str(tmp_path / "s.yml")).out
-
-
-@pytest.mark.parametrize("skip", [(), ("--skip-interpolation",)])
-def test_config_makes_paths_absolute(run: Run, tmp_path: Path, skip: tuple[str, ...]) -> None:
-    (tmp_path / "web.env").write_text("A=b\n")
-    (tmp_path / "s.yml").write_text(
-        "services:\n  w:\n    image: i\n    env_file: web.env\n    volumes: ['./a/../b:/t:ro', 'data:/data', '/c:/c',"
-        " {type: bind, source: d, target: /d}]\nvolumes: {data: {}}\n"
-        "configs: {c: {file: ./conf}}\nsecrets: {s: {file: sec}}\n"
-    )
-    ran = run("stack", "config", *skip, "-c", str(tmp_path / "s.yml"))
-    assert (ran.code, ran.err) == (0, "")
-    shown = yaml.safe_load(ran.out)
-    service = shown["services"]["w"]
-    mounts = [f"{tmp_path}/b:/t:ro", "data:/data", "/c:/c", {"type": "bind", "source": f"{tmp_path}/d", "target": "/d"}]
-    assert service["volumes"] == mounts
-    assert service["env_file"] == f"{tmp_path}/web.env"
-    assert [shown["configs"]["c"]["file"], shown["secrets"]["s"]["file"]] == [f"{tmp_path}/conf", f"{tmp_path}/sec"]
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("version: '2'\nservices: {w: {image: i}}\n", "version: unsupported Compose file version: 2"),
-        ("services: {w: {image: i, mem_limit: 5m}}\n", "services.w.mem_limit: set resource limits using"),
-        ("services: {w: {image: i, extends: {service: x}}}\n", "services.w.extends: extends is not possible"),
-        ("services: {'w w': {image: i}}\n", "services.w w: invalid service name"),
-    ],
-)
-def test_config_refuses_what_no_stack_may_have(run: Run, tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / "s.yml").write_text(text)
-    ran = run("stack", "config", "-c", str(tmp_path / "s.yml"))
-    assert (ran.code, ran.out) == (1, "")
-    assert told in ran.err

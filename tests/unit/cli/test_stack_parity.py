@@ -313,6 +313,9 @@ def created(engine: FakeEngine) -> dict[str, Any]:
         "environment: {QUX: , OUTER: , A: b}",
         "environment: {QUX: ~}",
         "environment: [QUX, OUTER, A=b]",
+        "environment: {OUTER: '', QUX: ''}",
+        "command: \"sh -c 'a b' c#d # not this\"",
+        "labels: {a: 1.0, b: 1.50, c: 0x10}",
         "restart: always",
         "restart: unless-stopped",
         "restart: on-failure",
@@ -345,6 +348,62 @@ def test_odd_lines_deploy_what_docker_deploys(
     assert ran.code == 0, ran.err
     found = "\n".join(differences(created(engine), theirs))
     assert not found, found
+
+
+CONFIG = [
+    "environment: {OUTER: '', B: , C: 1.10, E: 0x10, A_B: 1, AB: 2, A10: 5, A9: 6}",
+    "ports: ['80', '8000-8002:80-82/udp', 90, '127.0.0.1:1:2', {target: 80}]",
+    "healthcheck: {test: [CMD, x], interval: 1500ms, start_period: 1h, retries: 3}",
+    "{healthcheck: {disable: true}, init: false, restart: 'no', stop_grace_period: 90s}",
+    "{ulimits: {nofile: 10, nproc: {soft: 1, hard: 2}}, tmpfs: /x, dns: 1.1.1.1, depends_on: [a], build: .}",
+    "extra_hosts: ['a:1.1.1.1', 'b=[::1]']",
+    'command: "a \\"b c\\" \'d\' e#f # no"',
+    "deploy: {update_config: {max_failure_ratio: 1, delay: 0s, parallelism: 0}, rollback_config: {}}",
+    "deploy: {resources: {limits: {cpus: '0.50', memory: 1.5g}, reservations: {memory: '0'}}}",
+    "deploy: {restart_policy: {condition: on-failure, delay: 0s, max_attempts: 0, window: 1m}, replicas: 0}",
+    "configs: [{source: c, mode: 0440, uid: '1'}, gone]",
+    "volumes: ['/a:/b:ro,rslave', '~/x:/y', '..:/z', 'vol:/n:nocopy', /anon, {type: tmpfs, target: /t, tmpfs: {size: 5}}]",
+    "labels: {a: , b: 1, d: 1.0, e: 'true', f: 'a: b'}",
+    "networks: [b, a]",
+    "{x-foo: {b: 2, a: [1, 0440]}, logging: {driver: x, options: {max-size: 1m, n: 3}}}",
+]
+
+
+def of_docker(engine: FakeEngine, directory: Path, *words: str) -> str:
+    """What Docker's command prints; paths of environment files, which it leaves, as ours."""
+    out, err, code = docker(engine, "stack", "config", *words)
+    assert code == 0, err
+    return out.replace("- web.env\n", f"- {directory}/web.env\n")
+
+
+@pytest.mark.parametrize("files", [("full.yml",), ("full.yml", "over.yml"), ("--skip-interpolation", "full.yml")])
+def test_config_prints_what_docker_prints(
+    engine: FakeEngine, run: Run, directory: Path, files: tuple[str, ...]
+) -> None:
+    words = [word for name in files for word in (["-c", str(directory / name)] if name.endswith("yml") else [name])]
+    ran = run("stack", "config", *words)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.rstrip() == of_docker(engine, directory, *words).rstrip()
+
+
+def test_config_prints_odd_lines_as_docker(
+    engine: FakeEngine, run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTER", "set")
+    services = "".join(
+        f"  s{index}: {line}\n" if line.startswith("{") else f"  s{index}:\n    {line}\n"
+        for index, line in enumerate(CONFIG)
+    )
+    file = directory / "odd.yml"
+    file.write_text(
+        f"version: '3.8'\nservices:\n{services}"
+        "volumes: {a: , b: {external: true}, c: {driver: d, driver_opts: {x: 1}, labels: [q]}}\n"
+        "configs: {c: {file: ./x, labels: {q: r}, template_driver: golang}}\n"
+        "networks: {a: , b: {external: true}}\nx-y: {b: 1, a: 2}\n"
+    )
+    ran = run("stack", "config", "-c", str(file))
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.rstrip() == of_docker(engine, directory, "-c", str(file)).rstrip()
 
 
 @pytest.mark.parametrize(
