@@ -69,7 +69,7 @@ ROLES_BY_METHOD: Mapping[str, frozenset[Role]] = {
         "GetManagerInfo",
     ),
     # A manager is a worker, too. What a node sees there is cut down to itself by the dispatcher, by the caller's ID.
-    **_rows("Dispatcher", _EVERYBODY, "Session", "Assignments", "UpdateTaskStatus"),
+    **_rows("Dispatcher", _EVERYBODY, "Session", "Assignments"),
     # For a node that joins, its manager asks the leader; the token in the request decides, not the caller.
     **_rows("NodeCA", _MANAGERS, "IssueNodeCertificate"),
     **_rows("NodeCA", _EVERYBODY, "RenewCertificate"),

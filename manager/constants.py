@@ -35,9 +35,6 @@ REGISTRATIONS_IN_WINDOW_MAX = 3
 REQUEST_TIMEOUT_S = 20.0
 """A request to a manager that the cluster cannot answer fails after that."""
 
-STATUS_BATCH_MAX = 10_000
-"""Status reports written together at most; what waits while a write is under way makes the next."""
-
 # ---------------------------------------------------------------- tasks
 
 TASK_HISTORY_RETENTION_LIMIT = 5

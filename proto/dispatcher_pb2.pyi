@@ -60,6 +60,7 @@ class SessionRequest(_message.Message):
     BOOT_NONCE_FIELD_NUMBER: _builtins.int
     MACHINE_FIELD_NUMBER: _builtins.int
     KNOWN_NONCES_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     availability: _specs_pb2.NodeAvailability.ValueType
     """Availability wished for at the node's first registration."""
     addr: _builtins.str
@@ -80,6 +81,12 @@ class SessionRequest(_message.Message):
         ran since; none when the agent has lost its file.
         """
 
+    @_builtins.property
+    def report(self) -> Global___StatusReport:
+        """What became of tasks. One report is on its way at most: the next may come once the manager has named this one's
+        number. Not in the first request.
+        """
+
     def __init__(
         self,
         *,
@@ -89,10 +96,11 @@ class SessionRequest(_message.Message):
         boot_nonce: _builtins.str = ...,
         machine: _objects_pb2.Machine | None = ...,
         known_nonces: _abc.Iterable[_builtins.str] | None = ...,
+        report: Global___StatusReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "machine", b"machine"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "machine", b"machine", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "availability", b"availability", "boot_nonce", b"boot_nonce", "description", b"description", "known_nonces", b"known_nonces", "machine", b"machine"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "availability", b"availability", "boot_nonce", b"boot_nonce", "description", b"description", "known_nonces", b"known_nonces", "machine", b"machine", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -107,12 +115,17 @@ class SessionMessage(_message.Message):
     MANAGERS_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     ROOT_CA_PEM_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Set in the first message; empty in the following."""
     heartbeat_period_ns: _builtins.int
     """The agent sends a heartbeat every this long; the manager allows three (A3.01)."""
     root_ca_pem: _builtins.bytes
     """Sent first and when it changes."""
+    reported: _builtins.int
+    """The report of that number is in the log; 0 when there is nothing new to say. What was not named when the session
+    ended has to be sent again in the next one.
+    """
     @_builtins.property
     def managers(self) -> _containers.RepeatedCompositeFieldContainer[_ca_pb2.ManagerAddress]:
         """Every manager, the leader first. Empty when unchanged."""
@@ -129,10 +142,11 @@ class SessionMessage(_message.Message):
         managers: _abc.Iterable[_ca_pb2.ManagerAddress] | None = ...,
         node: _objects_pb2.Node | None = ...,
         root_ca_pem: _builtins.bytes = ...,
+        reported: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_period_ns", b"heartbeat_period_ns", "managers", b"managers", "node", b"node", "root_ca_pem", b"root_ca_pem", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_period_ns", b"heartbeat_period_ns", "managers", b"managers", "node", b"node", "reported", b"reported", "root_ca_pem", b"root_ca_pem", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,39 +320,27 @@ class TaskStatusUpdate(_message.Message):
 Global___TaskStatusUpdate: _TypeAlias = TaskStatusUpdate  # noqa: Y015
 
 @_typing.final
-class UpdateTaskStatusRequest(_message.Message):
+class StatusReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SESSION_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
-    session_id: _builtins.str
+    number: _builtins.int
+    """1 in the session's first report, one more in each."""
     @_builtins.property
-    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStatusUpdate]: ...
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStatusUpdate]:
+        """One a task, the newest."""
+
     def __init__(
         self,
         *,
-        session_id: _builtins.str = ...,
+        number: _builtins.int = ...,
         updates: _abc.Iterable[Global___TaskStatusUpdate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "updates", b"updates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___UpdateTaskStatusRequest: _TypeAlias = UpdateTaskStatusRequest  # noqa: Y015
-
-@_typing.final
-class UpdateTaskStatusResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UpdateTaskStatusResponse: _TypeAlias = UpdateTaskStatusResponse  # noqa: Y015
+Global___StatusReport: _TypeAlias = StatusReport  # noqa: Y015

@@ -44,18 +44,13 @@ class DispatcherStub:
                 request_serializer=proto_dot_dispatcher__pb2.AssignmentsRequest.SerializeToString,
                 response_deserializer=proto_dot_dispatcher__pb2.AssignmentsMessage.FromString,
                 _registered_method=True)
-        self.UpdateTaskStatus = channel.unary_unary(
-                '/swarm.v1.Dispatcher/UpdateTaskStatus',
-                request_serializer=proto_dot_dispatcher__pb2.UpdateTaskStatusRequest.SerializeToString,
-                response_deserializer=proto_dot_dispatcher__pb2.UpdateTaskStatusResponse.FromString,
-                _registered_method=True)
 
 
 class DispatcherServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Session(self, request_iterator, context):
-        """One per agent and leader. The first request registers, the following are heartbeats.
+        """One per agent and leader. The first request registers, the following are heartbeats, whatever else they bring.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,13 +58,6 @@ class DispatcherServicer:
 
     def Assignments(self, request, context):
         """First a COMPLETE set, then increments, for the session named.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def UpdateTaskStatus(self, request, context):
-        """Observed states, batched by the agent; answered when they are in the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,11 +75,6 @@ def add_DispatcherServicer_to_server(servicer, server):
                     servicer.Assignments,
                     request_deserializer=proto_dot_dispatcher__pb2.AssignmentsRequest.FromString,
                     response_serializer=proto_dot_dispatcher__pb2.AssignmentsMessage.SerializeToString,
-            ),
-            'UpdateTaskStatus': grpc.unary_unary_rpc_method_handler(
-                    servicer.UpdateTaskStatus,
-                    request_deserializer=proto_dot_dispatcher__pb2.UpdateTaskStatusRequest.FromString,
-                    response_serializer=proto_dot_dispatcher__pb2.UpdateTaskStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -148,33 +131,6 @@ class Dispatcher:
             '/swarm.v1.Dispatcher/Assignments',
             proto_dot_dispatcher__pb2.AssignmentsRequest.SerializeToString,
             proto_dot_dispatcher__pb2.AssignmentsMessage.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def UpdateTaskStatus(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/swarm.v1.Dispatcher/UpdateTaskStatus',
-            proto_dot_dispatcher__pb2.UpdateTaskStatusRequest.SerializeToString,
-            proto_dot_dispatcher__pb2.UpdateTaskStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,21 +34,17 @@ class DispatcherStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DispatcherAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_dispatcher_pb2.SessionRequest, _dispatcher_pb2.SessionMessage]
-    """One per agent and leader. The first request registers, the following are heartbeats."""
+    """One per agent and leader. The first request registers, the following are heartbeats, whatever else they bring."""
     Assignments: _grpc.UnaryStreamMultiCallable[_dispatcher_pb2.AssignmentsRequest, _dispatcher_pb2.AssignmentsMessage]
     """First a COMPLETE set, then increments, for the session named."""
-    UpdateTaskStatus: _grpc.UnaryUnaryMultiCallable[_dispatcher_pb2.UpdateTaskStatusRequest, _dispatcher_pb2.UpdateTaskStatusResponse]
-    """Observed states, batched by the agent; answered when they are in the log."""
 
 @_typing.type_check_only
 class DispatcherAsyncStub(DispatcherStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_dispatcher_pb2.SessionRequest, _dispatcher_pb2.SessionMessage]  # type: ignore[assignment]
-    """One per agent and leader. The first request registers, the following are heartbeats."""
+    """One per agent and leader. The first request registers, the following are heartbeats, whatever else they bring."""
     Assignments: _aio.UnaryStreamMultiCallable[_dispatcher_pb2.AssignmentsRequest, _dispatcher_pb2.AssignmentsMessage]  # type: ignore[assignment]
     """First a COMPLETE set, then increments, for the session named."""
-    UpdateTaskStatus: _aio.UnaryUnaryMultiCallable[_dispatcher_pb2.UpdateTaskStatusRequest, _dispatcher_pb2.UpdateTaskStatusResponse]  # type: ignore[assignment]
-    """Observed states, batched by the agent; answered when they are in the log."""
 
 class DispatcherServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,7 +53,7 @@ class DispatcherServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_dispatcher_pb2.SessionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.SessionMessage], _abc.AsyncIterator[_dispatcher_pb2.SessionMessage]]:
-        """One per agent and leader. The first request registers, the following are heartbeats."""
+        """One per agent and leader. The first request registers, the following are heartbeats, whatever else they bring."""
 
     @_abc_1.abstractmethod
     def Assignments(
@@ -66,13 +62,5 @@ class DispatcherServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dispatcher_pb2.AssignmentsMessage], _abc.AsyncIterator[_dispatcher_pb2.AssignmentsMessage]]:
         """First a COMPLETE set, then increments, for the session named."""
-
-    @_abc_1.abstractmethod
-    def UpdateTaskStatus(
-        self,
-        request: _dispatcher_pb2.UpdateTaskStatusRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_dispatcher_pb2.UpdateTaskStatusResponse, _abc.Awaitable[_dispatcher_pb2.UpdateTaskStatusResponse]]:
-        """Observed states, batched by the agent; answered when they are in the log."""
 
 def add_DispatcherServicer_to_server(servicer: DispatcherServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from base.rate_limit import RateLimit
-from manager.constants import STATUS_BATCH_MAX
 
 REFUSAL_DELAY_S = 2.0
 """A call over the budget is answered after that: who asks in a tight loop asks no more often."""
@@ -17,7 +16,10 @@ REFUSAL_DELAY_S = 2.0
 MESSAGE_PAUSE_S = 0.1
 """A session over the budget is not read for that; the sender's window fills up, and it has to wait."""
 
-DESCRIPTION_WEIGHT = 25
+REPORT_PAUSE_S = 1.0
+"""A report over the budget waits, unacknowledged, and its budget is looked at again after that."""
+
+DESCRIPTION_WEIGHT = 250
 
 STATUS_SIZE_BYTES = 512
 """What a status is reckoned to take of the log; a report of longer ones counts for as many more."""
@@ -34,8 +36,8 @@ class Budgets:
         self._monotonic = monotonic
         self._calls = RateLimit(1000, 200.0)
         self._assignments = RateLimit(20, 1.0)
-        self._statuses = RateLimit(2 * STATUS_BATCH_MAX, 2_000.0)
-        self._messages = RateLimit(100, 50.0)
+        self._statuses = RateLimit(20_000, 2_000.0)
+        self._messages = RateLimit(1000, 200.0)
 
     def take_call(self, node_id: str) -> bool:
         """One call of any method."""

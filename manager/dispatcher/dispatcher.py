@@ -1,7 +1,8 @@
 """The Dispatcher service: one object a manager, serving while it leads.
 
 Who decides what: ``suspicion`` who is dead, ``nodes`` what that does to a node, ``assignments`` what an agent has to be
-told, ``status`` what a report does to a task. Here these meet the store (by ``intake``) and the streams.
+told, ``reports`` whose turn it is, ``status`` what a report does to a task. Here these meet the store (by ``intake`` and
+``status_intake``) and the streams.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -19,26 +21,22 @@ import structlog
 
 from base.connections import peer_of
 from manager.consensus.port import ConsensusError, NotLeaderError
-from manager.constants import STATUS_BATCH_MAX
-from manager.dispatcher import budget, nodes, status
+from manager.dispatcher import budget, nodes
 from manager.dispatcher.assignments import AssignmentSet, MessagePacker
 from manager.dispatcher.budget import Budgets
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
+from manager.dispatcher.reports import PendingReport, invalid_report
 from manager.dispatcher.session import AgentSession, End
-from manager.dispatcher.telling import tell_reported, tell_sent
+from manager.dispatcher.status_intake import StatusIntake
+from manager.dispatcher.telling import tell_sent
 from manager.dispatcher.watching import Lookout
 from manager.log_limit import LogLimit
 from manager.store import CLUSTERS, NODES, TASKS, Change, Store, StoreError, Working
 from pki.certificates import Identity
 from proto.ca_pb2 import ManagerAddress
-from proto.dispatcher_pb2 import (
-    AssignmentsRequest,
-    SessionRequest,
-    UpdateTaskStatusRequest,
-    UpdateTaskStatusResponse,
-)
+from proto.dispatcher_pb2 import AssignmentsRequest, SessionRequest, StatusReport
 from proto.dispatcher_pb2_grpc import DispatcherServicer
 from proto.objects_pb2 import Machine, Node, Task
 
@@ -46,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: of the messages of whatever RPC
 Caller = Callable[[Context], Identity]
+Start = Callable[[Coroutine[Any, Any, None], str], None]
+"""Has something be done while a session lasts; the text says what."""
 
 LEADER_METADATA_KEY = "swarm-leader-addr"
 
@@ -98,6 +98,7 @@ class Dispatcher(DispatcherServicer):
             clock=clock,
             monotonic=monotonic,
         )
+        self._statuses = StatusIntake(store, self._liveness.now)
         store.on_change(self._on_change)
 
     # ------------------------------------------------------------ leadership
@@ -111,6 +112,7 @@ class Dispatcher(DispatcherServicer):
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="dispatcher writer")
+                group.create_task(self._statuses.run(), name="dispatcher statuses")
                 await self._liveness.take_over()
                 self._leading = True
                 log.info("dispatcher.started", nodes=len(self._store.view.nodes))
@@ -121,6 +123,7 @@ class Dispatcher(DispatcherServicer):
         finally:
             self._leading = False
             self._intake.stop()
+            self._statuses.stop()
             for session in list(self._sessions.values()):
                 session.finish(_NOT_LEADER)
             self._sessions.clear()
@@ -249,38 +252,89 @@ class Dispatcher(DispatcherServicer):
         self, session: AgentSession, requests: AsyncIterator[SessionRequest], context: Context
     ) -> None:
         async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self._read(session, requests), name=f"session {session.node_id} in")
-            writing = group.create_task(self._write(session, context), name=f"session {session.node_id} out")
-            await session.ended.wait()
-            reading.cancel()
-            writing.cancel()
+            tasks: set[asyncio.Task[None]] = set()
 
-    async def _read(self, session: AgentSession, requests: AsyncIterator[SessionRequest]) -> None:
+            def start(work: Coroutine[Any, Any, None], what: str) -> None:  # Any: as in ``asyncio.create_task``
+                task = group.create_task(work, name=f"session {session.node_id} {what}")
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+            start(self._read(session, requests, start), "in")
+            start(self._write(session, context), "out")
+            await session.ended.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _read(self, session: AgentSession, requests: AsyncIterator[SessionRequest], start: Start) -> None:
+        """Take what comes. Nothing here waits for the log: heartbeats behind a report or a description are heard."""
         async for request in requests:
             described = request.HasField("description") or bool(request.addr)
             while not self._budgets.take_message(session.node_id, described=described):
                 self._note_excess(session.node_id)
                 await asyncio.sleep(budget.MESSAGE_PAUSE_S)
-            if problem := nodes.invalid_request(request, first=False):
+            problem = nodes.invalid_request(request, first=False)
+            if not problem and request.HasField("report"):
+                problem = self._take_report(session, request.report, start)
+            if problem:
                 session.finish(End(grpc.StatusCode.INVALID_ARGUMENT, problem))
                 return
             self._beat(session)
             if described:
-                await self._describe(session, request)
+                is_under_way = session.description is not None
+                session.describe(request)
+                if not is_under_way:
+                    start(self._describe(session), "description")
         # A broken connection reads as the end of the stream, too; then grpc.aio cancels this call in the next moment.
         await asyncio.sleep(BROKEN_NOTICE_S)
         session.finish(End(grpc.StatusCode.OK, "ended by the agent"))
 
-    async def _describe(self, session: AgentSession, request: SessionRequest) -> None:
-        def change(working: Working) -> None:
-            node = working.nodes.get(session.node_id)
-            if node is not None:
-                put(working, nodes.described(node, request))
+    def _take_report(self, session: AgentSession, report: StatusReport, start: Start) -> str:
+        """Have it written and then acknowledged; returns what is wrong with it, "" when nothing is."""
+        number = session.reports + 1
+        if problem := invalid_report(report, number=number, is_free=session.report is None):
+            return problem
+        session.reports = number
+        session.report = PendingReport(session.node_id, report.updates, lambda report: self._reported(session, report))
+        if self._can_afford(session, report):
+            self._statuses.put(session.report)
+        else:
+            start(self._take_later(session, report), "report")
+        return ""
 
-        try:
-            await self._intake.submit(change)
-        except (ConsensusError, StoreError) as error:  # the agent says it again with its next session
-            session.finish(End(grpc.StatusCode.UNAVAILABLE, f"the node's description was not stored: {error}"))
+    def _can_afford(self, session: AgentSession, report: StatusReport) -> bool:
+        return self._budgets.take_statuses(session.node_id, len(report.updates), size_bytes=report.ByteSize())
+
+    async def _take_later(self, session: AgentSession, report: StatusReport) -> None:
+        """Over the budget: it waits, and its agent with it."""
+        while not session.ended.is_set():
+            self._note_excess(session.node_id)
+            await asyncio.sleep(budget.REPORT_PAUSE_S)
+            if session.report is not None and self._can_afford(session, report):
+                self._statuses.put(session.report)
+                return
+
+    def _reported(self, session: AgentSession, report: PendingReport) -> None:
+        if report.passed_over:  # one line, however many: a worker may send a thousand at a time
+            task_id, reason = report.example
+            count = report.passed_over
+            log.info("report.passed_over", node_id=report.node_id, count=count, task_id=task_id, reason=reason)
+        session.acknowledge()
+
+    async def _describe(self, session: AgentSession) -> None:
+        """Store the newest of what the agent said of its node; what comes meanwhile makes the next write."""
+        while (request := session.description) is not None and session.end is None:
+            try:
+                await self._intake.submit(partial(self._write_description, session.node_id, request))
+            except (ConsensusError, StoreError) as error:  # the agent says it again with its next session
+                session.finish(End(grpc.StatusCode.UNAVAILABLE, f"the node's description was not stored: {error}"))
+            if session.description is request:
+                session.description = None
+
+    @staticmethod
+    def _write_description(node_id: str, request: SessionRequest, working: Working) -> None:
+        node = working.nodes.get(node_id)
+        if node is not None:
+            put(working, nodes.described(node, request))
 
     async def _write(self, session: AgentSession, context: Context) -> None:
         while not session.ended.is_set():
@@ -303,6 +357,8 @@ class Dispatcher(DispatcherServicer):
     def _closed(self, session: AgentSession) -> None:
         """The stream is gone."""
         session.finish(End(grpc.StatusCode.UNAVAILABLE, "connection lost"))
+        if session.report is not None:
+            self._statuses.drop(session.report)
         if self._sessions.get(session.node_id) is not session:
             return
         del self._sessions[session.node_id]
@@ -341,46 +397,6 @@ class Dispatcher(DispatcherServicer):
             return
         session.assignments_due.set()  # the call that took over may have been waiting for this event
         await context.abort(grpc.StatusCode.ABORTED, "superseded by a newer call")
-
-    # ------------------------------------------------------------ UpdateTaskStatus
-
-    async def UpdateTaskStatus(  # noqa: N802 - the name is the RPC's
-        self, request: UpdateTaskStatusRequest, context: Context
-    ) -> UpdateTaskStatusResponse:
-        """See proto/dispatcher.proto."""
-        session = await self._session(request.session_id, context)
-        if len(request.updates) > STATUS_BATCH_MAX:
-            message = f"{len(request.updates)} updates in one message, at most {STATUS_BATCH_MAX}"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
-        self._beat(session)
-        count, size_bytes = len(request.updates), request.ByteSize()
-        affordable = self._budgets.take_statuses(session.node_id, count, size_bytes=size_bytes)
-        await self._require(affordable, session.node_id, context)
-        tasks = self._store.view.tasks
-        refused = [
-            (update.task_id[:64], reason)
-            for update in request.updates
-            if (reason := status.refusal(tasks.get(update.task_id), update, session.node_id))
-        ]
-        if refused:  # one line, however many: a worker may send ten thousand at a time
-            task_id, reason = refused[0]
-            log.info("report.passed_over", node_id=session.node_id, count=len(refused), task_id=task_id, reason=reason)
-        try:
-            await self._intake.submit(
-                lambda working: self._report(working, session.node_id, request), weight=len(request.updates)
-            )
-        except (ConsensusError, StoreError) as error:
-            await self._refuse_write(context, error)
-        tell_reported(session.node_id, request.updates, tasks.get)
-        return UpdateTaskStatusResponse()
-
-    def _report(self, working: Working, node_id: str, request: UpdateTaskStatusRequest) -> None:
-        now = self._liveness.now()
-        for update in request.updates:
-            task = working.tasks.get(update.task_id)
-            if task is None or status.refusal(task, update, node_id):
-                continue
-            put(working, status.apply(task, update, now))
 
     # ------------------------------------------------------------ changes of the store
 

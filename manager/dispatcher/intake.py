@@ -1,4 +1,4 @@
-"""Writes of the dispatcher, gathered into few log entries without a timer (feature A3.09).
+"""Writes of nodes by the dispatcher, gathered into few log entries without a timer (feature A3.09).
 
 While one batch is on its way through the log, what comes in waits and makes the next. With nothing under way a write
 goes at once; under load batches grow by themselves. A batch is a list of small changes, each of which decides on the
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import structlog
 
 from manager.consensus.port import ConsensusError
-from manager.constants import STATUS_BATCH_MAX
 from manager.store import Store, StoreError, Working
+from manager.store.store import TRANSACTION_OBJECTS_MAX
 from proto.objects_pb2 import Node, Task
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class Intake:
 
         Args:
             change: see ``Change``.
-            weight: how many objects it may touch; a batch holds 10 000.
+            weight: how many objects it may touch; a batch is an entry, or one change that is larger.
 
         Raises:
             ConsensusError: it was not committed, or nobody knows.
@@ -98,7 +98,7 @@ class Intake:
     def _take(self) -> list[_Pending]:
         batch: list[_Pending] = []
         weight = 0
-        while self._queue and (not batch or weight + self._queue[0].weight <= STATUS_BATCH_MAX):
+        while self._queue and (not batch or weight + self._queue[0].weight <= TRANSACTION_OBJECTS_MAX):
             pending = self._queue.popleft()
             if pending.done.cancelled():
                 continue  # the caller went away, and asks again if it matters

@@ -23,6 +23,7 @@ from manager.dispatcher.session import AgentSession, End
 from manager.dispatcher.watching import Lookout, NodeWatch
 from manager.model.times import to_timestamp
 from manager.store import Store, StoreError, TransactionTooLargeError, Working
+from manager.store.store import TRANSACTION_OBJECTS_MAX
 from proto.objects_pb2 import NodeState
 
 log = structlog.get_logger(__name__)
@@ -123,15 +124,20 @@ class Liveness:
                 self.expect(node.id)
 
     async def _declare_all_unknown(self) -> None:
-        node_ids = [node.id for node in self._store.view.nodes]
-        try:
-            await self._intake.submit(lambda working: self._declare_unknown(working, node_ids), weight=len(node_ids))
-        except TransactionTooLargeError:
-            for node_id in node_ids:
-                try:
-                    await self._intake.submit(partial(self._declare_unknown, node_ids=[node_id]))
-                except TransactionTooLargeError as error:
-                    log.error("node.left_as_it_is", node_id=node_id, reason=str(error))
+        everybody = [node.id for node in self._store.view.nodes]
+        for begin in range(0, len(everybody), TRANSACTION_OBJECTS_MAX):  # nobody waits for more than an entry
+            node_ids = everybody[begin : begin + TRANSACTION_OBJECTS_MAX]
+            try:
+                await self._intake.submit(partial(self._declare_unknown, node_ids=node_ids), weight=len(node_ids))
+            except TransactionTooLargeError:
+                await self._declare_unknown_one_by_one(node_ids)
+
+    async def _declare_unknown_one_by_one(self, node_ids: Sequence[str]) -> None:
+        for node_id in node_ids:
+            try:
+                await self._intake.submit(partial(self._declare_unknown, node_ids=[node_id]))
+            except TransactionTooLargeError as error:
+                log.error("node.left_as_it_is", node_id=node_id, reason=str(error))
 
     def _declare_unknown(self, working: Working, node_ids: Iterable[str]) -> None:
         now = self.now()

@@ -14,9 +14,10 @@ import grpc
 
 from base.connections import Peer
 from manager.dispatcher.assignments import Key
+from manager.dispatcher.reports import PendingReport
 from manager.store.kinds import AnyKind
 from proto.ca_pb2 import ManagerAddress
-from proto.dispatcher_pb2 import SessionMessage
+from proto.dispatcher_pb2 import SessionMessage, SessionRequest
 from proto.objects_pb2 import Node
 
 
@@ -64,12 +65,19 @@ class AgentSession:
         """Whether that object is needed by what was sent; the serving call knows."""
         self.alive = asyncio.Event()
         """Set at each sign of life; who wants to know clears it first."""
+        self.report: PendingReport | None = None
+        """What its agent reported and was not told yet to be in the log; the only one there is."""
+        self.reports = 0
+        """Number of the last report that was taken up."""
+        self.description: SessionRequest | None = None
+        """The last message with a description or an address that is not stored yet."""
         self._tasks: set[str] = set()
         self._keys: set[Key] = set()
         self._told_managers: list[ManagerAddress] = []
         self._told_node: Node | None = None
         self._told_root_ca = b""
         self._told_period_s = 0.0
+        self._told_reports = 0
         self._probe = False
 
     def finish(self, end: End) -> None:
@@ -85,6 +93,17 @@ class AgentSession:
         """Have the agent prove that it is there: a message with a period is answered by a heartbeat at once."""
         self.alive.clear()
         self._probe = True
+        self.message_due.set()
+
+    def describe(self, request: SessionRequest) -> None:
+        """Its agent said something of the node, which is to be stored, with what was said before and is not stored yet."""
+        if self.description is not None and not request.HasField("description"):
+            request.description.CopyFrom(self.description.description)
+        self.description = request
+
+    def acknowledge(self) -> None:
+        """The report is in the log: tell the agent."""
+        self.report = None
         self.message_due.set()
 
     def mark_task(self, task_id: str) -> None:
@@ -131,6 +150,8 @@ class AgentSession:
         if root_ca_pem != self._told_root_ca:
             message.root_ca_pem = root_ca_pem
             self._told_root_ca = root_ca_pem
+        if self.report is None and self.reports != self._told_reports:
+            message.reported = self._told_reports = self.reports
         return message if message.ByteSize() else None
 
 

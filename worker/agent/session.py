@@ -1,7 +1,9 @@
-"""One session with one manager: register, beat, take assignments, report. Ends by an error or by cancellation.
+"""One session with one manager: register, beat, report, take assignments. Ends by an error or by cancellation.
 
-Four things go on at once and end together: the manager's messages, heartbeats, the assignment stream and the reports.
-Trouble in any of them ends the session; the loop in ``worker.agent.agent`` makes the next one.
+Three things go on at once and end together: the manager's messages, the agent's, and the assignment stream. Each message
+of the agent is a heartbeat; statuses and a description that changed go with it. A report that the manager does not
+acknowledge is no trouble, however long: it is loaded, and what comes meanwhile makes the next report. Trouble in any of
+the three ends the session; the loop in ``worker.agent.agent`` makes the next one.
 """
 
 from __future__ import annotations
@@ -23,8 +25,7 @@ from proto.dispatcher_pb2 import (
     AssignmentsRequest,
     SessionMessage,
     SessionRequest,
-    TaskStatusUpdate,
-    UpdateTaskStatusRequest,
+    StatusReport,
 )
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import NodeDescription
@@ -40,10 +41,7 @@ log = structlog.get_logger(__name__)
 
 LEADER_METADATA_KEY = "swarm-leader-addr"
 RPC_TIMEOUT_S = 5.0
-"""For a manager to answer: to let us in, or to have reports in the log (A3.05)."""
-
-REPORT_TIMEOUT_S = 20.0
-"""A report waits for the log; a quorum that is just being found is no reason to begin a session anew."""
+"""For a manager to let us in (A3.05)."""
 
 DESCRIPTION_PERIOD_S = 20.0
 GOODBYE_TIMEOUT_S = 1.0
@@ -110,7 +108,9 @@ class Session:
         self._reporter, self._owner, self._peer = reporter, owner, peer
         self._session_id = ""
         self._period_s = 5.0
-        self._beat_now = asyncio.Event()
+        self._beat_now = False
+        self._wake = reporter.wake
+        self._reports = 0
         self._stopping = False
 
     async def run(self, on_open: Callable[[], None], stop: asyncio.Event) -> None:
@@ -135,15 +135,15 @@ class Session:
             if broken is not None:
                 raise broken
         finally:
+            self._reporter.put_back()
             call.cancel()
 
     async def _serve(self, call: _Call, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self._read(call), name="session messages")
-            beating = group.create_task(self._beat(call), name="session heartbeats")
+            talking = group.create_task(self._talk(call), name="session heartbeats")
             others = [
                 group.create_task(self._assignments(), name="session assignments"),
-                group.create_task(self._report(), name="session reports"),
                 group.create_task(self._listen(), name="session connection"),
             ]
             await stop.wait()
@@ -152,10 +152,10 @@ class Session:
             self._stopping = True
             for task in others:
                 task.cancel()
-            self._beat_now.set()
-            await asyncio.wait([reading, beating], timeout=GOODBYE_TIMEOUT_S)
+            self._wake.set()
+            await asyncio.wait([reading, talking], timeout=GOODBYE_TIMEOUT_S)
             reading.cancel()
-            beating.cancel()
+            talking.cancel()
 
     async def _open(self, call: _Call) -> bool:
         try:
@@ -189,32 +189,51 @@ class Session:
     def _take(self, message: SessionMessage) -> None:
         if message.heartbeat_period_ns > 0:  # the manager wants to hear from us
             self._period_s = max(HEARTBEAT_PERIOD_S_MIN, message.heartbeat_period_ns / 1e9)
-            self._beat_now.set()
+            self._beat_now = True
+            self._wake.set()
+        if message.reported:
+            if message.reported != self._reports:
+                raise SessionError(f"report {message.reported} was acknowledged, the last one was {self._reports}")
+            self._reporter.acknowledge()
         self._owner.on_session_message(message)
 
-    async def _beat(self, call: _Call) -> None:
+    async def _talk(self, call: _Call) -> None:
+        """Say what there is to say, and that we live, until told to stop: the only one who writes to the stream."""
         loop = asyncio.get_running_loop()
         description = self._first.description
-        look_again = loop.time() + DESCRIPTION_PERIOD_S
+        beat_s, describe_s = loop.time() + self._period_s, loop.time() + DESCRIPTION_PERIOD_S
+        self._wake.set()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._period_s):
-                    await self._beat_now.wait()
-            self._beat_now.clear()
+                async with asyncio.timeout_at(beat_s):
+                    await self._wake.wait()
+            self._wake.clear()
             if self._stopping:
                 await call.done_writing()
                 return
-            request = SessionRequest()
-            if loop.time() >= look_again:
-                look_again = loop.time() + DESCRIPTION_PERIOD_S
+            request = self._next_report()
+            if not request.HasField("report") and not self._beat_now and loop.time() < beat_s:
+                continue
+            if loop.time() >= describe_s:
+                describe_s = loop.time() + DESCRIPTION_PERIOD_S
                 newest = self._describe()
                 if newest != description:
                     description = newest
                     request.description.CopyFrom(newest)
+            self._beat_now = False
+            beat_s = loop.time() + self._period_s
             try:
                 await call.write(request)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 raise await _session_error(call, error) from error
+
+    def _next_report(self) -> SessionRequest:
+        """A message with the statuses that wait, unless a report is under way."""
+        updates = self._reporter.take()
+        if not updates:
+            return SessionRequest()
+        self._reports += 1
+        return SessionRequest(report=StatusReport(number=self._reports, updates=updates))
 
     async def _assignments(self) -> None:
         while True:
@@ -248,27 +267,6 @@ class Session:
             elif silence_s > QUIET_S and loop.time() - found_s > QUIET_S:  # before it was found nobody was asked
                 raise SessionError(f"the manager's host was silent for {QUIET_S:.0f} s")
             await asyncio.sleep(LISTEN_PERIOD_S)
-
-    async def _report(self) -> None:
-        reporter = self._reporter
-        while True:
-            await reporter.wait()
-            batch: list[TaskStatusUpdate] = reporter.take()
-            request = UpdateTaskStatusRequest(session_id=self._session_id, updates=batch)
-            call = self._stub.UpdateTaskStatus(request, timeout=REPORT_TIMEOUT_S)
-            acknowledged = False
-            try:
-                await call
-                acknowledged = True
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    raise await _session_error(call, error) from error
-                await _slow_down(error)
-            finally:
-                if acknowledged:
-                    reporter.acknowledge()
-                else:
-                    reporter.put_back()
 
 
 async def _slow_down(error: grpc.aio.AioRpcError) -> None:

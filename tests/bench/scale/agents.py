@@ -68,8 +68,10 @@ class Measured(StatusReporter):
         self._began_s = 0.0
 
     def take(self) -> list[TaskStatusUpdate]:
-        self._batch, self._began_s = super().take(), time.monotonic()
-        return self._batch
+        batch = super().take()
+        if batch:  # else one is under way
+            self._batch, self._began_s = batch, time.monotonic()
+        return batch
 
     def acknowledge(self) -> None:
         super().acknowledge()

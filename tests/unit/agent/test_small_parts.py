@@ -10,7 +10,7 @@ from tests.unit.dispatcher.support import make_task
 from worker.agent.assignments import AssignmentGapError, ReceivedAssignments
 from worker.agent.contents import change_of
 from worker.agent.managers import BACKOFF_S_MAX, ManagerChoice
-from worker.agent.reporter import BATCH_LENGTH_MAX, StatusReporter
+from worker.agent.reporter import REPORT_LENGTH_MAX, UPDATE_SIZE_BYTES_MAX, StatusReporter
 
 READY, RUNNING = TaskState.TASK_STATE_READY, TaskState.TASK_STATE_RUNNING
 
@@ -27,7 +27,32 @@ class TestReporter:
         reporter.put(update("t1", RUNNING))
         reporter.put(update("t1", READY))  # late and older
         assert reporter.take() == [update("t1", RUNNING), update("t2", READY)]
+        reporter.acknowledge()
         assert reporter.take() == []
+
+    def test_one_report_is_under_way_at_a_time(self) -> None:
+        reporter = StatusReporter()
+        reporter.put(update("t1", READY))
+        assert reporter.wake.is_set()
+        reporter.take()
+        reporter.wake.clear()
+        reporter.put(update("t1", RUNNING))
+        reporter.forget("t1")
+        reporter.put(update("t2", RUNNING))
+        assert not reporter.wake.is_set()
+        assert reporter.take() == []
+        reporter.acknowledge()
+        assert reporter.wake.is_set()
+        assert reporter.take() == [update("t2", RUNNING)]
+
+    def test_a_giant_is_cut_to_what_a_manager_takes(self) -> None:
+        reporter = StatusReporter()
+        giant = update("t1", READY)
+        giant.status.err = "x" * 2_000_000
+        reporter.put(giant)
+        (cut,) = reporter.take()
+        assert (cut.task_id, cut.status.state) == ("t1", READY)
+        assert 4000 < cut.ByteSize() < UPDATE_SIZE_BYTES_MAX
 
     def test_what_was_not_acknowledged_goes_again_unless_outdone(self) -> None:
         reporter = StatusReporter()
@@ -43,9 +68,10 @@ class TestReporter:
 
     def test_batches_are_bounded(self) -> None:
         reporter = StatusReporter()
-        for number in range(BATCH_LENGTH_MAX + 5):
+        for number in range(REPORT_LENGTH_MAX + 5):
             reporter.put(update(f"t{number}", READY))
-        assert len(reporter.take()) == BATCH_LENGTH_MAX
+        assert len(reporter.take()) == REPORT_LENGTH_MAX
+        reporter.acknowledge()
         assert len(reporter.take()) == 5
 
     def test_a_task_that_is_gone_is_not_reported(self) -> None:

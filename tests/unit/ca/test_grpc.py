@@ -155,11 +155,11 @@ async def many_bytes(request: bytes, context: grpc.aio.ServicerContext[bytes, by
 HANDLERS: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
     "Session": grpc.stream_stream_rpc_method_handler(echo),
     "Assignments": grpc.unary_stream_rpc_method_handler(count),
-    "UpdateTaskStatus": grpc.stream_unary_rpc_method_handler(gather),
 }
 CONTROL: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
     "GetCluster": grpc.unary_unary_rpc_method_handler(who),
     "ListTasks": grpc.unary_unary_rpc_method_handler(many_bytes),
+    "ListNodes": grpc.stream_unary_rpc_method_handler(gather),
     "Nonsense": grpc.unary_unary_rpc_method_handler(who),
 }
 
@@ -239,7 +239,7 @@ async def test_every_kind_of_call_is_let_in_and_knows_its_caller(manager: Manage
         assert await stream.read() == b"a " + source.identity.node_id.encode()
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF
-        assert await chan.stream_unary("/swarm.v1.Dispatcher/UpdateTaskStatus")(iter([b"x", b"y"])) == b"xy"
+        assert await chan.stream_unary("/swarm.v1.Control/ListNodes")(iter([b"x", b"y"])) == b"xy"
 
 
 async def test_a_worker_is_kept_out_of_what_is_the_managers(manager: Manager) -> None:

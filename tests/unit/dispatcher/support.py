@@ -20,7 +20,8 @@ from manager.dispatcher.watching import Lookout, LookTarget
 from manager.store import Store, Working
 from pki.certificates import Identity, Role
 from proto.ca_pb2 import ManagerAddress
-from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
+from proto.dispatcher_pb2 import SessionMessage, SessionRequest, StatusReport, TaskStatusUpdate
+from proto.dispatcher_pb2_grpc import DispatcherStub, add_DispatcherServicer_to_server
 from proto.objects_pb2 import Cluster, Machine, Node, NodeDescription, SpecVersion, Task, TaskState, TaskStatus
 from proto.specs_pb2 import NodeAvailability, NodeRole, ServiceSpec
 from tests.unit.agent.fakes import FakeExecutor
@@ -239,6 +240,39 @@ async def leading_manager(**options: Any) -> AsyncIterator[Manager]:
         yield manager
     finally:
         await manager.stop()
+
+
+class RawAgent:
+    """The session of a node that says what the test has it say."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.call = DispatcherStub(channel).Session()
+        self.session_id = ""
+        self.number = 0
+
+    async def open(self) -> None:
+        """Register."""
+        await self.call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
+        message = await self.call.read()
+        assert isinstance(message, SessionMessage)
+        self.session_id = message.session_id
+
+    async def send(self, *updates: TaskStatusUpdate, number: int = 0) -> None:
+        """Report, with the next number or another one."""
+        self.number += 1
+        report = StatusReport(number=number or self.number, updates=updates)
+        await self.call.write(SessionRequest(report=report))
+
+    async def report(self, *updates: TaskStatusUpdate) -> None:
+        """Report, and return when it is acknowledged. Raises AioRpcError: the session was ended."""
+        await self.send(*updates)
+        while True:
+            message = await self.call.read()
+            if not isinstance(message, SessionMessage):
+                raise EOFError("the session ended")
+            if message.reported:
+                assert message.reported == self.number
+                return
 
 
 class Heard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -12,38 +13,34 @@ from structlog.testing import capture_logs
 
 from manager.dispatcher import budget
 from manager.dispatcher.budget import Budgets
-from proto.dispatcher_pb2 import SessionMessage, SessionRequest, UpdateTaskStatusRequest
+from proto.dispatcher_pb2 import AssignmentsRequest, SessionRequest, TaskStatusUpdate
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import NodeDescription, TaskState
-from tests.unit.dispatcher.support import AgentHost, Manager, channel_of, make_node, make_task
+from tests.unit.dispatcher.support import AgentHost, Manager, RawAgent, channel_of, make_node, make_task
 from tests.waiting import until
 from worker.agent import session as agent_session
 
 RUNNING = TaskState.TASK_STATE_RUNNING
 
 
-async def test_a_node_that_reports_in_a_tight_loop_is_refused_and_the_others_are_not(
+async def test_a_node_that_calls_in_a_tight_loop_is_refused_and_the_others_are_not(
     manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "REFUSAL_DELAY_S", 0.0)
     manager.dispatcher._budgets = Budgets(lambda: 0.0)  # nothing comes back
     await manager.add(make_node("n2"))
     async with channel_of("n2", manager.addr) as channel:
-        stub = DispatcherStub(channel)
-        call = stub.Session()
-        await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
-        message = await call.read()
-        assert isinstance(message, SessionMessage)
-        request = UpdateTaskStatusRequest(session_id=message.session_id)
+        agent = RawAgent(channel)
+        await agent.open()
         while manager.dispatcher._budgets.take_call("n2"):
             pass
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.UpdateTaskStatus(request)
+            await DispatcherStub(channel).Assignments(AssignmentsRequest(session_id=agent.session_id)).read()
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         host.start()
         await manager.add(make_task("t1", "n1"))
         await until(lambda: manager.task("t1").status.state == RUNNING)
-        call.cancel()
+        agent.call.cancel()
 
 
 async def test_an_agent_that_is_to_slow_down_keeps_its_session_and_its_statuses(
@@ -51,6 +48,7 @@ async def test_an_agent_that_is_to_slow_down_keeps_its_session_and_its_statuses(
 ) -> None:
     monkeypatch.setattr(budget, "REFUSAL_DELAY_S", 0.0)
     monkeypatch.setattr(agent_session, "SLOW_DOWN_S", 0.0)
+    monkeypatch.setattr(budget, "REPORT_PAUSE_S", 0.0)
     budgets = manager.dispatcher._budgets
     refused: list[str] = []
 
@@ -97,7 +95,7 @@ def test_an_agent_with_a_thousand_tasks_stays_within_its_budget() -> None:
     for _ in range(10):  # every state there is, at one instant
         assert budgets.take_call("n1")
         assert budgets.take_statuses("n1", 1000)
-    for _ in range(100):
+    for _ in range(1000):
         assert budgets.take_message("n1", described=False)
     assert budgets.take_assignments("n1")
 
@@ -116,29 +114,32 @@ async def test_a_node_fills_the_log_with_no_more_than_its_budget(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every manager writes it to its disk: 26 MB a second of one worker with 200 tasks, before this was counted."""
-    monkeypatch.setattr(budget, "REFUSAL_DELAY_S", 0.0)
-    manager.dispatcher._budgets = Budgets(lambda: 0.0)  # nothing comes back
-    await manager.add(*[make_task(f"t{number}", "n1") for number in range(100)])
+    monkeypatch.setattr(budget, "REPORT_PAUSE_S", 0.001)
+    now_s = 0.0
+    manager.dispatcher._budgets = Budgets(lambda: now_s)  # nothing comes back
+    await manager.add(*[make_task(f"t{number}", "n1") for number in range(60)])
     async with channel_of("n1", manager.addr) as channel:
-        stub = DispatcherStub(channel)
-        call = stub.Session()
-        await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
-        message = await call.read()
-        assert isinstance(message, SessionMessage)
+        agent = RawAgent(channel)
+        await agent.open()
         sent: list[int] = []
 
         async def flood() -> None:
             while len(sent) < 20:
-                request = UpdateTaskStatusRequest(session_id=message.session_id)
-                for number in range(100):
-                    update = request.updates.add(task_id=f"t{number}")
+                updates = [TaskStatusUpdate(task_id=f"t{number}") for number in range(60)]
+                for update in updates:
                     update.status.state = RUNNING
                     update.status.err = f"{len(sent)}" + "\N{GRINNING FACE}" * 4000
-                await stub.UpdateTaskStatus(request)
-                sent.append(request.ByteSize())
+                await agent.report(*updates)
+                sent.append(sum(update.ByteSize() for update in updates))
 
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await flood()
-        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert sum(sent) < 12_000_000
-        call.cancel()
+        async with asyncio.TaskGroup() as group:
+            with capture_logs() as lines:
+                flooding = group.create_task(flood())
+                await until(lambda: any(line["event"] == "budget.exceeded" for line in lines))
+            assert sum(sent) < 12_000_000
+            assert len(sent) < 20
+            before = len(sent)
+            now_s = 60.0
+            await until(lambda: len(sent) > before)  # the report that waited, and those after it
+            flooding.cancel()
+        agent.call.cancel()

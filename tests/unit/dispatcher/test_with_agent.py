@@ -17,7 +17,7 @@ from manager.dispatcher.assignments import AssignmentSet, Key
 from manager.dispatcher.looking import Answer
 from manager.model.nodes import copy_node
 from manager.store import SECRETS, Working
-from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate, UpdateTaskStatusRequest
+from proto.dispatcher_pb2 import SessionMessage, SessionRequest, TaskStatusUpdate
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import Config, Machine, NodeDescription, NodeState, Secret, Task, TaskState, TaskStatus
 from proto.specs_pb2 import ConfigReference, SecretReference
@@ -25,6 +25,7 @@ from tests.unit.dispatcher.support import (
     WORKER_PORT,
     AgentHost,
     Manager,
+    RawAgent,
     channel_of,
     leading_manager,
     make_node,
@@ -564,15 +565,11 @@ async def test_a_follower_names_the_leader(manager: Manager, tmp_path: Path) -> 
 async def test_reports_about_others_tasks_and_backward_steps_change_nothing(manager: Manager) -> None:
     await manager.add(make_node("n2"), make_task("t1", "n1", state=RUNNING), make_task("t2", "n2"))
     async with channel_of("n2", manager.addr) as channel:
-        stub = DispatcherStub(channel)
-        call = stub.Session()
-        await call.write(SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a"))
-        message = await call.read()
-        assert isinstance(message, SessionMessage)
+        agent = RawAgent(channel)
+        await agent.open()
 
         async def report(task_id: str, state: TaskState.ValueType) -> None:
-            update = TaskStatusUpdate(task_id=task_id, status=TaskStatus(state=state))
-            await stub.UpdateTaskStatus(UpdateTaskStatusRequest(session_id=message.session_id, updates=[update]))
+            await agent.report(TaskStatusUpdate(task_id=task_id, status=TaskStatus(state=state)))
 
         await report("t1", TaskState.TASK_STATE_FAILED)
         assert manager.task("t1").status.state == RUNNING
@@ -584,13 +581,10 @@ async def test_reports_about_others_tasks_and_backward_steps_change_nothing(mana
         assert manager.task("t2").status.state == RUNNING
         others = [TaskStatusUpdate(task_id="t1", status=TaskStatus(state=RUNNING))] * 1000
         with capture_logs() as lines:
-            await stub.UpdateTaskStatus(UpdateTaskStatusRequest(session_id=message.session_id, updates=others))
+            await agent.report(*others)
         told = [line for line in lines if line["event"] == "report.passed_over"]
         assert [(line["count"], line["task_id"]) for line in told] == [(1000, "t1")]
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.UpdateTaskStatus(UpdateTaskStatusRequest(session_id="another"))
-        assert refused.value.code() == grpc.StatusCode.ABORTED
-        call.cancel()
+        agent.call.cancel()
 
 
 async def test_a_task_that_the_managers_end_is_stopped(manager: Manager, host: AgentHost) -> None:

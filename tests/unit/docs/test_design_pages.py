@@ -15,7 +15,17 @@ from manager import constants
 from manager.consensus import adapter, changes, commands, compaction, journal, port, proposals, transport, wire
 from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.control import forward, nodes, service
-from manager.dispatcher import assignments, budget, dispatcher, heartbeat, liveness, looking, suspicion, watching
+from manager.dispatcher import (
+    assignments,
+    budget,
+    dispatcher,
+    heartbeat,
+    liveness,
+    looking,
+    reports,
+    suspicion,
+    watching,
+)
 from manager.store import machine, store, watch
 from runtime.images import manifests
 from runtime.images import transport as registry
@@ -84,7 +94,7 @@ def s(seconds: float) -> str:
         ("dispatcher", f"of a node within {s(constants.REGISTRATIONS_WINDOW_S)} are refused"),
         ("dispatcher", f"If it answers within {s(dispatcher.PROBE_TIMEOUT_S)}"),
         ("dispatcher", f"cut below {assignments.MESSAGE_SIZE_BYTES_MAX // MIB} MiB"),
-        ("dispatcher", f"up to {thousands(constants.STATUS_BATCH_MAX)}. Each change"),
+        ("dispatcher", f"at most {reports.REPORT_LENGTH_MAX} statuses"),
         ("dispatcher", f"a description counts as {budget.DESCRIPTION_WEIGHT}"),
         ("dispatcher", f"`RESOURCE_EXHAUSTED` after {s(budget.REFUSAL_DELAY_S)}"),
         ("dispatcher", f'"{constants.NODE_UNKNOWN_MESSAGE}"'),

@@ -13,7 +13,7 @@ import pytest
 from pki.grpc_credentials import RotatingChannel
 from pki.node_certificate import NodeCertificate
 from proto.control_pb2 import GetClusterRequest
-from proto.dispatcher_pb2 import TaskStatusUpdate, UpdateTaskStatusRequest
+from proto.dispatcher_pb2 import SessionRequest, StatusReport, TaskStatusUpdate
 from proto.dispatcher_pb2_grpc import DispatcherStub
 from tests.unit.worker.support import Place, place
 from worker.membership.cluster_member import InitRequest, JoinRequest
@@ -46,10 +46,12 @@ async def test_a_message_larger_than_anything_a_node_has_to_say_is_not_taken_in(
     manager: Place, worker: NodeCertificate
 ) -> None:
     """It would be held in memory before anybody asks who sends it, up to a thousand at a time."""
-    request = UpdateTaskStatusRequest(updates=[TaskStatusUpdate(task_id="t" * 17 * 1024 * 1024)])
+    request = SessionRequest(report=StatusReport(updates=[TaskStatusUpdate(task_id="t" * 17 * 1024 * 1024)]))
     async with RotatingChannel(f"{manager.address}:7946", worker, [("grpc.max_send_message_length", -1)]) as channel:
+        call = DispatcherStub(channel).Session(timeout=DEADLINE_S)
+        await call.write(request)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await DispatcherStub(channel).UpdateTaskStatus(request, timeout=DEADLINE_S)
+            await call.read()
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
