@@ -1,6 +1,6 @@
 """Service flags to the API's ServiceSpec, for create and update. Pure: dictionaries in, dictionaries changed.
 
-Each flag is one row of ``SETTERS``: where its value goes and how the text becomes the value. ``--x-add`` and
+Each flag is one row of ``SETTERS``: where its value goes. ``--x-add`` and
 ``--x-rm`` of update are the rows of ``LISTS``.
 """
 
@@ -24,48 +24,48 @@ def _same(value: Any) -> Any:
     return value
 
 
-SETTERS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
-    "image": ((*_CONTAINER, "Image"), _same),
-    "hostname": ((*_CONTAINER, "Hostname"), _same),
-    "user": ((*_CONTAINER, "User"), _same),
-    "workdir": ((*_CONTAINER, "Dir"), _same),
-    "tty": ((*_CONTAINER, "TTY"), _same),
-    "read_only": ((*_CONTAINER, "ReadOnly"), _same),
-    "init": ((*_CONTAINER, "Init"), _same),
-    "stop_signal": ((*_CONTAINER, "StopSignal"), _same),
-    "stop_grace_period": ((*_CONTAINER, "StopGracePeriod"), values.duration_ns),
-    "oom_score_adj": ((*_CONTAINER, "OomScoreAdj"), _same),
-    "entrypoint": ((*_CONTAINER, "Command"), values.words),
-    "args": ((*_CONTAINER, "Args"), values.words),
-    "isolation": ((*_CONTAINER, "Isolation"), _same),
-    "health_cmd": ((*_HEALTH, "Test"), lambda text: ["CMD-SHELL", text] if text else []),
-    "health_interval": ((*_HEALTH, "Interval"), values.duration_ns),
-    "health_timeout": ((*_HEALTH, "Timeout"), values.duration_ns),
-    "health_start_period": ((*_HEALTH, "StartPeriod"), values.duration_ns),
-    "health_start_interval": ((*_HEALTH, "StartInterval"), values.duration_ns),
-    "health_retries": ((*_HEALTH, "Retries"), _same),
-    "limit_cpu": ((*_LIMITS, "NanoCPUs"), values.nano_cpus),
-    "limit_memory": ((*_LIMITS, "MemoryBytes"), values.size_bytes),
-    "limit_pids": ((*_LIMITS, "Pids"), _same),
-    "reserve_cpu": ((*_RESERVATIONS, "NanoCPUs"), values.nano_cpus),
-    "reserve_memory": ((*_RESERVATIONS, "MemoryBytes"), values.size_bytes),
-    "restart_condition": ((*_RESTART, "Condition"), _same),
-    "restart_delay": ((*_RESTART, "Delay"), values.duration_ns),
-    "restart_max_attempts": ((*_RESTART, "MaxAttempts"), _same),
-    "restart_window": ((*_RESTART, "Window"), values.duration_ns),
-    "replicas_max_per_node": (("TaskTemplate", "Placement", "MaxReplicas"), _same),
-    "log_driver": (("TaskTemplate", "LogDriver", "Name"), _same),
-    "endpoint_mode": (("EndpointSpec", "Mode"), _same),
+SETTERS: Mapping[str, tuple[str, ...]] = {
+    "image": (*_CONTAINER, "Image"),
+    "hostname": (*_CONTAINER, "Hostname"),
+    "user": (*_CONTAINER, "User"),
+    "workdir": (*_CONTAINER, "Dir"),
+    "tty": (*_CONTAINER, "TTY"),
+    "read_only": (*_CONTAINER, "ReadOnly"),
+    "init": (*_CONTAINER, "Init"),
+    "stop_signal": (*_CONTAINER, "StopSignal"),
+    "stop_grace_period": (*_CONTAINER, "StopGracePeriod"),
+    "oom_score_adj": (*_CONTAINER, "OomScoreAdj"),
+    "entrypoint": (*_CONTAINER, "Command"),
+    "args": (*_CONTAINER, "Args"),
+    "isolation": (*_CONTAINER, "Isolation"),
+    "health_cmd": (*_HEALTH, "Test"),
+    "health_interval": (*_HEALTH, "Interval"),
+    "health_timeout": (*_HEALTH, "Timeout"),
+    "health_start_period": (*_HEALTH, "StartPeriod"),
+    "health_start_interval": (*_HEALTH, "StartInterval"),
+    "health_retries": (*_HEALTH, "Retries"),
+    "limit_cpu": (*_LIMITS, "NanoCPUs"),
+    "limit_memory": (*_LIMITS, "MemoryBytes"),
+    "limit_pids": (*_LIMITS, "Pids"),
+    "reserve_cpu": (*_RESERVATIONS, "NanoCPUs"),
+    "reserve_memory": (*_RESERVATIONS, "MemoryBytes"),
+    "restart_condition": (*_RESTART, "Condition"),
+    "restart_delay": (*_RESTART, "Delay"),
+    "restart_max_attempts": (*_RESTART, "MaxAttempts"),
+    "restart_window": (*_RESTART, "Window"),
+    "replicas_max_per_node": ("TaskTemplate", "Placement", "MaxReplicas"),
+    "log_driver": ("TaskTemplate", "LogDriver", "Name"),
+    "endpoint_mode": ("EndpointSpec", "Mode"),
     **{
-        f"{kind}_{name}": ((f"{kind.capitalize()}Config", key), parse)
+        f"{kind}_{name}": (f"{kind.capitalize()}Config", key)
         for kind in ("update", "rollback")
-        for name, key, parse in (
-            ("parallelism", "Parallelism", _same),
-            ("delay", "Delay", values.duration_ns),
-            ("failure_action", "FailureAction", _same),
-            ("monitor", "Monitor", values.duration_ns),
-            ("max_failure_ratio", "MaxFailureRatio", _same),
-            ("order", "Order", _same),
+        for name, key in (
+            ("parallelism", "Parallelism"),
+            ("delay", "Delay"),
+            ("failure_action", "FailureAction"),
+            ("monitor", "Monitor"),
+            ("max_failure_ratio", "MaxFailureRatio"),
+            ("order", "Order"),
         )
     },
 }
@@ -100,22 +100,18 @@ def at(spec: Spec, path: Sequence[str]) -> Any:
 
 
 def apply_settings(spec: Spec, options: Mapping[str, Any]) -> None:
-    """Put every given flag of ``SETTERS`` into the spec. Raises: ValueError with the flag's name."""
+    """Put every given flag of ``SETTERS`` into the spec. Raises: ValueError."""
     for name, value in options.items():
         if value is None or name not in SETTERS:
             continue
-        path, parse = SETTERS[name]
-        try:
-            parsed = parse(value)
-        except ValueError as error:
-            raise ValueError(f'invalid argument "{value}" for "--{name.replace("_", "-")}": {error}') from error
+        path = SETTERS[name]
         if path[0] in ("UpdateConfig", "RollbackConfig") and not spec.get(path[0]):
             spec[path[0]] = dict(_UPDATE_DEFAULTS)
         if path[:2] == _RESTART and not at(spec, _RESTART):
             put(spec, _RESTART, dict(_RESTART_DEFAULTS))
         if path[:3] == _HEALTH and (at(spec, (*_HEALTH, "Test")) or [""])[0] == "NONE":
             put(spec, (*_HEALTH, "Test"), [])
-        put(spec, path, parsed)
+        put(spec, path, value)
     if options.get("no_healthcheck"):
         if any(name.startswith("health_") and value is not None for name, value in options.items()):
             raise ValueError("--no-healthcheck conflicts with --health-* options")
@@ -164,16 +160,33 @@ MAPS: Mapping[str, tuple[str, ...]] = {
 
 
 def settle_capabilities(spec: Spec, add: Sequence[str], drop: Sequence[str]) -> None:
-    """Add and drop capabilities, by the names of the API; what is added is dropped no more, and the reverse."""
+    """Add and drop capabilities of an update, as Docker's command does.
+
+    Adding what was dropped takes that back, and the reverse; of what is added and dropped at once, adding counts.
+    ``RESET`` forgets those that were added, or dropped, before.
+    """
     if not add and not drop:
         return
-    added, dropped = values.capabilities(add, drop)
-    for key, more, less in (("CapabilityAdd", added, dropped), ("CapabilityDrop", dropped, added)):
-        path = (*_CONTAINER, key)
-        old = at(spec, path) or []
-        found = sorted({*old, *more} - ({*less} - {*more}))
+    paths = (*_CONTAINER, "CapabilityAdd"), (*_CONTAINER, "CapabilityDrop")
+    olds = [{values.capability(name) for name in at(spec, path) or ()} for path in paths]
+    wanted = [{values.capability(text) for text in texts} for texts in (add, drop)]
+    added, dropped = (set() if values.RESET in words else set(old) for old, words in zip(olds, wanted, strict=True))
+    more, less = (words - {values.RESET} for words in wanted)
+    for name in less - more:
+        _turn(name, added, dropped)
+    for name in more:
+        _turn(name, dropped, added)
+    for path, old, found in zip(paths, olds, (added, dropped), strict=True):
         if found or old:
-            put(spec, path, found)
+            put(spec, path, sorted(found))
+
+
+def _turn(name: str, undone: set[str], done: set[str]) -> None:
+    """Take a name out of the one set, or put it into the other."""
+    if name in undone:
+        undone.remove(name)
+    else:
+        done.add(name)
 
 
 def add_entries(spec: Spec, stem: str, entries: Sequence[Any]) -> None:
@@ -228,14 +241,17 @@ def _referred(found: Sequence[Spec], stem: str, key: str) -> str:
     return matches[0]
 
 
+def target_port(text: str) -> tuple[int, str]:
+    """Port and protocol of --publish-rm."""
+    number, _, protocol = text.partition("/")
+    if not number.isdecimal():
+        raise ValueError("want a target port, as in 80 or 53/udp")
+    return int(number[:9]), protocol or "tcp"
+
+
 def _without_ports(found: Sequence[Spec], keys: Sequence[str]) -> list[Spec]:
     """Ports are removed by target and protocol: ``80``, ``80/udp``; a port in full is refused, as by Docker."""
-    wanted = set()
-    for key in keys:
-        number, _, protocol = key.partition("/")
-        if not number.isdecimal():
-            raise ValueError(f'invalid argument "{key}" for "--publish-rm": want a target port, as in 80 or 53/udp')
-        wanted.add((int(number), protocol or "tcp"))
+    wanted = {target_port(key) for key in keys}
     return [entry for entry in found if (entry.get("TargetPort"), entry.get("Protocol", "tcp")) not in wanted]
 
 
@@ -261,11 +277,22 @@ def change_map(spec: Spec, stem: str, add: Sequence[str] = (), remove: Sequence[
     put(spec, path, found)
 
 
+def health_test(text: str) -> list[str]:
+    """The test of --health-cmd; an empty one is the image's own."""
+    return ["CMD-SHELL", text] if text else []
+
+
 def host_entry(text: str) -> str:
-    """``name:ip`` of --host as the API keeps it: "ip name"."""
-    name, separator, ip = text.partition(":")
-    if not separator or not name or not ip:
-        raise ValueError(f"bad format for add-host: {text!r}")
+    """``name:ip`` or ``name=ip`` of --host as the API keeps it: "ip name"."""
+    name, separator, ip = text.partition("=" if "=" in text else ":")
+    ip = ip.removeprefix("[").removesuffix("]")
+    if not separator or not name:
+        raise ValueError(f'bad format for add-host: "{text}"')
+    if ip != "host-gateway":
+        try:
+            values.address(ip)
+        except ValueError:
+            raise ValueError(f'invalid IP address in add-host: "{ip}"') from None
     return f"{ip} {name}"
 
 
@@ -273,7 +300,7 @@ def preference(text: str) -> Spec:
     """``spread=node.labels.zone`` of --placement-pref."""
     key, separator, descriptor = text.partition("=")
     if key != "spread" or not separator or not descriptor:
-        raise ValueError(f'invalid placement preference "{text}": only spread=KEY is supported')
+        raise ValueError('placement preference must be of the format "spread=<arg>"')
     return {"Spread": {"SpreadDescriptor": descriptor}}
 
 
@@ -281,7 +308,7 @@ def generic_resource(text: str) -> Spec:
     """``KIND=NUMBER`` of --generic-resource."""
     kind, separator, number = text.partition("=")
     if not separator or not kind:
-        raise ValueError(f"invalid generic-resource request `{text}`: want KIND=NUMBER")
+        raise ValueError(f"invalid generic-resource format `{text}` expected `name=value`")
     if not number.isdecimal():
         raise ValueError(
             f"invalid generic-resource request `{text}`, Named Generic Resources is not supported for service create or"

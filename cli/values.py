@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -21,7 +22,9 @@ _UNIT_NS = {
 }
 _BYTES = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?) ?([kmgtp]?)i?b?", re.IGNORECASE)
 _DECIMAL = re.compile(r"[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40}")
+_DOMAIN = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*\.?")
 _INT64_MAX = 2**63 - 1
+RESET = "RESET"  # of --cap-add and --cap-drop of an update: forget those of before
 # What a bind mount does with mounts below its source, as BindOptions.
 BIND_RECURSIVE: Mapping[str, Mapping[str, bool]] = {
     "enabled": {},
@@ -42,11 +45,11 @@ def duration_ns(text: str) -> int:
     while position < len(rest):
         match = _DURATION.match(rest, position)
         if match is None:
-            raise ValueError(f"time: invalid duration {text[:100]!r}")
+            raise ValueError(f'time: invalid duration "{text[:100]}"')
         total += Fraction(match.group(1)) * _UNIT_NS[match.group(2)]
         position = match.end()
     if position == 0 or total > _INT64_MAX:
-        raise ValueError(f"time: invalid duration {text[:100]!r}")
+        raise ValueError(f'time: invalid duration "{text[:100]}"')
     return sign * int(total)
 
 
@@ -70,6 +73,32 @@ def _decimal(value: int, unit: int) -> str:
     whole, rest = divmod(value, unit)
     fraction = str(rest).rjust(len(str(unit)) - 1, "0").rstrip("0")
     return f"{whole}.{fraction}" if fraction else str(whole)
+
+
+def integer(text: str) -> int:
+    """A whole number of 64 bits."""
+    return _number(text, "ParseInt", -(2**63), _INT64_MAX)
+
+
+def count(text: str) -> int:
+    """A whole number of 64 bits that is not below 0."""
+    return _number(text, "ParseUint", 0, 2**64 - 1)
+
+
+def _number(text: str, function: str, least: int, most: int) -> int:
+    sign = "[-+]?" if least < 0 else ""
+    if not re.fullmatch(f"{sign}[0-9]{{1,100}}", text):
+        raise ValueError(f'strconv.{function}: parsing "{text[:100]}": invalid syntax')
+    if not least <= int(text) <= most:
+        raise ValueError(f'strconv.{function}: parsing "{text[:100]}": value out of range')
+    return int(text)
+
+
+def decimal(text: str) -> float:
+    """A number, as of a ratio."""
+    if not re.fullmatch(rf"[-+]?(?:{_DECIMAL.pattern})(?:[eE][-+]?[0-9]{{1,3}})?", text):
+        raise ValueError(f'strconv.ParseFloat: parsing "{text[:100]}": invalid syntax')
+    return float(text)
 
 
 def words(text: str) -> list[str]:
@@ -105,14 +134,20 @@ def environment(entries: Iterable[str], variables: Mapping[str, str]) -> list[st
     """``NAME=value`` entries in order, the last of a name counting; ``NAME`` alone is taken from ``variables``."""
     found: dict[str, str] = {}
     for entry in entries:
-        name, separator, value = entry.partition("=")
-        if not name:
-            raise ValueError(f"invalid environment variable: {entry}")
+        name, separator, value = environment_entry(entry)
         if separator:
             found[name] = value
         elif name in variables:
             found[name] = variables[name]
     return [f"{name}={value}" for name, value in found.items()]
+
+
+def environment_entry(text: str) -> tuple[str, str, str]:
+    """Name, separator and value of ``NAME[=value]``."""
+    name, separator, value = text.partition("=")
+    if not name:
+        raise ValueError(f"invalid environment variable: {text}")
+    return name, separator, value
 
 
 def environment_file(text: str) -> list[str]:
@@ -144,6 +179,30 @@ def nano_cpus(text: str) -> int:
     if found > _INT64_MAX:
         raise ValueError(f"value is out of range: {text[:100]}")
     return int(found)
+
+
+def label(text: str) -> tuple[str, str]:
+    """Key and value of ``KEY[=value]``."""
+    key, _, value = text.partition("=")
+    if not key:
+        raise ValueError(f"invalid label '{text}': empty name")
+    return key, value
+
+
+def address(text: str) -> str:
+    """An IP address."""
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        raise ValueError(f"IP address is not correctly formatted: {text[:100]}") from None
+
+
+def search_domain(text: str) -> str:
+    """A domain of --dns-search; "." is none."""
+    name = text.strip()
+    if name != "." and (len(name) > 254 or not _DOMAIN.fullmatch(name) or not re.search("[a-zA-Z]", name)):
+        raise ValueError(f"{text[:100]} is not a valid domain")
+    return name
 
 
 def key_values(items: Iterable[str]) -> dict[str, str]:
@@ -187,10 +246,10 @@ def port(text: str) -> list[dict[str, Any]]:
     body, slash, protocol = text.partition("/")
     protocol = protocol.lower()
     if slash and protocol not in ("tcp", "udp", "sctp"):
-        raise ValueError(f"invalid protocol: {protocol}")
+        raise ValueError(f"Invalid proto: {protocol}")
     *published, target = body.split(":")
     if len(published) > 1:
-        raise ValueError(f"HostIP is not supported: {text}")
+        raise ValueError("hostip is not supported")
     targets = _range(target, text)
     sources = _range(published[0], text) if published and published[0] else [0] * len(targets)
     if len(targets) == 1:
@@ -241,7 +300,7 @@ def _range(text: str, whole: str) -> list[int]:
 
 def _port_number(text: str, whole: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
-        raise ValueError(f"invalid containerPort: {whole}")
+        raise ValueError(f"Invalid containerPort: {whole}")
     return int(text)
 
 
@@ -302,7 +361,7 @@ def mount(text: str) -> dict[str, Any]:
             case "tmpfs-mode":
                 tmpfs["Mode"] = file_mode(value)
             case _:
-                raise ValueError(f"unknown option '{key}' in '{text}'")
+                raise ValueError(f"unexpected key '{key}' in '{key}={value}'")
     if driver:
         volume["DriverConfig"] = driver
     for kind, name, options in (
@@ -349,13 +408,15 @@ def _flag(value: str, key: str) -> bool:
 
 def capabilities(add: Iterable[str], drop: Iterable[str]) -> tuple[list[str], list[str]]:
     """Names of capabilities as the API has them (``CAP_SYS_NICE`` of ``sys_nice``), sorted; what is added is not dropped."""
-    added, dropped = ({_capability(text) for text in texts} for texts in (add, drop))
-    return sorted({"ALL"} if "ALL" in added else added), sorted({"ALL"} if "ALL" in dropped else dropped - added)
+    added, dropped = ({capability(text) for text in texts} - {RESET} for texts in (add, drop))
+    added = {"ALL"} if "ALL" in added else added
+    return sorted(added), sorted(({"ALL"} if "ALL" in dropped else dropped) - added)
 
 
-def _capability(text: str) -> str:
+def capability(text: str) -> str:
+    """The API's name of one: ``CAP_SYS_NICE`` of ``sys_nice``; ALL stays, and so does RESET, which updates know."""
     name = text.strip().upper()
-    return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
+    return name if name in ("ALL", RESET) or name.startswith("CAP_") else f"CAP_{name}"
 
 
 def ulimit(text: str) -> dict[str, Any]:
@@ -389,7 +450,7 @@ def file_reference(text: str) -> dict[str, Any]:
                 case "mode":
                     file["Mode"] = file_mode(value)
                 case _:
-                    raise ValueError(f"invalid field in {text!r}: {key}")
+                    raise ValueError(f"invalid field: {key}")
     if not source:
         raise ValueError("source is required")
     file["Name"] = file["Name"] or source

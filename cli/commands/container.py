@@ -13,7 +13,7 @@ from base.durations import human_duration
 from cli import output
 from cli.client import EngineClient
 from cli.commands.groups import Group, each
-from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST
+from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST, INTEGER
 from cli.commands.run import run
 from cli.filters import parse_filters
 from cli.images import familiar
@@ -127,7 +127,7 @@ def kill(engine: EngineClient, names: Sequence[str], signal: str) -> None:
 
 @container.command()
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@click.option("-t", "--timeout", type=int, help="Seconds to wait before killing the container")
+@click.option("-t", "--timeout", type=INTEGER, help="Seconds to wait before killing the container")
 @click.pass_obj
 def stop(engine: EngineClient, names: Sequence[str], timeout: int | None) -> None:
     """Stop one or more running containers."""

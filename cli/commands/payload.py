@@ -8,11 +8,11 @@ from typing import Any, BinaryIO
 
 import click
 
-from cli import output
+from cli import output, values
 from cli.client import EngineClient
 from cli.commands.groups import Group, each
 from cli.commands.node import labels
-from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST, ONLY_IDS, PRETTY
+from cli.commands.options import FILTERS, FORMAT, FORMAT_OF_LIST, ONLY_IDS, PRETTY, checked
 from cli.filters import parse_filters
 from cli.values import key_values
 
@@ -33,7 +33,7 @@ def _group(word: str) -> click.Group:
     @group.command(help=f"Create a {word} from a file or STDIN (-).")
     @click.argument("name", metavar=word.upper())
     @click.argument("file", type=click.File("rb"))
-    @click.option("-l", "--label", multiple=True, help=f"{word.capitalize()} labels")
+    @click.option("-l", "--label", multiple=True, type=checked(values.label), help=f"{word.capitalize()} labels")
     @click.option("--template-driver", default="", help="Template driver")
     @click.pass_obj
     def create(engine: EngineClient, name: str, file: BinaryIO, label: Sequence[str], template_driver: str) -> None:

@@ -14,6 +14,7 @@ from cli import output, values
 from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Command, FlagValueError
 from cli.commands.image import pull_image
+from cli.commands.options import BYTES, CPUS, Parsed, checked
 from cli.images import with_tag
 from cli.logs import copy_frames
 
@@ -22,20 +23,46 @@ _RESTART = re.compile(r"(no|always|unless-stopped|on-failure)(?::([0-9]{1,9}))?"
 REFUSED, NOT_RUNNABLE, NOT_FOUND = 125, 126, 127
 
 
+def _bind(text: str) -> str:
+    """``SOURCE:TARGET[:MODE]``, a relative source made absolute."""
+    source, separator, rest = text.partition(":")
+    if not separator:
+        raise ValueError("want SOURCE:TARGET[:MODE]")
+    if source.startswith((".", "~")):
+        source = os.path.abspath(os.path.expanduser(source))
+    return f"{source}:{rest}"
+
+
+def _port_bindings(text: str) -> list[tuple[str, dict[str, str]]]:
+    """Port and binding, each, of ``[IP:][PUBLISHED:]TARGET[/PROTOCOL]``."""
+    address, separator, rest = text.rpartition(":")
+    host, inner, published = address.rpartition(":")
+    short = f"{published}:{rest}" if separator and published else rest
+    return [
+        (
+            f"{port['TargetPort']}/{port['Protocol']}",
+            {"HostIp": host.strip("[]") if inner else "", "HostPort": str(port.get("PublishedPort", ""))},
+        )
+        for port in values.port(short)
+    ]
+
+
 @click.command(cls=Command, context_settings={"allow_interspersed_args": False})
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("-d", "--detach", is_flag=True, help="Run container in background and print container ID")
 @click.option("--rm", "remove", is_flag=True, help="Automatically remove the container when it exits")
 @click.option("--name", default="", help="Assign a name to the container")
-@click.option("-e", "--env", multiple=True, help="Set environment variables")
-@click.option("-v", "--volume", multiple=True, help="Bind mount a volume (SOURCE:TARGET[:MODE])")
-@click.option("-p", "--publish", multiple=True, help="Publish a container's port(s) to the host")
-@click.option("-m", "--memory", default="", metavar="BYTES", help="Memory limit")
-@click.option("--cpus", default="", metavar="DECIMAL", help="Number of CPUs")
+@click.option("-e", "--env", multiple=True, type=checked(values.environment_entry), help="Set environment variables")
+@click.option("-v", "--volume", multiple=True, type=Parsed(_bind), help="Bind mount a volume (SOURCE:TARGET[:MODE])")
+@click.option(
+    "-p", "--publish", multiple=True, type=Parsed(_port_bindings), help="Publish a container's port(s) to the host"
+)
+@click.option("-m", "--memory", type=BYTES, help="Memory limit")
+@click.option("--cpus", type=CPUS, help="Number of CPUs")
 @click.option("--network", default="", help="Connect a container to a network")
 @click.option("--restart", default="no", help="Restart policy to apply when a container exits")
-@click.option("-l", "--label", multiple=True, help="Set meta data on a container")
+@click.option("-l", "--label", multiple=True, type=checked(values.label), help="Set meta data on a container")
 @click.option("-w", "--workdir", default="", help="Working directory inside the container")
 @click.option("-u", "--user", default="", help="Username or UID (format: <name|uid>[:<group|gid>])")
 @click.option("--entrypoint", default="", help="Overwrite the default ENTRYPOINT of the image")
@@ -108,16 +135,16 @@ def container_body(image: str, command: Sequence[str], options: dict[str, Any]) 
     ports, exposed = _ports(options["publish"])
     host: dict[str, Any] = {
         "AutoRemove": options["remove"],
-        "Binds": [_bind(text) for text in options["volume"]],
+        "Binds": list(options["volume"]),
         "PortBindings": ports,
         "RestartPolicy": _restart(options["restart"], options["remove"]),
     }
     if options["network"]:
         host["NetworkMode"] = options["network"]
     if options["memory"]:
-        host["Memory"] = values.size_bytes(options["memory"])
+        host["Memory"] = options["memory"]
     if options["cpus"]:
-        host["NanoCpus"] = values.nano_cpus(options["cpus"])
+        host["NanoCpus"] = options["cpus"]
     body: dict[str, Any] = {
         "Image": image,
         "Cmd": list(command) or None,
@@ -135,27 +162,11 @@ def container_body(image: str, command: Sequence[str], options: dict[str, Any]) 
     return body
 
 
-def _bind(text: str) -> str:
-    """``SOURCE:TARGET[:MODE]``, a relative source made absolute."""
-    source, separator, rest = text.partition(":")
-    if not separator:
-        raise ValueError(f'invalid argument "{text}" for "-v, --volume" flag: want SOURCE:TARGET[:MODE]')
-    if source.startswith((".", "~")):
-        source = os.path.abspath(os.path.expanduser(source))
-    return f"{source}:{rest}"
-
-
-def _ports(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """PortBindings and ExposedPorts of ``[IP:][PUBLISHED:]TARGET[/PROTOCOL]``."""
+def _ports(given: Sequence[Sequence[tuple[str, dict[str, str]]]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """PortBindings and ExposedPorts."""
     bindings: dict[str, Any] = {}
-    for text in texts:
-        address, separator, rest = text.rpartition(":")
-        host, inner, published = address.rpartition(":")
-        short = f"{published}:{rest}" if separator and published else rest
-        for port in values.port(short):
-            key = f"{port['TargetPort']}/{port['Protocol']}"
-            binding = {"HostIp": host.strip("[]") if inner else "", "HostPort": str(port.get("PublishedPort", ""))}
-            bindings.setdefault(key, []).append(binding)
+    for key, binding in (one for several in given for one in several):
+        bindings.setdefault(key, []).append(binding)
     return bindings, {key: {} for key in bindings}
 
 

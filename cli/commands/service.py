@@ -16,6 +16,7 @@ from cli.client import EngineClient, RefusedError
 from cli.commands.groups import FlagValueError, Group, each
 from cli.commands.node import resolve
 from cli.commands.options import (
+    COUNT,
     FILTERS,
     FORMAT,
     FORMAT_OF_LIST,
@@ -25,6 +26,7 @@ from cli.commands.options import (
     ONLY_IDS,
     ONLY_TASK_IDS,
     PRETTY,
+    WORDS,
 )
 from cli.commands.service_options import common_options, list_options
 from cli.filters import parse_filters
@@ -40,33 +42,20 @@ def service() -> None:
     """Manage services."""
 
 
-def _entries(engine: EngineClient, stem: str, texts: Sequence[str]) -> list[Any]:
-    """The API's entries of what was written for a list flag."""
+def _entries(engine: EngineClient, stem: str, given: Sequence[Any]) -> list[Any]:
+    """The API's entries of what a list flag was given, each read already."""
     match stem:
-        case "mount":
-            return [values.mount(text) for text in texts]
         case "publish":
-            return [port for text in texts for port in values.port(text)]
-        case "host":
-            return [service_spec.host_entry(text) for text in texts]
-        case "ulimit":
-            return [values.ulimit(text) for text in texts]
-        case "network":
-            return [values.network(text) for text in texts]
+            return [port for ports in given for port in ports]
         case "secret" | "config":
-            return [_file_entry(engine, stem, text) for text in texts]
-        case "placement_pref":
-            return [service_spec.preference(text) for text in texts]
-        case "generic_resource":
-            return [service_spec.generic_resource(text) for text in texts]
+            return [_file_entry(engine, stem, reference) for reference in given]
         case "env":
-            return values.environment(texts, os.environ)
+            return values.environment(given, os.environ)
         case _:
-            return list(texts)
+            return list(given)
 
 
-def _file_entry(engine: EngineClient, stem: str, text: str) -> dict[str, Any]:
-    reference = values.file_reference(text)
+def _file_entry(engine: EngineClient, stem: str, reference: dict[str, Any]) -> dict[str, Any]:
     word = stem.capitalize()
     found = engine.list(f"/{stem}s", {"name": [reference["Source"]]})
     found = found or engine.list(f"/{stem}s", {"id": [reference["Source"]]})
@@ -95,7 +84,7 @@ def _apply(engine: EngineClient, spec: Spec, options: dict[str, Any]) -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--name", default="", help="Service name")
 @click.option("--mode", "mode_name", default="replicated", help="Service mode (replicated, global)")
-@click.option("--replicas", type=int, help="Number of tasks")
+@click.option("--replicas", type=COUNT, help="Number of tasks")
 @click.option("--env-file", multiple=True, help="Read in a file of environment variables")
 @list_options([""])
 @common_options
@@ -144,8 +133,8 @@ def _env_files(names: Sequence[str]) -> list[str]:
 @service.command()
 @click.argument("name", metavar="SERVICE")
 @click.option("--image", help="Service image tag")
-@click.option("--args", help="Service command args")
-@click.option("--replicas", type=int, help="Number of tasks")
+@click.option("--args", type=WORDS, help="Service command args")
+@click.option("--replicas", type=COUNT, help="Number of tasks")
 @click.option("--force", is_flag=True, help="Force update even if no changes require it")
 @click.option("--rollback", is_flag=True, help="Rollback to previous specification")
 @list_options(["-add", "-rm"])
@@ -156,7 +145,7 @@ def update(
     /,
     name: str,
     image: str | None,
-    args: str | None,
+    args: list[str] | None,
     replicas: int | None,
     force: bool,
     rollback: bool,
@@ -247,7 +236,7 @@ def scale(engine: EngineClient, targets: Sequence[str], detach: bool) -> None:
 
 def _scale(engine: EngineClient, name: str, number: str) -> None:
     if not re.fullmatch(r"[0-9]{1,18}", number):
-        raise ValueError(f"invalid replicas value {number}: want a number")
+        raise ValueError(f'invalid replicas value {number}: strconv.ParseUint: parsing "{number}": invalid syntax')
     found = engine.get(f"/services/{name}")
     _set_replicas(found["Spec"], int(number))
     answer = engine.post(f"/services/{found['ID']}/update", found["Spec"], version=found["Version"]["Index"])

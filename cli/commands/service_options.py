@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any  # Any: a click command before and after a decorator, whose types click keeps to itself
 
 import click
+
+from cli import service_spec, values
+from cli.commands.options import BYTES, COUNT, CPUS, DURATION, FLOAT, INTEGER, WORDS, Parsed, checked
 
 CONDITION = click.Choice(["none", "on-failure", "any"])
 ORDER = click.Choice(["start-first", "stop-first"])
@@ -17,33 +20,33 @@ def common_options(command: Any) -> Any:
         click.option("--hostname", help="Container hostname"),
         click.option("-u", "--user", help="Username or UID (format: <name|uid>[:<group|gid>])"),
         click.option("-w", "--workdir", help="Working directory inside the container"),
-        click.option("--entrypoint", help="Overwrite the default ENTRYPOINT of the image"),
+        click.option("--entrypoint", type=WORDS, help="Overwrite the default ENTRYPOINT of the image"),
         click.option("-t", "--tty/--no-tty", default=None, help="Allocate a pseudo-TTY"),
         click.option(
             "--read-only/--no-read-only", default=None, help="Mount the container's root filesystem as read only"
         ),
         click.option("--init/--no-init", default=None, help="Use an init inside each service container"),
         click.option("--stop-signal", help="Signal to stop the container"),
-        click.option("--stop-grace-period", metavar="DURATION", help="Time to wait before force killing (default 10s)"),
-        click.option("--oom-score-adj", type=int, help="Tune host's OOM preferences (-1000 to 1000)"),
-        click.option("--health-cmd", help="Command to run to check health"),
-        click.option("--health-interval", metavar="DURATION", help="Time between running the check"),
-        click.option("--health-timeout", metavar="DURATION", help="Maximum time to allow one check to run"),
-        click.option("--health-start-period", metavar="DURATION", help="Start period before counting retries"),
-        click.option("--health-start-interval", metavar="DURATION", help="Time between checks during the start period"),
-        click.option("--health-retries", type=int, help="Consecutive failures needed to report unhealthy"),
-        click.option("--limit-cpu", metavar="DECIMAL", help="Limit CPUs"),
-        click.option("--limit-memory", metavar="BYTES", help="Limit memory"),
-        click.option("--limit-pids", type=int, help="Limit maximum number of processes (default 0 = unlimited)"),
-        click.option("--reserve-cpu", metavar="DECIMAL", help="Reserve CPUs"),
-        click.option("--reserve-memory", metavar="BYTES", help="Reserve memory"),
+        click.option("--stop-grace-period", type=DURATION, help="Time to wait before force killing (default 10s)"),
+        click.option("--oom-score-adj", type=INTEGER, help="Tune host's OOM preferences (-1000 to 1000)"),
+        click.option("--health-cmd", type=Parsed(service_spec.health_test), help="Command to run to check health"),
+        click.option("--health-interval", type=DURATION, help="Time between running the check"),
+        click.option("--health-timeout", type=DURATION, help="Maximum time to allow one check to run"),
+        click.option("--health-start-period", type=DURATION, help="Start period before counting retries"),
+        click.option("--health-start-interval", type=DURATION, help="Time between checks during the start period"),
+        click.option("--health-retries", type=INTEGER, help="Consecutive failures needed to report unhealthy"),
+        click.option("--limit-cpu", type=CPUS, help="Limit CPUs"),
+        click.option("--limit-memory", type=BYTES, help="Limit memory"),
+        click.option("--limit-pids", type=INTEGER, help="Limit maximum number of processes (default 0 = unlimited)"),
+        click.option("--reserve-cpu", type=CPUS, help="Reserve CPUs"),
+        click.option("--reserve-memory", type=BYTES, help="Reserve memory"),
         click.option(
-            "--replicas-max-per-node", type=int, help="Maximum number of tasks per node (default 0 = unlimited)"
+            "--replicas-max-per-node", type=COUNT, help="Maximum number of tasks per node (default 0 = unlimited)"
         ),
         click.option("--restart-condition", type=CONDITION, help='Restart when condition is met (default "any")'),
-        click.option("--restart-delay", metavar="DURATION", help="Delay between restart attempts (default 5s)"),
-        click.option("--restart-max-attempts", type=int, help="Maximum number of restarts before giving up"),
-        click.option("--restart-window", metavar="DURATION", help="Window used to evaluate the restart policy"),
+        click.option("--restart-delay", type=DURATION, help="Delay between restart attempts (default 5s)"),
+        click.option("--restart-max-attempts", type=COUNT, help="Maximum number of restarts before giving up"),
+        click.option("--restart-window", type=DURATION, help="Window used to evaluate the restart policy"),
         click.option("--no-healthcheck", is_flag=True, help="Disable any container-specified HEALTHCHECK"),
         click.option("--isolation", help="Service container isolation mode"),
         click.option(
@@ -62,20 +65,42 @@ def common_options(command: Any) -> Any:
     for kind, actions in (("update", ["pause", "continue", "rollback"]), ("rollback", ["pause", "continue"])):
         options += [
             click.option(
-                f"--{kind}-parallelism", type=int, help=f"Maximum number of tasks in a {kind} at once, 0 for all"
+                f"--{kind}-parallelism", type=COUNT, help=f"Maximum number of tasks in a {kind} at once, 0 for all"
             ),
-            click.option(f"--{kind}-delay", metavar="DURATION", help=f"Delay between task {kind}s"),
+            click.option(f"--{kind}-delay", type=DURATION, help=f"Delay between task {kind}s"),
             click.option(
-                f"--{kind}-monitor", metavar="DURATION", help=f"Duration after each task {kind} to monitor for failure"
+                f"--{kind}-monitor", type=DURATION, help=f"Duration after each task {kind} to monitor for failure"
             ),
             click.option(f"--{kind}-failure-action", type=click.Choice(actions), help=f"Action on {kind} failure"),
-            click.option(f"--{kind}-max-failure-ratio", type=float, help=f"Failure rate to tolerate during a {kind}"),
+            click.option(f"--{kind}-max-failure-ratio", type=FLOAT, help=f"Failure rate to tolerate during a {kind}"),
             click.option(f"--{kind}-order", type=ORDER, help=f"{kind.capitalize()} order"),
         ]
     for option in reversed(options):
         command = option(command)
     return command
 
+
+# How an entry is read; other lists take any text.
+_ENTRIES: Mapping[str, Parsed] = {
+    "env": checked(values.environment_entry),
+    "mount": Parsed(values.mount),
+    "publish": Parsed(values.port),
+    "secret": Parsed(values.file_reference),
+    "config": Parsed(values.file_reference),
+    "network": Parsed(values.network),
+    "host": Parsed(service_spec.host_entry),
+    "dns": Parsed(values.address),
+    "dns_search": Parsed(values.search_domain),
+    "ulimit": Parsed(values.ulimit),
+    "label": checked(values.label),
+    "container_label": checked(values.label),
+    "placement_pref": Parsed(service_spec.preference),
+    "generic_resource": Parsed(service_spec.generic_resource),
+}
+_REMOVED: Mapping[str, Parsed] = {
+    "publish": checked(service_spec.target_port),
+    "placement_pref": checked(service_spec.preference),
+}
 
 _LIST_HELP = {
     "env": ("-e", "Set environment variables"),
@@ -117,7 +142,8 @@ def list_options(suffixes: Sequence[str]) -> Callable[[Any], Any]:
                     continue
                 names = [name, letter] if letter and not suffix else [name]
                 destination = f"{stem}{'_rm' if suffix == '-rm' else ''}"
-                command = click.option(*names, destination, multiple=True, help=text)(command)
+                kind = (_REMOVED if suffix == "-rm" else _ENTRIES).get(stem)
+                command = click.option(*names, destination, multiple=True, type=kind, help=text)(command)
         return command
 
     return decorate

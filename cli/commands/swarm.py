@@ -10,8 +10,7 @@ import click
 from cli import output
 from cli.client import EngineClient, RefusedError
 from cli.commands.groups import Command
-from cli.commands.options import FORMAT
-from cli.values import duration_ns
+from cli.commands.options import COUNT, DURATION, FORMAT, INTEGER
 
 DEFAULT_LISTEN = "0.0.0.0:2377"
 _AVAILABILITY = click.Choice(["active", "pause", "drain"])
@@ -20,13 +19,13 @@ _AVAILABILITY = click.Choice(["active", "pause", "drain"])
 def _spec_options(command: Any) -> Any:
     """Options that set parts of the cluster's spec, for init and update."""
     for option in (
-        click.option("--task-history-limit", type=int, help="Task history retention limit (default 5)"),
-        click.option("--dispatcher-heartbeat", metavar="DURATION", help="Dispatcher heartbeat period (default 5s)"),
-        click.option("--cert-expiry", metavar="DURATION", help="Validity period for node certificates (default 2160h)"),
+        click.option("--task-history-limit", type=INTEGER, help="Task history retention limit (default 5)"),
+        click.option("--dispatcher-heartbeat", type=DURATION, help="Dispatcher heartbeat period (default 5s)"),
+        click.option("--cert-expiry", type=DURATION, help="Validity period for node certificates (default 2160h)"),
         click.option(
-            "--snapshot-interval", type=int, help="Number of log entries between Raft snapshots (default 10000)"
+            "--snapshot-interval", type=COUNT, help="Number of log entries between Raft snapshots (default 10000)"
         ),
-        click.option("--max-snapshots", type=int, help="Number of additional Raft snapshots to retain"),
+        click.option("--max-snapshots", type=COUNT, help="Number of additional Raft snapshots to retain"),
         click.option("--autolock/--no-autolock", default=None, help="Manager autolocking"),
     ):
         command = option(command)
@@ -48,7 +47,7 @@ def _apply_spec(spec: dict[str, Any], options: dict[str, Any]) -> bool:
         section, key = places[name]
         if spec.get(section) is None:
             spec[section] = {}
-        spec[section][key] = duration_ns(value) if isinstance(value, str) else value
+        spec[section][key] = value
     return bool(given)
 
 

@@ -178,7 +178,7 @@ def test_no_healthcheck_does_not_go_with_the_other_health_flags() -> None:
     spec: dict[str, Any] = {}
     service_spec.apply_settings(spec, {"no_healthcheck": True})
     assert spec["TaskTemplate"]["ContainerSpec"]["Healthcheck"] == {"Test": ["NONE"]}
-    service_spec.apply_settings(spec, {"health_cmd": "true"})
+    service_spec.apply_settings(spec, {"health_cmd": service_spec.health_test("true")})
     assert spec["TaskTemplate"]["ContainerSpec"]["Healthcheck"]["Test"] == ["CMD-SHELL", "true"]
     with pytest.raises(ValueError, match="conflicts"):
         service_spec.apply_settings({}, {"no_healthcheck": True, "health_retries": 3})
