@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 from pathlib import Path
 
 from base.leftovers import Leftovers
@@ -39,11 +40,12 @@ def test_without_a_descriptor_it_goes_once_there_is_one(tmp_path: Path) -> None:
 
 def test_one_that_stays_keeps_no_other(tmp_path: Path) -> None:
     stubborn, tree = tmp_path / "stubborn", tmp_path / "tree"
-    refused = [stubborn, tree]
+    refused, tried = [stubborn, tree], list[Path]()
     for path in refused:
         path.mkdir()
 
     def remove(path: Path) -> None:
+        tried.append(path)
         if path in refused:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         remove_tree(path)
@@ -53,5 +55,10 @@ def test_one_that_stays_keeps_no_other(tmp_path: Path) -> None:
     leftovers.remove(tree)
     refused.remove(tree)
     wait_until(lambda: not tree.exists(), what="the other to go")
-    assert stubborn.exists()
+    tree.mkdir()  # another one
+    tried.clear()
+    wait_until(lambda: tried.count(stubborn) >= 2, what="more tries")
+    assert tried.count(tree) == 0
     leftovers.close()
+    assert stubborn.exists()
+    assert "leftovers" not in {thread.name for thread in threading.enumerate()}

@@ -15,6 +15,8 @@ from base.records import Records
 from base.retrying import Retrier
 from tests.waiting import wait_until
 
+NEVER_S = 1000.0
+
 
 class Disk:
     """Folders that refuse what is written to them."""
@@ -61,7 +63,7 @@ def test_a_record_that_cannot_be_saved_is_saved_when_there_is_room(disk: Disk, f
 
 def test_an_orderly_end_saves_what_is_left(disk: Disk, folders: tuple[Path, Path]) -> None:
     state, _ = folders
-    records, file = Records(first_s=1000), state / "state.json"
+    records, file = Records(first_s=NEVER_S, max_s=NEVER_S), state / "state.json"
     disk.full = {state}
     assert not records.keep(file, b"exited 7")  # nowhere to put a copy
     assert not records.is_safe(file)
@@ -70,10 +72,23 @@ def test_an_orderly_end_saves_what_is_left(disk: Disk, folders: tuple[Path, Path
     assert file.read_bytes() == b"exited 7"
 
 
+def test_a_copy_that_could_not_be_written_is_written_once_there_is_room_for_it(
+    disk: Disk, folders: tuple[Path, Path]
+) -> None:
+    state, spill = folders
+    records, file = Records(spill, first_s=0.01), state / "state.json"
+    disk.full = {state, spill}
+    assert not records.keep(file, b"exited 7")
+    disk.full = {state}
+    wait_until(lambda: records.is_safe(file), what="the copy to be written")
+    assert Records(spill, first_s=NEVER_S, max_s=NEVER_S).read(file) == b"exited 7"
+    records.close()
+
+
 def test_the_next_daemon_reads_what_a_killed_one_could_not_save(disk: Disk, folders: tuple[Path, Path]) -> None:
     state, spill = folders
     file, other = state / "state.json", state / "gone.json"
-    killed = Records(spill, first_s=1000)
+    killed = Records(spill, first_s=NEVER_S, max_s=NEVER_S)
     killed.keep(file, b"running")
     disk.full = {state}
     killed.keep(file, b"exited 7")
@@ -81,7 +96,7 @@ def test_the_next_daemon_reads_what_a_killed_one_could_not_save(disk: Disk, fold
     successor = Records(spill, first_s=0.01)
     assert successor.read(file) == b"exited 7"
     successor.tidy()
-    assert len(list(spill.iterdir())) == 1
+    assert [copy.read_bytes() for copy in spill.iterdir()] == [b"exited 7"]
     disk.full = set()
     wait_until(lambda: file.read_bytes() == b"exited 7", what="the record to be saved")
     wait_until(lambda: list(spill.iterdir()) == [], what="the copy to go")
@@ -91,18 +106,18 @@ def test_the_next_daemon_reads_what_a_killed_one_could_not_save(disk: Disk, fold
 def test_a_copy_that_is_older_than_the_file_does_not_count(disk: Disk, folders: tuple[Path, Path]) -> None:
     state, spill = folders
     file = state / "state.json"
-    killed = Records(spill, first_s=1000)
+    killed = Records(spill, first_s=NEVER_S, max_s=NEVER_S)
     disk.full = {state}
     killed.keep(file, b"old")
     (copy,) = spill.iterdir()
     write_atomic(file, b"new")  # and killed before the copy went
     os.utime(copy, ns=(1, 1))
-    assert Records(spill, first_s=1000).read(file) == b"new"
+    assert Records(spill, first_s=NEVER_S, max_s=NEVER_S).read(file) == b"new"
 
 
 def test_a_late_try_does_not_bring_an_older_record_back(disk: Disk, folders: tuple[Path, Path]) -> None:
     state, spill = folders
-    records, file = Records(spill, first_s=1000), state / "state.json"
+    records, file = Records(spill, first_s=NEVER_S, max_s=NEVER_S), state / "state.json"
     disk.full = {state}
     records.keep(file, b"old")
     disk.full = set()
@@ -114,7 +129,7 @@ def test_a_late_try_does_not_bring_an_older_record_back(disk: Disk, folders: tup
 
 def test_a_record_of_something_removed_is_not_saved(disk: Disk, folders: tuple[Path, Path]) -> None:
     state, spill = folders
-    records, file = Records(spill, first_s=1000), state / "state.json"
+    records, file = Records(spill, first_s=NEVER_S, max_s=NEVER_S), state / "state.json"
     disk.full = {state}
     records.keep(file, b"old")
     records.drop(file)
@@ -126,7 +141,7 @@ def test_a_record_of_something_removed_is_not_saved(disk: Disk, folders: tuple[P
 
 def test_what_is_refused_changes_nothing(disk: Disk, folders: tuple[Path, Path]) -> None:
     state, spill = folders
-    records, file = Records(spill, first_s=1000), state / "state.json"
+    records, file = Records(spill, first_s=NEVER_S, max_s=NEVER_S), state / "state.json"
     disk.full = {state}
     records.keep(file, b"kept")
     with pytest.raises(OSError, match="No space left"):
@@ -138,7 +153,7 @@ def test_what_is_refused_changes_nothing(disk: Disk, folders: tuple[Path, Path])
 
 def test_a_full_disk_is_tried_with_one_record_however_many_wait(disk: Disk, folders: tuple[Path, Path]) -> None:
     state, spill = folders
-    records = Records(spill, first_s=1000)
+    records = Records(spill, first_s=NEVER_S, max_s=NEVER_S)
     disk.full = {state}
     for number in range(50):
         records.keep(state / f"{number}.json", b"x")
@@ -164,6 +179,28 @@ def test_a_retrier_has_a_thread_only_while_something_is_left() -> None:
     retrier.close()
     retrier.wake()
     assert "test-retrier" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_retrier_makes_one_attempt_at_a_time_and_its_end_waits_for_it() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def attempt() -> None:
+        begun.set()
+        assert go_on.wait(10)
+        ended.set()
+
+    retrier = Retrier(attempt, lambda: True, name="test-retrier", first_s=0.01)
+    retrier.wake()
+    assert begun.wait(10)
+    retrier.wake()
+    assert [thread.name for thread in threading.enumerate()].count("test-retrier") == 1
+    closing = threading.Thread(target=retrier.close)
+    closing.start()
+    closing.join(0.05)
+    assert closing.is_alive()
+    go_on.set()
+    closing.join(10)
+    assert ended.is_set()
 
 
 def test_a_retrier_survives_an_attempt_that_raises() -> None:

@@ -247,6 +247,98 @@ def test_a_look_that_could_not_be_made_is_made_again_and_proves_nothing() -> Non
     assert suspicions.tick(7.0).dead == ["n1"]
 
 
+def test_a_host_that_answers_no_more_while_it_is_well_is_not_known() -> None:
+    suspicions = watching("n1", "n2", "n3")
+    for _ in range(2):  # somebody has set up a firewall
+        suspicions.learned("n1", 1.0, answers=False)
+    close(suspicions, "n1", 2.0)
+    suspicions.silent(only_look(suspicions, 2.0), 4.0)
+    assert suspicions.tick(4.0).dead == []
+    for node_id in ("n2", "n3"):
+        suspicions.beat(node_id, 2.0 + GRACE_S)
+    assert suspicions.tick(2.0 + GRACE_S).dead == ["n1"]
+
+
+def test_two_answers_that_did_not_come_with_one_between_forget_nothing() -> None:
+    suspicions = watching("n1", "n2", "n3")
+    for answers in (False, True, False):
+        suspicions.learned("n1", 1.0, answers=answers)
+    close(suspicions, "n1", 2.0)
+    suspicions.silent(only_look(suspicions, 2.0), 4.0)
+    assert suspicions.tick(4.0).dead == ["n1"]
+
+
+def test_who_is_expected_anew_is_in_no_doubt() -> None:
+    suspicions = watching("n1", "n2", "n3")
+    suspicions.quiet("n1", 1.0)
+    look = only_look(suspicions, 1.0)
+    suspicions.expect("n1", 2.0, within_s=30.0)
+    suspicions.silent(look, 3.0)
+    assert suspicions.tick(3.0) == Findings()
+
+
+def test_hosts_that_answered_and_fall_silent_together_are_many_as_well() -> None:
+    suspicions = watching(*EIGHT)
+    for node_id in ("n1", "n2"):
+        suspicions.quiet(node_id, 1.0)
+    for look in suspicions.tick(1.0).looks:
+        suspicions.answered(look, 1.0)
+    first, second = suspicions.tick(1.0 + LOOK_AGAIN_S).looks
+    suspicions.silent(first, 5.0)
+    suspicions.silent(second, 5.0)
+    assert suspicions.tick(5.0).dead == ["n1"]  # of the second was not known yet that it is silent, too
+
+
+def test_silence_elsewhere_alone_kills_nobody() -> None:
+    suspicions = watching("n1", "n2", "n3")
+    close(suspicions, "n1", 1.0)
+    look = only_look(suspicions, 1.0)
+    suspicions.elsewhere(look, answered=False)  # the look from here has not ended
+    assert suspicions.tick(1.0).dead == []
+    suspicions.answered(look, 2.0)
+    suspicions.elsewhere(look, answered=False)
+    assert suspicions.tick(2.0).dead == []
+
+
+def test_silence_that_nobody_else_contradicts_is_no_reason_to_give_the_lead_away() -> None:
+    suspicions = watching(*EIGHT)
+    for node_id in ("n1", "n2", "n3", "n4"):
+        suspicions.quiet(node_id, 1.0)
+    looks = suspicions.tick(1.0).looks
+    for look in looks:
+        suspicions.silent(look, 3.0)
+    assert not suspicions.tick(3.0).is_cut_off
+    suspicions.elsewhere(looks[0], answered=True)
+    assert not suspicions.tick(3.0).is_cut_off
+    suspicions.elsewhere(looks[1], answered=True)
+    assert suspicions.tick(3.0).is_cut_off
+    suspicions.answered(looks[1], 4.0)
+    assert not suspicions.tick(4.0).is_cut_off
+
+
+def test_a_manager_that_is_cut_off_spares_nobody_whom_others_do_not_reach() -> None:
+    suspicions = watching("n1", "n2")
+    for node_id in ("unheard", "unreached"):
+        suspicions.expect(node_id, 0.0, within_s=10.0)
+    for node_id in ("n1", "n2", "unreached"):
+        suspicions.quiet(node_id, 9.0)
+    for look in suspicions.tick(9.0).looks:
+        suspicions.silent(look, 10.0)
+        suspicions.elsewhere(look, answered=look.node_id != "unreached")
+    found = suspicions.tick(10.0)
+    assert found.is_cut_off
+    assert sorted(found.dead) == ["unheard", "unreached"]
+
+
+def test_a_manager_that_stood_still_gives_everybody_that_time() -> None:
+    suspicions = watching("n1")
+    suspicions.postpone(100.0)
+    assert suspicions.tick(100.0 + NOTICE_PERIODS * PERIOD_S - 0.1) == Findings()
+    suspicions.answered(only_look(suspicions, 100.0 + NOTICE_PERIODS * PERIOD_S), 107.0)
+    assert suspicions.tick(100.0 + FULL_S - 0.1).dead == []
+    assert suspicions.tick(100.0 + FULL_S).dead == ["n1"]
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["register", "beat", "closed", "quiet", "heard", "lost", "learned", "forget", "postpone"]),
