@@ -15,12 +15,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from base.files import read_text
+
 _HARDWARE = ("sys/class/dmi/id/product_uuid", "sys/firmware/devicetree/base/serial-number")
 _SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927  # <linux/sockios.h>
 _ARPHRD_ETHER = 1
 _REQUEST = struct.Struct("16s24s")  # struct ifreq: the name, then a struct sockaddr
 _MARK_LENGTH = 32
 LINKS_MAX = 16
+BOOTS_FILE = "boots"
 
 
 class MachineFacts(NamedTuple):
@@ -34,6 +37,16 @@ class MachineFacts(NamedTuple):
     id: str = ""
     hardware: str = ""
     links: tuple[str, ...] = ()
+
+
+def known_boots(path: Path) -> list[str]:
+    """The lines of an agent's file of boots (``worker.agent.boots``), but for empty ones; none where there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    text = read_text(path)
+    return [line for line in text.split("\n") if line] if text is not None else []
 
 
 def this_machine(node_id: str, *, root: Path = Path("/")) -> MachineFacts:

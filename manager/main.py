@@ -23,10 +23,11 @@ from typing import Any, TypeVar  # Any: a coroutine that only returns
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from base.backoff import Backoff
 from base.files import lock_file, make_public_folder, open_lock_file
-from base.machine import this_machine
+from base.machine import BOOTS_FILE, known_boots, this_machine
 from base.tasks import unless
 from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
@@ -51,6 +52,7 @@ from manager.control.rpc import CHANNEL_OPTIONS, control_handler
 from manager.control.service import ControlService
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.looking import Looker
+from manager.dispatcher.nodes import why_copy
 from manager.dispatcher.watching import Lookout
 from manager.health import HealthService
 from manager.leader_link import LeaderLink, leader_answer
@@ -76,13 +78,14 @@ from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from proto.health_pb2_grpc import add_HealthServicer_to_server
 from proto.node_pb2 import Bootstrap, ManagerConfig
 from proto.objects_pb2 import Machine
-from proto.raft_pb2 import RaftAdmission, RaftJoinRequest
+from proto.raft_pb2 import MachineClaim, RaftAdmission, RaftJoinRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
 
 log = structlog.get_logger(__name__)
 
 CERTIFICATES = "certificates"
 RAFT = "raft"
+AGENT = "agent"
 LOCK_FILE = "manager.lock"
 SOCKET_FILE = "manager.sock"
 ERROR_FILE = "manager.error"
@@ -158,6 +161,7 @@ class _Manager:
         self._config = config
         self._state, self._run_dir = Path(config.state_dir), Path(config.run_dir)
         self._certificate = NodeCertificate.load(self._state / CERTIFICATES)
+        self._instance = os.urandom(16).hex()
         self._consensus = RaftConsensus(self._raft_config())
         self._store = Store(self._consensus, clock=time.time)
         follow_spec(self._store, self._consensus.policy)
@@ -228,9 +232,29 @@ class _Manager:
             keys=KeyRing(keys.pending, [keys.current]) if keys.pending else KeyRing(keys.current),
             client_ssl=contexts.raft_client,
             peer_identity=self._raft_peer,
+            instance=self._instance,
+            claim=lambda: self._claim().SerializeToString(),
+            why_copy=self._why_copy,
             join=not self._config.HasField("bootstrap"),
             force_new_cluster=self._config.force_new_cluster,
         )
+
+    def _claim(self) -> MachineClaim:
+        """Any thread."""
+        facts = this_machine(self._config.node_id)
+        boots: list[str] = []
+        with contextlib.suppress(OSError):  # it is not told then, and nothing is decided by it
+            boots = known_boots(self._state / AGENT / BOOTS_FILE)
+        return MachineClaim(machine=Machine(id=facts.id, hardware=facts.hardware, links=facts.links), boots=boots)
+
+    def _why_copy(self, node_id: NodeID, claim: bytes) -> str:
+        """Called on the raft thread."""
+        try:
+            claimed = MachineClaim.FromString(claim)
+        except DecodeError:
+            return "what it says of its machine makes no sense"
+        node = self._store.view.nodes.get(node_id)
+        return why_copy(node, claimed.machine, claimed.boots) if node is not None else ""
 
     def _raft_peer(self, connection: ssl.SSLObject) -> NodeID:
         try:
@@ -410,11 +434,16 @@ class _Manager:
 
     async def _join(self) -> None:
         """Ask the leader to take us in (again after our address has changed), until it has."""
-        request = RaftJoinRequest(raft_addr=self._config.advertise_addr, grpc_addr=self._config.grpc_advertise_addr)
+        request = RaftJoinRequest(
+            raft_addr=self._config.advertise_addr,
+            grpc_addr=self._config.grpc_advertise_addr,
+            instance=self._instance,
+        )
         node_id = NodeID(self._config.node_id)
         backoff = Backoff(JOIN_RETRY_S_MIN, JOIN_RETRY_S_MAX, factor=1.5)
         while True:
             request.group_id = self._consensus.group_id
+            request.claim.CopyFrom(self._claim())
             if self._consensus.leader.leader_id == node_id:
                 return
             targets = {manager.grpc_addr for manager in self._config.managers if manager.node_id != node_id}

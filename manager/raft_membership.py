@@ -22,10 +22,12 @@ from manager.consensus.port import (
     ProposalUnknownError,
 )
 from manager.control.rpc import FORWARDED
+from manager.dispatcher.nodes import why_copy
 from manager.leader_link import LeaderLink, leader_answer
 from manager.model.nodes import copy_node
 from manager.store import Store, StoreError, Working
 from pki.certificates import Identity
+from proto.objects_pb2 import Node
 from proto.raft_pb2 import (
     RaftAdmission,
     RaftJoinRequest,
@@ -87,6 +89,7 @@ class MembershipService(RaftMembershipServicer):
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED, f"node {node_id} needs a certificate from after its demotion"
             )
+        await self._refuse_copy(node, request, context)
         if request.group_id not in ("", self._consensus.group_id):
             # As a learner it would never catch up, and count as an unreachable manager for ever.
             await context.abort(
@@ -109,6 +112,18 @@ class MembershipService(RaftMembershipServicer):
                 for member in self._consensus.members
             ]
         )
+
+    async def _refuse_copy(self, node: Node, request: RaftJoinRequest, context: Context) -> None:
+        """One machine a member (``Links`` holds streams to the same): its address would become the copy's."""
+        connected = self._consensus.instances.get(NodeID(node.id), request.instance)
+        reason = why_copy(node, request.claim.machine, request.claim.boots)
+        if reason or connected != request.instance:
+            reason = reason or "another process is connected with its certificate"
+            await context.abort(
+                grpc.StatusCode.ALREADY_EXISTS,
+                f"node {node.id} is another machine, or another manager of it: {reason}. If this machine has a copy of its "
+                "state folder, remove the copy and join the swarm anew; see docker info there",
+            )
 
     async def _admission(self) -> RaftAdmission:
         admission = await self._consensus.admission(timeout_s=CHANGE_TIMEOUT_S)

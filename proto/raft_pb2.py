@@ -22,27 +22,30 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from proto import objects_pb2 as proto_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10proto/raft.proto\x12\x08swarm.v1\"I\n\x0fRaftJoinRequest\x12\x11\n\traft_addr\x18\x01 \x01(\t\x12\x11\n\tgrpc_addr\x18\x02 \x01(\t\x12\x10\n\x08group_id\x18\x03 \x01(\t\"A\n\nRaftMember\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\traft_addr\x18\x02 \x01(\t\x12\x0f\n\x07learner\x18\x03 \x01(\x08\"e\n\x10RaftJoinResponse\x12%\n\x07members\x18\x01 \x03(\x0b\x32\x14.swarm.v1.RaftMember\x12*\n\tadmission\x18\x02 \x01(\x0b\x32\x17.swarm.v1.RaftAdmission\"Q\n\rRaftAdmission\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x11\n\tleader_id\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\"#\n\x10RaftLeaveRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x13\n\x11RaftLeaveResponse2\x91\x01\n\x0eRaftMembership\x12=\n\x04Join\x12\x19.swarm.v1.RaftJoinRequest\x1a\x1a.swarm.v1.RaftJoinResponse\x12@\n\x05Leave\x12\x1a.swarm.v1.RaftLeaveRequest\x1a\x1b.swarm.v1.RaftLeaveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10proto/raft.proto\x12\x08swarm.v1\x1a\x13proto/objects.proto\"\x82\x01\n\x0fRaftJoinRequest\x12\x11\n\traft_addr\x18\x01 \x01(\t\x12\x11\n\tgrpc_addr\x18\x02 \x01(\t\x12\x10\n\x08group_id\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\t\x12%\n\x05\x63laim\x18\x05 \x01(\x0b\x32\x16.swarm.v1.MachineClaim\"A\n\x0cMachineClaim\x12\"\n\x07machine\x18\x01 \x01(\x0b\x32\x11.swarm.v1.Machine\x12\r\n\x05\x62oots\x18\x02 \x03(\t\"A\n\nRaftMember\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\traft_addr\x18\x02 \x01(\t\x12\x0f\n\x07learner\x18\x03 \x01(\x08\"e\n\x10RaftJoinResponse\x12%\n\x07members\x18\x01 \x03(\x0b\x32\x14.swarm.v1.RaftMember\x12*\n\tadmission\x18\x02 \x01(\x0b\x32\x17.swarm.v1.RaftAdmission\"Q\n\rRaftAdmission\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x11\n\tleader_id\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\"#\n\x10RaftLeaveRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x13\n\x11RaftLeaveResponse2\x91\x01\n\x0eRaftMembership\x12=\n\x04Join\x12\x19.swarm.v1.RaftJoinRequest\x1a\x1a.swarm.v1.RaftJoinResponse\x12@\n\x05Leave\x12\x1a.swarm.v1.RaftLeaveRequest\x1a\x1b.swarm.v1.RaftLeaveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.raft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RAFTJOINREQUEST']._serialized_start=30
-  _globals['_RAFTJOINREQUEST']._serialized_end=103
-  _globals['_RAFTMEMBER']._serialized_start=105
-  _globals['_RAFTMEMBER']._serialized_end=170
-  _globals['_RAFTJOINRESPONSE']._serialized_start=172
-  _globals['_RAFTJOINRESPONSE']._serialized_end=273
-  _globals['_RAFTADMISSION']._serialized_start=275
-  _globals['_RAFTADMISSION']._serialized_end=356
-  _globals['_RAFTLEAVEREQUEST']._serialized_start=358
-  _globals['_RAFTLEAVEREQUEST']._serialized_end=393
-  _globals['_RAFTLEAVERESPONSE']._serialized_start=395
-  _globals['_RAFTLEAVERESPONSE']._serialized_end=414
-  _globals['_RAFTMEMBERSHIP']._serialized_start=417
-  _globals['_RAFTMEMBERSHIP']._serialized_end=562
+  _globals['_RAFTJOINREQUEST']._serialized_start=52
+  _globals['_RAFTJOINREQUEST']._serialized_end=182
+  _globals['_MACHINECLAIM']._serialized_start=184
+  _globals['_MACHINECLAIM']._serialized_end=249
+  _globals['_RAFTMEMBER']._serialized_start=251
+  _globals['_RAFTMEMBER']._serialized_end=316
+  _globals['_RAFTJOINRESPONSE']._serialized_start=318
+  _globals['_RAFTJOINRESPONSE']._serialized_end=419
+  _globals['_RAFTADMISSION']._serialized_start=421
+  _globals['_RAFTADMISSION']._serialized_end=502
+  _globals['_RAFTLEAVEREQUEST']._serialized_start=504
+  _globals['_RAFTLEAVEREQUEST']._serialized_end=539
+  _globals['_RAFTLEAVERESPONSE']._serialized_start=541
+  _globals['_RAFTLEAVERESPONSE']._serialized_end=560
+  _globals['_RAFTMEMBERSHIP']._serialized_start=563
+  _globals['_RAFTMEMBERSHIP']._serialized_end=708
 # @@protoc_insertion_point(module_scope)

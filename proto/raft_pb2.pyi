@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from proto import objects_pb2 as _objects_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,25 +28,61 @@ class RaftJoinRequest(_message.Message):
     RAFT_ADDR_FIELD_NUMBER: _builtins.int
     GRPC_ADDR_FIELD_NUMBER: _builtins.int
     GROUP_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     raft_addr: _builtins.str
     """host:port of the caller's 2377 listener; its identity is its certificate."""
     grpc_addr: _builtins.str
     group_id: _builtins.str
     """Of the Raft group that the caller's log belongs to; empty while it has none."""
+    instance: _builtins.str
+    """Of the caller's process: another one for each start."""
+    @_builtins.property
+    def claim(self) -> Global___MachineClaim: ...
     def __init__(
         self,
         *,
         raft_addr: _builtins.str = ...,
         grpc_addr: _builtins.str = ...,
         group_id: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        claim: Global___MachineClaim | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "grpc_addr", b"grpc_addr", "raft_addr", b"raft_addr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "group_id", b"group_id", "grpc_addr", b"grpc_addr", "instance", b"instance", "raft_addr", b"raft_addr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RaftJoinRequest: _TypeAlias = RaftJoinRequest  # noqa: Y015
+
+@_typing.final
+class MachineClaim(_message.Message):
+    """By what a manager is told from one that has a copy of its state folder; also in each Hello between managers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_FIELD_NUMBER: _builtins.int
+    BOOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def machine(self) -> _objects_pb2.Machine: ...
+    @_builtins.property
+    def boots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that the agent's file has, the one that is running last."""
+
+    def __init__(
+        self,
+        *,
+        machine: _objects_pb2.Machine | None = ...,
+        boots: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boots", b"boots", "machine", b"machine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MachineClaim: _TypeAlias = MachineClaim  # noqa: Y015
 
 @_typing.final
 class RaftMember(_message.Message):

@@ -39,11 +39,13 @@ class RaftCore(Adapter):
         self._receiver = SnapshotReceiver(parts.store)
         self._voters_counted: set[NodeID] = set()
         self._leader_contact_s = float("-inf")
+        self._led_s = float("-inf")
         self._last_leader: NodeID | None = None
         self._leading_term = self._ready_term = 0
         self._transfer_deadline_s = 0.0
         self._transfer_sent = False
         super().__init__(parts)
+        self._led_s = self.now()
         if self.configurations.current.voters == {self.node_id}:
             self._SyncObj__raftElectionDeadline = -1.0  # nobody else could lead: no need to wait
 
@@ -63,6 +65,8 @@ class RaftCore(Adapter):
             if not self.is_leading() or not (added or self.has_commands() or self.backlog()):
                 break
             self._SyncObj__newAppendEntriesTime = 0.0  # do not wait for the next period: send what was added
+        if self.lease_holds():
+            self._led_s = self.now()
         self._note_leadership()
         self._note_commit()
         self.flush()
@@ -133,6 +137,10 @@ class RaftCore(Adapter):
             and leader in self._SyncObj__connectedNodes
             and self.now() - self._leader_contact_s < self.timing.election_timeout_s_min
         )
+
+    def leaderless_s(self) -> float:
+        """For how long this member has known of no leader that lives."""
+        return self.now() - self._led_s
 
     # Connections
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 from manager.consensus.commands import Applier
@@ -68,6 +68,10 @@ class InProcessConsensus:
     @property
     def reachable(self) -> frozenset[NodeID]:
         return frozenset(self._members)
+
+    @property
+    def instances(self) -> Mapping[NodeID, str]:
+        return {}
 
     @property
     def applied_index(self) -> int:

@@ -11,7 +11,7 @@ machine therefore has one owner and needs no lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
@@ -175,6 +175,10 @@ class Consensus(Protocol):
     @property
     def reachable(self) -> frozenset[NodeID]:
         """Members heard from within about one election timeout, this one included."""
+
+    @property
+    def instances(self) -> Mapping[NodeID, str]:
+        """Which process of each other member is connected: told by the member, another one for each of its starts."""
 
     @property
     def applied_index(self) -> int: ...

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -76,7 +76,7 @@ class RaftConsensus:
     def __init__(self, config: RaftConfig) -> None:
         self._config = config
         self.policy = config.policy
-        self._group = GroupView("", (), frozenset({config.node_id}), "")
+        self._group = GroupView("", (), frozenset({config.node_id}), "", {})
         self._published = LeaderState(0, None, False)
         self._ready_term = 0
         self._leader = self._published
@@ -121,6 +121,10 @@ class RaftConsensus:
     @property
     def reachable(self) -> frozenset[NodeID]:
         return self._group.reachable
+
+    @property
+    def instances(self) -> Mapping[NodeID, str]:
+        return self._group.instances
 
     @property
     def applied_index(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,6 +60,9 @@ class RaftConfig:
         client_ssl: a context for dialling another manager (ALPN ``swarm-raft/1``); called for every dial.
         peer_identity: the node ID in the certificate of a finished handshake; raises ConsensusError if the
             peer is not a manager of this cluster.
+        instance: of this process: another one for each start.
+        claim: what this member says of the machine it runs on, with each Hello; quick, called on the raft thread.
+        why_copy: why who says so of its machine is not the member of that ID, "" if it may be; the same.
         join: a fresh folder waits to be added to a group instead of founding one.
         force_new_cluster: keep the state, become the only member.
         policy: may be changed at run time through ``RaftConsensus.policy``.
@@ -71,6 +75,9 @@ class RaftConfig:
     keys: KeyRing
     client_ssl: Callable[[], ssl.SSLContext]
     peer_identity: Callable[[ssl.SSLObject], NodeID]
+    instance: str = field(default_factory=lambda: os.urandom(16).hex())
+    claim: Callable[[], bytes] = lambda: b""
+    why_copy: Callable[[NodeID, bytes], str] = lambda _node_id, _claim: ""
     join: bool = False
     force_new_cluster: bool = False
     timing: Timing = field(default_factory=Timing)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar  # Any: a coroutine that only returns
 
@@ -29,15 +29,20 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+LEADERLESS_S = 10.0
+"""A group without a leader for so long needs each member, though it be on another machine now: hosts that were moved
+together would find no leader, and without one nobody can say that the move is right."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """What a member knows of its group: ID, members and who of them is reachable; and which group supersedes it."""
+    """What a member knows of its group: ID, members, who of them is reachable, by which process; what supersedes it."""
 
     group_id: str
     members: tuple[Member, ...]
     reachable: frozenset[NodeID]
     superseded_by: str
+    instances: Mapping[NodeID, str]
 
 
 class Owner(Protocol):
@@ -203,6 +208,10 @@ class RaftThread:
             on_address=self.note_address,
             on_superseded=self._on_superseded,
             superseded_by=state.journal.superseded_by,
+            instance=config.instance,
+            claim=config.claim,
+            why_copy=config.why_copy,
+            has_leader=self._has_leader,
         )
         core = self._core = RaftCore(
             Parts(
@@ -340,7 +349,8 @@ class RaftThread:
         old = now - self._told_s >= self._config.timing.heartbeat_period_s
         if old or state != self._published or configuration is not self._told_configuration:
             group_id, members, superseded_by = configuration.group_id, configuration.members, core.journal.superseded_by
-            self._owner.publish(GroupView(group_id, members, core.reachable(), superseded_by))
+            instances = self._links.instances() if self._links is not None else {}
+            self._owner.publish(GroupView(group_id, members, core.reachable(), superseded_by, instances))
             self._told_s, self._told_configuration = now, configuration
         if state != self._published:
             self._published = state
@@ -366,6 +376,9 @@ class RaftThread:
     def _on_disconnected(self, peer: NodeID) -> None:
         if self._core is not None:
             self._core.disconnected(peer)
+
+    def _has_leader(self) -> bool:
+        return self._core is not None and self._core.leaderless_s() < LEADERLESS_S
 
     def _on_superseded(self, by: str) -> None:
         if self._core is None or self._abandoned:

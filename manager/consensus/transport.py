@@ -52,6 +52,8 @@ class _Connection:
     peer: NodeID
     writer: asyncio.StreamWriter
     dialled_by: NodeID
+    instance: str
+    is_copy: bool
     heard_s: float
     sent_s: float
     frames: list[bytes] = field(default_factory=list)
@@ -74,6 +76,9 @@ class Links:
         peer_identity: the node ID in the certificate of a finished handshake; raises if the peer is not a
             manager of this cluster.
         superseded_by: the group that was forced from this member's, as it knew at the start.
+        instance, claim: of this process, told with each Hello (see ``RaftConfig``).
+        why_copy: why who makes such a claim is not the member of that ID, "" if it may be.
+        has_leader: whether the group can do without a member that may be a copy.
         on_superseded: a peer belongs to, or knows of, a group that was forced from this member's; told once.
         on_message: a message of a peer; may raise ProtocolError to close the connection.
         on_input: called after a batch of messages or a change of connections.
@@ -94,12 +99,17 @@ class Links:
         on_address: Callable[[NodeID, str], None],
         on_superseded: Callable[[str], None],
         superseded_by: str,
+        instance: str,
+        claim: Callable[[], bytes],
+        why_copy: Callable[[NodeID, bytes], str],
+        has_leader: Callable[[], bool],
     ) -> None:
         self._node_id, self._address, self._timing = node_id, address, timing
         self._client_ssl, self._peer_identity = client_ssl, peer_identity
         self._on_message, self._on_input, self._on_address = on_message, on_input, on_address
         self._on_connected, self._on_disconnected = on_connected, on_disconnected
         self._on_superseded, self._superseded_by = on_superseded, superseded_by
+        self._instance, self._claim, self._why_copy, self._has_leader = instance, claim, why_copy, has_leader
         self._connections: dict[NodeID, _Connection] = {}
         self._diallers: dict[NodeID, _Dialler] = {}
         self._seen_at: dict[NodeID, str] = {}
@@ -141,6 +151,10 @@ class Links:
             task = self._diallers.pop(node_id).task
             if task is not None:
                 task.cancel()
+
+    def instances(self) -> dict[NodeID, str]:
+        """The process at the other end of each stream."""
+        return {peer: connection.instance for peer, connection in self._connections.items()}
 
     def recheck(self, node_id: NodeID) -> None:
         """End the stream with a peer if its certificate opens none any more.
@@ -226,9 +240,11 @@ class Links:
             while data := await reader.read(READ_SIZE_BYTES):
                 for number, message in enumerate(decoder.feed(data), 1):
                     if connection is None:
-                        self._check_hello(peer, message)
+                        hello = self._check_hello(peer, message)
+                        is_copy = self._check_machine(peer, hello)
                         hello_timer.cancel()
-                        connection = self._install(peer, writer, dialled_by)
+                        connection = self._install(peer, writer, dialled_by, hello.instance, is_copy=is_copy)
+                        self._note_address(peer, hello.address)
                         self._refused.pop(peer, None)
                     connection.heard_s = self._loop.time()
                     self._on_message(peer, message)
@@ -258,10 +274,17 @@ class Links:
     def _hello(self) -> wire.Hello:
         group = self._configuration
         return wire.Hello(
-            wire.PROTOCOL_VERSION, self._node_id, group.group_id, self._address, group.ancestors, self._superseded_by
+            wire.PROTOCOL_VERSION,
+            self._node_id,
+            group.group_id,
+            self._address,
+            group.ancestors,
+            self._superseded_by,
+            self._instance,
+            self._claim(),
         )
 
-    def _check_hello(self, peer: NodeID, message: wire.Message) -> None:
+    def _check_hello(self, peer: NodeID, message: wire.Message) -> wire.Hello:
         if not isinstance(message, wire.Hello):
             raise wire.ProtocolError(f"{type(message).__name__} before Hello")
         if message.version != wire.PROTOCOL_VERSION:
@@ -269,9 +292,32 @@ class Links:
         if message.node_id != peer:
             raise wire.ProtocolError(f"says it is {message.node_id}, its certificate {peer}")
         self._check_group(peer, message)
+        return message
+
+    def _check_machine(self, peer: NodeID, hello: wire.Hello) -> bool:
+        """One process a member: two of them, each with a vote and with acknowledgements of its own, undo the log.
+
+        Returns:
+            Whether it may be a copy, of which the group has need.
+
+        Raises:
+            PeerRefusedError: the member is here already, or is another machine. What this member knows of machines may
+                be old, or it may have been told nothing: who is refused dials again.
+        """
+        reason = self._why_copy(peer, hello.claim)
+        known = self._connections.get(peer)
+        if known is not None and known.instance != hello.instance and (reason or not known.is_copy):
+            raise PeerRefusedError(
+                f"{peer} is connected already, by another process than this one{reason and ': ' + reason}"
+            )
+        if reason and known is None and self._has_leader():
+            raise PeerRefusedError(f"{peer} is another machine: {reason}")
+        return bool(reason)
+
+    def _note_address(self, peer: NodeID, address: str) -> None:
         member = self._configuration.find(peer)
-        if member is not None and message.address and message.address != self._seen_at.get(peer, member.address):
-            self._on_address(peer, message.address)
+        if member is not None and address and address != self._seen_at.get(peer, member.address):
+            self._on_address(peer, address)
 
     def _check_group(self, peer: NodeID, hello: wire.Hello) -> None:
         ours, theirs = self._configuration.group_id, hello.group_id
@@ -297,16 +343,18 @@ class Links:
         for connection in self._connections.values():
             connection.writer.transport.abort()  # the next stream begins with a Hello that says so
 
-    def _install(self, peer: NodeID, writer: asyncio.StreamWriter, dialled_by: NodeID) -> _Connection:
+    def _install(
+        self, peer: NodeID, writer: asyncio.StreamWriter, dialled_by: NodeID, instance: str, *, is_copy: bool
+    ) -> _Connection:
         known = self._connections.get(peer)
         now = self._loop.time()
         if known is not None:
             preferred = min(peer, self._node_id)
-            if known.dialled_by == preferred and dialled_by != preferred:
+            if known.instance == instance and known.dialled_by == preferred and dialled_by != preferred:
                 raise PeerRefusedError("there is a stream to this peer already")
             self._remove(known)
             known.writer.transport.abort()
-        connection = _Connection(peer, writer, dialled_by, now, now)
+        connection = _Connection(peer, writer, dialled_by, instance, is_copy, now, now)
         self._connections[peer] = connection
         self._on_connected(peer)
         return connection

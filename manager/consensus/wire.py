@@ -13,7 +13,7 @@ import msgspec
 
 from manager.consensus.port import ENTRY_SIZE_BYTES_MAX, ConsensusError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 FRAME_SIZE_BYTES_MAX = 2 * ENTRY_SIZE_BYTES_MAX
 """Hostile or broken peers cannot make us hold more than this; a batch is far smaller, one entry always fits."""
 
@@ -25,7 +25,7 @@ ENTRIES_MAX = 4096
 
 COMMAND_SIZE_BYTES_MAX = ENTRY_SIZE_BYTES_MAX + 1024
 HEAD_SIZE_BYTES_MAX = 1024 * 1024
-NAME_LENGTH_MAX, ADDRESS_LENGTH_MAX, ANCESTORS_MAX = 128, 512, 1024
+NAME_LENGTH_MAX, ADDRESS_LENGTH_MAX, CLAIM_SIZE_BYTES_MAX, ANCESTORS_MAX = 128, 512, 16 * 1024, 1024
 
 _LENGTH = struct.Struct(">I")
 
@@ -49,7 +49,8 @@ class Hello(_Message, tag="hello"):
     """First frame each way. ``node_id`` must be that of the certificate; ``group_id`` is empty before the admission.
 
     ``ancestors``: the groups that the sender's was forced from. ``superseded_by``: the group that was forced from the
-    sender's, as far as it knows.
+    sender's, as far as it knows. ``instance``: another one for each start of the member. ``claim``: what the sender's
+    owner says of the machine.
     """
 
     version: Count
@@ -58,6 +59,8 @@ class Hello(_Message, tag="hello"):
     address: Annotated[str, msgspec.Meta(max_length=ADDRESS_LENGTH_MAX)]
     ancestors: Annotated[tuple[Name, ...], msgspec.Meta(max_length=ANCESTORS_MAX)]
     superseded_by: Name
+    instance: Name
+    claim: Annotated[bytes, msgspec.Meta(max_length=CLAIM_SIZE_BYTES_MAX)]
 
 
 class Ping(_Message, tag="ping"):

@@ -6,6 +6,8 @@ Who has a description has had a session.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from base.printable import one_line
@@ -13,7 +15,7 @@ from manager.constants import NEVER_CAME_FORGET_S, NODE_UNKNOWN_MESSAGE
 from manager.dispatcher.cleaning import clean
 from manager.model.nodes import copy_node
 from proto.dispatcher_pb2 import SessionRequest
-from proto.objects_pb2 import Node, NodeState, NodeStatus
+from proto.objects_pb2 import Machine, Node, NodeState, NodeStatus
 from proto.specs_pb2 import NodeAvailability, NodeRole
 
 DESCRIPTION_SIZE_BYTES_MAX = 256 * 1024
@@ -63,7 +65,16 @@ def why_another_machine(node: Node, first: SessionRequest) -> str:
     """
     if node.spec.labels.get(ACCEPT_LABEL) == acceptance_of(first):
         return ""
-    known, shown = node.machine, first.machine
+    return why_copy(node, first.machine, {first.boot_nonce, *first.known_nonces} if first.known_nonces else ())
+
+
+def why_copy(node: Node, shown: Machine, boots: Collection[str]) -> str:
+    """Why that machine is not the one that registered last for the node, "" when it may be it.
+
+    Args:
+        boots: of its agent's file, the one that is running included; empty when there is no file.
+    """
+    known = node.machine
     if known.id and shown.id and known.id != shown.id:
         return "its /etc/machine-id is another one"
     if known.hardware and shown.hardware:
@@ -71,8 +82,7 @@ def why_another_machine(node: Node, first: SessionRequest) -> str:
             return "its hardware has another ID"
     elif known.links and shown.links and not set(known.links) & set(shown.links):
         return "its network interfaces have other MAC addresses"
-    boots = {first.boot_nonce, *first.known_nonces}
-    if node.boot_nonce and first.known_nonces and node.boot_nonce not in boots:
+    if node.boot_nonce and boots and node.boot_nonce not in boots:
         return "the node has run since this copy of its state folder, or this backup, was made"
     return ""
 

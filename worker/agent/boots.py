@@ -13,10 +13,10 @@ from pathlib import Path
 import structlog
 
 from base.files import read_text, write_atomic
+from base.machine import BOOTS_FILE
 
 log = structlog.get_logger(__name__)
 
-FILE_NAME = "boots"
 UNCONFIRMED_MAX = 32
 """A daemon that is started again and again, with no manager in sight, fills no file."""
 
@@ -30,7 +30,7 @@ class Boots:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / FILE_NAME
+        self._path = state_dir / BOOTS_FILE
         self.nonce = ""
         self.known: list[str] = []
         self._confirmed = ""

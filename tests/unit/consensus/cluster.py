@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+import shutil
 import ssl
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,18 +200,29 @@ class Cluster:
         self.authority = authority or Authority(folder)
         self.keep: int | None = None
         self.refuses: Callable[[NodeID], bool] = lambda _node_id: False
+        self.claims: dict[str, bytes] = {}
+        self.hellos: Counter[str] = Counter()
+        self.why_copy: Callable[[NodeID, bytes], str] = lambda _node_id, _claim: ""
         self.nodes: dict[str, Node] = {}
         self.ports: dict[str, int] = {}
         self.policy: dict[str, SnapshotPolicy] = {}
 
     async def start(
-        self, name: str, *, join: bool = False, force_new_cluster: bool = False, files: Files | None = None
+        self,
+        name: str,
+        *,
+        join: bool = False,
+        force_new_cluster: bool = False,
+        files: Files | None = None,
+        copy_of: str = "",
     ) -> Node:
-        """Start (again) the member ``name``."""
-        node_id = NodeID(name)
-        pem = self.folder / f"{name}.pem"
+        """Start (again) the member ``name``, or one that has a copy of another's files."""
+        node_id = NodeID(copy_of or name)
+        pem = self.folder / f"{node_id}.pem"
         if not pem.exists():
-            self.authority.issue(name)
+            self.authority.issue(node_id)
+        if copy_of:
+            shutil.copytree(self.folder / f"state-{copy_of}", self.folder / f"state-{name}")
         port = self.ports.get(name) or free_port(self.host)
         self.ports[name] = port
         config = RaftConfig(
@@ -220,6 +232,8 @@ class Cluster:
             keys=KeyRing(KEY),
             client_ssl=lambda: self.authority.client(pem),
             peer_identity=self._identity,
+            claim=lambda: self._claim(name),
+            why_copy=lambda node_id, claim: self.why_copy(node_id, claim),
             join=join,
             force_new_cluster=force_new_cluster,
             timing=self.timing or (FOUNDER if name == "a" else OTHERS),
@@ -232,6 +246,10 @@ class Cluster:
         await self._on_raft_loop(node, self._listen(node, self.authority.server(pem), port))
         self.nodes[name] = node
         return node
+
+    def _claim(self, name: str) -> bytes:
+        self.hellos[name] += 1
+        return self.claims.get(name, b"")
 
     def _identity(self, connection: ssl.SSLObject) -> NodeID:
         node_id = peer_identity(connection)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from manager.consensus import transport, wire
+from manager.consensus import thread, transport, wire
 from manager.consensus.files import AppendFile, OSFiles
 from manager.consensus.port import (
     ConsensusError,
@@ -330,6 +330,45 @@ async def test_a_member_that_moved_is_found_again(cluster: Cluster) -> None:
     await until(lambda: Member(NodeID("c"), address) in nodes[0].consensus.members)
 
 
+async def test_a_copy_of_a_member_that_runs_is_let_in_nowhere(cluster: Cluster) -> None:
+    """Two processes with one vote each would undo what was acknowledged. Its dials win over the others', by its ID."""
+    nodes = await cluster.form(3)
+    leader = cluster.nodes["b"]
+    await nodes[0].consensus.transfer_leadership(NodeID("b"))
+    await until(lambda: leader.consensus.leader.is_leader and leader.consensus.reachable == {"a", "b", "c"})
+    before = leader.consensus.members
+    await cluster.start("copy", copy_of="a")
+    for number in range(20):
+        await leader.consensus.propose(b"%d" % number)
+    await until(lambda: cluster.hellos["copy"] > 20)
+    await leader.consensus.propose(b"after")
+    await until(lambda: nodes[0].machine.data[-1] == b"after")
+    assert len(cluster.nodes["copy"].machine.entries) == 0
+    assert leader.consensus.members == before
+    assert leader.consensus.reachable == {"a", "b", "c"}
+
+
+async def test_another_machine_is_let_in_only_when_no_leader_is_found_without_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "LEADERLESS_S", 1.0)
+    cluster.why_copy = lambda node_id, claim: "its hardware has another ID" if claim == b"elsewhere" else ""
+    nodes = await cluster.form(3)
+    await cluster.stop("c")
+    cluster.claims["copy"] = b"elsewhere"
+    copy = await cluster.start("copy", copy_of="c")
+    for number in range(10):
+        await nodes[0].consensus.propose(b"%d" % number)
+    await until(lambda: cluster.hellos["copy"] > 10)
+    assert len(copy.machine.entries) == 0
+    assert nodes[0].consensus.reachable == {"a", "b"}
+    await cluster.stop("b", transfer=False)
+    await until(lambda: not nodes[0].consensus.leader.is_leader)
+    leader = await cluster.leader()
+    await leader.consensus.propose(b"moved")
+    await until(lambda: b"moved" in copy.machine.data)
+
+
 async def test_a_full_disk_acknowledges_nothing_and_is_reported(cluster: Cluster) -> None:
     files = FullDisk()
     node = await cluster.start("a", files=files)
@@ -398,9 +437,9 @@ async def _talk(cluster: Cluster, pem: Path, data: bytes) -> bytes:
         struct.pack(">I", 1 << 31),
         (lambda body: struct.pack(">I", len(body)) + body)(pickle.dumps({"type": "append_entries"}, 2)),
         wire.encode_frame(wire.Vote(99, 99, 99, True)),
-        wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "somebody-else", "", "x:1", (), "")),
-        wire.encode_frame(wire.Hello(99, "m", "", "x:1", (), "")),
-        wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "m", "another-group", "x:1", (), "")),
+        wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "somebody-else", "", "x:1", (), "", "", b"")),
+        wire.encode_frame(wire.Hello(99, "m", "", "x:1", (), "", "", b"")),
+        wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "m", "another-group", "x:1", (), "", "", b"")),
         b"GET / HTTP/1.1\r\n\r\n",
     ],
     ids=["giant", "pickle", "no-hello", "other-node", "other-version", "other-group", "http"],
@@ -427,7 +466,7 @@ async def test_a_manager_that_asks_and_reads_no_answers_is_cut_off(
         cluster.host, cluster.ports["a"], ssl=cluster.authority.client(pem), server_hostname="a"
     )
     writer.transport.pause_reading()  # type: ignore[attr-defined]  # a read transport, too
-    writer.write(wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "m", "", "x:1", (), "")))
+    writer.write(wire.encode_frame(wire.Hello(wire.PROTOCOL_VERSION, "m", "", "x:1", (), "", "", b"")))
     flood = wire.encode_frame(wire.PreVote(1, 1, 1, 0)) * 10_000
 
     async def ask() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from manager.consensus import wire
 
 MESSAGES: list[wire.Message] = [
-    wire.Hello(1, "a", "group", "a:2377", ("older", "old"), "newer"),
+    wire.Hello(1, "a", "group", "a:2377", ("older", "old"), "newer", "process", b"claim"),
     wire.Ping(),
     wire.PreVote(3, 1, 10, 2),
     wire.PreVoteReply(3, 1, True, False),
@@ -82,8 +82,9 @@ def test_a_giant_is_refused_from_its_length_alone() -> None:
         ["a", 1, 1, 1, 1, 1, [[1, b"\x01"]] * (wire.ENTRIES_MAX + 1)],
         ["a", 1, 1, 1, 1, 1, [[1, bytes(wire.COMMAND_SIZE_BYTES_MAX + 1)]]],
         ["s", 1, 1, 1, 0, bytes(wire.HEAD_SIZE_BYTES_MAX + 1), b"", False, True],
-        ["hello", 1, "a" * 129, "group", "a:2377", [], ""],
-        ["hello", 1, "a", "group", "a:2377", ["g"] * (wire.ANCESTORS_MAX + 1), ""],
+        ["hello", 1, "a" * 129, "group", "a:2377", [], "", "", b""],
+        ["hello", 1, "a", "group", "a:2377", ["g"] * (wire.ANCESTORS_MAX + 1), "", "", b""],
+        ["hello", 1, "a", "group", "a:2377", [], "", "", bytes(wire.CLAIM_SIZE_BYTES_MAX + 1)],
         ["apply_command", b"x"],
         [],
         {},

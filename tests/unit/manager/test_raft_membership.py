@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import grpc
@@ -17,8 +17,8 @@ from manager.raft_membership import MembershipService
 from manager.store import Store
 from pki.certificates import Identity, Role
 from pki.node_certificate import utc_now
-from proto.objects_pb2 import Node
-from proto.raft_pb2 import RaftJoinRequest, RaftLeaveRequest
+from proto.objects_pb2 import Machine, Node
+from proto.raft_pb2 import MachineClaim, RaftJoinRequest, RaftLeaveRequest
 from proto.raft_pb2_grpc import RaftMembershipStub, add_RaftMembershipServicer_to_server
 from proto.specs_pb2 import NodeRole
 
@@ -47,6 +47,11 @@ class Consensus(InProcessConsensus):
         super().__init__(node_id)
         self.asked, self.go_on, self.given_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.go_on.set()
+        self.connected: dict[NodeID, str] = {}
+
+    @property
+    def instances(self) -> Mapping[NodeID, str]:
+        return self.connected
 
     async def remove_member(self, node_id: NodeID, *, timeout_s: float = 20.0) -> None:
         self.asked.set()
@@ -150,6 +155,36 @@ async def test_a_manager_with_a_certificate_from_before_its_demotion_is_not_take
         leading.void = set()
         await join(request)
         assert leading.store.view.nodes.find(NEXT).grpc_addr == "b:2"
+
+
+@pytest.mark.parametrize("what", ["hardware", "boots", "instance"])
+async def test_a_copy_of_a_manager_is_not_taken_in_at_its_address(what: str) -> None:
+    leading = Manager(NEXT)
+    async with leading.serving() as channel:
+        leading.consensus.regain_leadership()
+        node = Node(id=NEXT, machine=Machine(id="one", hardware="board"), boot_nonce="last")
+        node.spec.role = NodeRole.NODE_ROLE_MANAGER
+        await leading.store.update(lambda working: working.create(node))
+        own = MachineClaim(machine=node.machine, boots=["last"])
+        request = RaftJoinRequest(
+            raft_addr="b:1", grpc_addr="b:2", group_id=leading.consensus.group_id, instance="it", claim=own
+        )
+        leading.consensus.connected = {NEXT: "it"}
+        if what == "hardware":
+            request.claim.machine.hardware = "another board"
+        elif what == "boots":
+            request.claim.boots[:] = ["one before"]
+        else:
+            request.instance = "another process"
+        join = RaftMembershipStub(channel).Join
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await join(request)
+        assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        assert not leading.store.view.nodes.find(NEXT).raft_addr
+        request.instance, own.boots[:] = "it", ["last", "next"]
+        request.claim.CopyFrom(own)
+        await join(request)
+        assert leading.store.view.nodes.find(NEXT).raft_addr == "b:1"
 
 
 async def test_a_manager_without_a_group_is_told_where_its_log_has_to_get_before_it_is_taken_in() -> None:
