@@ -11,6 +11,7 @@ own. ``cpu_s`` is what all processes of all managers took until they were quiet 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--deadline", type=float, default=DEADLINE_S, help="seconds a row may take")
     parser.add_argument("--profile", type=Path, metavar="DIR")
+    parser.add_argument("--name", default="sc", help="of the hosts: a second bench beside this one needs another")
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root")
@@ -41,7 +43,7 @@ def show(row: str, figures: dict[str, float]) -> None:
 
 def measure_rows(options: argparse.Namespace, nodes: int, rows: list[str]) -> list[str]:
     """Measure rows on one cluster of so many nodes, until one does not end. Returns: those still to be measured."""
-    testbed = ScaleTestbed(options.managers, profile=options.profile)
+    testbed = ScaleTestbed(options.managers, name=options.name, profile=options.profile)
     try:
         testbed.form()
         cpu_s = testbed.cpu_s()
@@ -54,7 +56,8 @@ def measure_rows(options: argparse.Namespace, nodes: int, rows: list[str]) -> li
             work, _, tasks = ROWS[row]
             bench = Bench(testbed, nodes, options.tasks or tasks, deadline_s=options.deadline)
             bench.profile_name = row
-            began_s = time.monotonic()
+            began_s, elections = time.monotonic(), testbed.elections()
+            ended = sum(testbed.driver.state()["ended"].values())
             try:
                 work(bench)
             except TimeoutError as error:
@@ -62,7 +65,8 @@ def measure_rows(options: argparse.Namespace, nodes: int, rows: list[str]) -> li
                 show(row, bench.figures)
                 print(f"{row:24}not finished after {time.monotonic() - began_s:.0f} s: {error}; {state}", flush=True)
                 return rows[number + 1 :]
-            bench.figures["sessions_lost"] = sum(testbed.driver.state()["ended"].values())
+            bench.figures["sessions_lost"] = sum(testbed.driver.state()["ended"].values()) - ended
+            bench.figures["elections"] = testbed.elections() - elections
             show(row, bench.figures)
         return []
     finally:
@@ -77,9 +81,11 @@ def main() -> None:
     groups: dict[int, list[str]] = {}
     for row in options.rows:
         groups.setdefault(options.nodes or ROWS[row][1], []).append(row)
-    for nodes, rows in groups.items():
-        while rows:
-            rows = measure_rows(options, nodes, rows)
+    with Path(f"/run/lock/swarm-bench-{options.name}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # hosts of this name are taken down by whoever makes some
+        for nodes, rows in groups.items():
+            while rows:
+                rows = measure_rows(options, nodes, rows)
 
 
 if __name__ == "__main__":

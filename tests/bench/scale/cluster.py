@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +26,9 @@ SOURCES = 32
 
 QUIET_SHARE = 0.30
 """Of a core: below it the managers have done what was to be done, and only hear heartbeats."""
+
+
+_TERM = re.compile(r"\bterm\W+(\d+)")
 
 
 class Api(UnixConnection):
@@ -53,8 +57,8 @@ class Api(UnixConnection):
 class ScaleTestbed(Testbed):
     """``managers`` hosts with daemons, then one without, for the driver."""
 
-    def __init__(self, managers: int, *, profile: Path | None = None) -> None:
-        super().__init__(managers, name="sc", network="192.168.97", log_level="info")
+    def __init__(self, managers: int, *, name: str = "sc", profile: Path | None = None) -> None:
+        super().__init__(managers, name=name, network="192.168.97", log_level="info")
         self._profile = profile
         self._driver: Driver | None = None
 
@@ -116,9 +120,10 @@ class ScaleTestbed(Testbed):
     def api(self, host: int = 1) -> Api:
         return Api(self.socket(host))
 
-    def cpu_s(self) -> float:
-        """Processor time of every manager's processes so far, the node's process included."""
-        return sum(_cpu_s(pid) for host in self.hosts() for pid in self.daemon_pids(host))
+    def cpu_s(self, host: int | None = None) -> float:
+        """Processor time of every manager's processes so far (of one host's), the node's process included."""
+        hosts = self.hosts() if host is None else [host]
+        return sum(_cpu_s(pid) for host in hosts for pid in self.daemon_pids(host))
 
     def pss_mb(self, host: int = 1) -> float:
         """Proportional memory of the manager process."""
@@ -141,9 +146,10 @@ class ScaleTestbed(Testbed):
 
         wait_until(quiet, "the managers are quiet", deadline_s=deadline_s)
 
-    def terms(self) -> int:
-        """How often a leader was found since the start, counted in the logs of all managers."""
-        return sum(self.log(host).count("leader.changed") for host in self.hosts())
+    def elections(self) -> int:
+        """How many terms the managers have told of in their logs."""
+        told = (line for host in self.hosts() for line in self.log(host).splitlines() if "leader.changed" in line)
+        return len({found.group(1) for line in told if (found := _TERM.search(line))})
 
     @contextlib.contextmanager
     def profiled(self, name: str) -> Iterator[None]:

@@ -6,8 +6,9 @@ A row leaves no service behind and needs none that others made, so that rows can
 from __future__ import annotations
 
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tests.waiting import wait_until
 DEADLINE_S = 180.0
 IDLE_S = 20.0
 CLIENTS = 16
+ROUNDS = 20
+PROBE_PERIOD_S = 0.1
 
 
 @dataclass
@@ -97,22 +100,49 @@ class Bench:
     # ------------------------------------------------------------ how it is measured
 
     @contextmanager
-    def measured(self, name: str = "") -> Any:
+    def measured(self) -> Iterator[None]:
         """CPU until the managers are quiet again, wall time until the block ends; also when it ends by an error."""
-        prefix = f"{name}_" if name else ""
-        self.testbed.driver.latencies()
-        with self.testbed.profiled(self.profile_name + prefix.rstrip("_")):
-            cpu_s, begun_s = self.testbed.cpu_s(), time.monotonic()
+        testbed, figures = self.testbed, self.figures
+        testbed.driver.latencies()
+        with testbed.profiled(self.profile_name):
+            hosts = {host: testbed.cpu_s(host) for host in testbed.hosts()}
+            begun_s = time.monotonic()
             try:
                 yield
-                self.figures[f"{prefix}wall_s"] = time.monotonic() - begun_s
-                self.figures[f"{prefix}cpu_to_there_s"] = self.testbed.cpu_s() - cpu_s
-                self.testbed.settle()
+                figures["wall_s"] = time.monotonic() - begun_s
+                testbed.settle()
             finally:
-                self.figures[f"{prefix}cpu_s"] = self.testbed.cpu_s() - cpu_s
-        found = self.testbed.driver.latencies()
+                spent_s = {host: testbed.cpu_s(host) - before_s for host, before_s in hosts.items()}
+                figures["cpu_s"] = sum(spent_s.values())
+                if testbed.count > 1:
+                    figures.update({f"cpu_{host}_s": value for host, value in spent_s.items()})
+        found = testbed.driver.latencies()
         for key in ("report_p99_ms", "report_max_ms", "lag_p99_ms"):
-            self.figures[f"{prefix}{key}"] = found[key]
+            figures[key] = found[key]
+
+    @contextmanager
+    def probed(self) -> Iterator[None]:
+        """Read one node again and again meanwhile: how long a small request waits."""
+        node_id = self.testbed.node_id(1)
+        stop, times_s = threading.Event(), list[float]()
+
+        def probe() -> None:
+            api = self.testbed.api()
+            while not stop.wait(PROBE_PERIOD_S):
+                begun_s = time.monotonic()
+                api.ask("GET", f"/nodes/{node_id}")
+                times_s.append(time.monotonic() - begun_s)
+
+        with ThreadPoolExecutor(1) as pool:
+            probing = pool.submit(probe)
+            try:
+                yield
+            finally:
+                stop.set()
+        probing.result()
+        times_s.sort()
+        self.figures["get_node_p99_ms"] = 1000 * times_s[len(times_s) * 99 // 100]
+        self.figures["get_node_max_ms"] = 1000 * times_s[-1]
 
 
 def create(bench: Bench) -> None:
@@ -147,14 +177,12 @@ def _update(bench: Bench, order: str) -> None:
     with bench.measured():
         bench.force_update(service_id)
         bench.testbed.driver.wait_version(service_id, 2, bench.tasks, deadline_s=bench.deadline_s)
-        bench.figures["all_new_s"] = 0.0
         wait_until(
             lambda: bench.update_state(service_id) == "completed",
             "the update is completed",
             deadline_s=60,
             step_s=0.5,
         )
-    del bench.figures["all_new_s"]
     bench.figures["cpu_ms_a_task"] = 1000 * bench.figures["cpu_s"] / bench.tasks
 
 
@@ -210,6 +238,52 @@ def get_tasks(bench: Bench) -> None:
     bench.figures["mb"] = size / 1e6
 
 
+def restart(bench: Bench) -> None:
+    """The leader's daemon is killed, with all tasks running, and started again: until every node is ready."""
+    testbed = bench.testbed
+    bench.filled(bench.tasks)
+    host, nodes = testbed.leader(1), bench.nodes + testbed.count
+    testbed.kill_daemon(host)
+    before_s, begun_s = testbed.cpu_s(), time.monotonic()
+    testbed.start(host, wait=False)
+
+    def ready() -> int:
+        found = testbed.api().ask("GET", "/nodes")
+        return sum(node["Status"]["State"] == "ready" for node in found)
+
+    wait_until(lambda: ready() > 0, "a manager answers", deadline_s=bench.deadline_s, step_s=0.05)
+    bench.figures["first_ready_s"] = time.monotonic() - begun_s
+    wait_until(lambda: ready() == nodes, "every node is ready", deadline_s=bench.deadline_s, step_s=0.25)
+    bench.figures["all_ready_s"] = time.monotonic() - begun_s
+    bench.figures["cpu_s"] = testbed.cpu_s() - before_s
+    bench.wait(bench.tasks)
+
+
+def mass(bench: Bench) -> None:
+    """Many tasks at once: nobody may starve."""
+    bench.clear()
+    with bench.probed(), bench.measured():
+        bench.create(bench.tasks)
+        bench.wait(bench.tasks)
+    bench.figures["cpu_ms_a_task"] = 1000 * bench.figures["cpu_s"] / bench.tasks
+    bench.figures["pss_mb"] = bench.testbed.pss_mb()
+    nodes = bench.testbed.api().ask("GET", "/nodes")
+    bench.figures["nodes_down"] = sum(node["Status"]["State"] == "down" for node in nodes)
+
+
+def memory(bench: Bench) -> None:
+    """Twenty rounds of tasks made and removed: what the manager's process holds after each."""
+    bench.clear()
+    for number in range(ROUNDS + 1):
+        bench.figures[f"pss_mb_{number}"] = bench.testbed.pss_mb()
+        if number < ROUNDS:
+            service_id = bench.create(bench.tasks)
+            bench.wait(bench.tasks)
+            bench.remove(service_id)
+            bench.wait(0)
+            bench.testbed.settle()
+
+
 ROWS: dict[str, tuple[Callable[[Bench], None], int, int]] = {
     "idle-1000": (idle, 1000, 0),
     "create-100x10000": (create, 100, 10_000),
@@ -222,5 +296,11 @@ ROWS: dict[str, tuple[Callable[[Bench], None], int, int]] = {
     "update-start-first": (update_start_first, 100, 1_000),
     "config-writes": (config_writes, 100, 0),
     "get-tasks": (get_tasks, 100, 10_000),
+    "down-100x500": (scale_down, 100, 500),
+    "update-100x500": (update_stop_first, 100, 500),
+    "update-100x10000": (update_stop_first, 100, 10_000),
+    "memory": (memory, 100, 10_000),
+    "restart-1000": (restart, 1000, 10_000),
+    "mass-1000x50000": (mass, 1000, 50_000),
 }
 """Name -> what is measured, on how many nodes, with how many tasks."""
