@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -80,23 +80,33 @@ class KernelConnection:
 
 
 def find(peer: Peer, taken: Container[int]) -> KernelConnection | None:
-    """The connection of this process with that peer, with keep-alive switched on.
+    """The connection of this process with that peer, as ``find_all`` finds it."""
+    return find_all([peer], taken).get(peer)
+
+
+def find_all(peers: Iterable[Peer], taken: Container[int]) -> dict[Peer, KernelConnection]:
+    """The connections of this process with those peers, with keep-alive switched on. All descriptors are looked at once.
 
     Args:
         taken: descriptors known to be others', looked at last: there may be a thousand of them.
     """
+    wanted, found = {*peers}, dict[Peer, KernelConnection]()
     numbers = [int(name) for name in os.listdir("/proc/self/fd")]
     for descriptor in sorted(numbers, key=lambda number: number in taken):
+        if not wanted:
+            break
         try:
             if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 continue
             with _borrowed(descriptor) as connection:
-                if _peer(connection) == peer:
+                peer = _peer(connection)
+                if peer in wanted:
                     _keep_alive(connection)
-                    return KernelConnection(peer, descriptor, connection.family)
+                    wanted.discard(peer)
+                    found[peer] = KernelConnection(peer, descriptor, connection.family)
         except OSError:
             continue  # closed meanwhile, or not connected
-    return None
+    return found
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from proto.specs_pb2 import NodeRole
 
 log = structlog.get_logger(__name__)
 
+_MANAGER = NodeRole.NODE_ROLE_MANAGER
+
 ROLE_RECONCILE_PERIOD_S = 5.0
 """Between two looks when nothing changed (features A3.13)."""
 
@@ -65,14 +67,14 @@ def decide(nodes: Iterable[Node], members: Sequence[Member], leader_id: NodeID) 
     last: list[RoleAction] = []
     for member in members:
         node = by_id.get(member.node_id)
-        if node is None or node.spec.role != NodeRole.NODE_ROLE_MANAGER:
+        if node is None or node.spec.role != _MANAGER:
             (last if member.node_id == leader_id else actions).append(RemoveMember(member.node_id))
-        elif not member.learner and (node.role != NodeRole.NODE_ROLE_MANAGER or node.raft_addr != member.address):
-            actions.append(SetRole(member.node_id, NodeRole.NODE_ROLE_MANAGER, member.address))
+        elif not member.learner and (node.role != _MANAGER or node.raft_addr != member.address):
+            actions.append(SetRole(member.node_id, _MANAGER, member.address))
     actions += [
         SetRole(NodeID(node.id), NodeRole.NODE_ROLE_WORKER)
         for node in by_id.values()
-        if node.id not in member_ids and node.role == NodeRole.NODE_ROLE_MANAGER
+        if node.id not in member_ids and node.role == _MANAGER
     ]
     return actions + last
 
@@ -111,8 +113,15 @@ class RoleManager:
         return decide(self._store.view.nodes.values(), self._consensus.members, self._consensus.node_id)
 
     def _on_change(self, changes: Sequence[Change]) -> None:
-        if any(change.kind is NODES for change in changes):
+        if any(change.kind is NODES and self._concerns(change) for change in changes):
             self._wake.set()
+
+    def _concerns(self, change: Change) -> bool:
+        """Whether the node is, or is to be, a manager: who looks at all nodes is not woken by what a worker says."""
+        return any(
+            isinstance(node, Node) and (node.role == _MANAGER or node.spec.role == _MANAGER)
+            for node in (change.old, change.new)
+        ) or any(member.node_id == change.id for member in self._consensus.members)
 
     async def _do(self, action: RoleAction) -> None:
         if action not in self._due():
@@ -148,7 +157,7 @@ def _role_change(action: SetRole, now: datetime) -> Callable[[Working], None]:
         node = copy_node(old)
         node.role = action.role
         node.raft_addr = action.raft_addr
-        if action.role != NodeRole.NODE_ROLE_MANAGER:
+        if action.role != _MANAGER:
             node.grpc_addr = ""
             node.manager_certificates_void_before.FromDatetime(now)
         working.update(node)

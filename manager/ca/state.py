@@ -49,6 +49,8 @@ class StoreCAState:
         self._removed: frozenset[str] = frozenset()
         self._void_before: dict[str, datetime] = {}
         self._on_refused: Callable[[str], None] = lambda node_id: None
+        self._awaited = {node.id for node in store.view.nodes if not has_come(node)}
+        """Nodes that have joined and had no session yet: counted for each that joins, so kept."""
         store.on_change(self._on_change)
 
     def on_refused(self, callback: Callable[[str], None]) -> None:
@@ -61,13 +63,23 @@ class StoreCAState:
             removed = frozenset(node for cluster in self._store.view.clusters for node in cluster.removed_nodes)
             refused |= removed - self._removed
             self._removed = removed
-        nodes = {change.id for change in changes if change.kind is NODES}
+        nodes = set()
+        for change in changes:
+            if change.kind is NODES:
+                nodes.add(change.id)
+                self._await(change.id, change.new)
         void = {node_id: before for node_id in nodes if (before := self._void_time(node_id)) is not None}
         if any(self._void_before.get(node_id) != before for node_id, before in void.items()):
             refused |= {node_id for node_id, before in void.items() if self._void_before.get(node_id) != before}
             self._void_before = {**self._void_before, **void}
         for node_id in refused:
             self._on_refused(node_id)
+
+    def _await(self, node_id: str, node: object) -> None:
+        if isinstance(node, Node) and not has_come(node):
+            self._awaited.add(node_id)
+        else:
+            self._awaited.discard(node_id)
 
     def _void_time(self, node_id: str) -> datetime | None:
         node = self._store.view.nodes.get(node_id)
@@ -141,7 +153,7 @@ class StoreCAState:
 
     async def register_node(self, node: NewNode) -> None:
         def create(working: Working) -> None:
-            absent = sum(1 for known in working.nodes if not has_come(known))
+            absent = len(self._awaited)
             if absent >= NEVER_CAME_NODES_MAX:
                 raise CertificateRefusedError(
                     grpc.StatusCode.UNAVAILABLE,

@@ -39,6 +39,7 @@ from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import AssignmentsRequest, SessionRequest, StatusReport
 from proto.dispatcher_pb2_grpc import DispatcherServicer
 from proto.objects_pb2 import Machine, Node, Task
+from proto.specs_pb2 import NodeRole
 
 log = structlog.get_logger(__name__)
 
@@ -480,9 +481,12 @@ class Dispatcher(DispatcherServicer):
         await context.abort(end.code, end.reason, trailing_metadata=metadata)
 
 
+_MANAGER = NodeRole.NODE_ROLE_MANAGER
 _NOT_LEADER = End(grpc.StatusCode.FAILED_PRECONDITION, "this manager does not lead the swarm", redirect=True)
 
 
 def _manager_facts(node: object) -> tuple[object, ...] | None:
-    """What of a node object the list of managers is made from."""
-    return (node.role, node.raft_addr, node.grpc_addr) if isinstance(node, Node) else None
+    """What of a node object the list of managers is made from; of a worker nothing: a thousand sessions sleep when one joins."""
+    if not isinstance(node, Node) or not (node.role == _MANAGER or node.raft_addr or node.grpc_addr):
+        return None
+    return (node.role, node.raft_addr, node.grpc_addr)

@@ -101,6 +101,10 @@ class Suspicions:
         """Of those that were silent here."""
         self._condemned: dict[str, None] = {}  # in order
 
+    def __contains__(self, node_id: str) -> bool:
+        """Whether the node is in doubt."""
+        return node_id in self._suspects
+
     # ------------------------------------------------------------ what the agents do
 
     def admit(self, node_id: str, now: float) -> bool:

@@ -8,14 +8,14 @@ make up, so that a node cannot have managers knock at doors of others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from base import connections
-from base.connections import KernelConnection
+from base.connections import KernelConnection, Peer
 from base.tasks import OwnedTasks
 from manager.dispatcher.looking import Answer, is_literal
 from manager.dispatcher.session import AgentSession
@@ -105,6 +105,10 @@ class NodeWatch:
         self._suspicions = Suspicions()
         self._hosts: dict[str, LookTarget] = {}
         self._connections: dict[str, KernelConnection] = {}
+        self._heard_s: dict[str, float] = {}
+        """When their kernels were heard last, as this one said when it was asked last."""
+        self._unfound: dict[str, Peer] = {}
+        """Those of sessions that came since they were looked for last."""
         self._learn_s: dict[str, float] = {}
         self._learning = 0
         self._hand_over_s = float("-inf")
@@ -128,15 +132,11 @@ class NodeWatch:
         if session.peer is not None:
             port = split_host_port(grpc_addr)[1] if grpc_addr else self._around.port
             self._hosts[node_id] = LookTarget(node_id, session.peer[0], port)
-            known = self._connections.pop(node_id, None)
+            known = self._connections.get(node_id)
             if known is None or known.peer != session.peer:
-                known = connections.find(session.peer, self._descriptors())
-            if known is not None:
-                self._connections[node_id] = known
+                self._lose(node_id)
+                self._unfound[node_id] = session.peer
         self._changed.set()
-
-    def _descriptors(self) -> Collection[int]:
-        return {connection.descriptor for connection in self._connections.values()}
 
     def beat(self, session: AgentSession) -> None:
         """The session's agent said something."""
@@ -144,7 +144,7 @@ class NodeWatch:
 
     def closed(self, node_id: str, *, grace_s: float) -> None:
         """See ``Suspicions.closed``."""
-        self._connections.pop(node_id, None)
+        self._lose(node_id)
         self._suspicions.closed(node_id, self._monotonic(), grace_s=grace_s)
         self._changed.set()
 
@@ -168,9 +168,14 @@ class NodeWatch:
     def forget(self, node_id: str) -> None:
         """The node was removed."""
         self._suspicions.forget(node_id)
-        self._connections.pop(node_id, None)
+        self._lose(node_id)
         self._hosts.pop(node_id, None)
         self._learn_s.pop(node_id, None)
+
+    def _lose(self, node_id: str) -> None:
+        self._heard_s.pop(node_id, None)
+        self._connections.pop(node_id, None)
+        self._unfound.pop(node_id, None)
 
     # ------------------------------------------------------------ loops
 
@@ -210,8 +215,11 @@ class NodeWatch:
     async def _listen(self) -> None:
         while True:
             now = self._monotonic()
+            self._find_connections()
             for node_id, connection in self._connections.items():
-                self._hear(node_id, connection.silence_s(), now)
+                # Heard less than QUIET_S ago it cannot have been quiet for so long, whatever the kernel says now.
+                if now - self._heard_s.get(node_id, 0.0) > QUIET_S or node_id in self._suspicions:
+                    self._hear(node_id, connection.silence_s(), now)
             for node_id in self._sessions:
                 if self._learning >= LEARN_AT_ONCE_MAX:
                     break
@@ -221,9 +229,20 @@ class NodeWatch:
                     self._tasks.spawn(self._learn(self._hosts[node_id]), name=f"learn {node_id}")
             await asyncio.sleep(LISTEN_PERIOD_S)
 
+    def _find_connections(self) -> None:
+        """Of all new sessions together: a look goes over every descriptor of this process, and a thousand nodes may join."""
+        if self._unfound:
+            taken = {connection.descriptor for connection in self._connections.values()}
+            found = connections.find_all(self._unfound.values(), taken)
+            for node_id, peer in self._unfound.items():
+                if peer in found:
+                    self._connections[node_id] = found[peer]
+            self._unfound.clear()
+
     def _hear(self, node_id: str, silence_s: float | None, now: float) -> None:
         if silence_s is None:
             return  # the end of the session says so, too
+        self._heard_s[node_id] = now - silence_s
         if silence_s > QUIET_S:
             self._suspicions.quiet(node_id, now)
             self._changed.set()

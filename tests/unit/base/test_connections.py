@@ -103,6 +103,14 @@ async def test_the_connection_of_a_peer_is_found_and_kept_alive(addr: str) -> No
         await until(lambda: found.silence_s() is None)
 
 
+async def test_many_connections_are_found_at_once() -> None:
+    async with called("127.0.0.1:0") as (first, _), called("127.0.0.1:0") as (second, _):
+        found = connections.find_all([first, second, ("192.0.2.1", 1)], ())
+        assert {peer: connection.peer for peer, connection in found.items()} == {first: first, second: second}
+        assert connections.find_all([second], {found[second].descriptor}) == {second: found[second]}
+        assert connections.find_all([], ()) == {}
+
+
 def test_a_descriptor_that_names_something_else_now_is_not_asked() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, address = server.accept()

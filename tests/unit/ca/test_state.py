@@ -54,6 +54,10 @@ async def test_so_many_nodes_may_have_joined_and_not_come(
     await cluster.managed.commit(lambda working: working.update(came))
     await cluster.state.register_node(new_node("n3"))
     assert len(cluster.nodes) == 4
+    await cluster.managed.commit(lambda working: working.remove(working.nodes.find("n1")))
+    await cluster.state.register_node(new_node("n4"))
+    with pytest.raises(CertificateRefusedError):
+        await cluster.state.register_node(new_node("n5"))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any  # of the decision's arguments, handed on as they are
 
 import pytest
 
 from manager import roles
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import Member, NodeID
-from manager.roles import RemoveMember, RoleManager, SetRole, decide
+from manager.roles import RemoveMember, RoleAction, RoleManager, SetRole, decide
 from manager.store import SequenceConflictError, Store, Working
 from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeRole
@@ -142,3 +143,23 @@ async def test_a_role_that_others_write_over_is_recorded_with_the_next_look(monk
         monkeypatch.setattr(store, "update", contended)
         async with reconciling(store, consensus):
             await until(lambda: store.view.nodes.find("b").role == WORKER)
+
+
+async def test_what_a_worker_does_is_no_reason_to_look_at_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    consensus = InProcessConsensus(LEADER, "a:2377")
+    async with cluster(consensus, node("a", MANAGER, MANAGER)) as store:
+
+        def counted(*given: Any) -> list[RoleAction]:
+            looks.append(1)
+            return decide(*given)
+
+        monkeypatch.setattr(roles, "decide", counted)
+        async with reconciling(store, consensus):
+            await until(lambda: looks)
+            looks.clear()
+            await store.update(lambda working: working.create(node("b", WORKER, WORKER)))
+            await store.update(lambda working: working.remove(working.nodes.find("b")))
+            assert looks == []
+            await store.update(lambda working: working.create(node("c", WORKER, MANAGER)))
+            await until(lambda: store.view.nodes.find("c").role == WORKER)
