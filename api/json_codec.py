@@ -20,7 +20,7 @@ import binascii
 import functools
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -94,9 +94,9 @@ def encode_json(message: Message) -> bytes:
     return msgspec.json.encode(encode(message))
 
 
-def encode_json_list(messages: Iterable[Message]) -> bytes:
-    """A JSON array, ``[]`` when there are none."""
-    return msgspec.json.encode([_writer(message.DESCRIPTOR)(message) for message in messages])
+def json_text(value: object) -> bytes:
+    """What ``encode`` gave as JSON text."""
+    return msgspec.json.encode(value)
 
 
 def enum_from_api(enum: EnumDescriptor, text: str) -> int:

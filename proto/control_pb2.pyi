@@ -27,7 +27,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Filters(_message.Message):
-    """`ref` everywhere: full ID, exact name, or unique ID prefix, in this order (W07).
+    """Lists hold their objects encoded, each a message of its own: what passes a list on or keeps parts of it need not read
+    them. On the wire this is the same as the messages themselves.
 
     Values of one filter key are alternatives; keys must all match. Keys are those of the Engine API.
     """
@@ -243,11 +244,13 @@ class ListNodesResponse(_message.Message):
 
     NODES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.Node]: ...
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a Node."""
+
     def __init__(
         self,
         *,
-        nodes: _abc.Iterable[_objects_pb2.Node] | None = ...,
+        nodes: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -507,7 +510,9 @@ class ListServicesResponse(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     STATUSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def services(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.Service]: ...
+    def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a Service."""
+
     @_builtins.property
     def statuses(self) -> _containers.MessageMap[_builtins.str, Global___ServiceStatus]:
         """By service ID, when asked for."""
@@ -515,7 +520,7 @@ class ListServicesResponse(_message.Message):
     def __init__(
         self,
         *,
-        services: _abc.Iterable[_objects_pb2.Service] | None = ...,
+        services: _abc.Iterable[_builtins.bytes] | None = ...,
         statuses: _abc.Mapping[_builtins.str, Global___ServiceStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -703,16 +708,18 @@ class ListTasksResponse(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     SPECS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.Task]: ...
+    def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a Task."""
+
     @_builtins.property
-    def specs(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.SpecVersion]:
-        """Every spec version the tasks name, once."""
+    def specs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Every spec version the tasks name, once: each a SpecVersion."""
 
     def __init__(
         self,
         *,
-        tasks: _abc.Iterable[_objects_pb2.Task] | None = ...,
-        specs: _abc.Iterable[_objects_pb2.SpecVersion] | None = ...,
+        tasks: _abc.Iterable[_builtins.bytes] | None = ...,
+        specs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -827,11 +834,13 @@ class ListSecretsResponse(_message.Message):
 
     SECRETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.Secret]: ...
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a Secret."""
+
     def __init__(
         self,
         *,
-        secrets: _abc.Iterable[_objects_pb2.Secret] | None = ...,
+        secrets: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1026,11 +1035,13 @@ class ListConfigsResponse(_message.Message):
 
     CONFIGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def configs(self) -> _containers.RepeatedCompositeFieldContainer[_objects_pb2.Config]: ...
+    def configs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a Config."""
+
     def __init__(
         self,
         *,
-        configs: _abc.Iterable[_objects_pb2.Config] | None = ...,
+        configs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

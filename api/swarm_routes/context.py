@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -10,7 +10,7 @@ from aiohttp import web
 from google.protobuf.message import Message
 
 from api.errors import BadRequestError
-from api.json_codec import decode_json, encode_json, encode_json_list
+from api.json_codec import decode_json, encode_json
 from api.requests import filters_of, read_body
 from base.numbers import natural
 from proto.control_pb2 import Filters, FilterValues
@@ -111,11 +111,6 @@ def read_filters(request: web.Request) -> Filters:
 def message_response(message: Message, *, status: int = 200) -> web.Response:
     """One object as JSON."""
     return json_bytes(encode_json(message), status=status)
-
-
-def list_response(messages: Iterable[Message]) -> web.Response:
-    """A JSON array of objects."""
-    return json_bytes(encode_json_list(messages))
 
 
 def json_bytes(body: bytes, *, status: int = 200) -> web.Response:

@@ -73,7 +73,7 @@ class _LogRoutes:
         filters = Filters(by_key={"service": FilterValues(values=[found.service.id])})
         listed = await control.ListTasks(ListTasksRequest(filters=filters), timeout=TIMEOUT_S)
         tty = found.service.spec.task_template.container_spec.tty
-        return await self._stream(request, listed.tasks, options, tty=tty)
+        return await self._stream(request, [Task.FromString(data) for data in listed.tasks], options, tty=tty)
 
     async def task_logs(self, request: web.Request) -> web.StreamResponse:
         options = _options(request)

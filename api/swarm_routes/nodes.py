@@ -9,13 +9,14 @@ from api.swarm_routes.context import (
     TIMEOUT_S,
     SwarmContext,
     empty_response,
-    list_response,
     message_response,
     read_filters,
     read_message,
     read_version,
 )
+from api.swarm_routes.parts import PartCache, send_list, whole
 from proto.control_pb2 import GetNodeRequest, ListNodesRequest, RemoveNodeRequest, UpdateNodeRequest
+from proto.objects_pb2 import Node
 from proto.specs_pb2 import NodeSpec
 
 
@@ -32,11 +33,12 @@ def routes(context: SwarmContext) -> list[web.RouteDef]:
 class _NodeRoutes:
     def __init__(self, context: SwarmContext) -> None:
         self._context = context
+        self._nodes = PartCache(whole(Node))
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def list(self, request: web.Request) -> web.StreamResponse:
         control = await self._context.control()
         response = await control.ListNodes(ListNodesRequest(filters=read_filters(request)), timeout=TIMEOUT_S)
-        return list_response(response.nodes)
+        return await send_list(request, response.nodes, self._nodes.texts)
 
     async def inspect(self, request: web.Request) -> web.Response:
         control = await self._context.control()

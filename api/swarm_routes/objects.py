@@ -15,28 +15,30 @@ from api.swarm_routes.context import (
     TIMEOUT_S,
     SwarmContext,
     empty_response,
-    list_response,
     message_response,
     read_filters,
     read_message,
     read_version,
 )
+from api.swarm_routes.parts import PartCache, send_list, whole
 from proto import control_pb2
+from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import ConfigSpec, SecretSpec
 
 
 def routes(context: SwarmContext) -> list[web.RouteDef]:
     return [
-        *ObjectRoutes(context, "secret", SecretSpec).routes(),
-        *ObjectRoutes(context, "config", ConfigSpec).routes(),
+        *ObjectRoutes(context, "secret", Secret, SecretSpec).routes(),
+        *ObjectRoutes(context, "config", Config, ConfigSpec).routes(),
     ]
 
 
 class ObjectRoutes:
     """The routes of one kind. The RPCs and their fields are called alike, but for the kind's name."""
 
-    def __init__(self, context: SwarmContext, word: str, spec: type[Message]) -> None:
+    def __init__(self, context: SwarmContext, word: str, message: type[Message], spec: type[Message]) -> None:
         self._context, self._word, self._spec = context, word, spec
+        self._objects = PartCache(whole(message))
         kind = word.capitalize()
         rpcs = {
             "list": f"List{kind}s",
@@ -57,9 +59,9 @@ class ObjectRoutes:
             web.delete(f"{path}/{{id}}", self.remove),
         ]
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def list(self, request: web.Request) -> web.StreamResponse:
         response = await self._call("list", filters=read_filters(request))
-        return list_response(getattr(response, f"{self._word}s"))
+        return await send_list(request, getattr(response, f"{self._word}s"), self._objects.texts)
 
     async def create(self, request: web.Request) -> web.Response:
         response = await self._call("create", spec=await read_message(request, self._spec))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-from typing import Any  # Any: values of the API's JSON
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from aiohttp import web
 
 from api.errors import BadRequestError
-from api.json_codec import decode_json, encode
+from api.json_codec import decode_json, encode_json
 from api.requests import auth_header, json_response, read_body
 from api.swarm_routes.context import (
     TIMEOUT_S,
@@ -22,13 +22,16 @@ from api.swarm_routes.context import (
     read_message,
     read_version,
 )
+from api.swarm_routes.parts import Part, PartCache, send_list
 from proto.control_pb2 import (
     CreateServiceRequest,
     GetServiceRequest,
     ListServicesRequest,
     RemoveServiceRequest,
+    ServiceStatus,
     UpdateServiceRequest,
 )
+from proto.objects_pb2 import Service
 from proto.specs_pb2 import ServiceSpec
 from runtime.engine import Engine
 from runtime.errors import EngineError
@@ -57,19 +60,21 @@ def routes(context: SwarmContext) -> list[web.RouteDef]:
 class _ServiceRoutes:
     def __init__(self, context: SwarmContext) -> None:
         self._context = context
+        self._services = PartCache(service_part)
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def list(self, request: web.Request) -> web.StreamResponse:
         status = read_bool(request, "status")
         response = await (await self._context.control()).ListServices(
             ListServicesRequest(filters=read_filters(request), status=status), timeout=TIMEOUT_S
         )
-        services: list[dict[str, Any]] = []
-        for service in response.services:
-            value = encode(service)
-            if status:
-                value["ServiceStatus"] = encode(response.statuses[service.id])
-            services.append(value)
-        return json_response(services)
+
+        def texts(services: Sequence[bytes]) -> Iterator[bytes]:
+            parts = self._services.parts(services)
+            if not status:
+                return (text + b"}" for _, text, _ in parts)
+            return (text + _status_text(response.statuses[service_id]) for _, text, service_id in parts)
+
+        return await send_list(request, response.services, texts)
 
     async def create(self, request: web.Request) -> web.Response:
         spec = self._with_network_names(await read_message(request, ServiceSpec))
@@ -119,6 +124,16 @@ class _ServiceRoutes:
             for attachment in (*spec.task_template.networks, *spec.networks):
                 attachment.target = self._context.network_name(attachment.target) or attachment.target
         return spec
+
+
+def service_part(data: bytes) -> Part:
+    """A service without the brace at its end, before which its status may come."""
+    service = Service.FromString(data)
+    return Part(data, encode_json(service)[:-1], service.id)
+
+
+def _status_text(status: ServiceStatus) -> bytes:
+    return b',"ServiceStatus":' + encode_json(status) + b"}"
 
 
 def engine_network_name(engine: Engine) -> NetworkName:

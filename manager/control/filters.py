@@ -13,9 +13,9 @@ from manager.model.modes import mode_of
 from manager.store import Kind
 from manager.store.objects import T
 from proto.control_pb2 import Filters
-from proto.objects_pb2 import Node, Service, SpecVersion, Task, TaskState
+from proto.objects_pb2 import Node, Service, Task, TaskState
 from proto.options_pb2 import api
-from proto.specs_pb2 import NodeRole
+from proto.specs_pb2 import NodeRole, ServiceSpec
 
 Values = Mapping[str, Collection[str]]
 
@@ -81,47 +81,44 @@ def service_filter(filters: Values) -> Callable[[Service], bool]:
     return matches
 
 
-def task_filter(
-    filters: Values,
-    *,
-    service_ids: Collection[str],
-    node_ids: Collection[str],
-    spec_of: Callable[[Task], SpecVersion | None],
-    up_to_date: Callable[[Task], bool],
-) -> Callable[[Task], bool]:
-    """Filter tasks.
+def spec_filter(filters: Values) -> Callable[[ServiceSpec], bool]:
+    """What a list of tasks asks of the version of the spec that a task was made from.
+
+    A version may match and its tasks not: of a name the part behind the service's is ``task_filter``'s.
+    """
+    runtimes = filters.get("runtime") or ("container", "")
+    names, labels = filters.get("name"), filters.get("label")
+
+    def matches(spec: ServiceSpec) -> bool:
+        return (
+            (not names or _begins_a_name(f"{spec.name}.", names))
+            and _has_labels(spec.labels, labels)
+            and spec.task_template.runtime in runtimes
+        )
+
+    return matches
+
+
+def task_filter(filters: Values, *, service_name: Callable[[Task], str]) -> Callable[[Task], bool] | None:
+    """What a list asks of a task itself; None when it is nothing.
 
     Args:
-        filters: ``service`` and ``node`` are taken from the next two.
-        service_ids: IDs of the services asked for; empty for all.
-        node_ids: IDs of the nodes asked for; empty for all.
-        spec_of: the spec version a task names.
-        up_to_date: whether a task is of its service's present spec (features W10).
+        filters: ``service``, ``node`` and what concerns specs are not looked at.
+        service_name: the name of a task's service, as of the spec version it names.
 
     Raises:
         InvalidRequestError: a desired state that does not exist.
     """
     states = _numbers("desired-state", filters.get("desired-state", ()), _TASK_STATES)
-    runtimes = filters.get("runtime") or ("container", "")
-    names, labels = filters.get("name"), filters.get("label")
-    only_up_to_date = bool(filters.get("_up-to-date"))
+    ids, names = filters.get("id"), filters.get("name")
+    if not (states or ids or names):
+        return None
 
     def matches(task: Task) -> bool:
-        if service_ids and task.service_id not in service_ids:
-            return False
-        if node_ids and task.node_id not in node_ids:
-            return False
-        if states and task.desired_state not in states:
-            return False
-        if not _has_prefix(task.id, filters.get("id")):
-            return False
-        version = spec_of(task)
-        spec = version.spec if version is not None else SpecVersion().spec
         return (
-            (not names or _has_prefix(task_name(task, spec.name), names))
-            and _has_labels(spec.labels, labels)
-            and (spec.task_template.runtime in runtimes)
-            and (not only_up_to_date or up_to_date(task))
+            (not states or task.desired_state in states)
+            and _has_prefix(task.id, ids)
+            and (not names or _has_prefix(task_name(task, service_name(task)), names))
         )
 
     return matches
@@ -151,6 +148,11 @@ def task_name(task: Task, service_name: str) -> str:
 def _has_prefix(text: str, prefixes: Iterable[str] | None) -> bool:
     """Whether ``text`` begins with one of ``prefixes``; no prefixes match all."""
     return not prefixes or text.startswith(tuple(prefixes))
+
+
+def _begins_a_name(beginning: str, prefixes: Iterable[str]) -> bool:
+    """Whether a name that begins so can begin with one of ``prefixes``."""
+    return any(beginning.startswith(prefix) or prefix.startswith(beginning) for prefix in prefixes)
 
 
 def _has_labels(labels: Mapping[str, str], wanted: Iterable[str] | None) -> bool:

@@ -16,6 +16,7 @@ from manager.control import objects
 from manager.control.filters import filter_values, object_filter
 from manager.control.lookup import find
 from manager.control.objects import Managed, S
+from manager.control.parts import encoded
 from manager.control.payloads import MANAGED_CONFIGS, MANAGED_SECRETS
 from manager.control.transactions import Transactions
 from manager.store import Working
@@ -98,7 +99,7 @@ class ObjectMethods(Generic[S]):
         matches = object_filter(self._kind, filter_values(request.filters, self._managed.filter_keys))
         view = await self._transactions.read()
         shown = [without_marked(obj, write_only) for obj in view.of(self._kind) if matches(obj)]
-        return _response(f"List{self._managed.word}s", **{self._kind.plural: shown})
+        return _response(f"List{self._managed.word}s", **{self._kind.plural: await encoded(shown)})
 
     async def update(self, request: _Update) -> Message:
         wanted = self._managed.wanted(request.spec)

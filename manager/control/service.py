@@ -9,25 +9,26 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from manager.consensus.port import Consensus
-from manager.control import clusters, filters, nodes, services, validation
+from manager.control import clusters, filters, nodes, services, tasks, validation
+from manager.control.counts import FollowedCounts
 from manager.control.defaults import redacted_cluster
 from manager.control.lookup import find_node, find_service, find_task, spec_version_of
 from manager.control.names import random_name
 from manager.control.object_methods import MANAGED, ObjectMethods
+from manager.control.parts import encoded
 from manager.control.transactions import Transactions
 from manager.model.defaults import insert_defaults, normalize_service_spec
-from manager.model.dirty import DirtyCheck
-from manager.store import Store, View, Working
+from manager.store import Store, Working
 from pki.identifiers import new_id
 from proto import control_pb2 as pb
-from proto.objects_pb2 import Cluster, Service, SpecVersion, Task
+from proto.objects_pb2 import Cluster, Service
 from proto.specs_pb2 import NodeRole, ServiceSpec
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,7 @@ class ControlService:
         self._store, self._consensus = store, consensus
         self._clock_ns, self._make_id = clock_ns, make_id
         self._transactions = Transactions(store, consensus)
+        self._counts = FollowedCounts(store)
         self._methods: dict[str, Callable[..., Awaitable[Message]]] = {}
         for managed in MANAGED:
             served = ObjectMethods(managed, self._transactions, now=self._now, make_id=make_id)
@@ -81,6 +83,7 @@ class ControlService:
 
     async def close(self) -> None:
         """Give up read barriers under way; calls end with CancelledError."""
+        self._counts.close()
         await self._transactions.close()
 
     # ------------------------------------------------------------ cluster
@@ -136,8 +139,8 @@ class ControlService:
     async def list_nodes(self, request: pb.ListNodesRequest) -> pb.ListNodesResponse:
         matches = filters.node_filter(filters.filter_values(request.filters, filters.NODE_KEYS))
         view, membership = await self._transactions.read(), self._membership()
-        found = (nodes.with_manager_status(node, membership) for node in view.nodes if matches(node))
-        return pb.ListNodesResponse(nodes=found)
+        found = [nodes.with_manager_status(node, membership) for node in view.nodes if matches(node)]
+        return pb.ListNodesResponse(nodes=await encoded(found))
 
     async def update_node(self, request: pb.UpdateNodeRequest) -> pb.UpdateNodeResponse:
         validation.validate_node_spec(request.spec)
@@ -196,10 +199,10 @@ class ControlService:
         matches = filters.service_filter(filters.filter_values(request.filters, filters.SERVICE_KEYS))
         view = await self._transactions.read()
         found = [service for service in services.visible(view.services) if matches(service)]
-        response = pb.ListServicesResponse(services=found)
-        if request.status:
-            for service in found:
-                response.statuses[service.id].CopyFrom(services.service_status(view, service))
+        counts = self._counts.now
+        statuses = {service.id: services.service_status(service, counts) for service in found if request.status}
+        response = pb.ListServicesResponse(statuses=statuses)
+        response.services.extend(await encoded(found))
         return response
 
     async def update_service(self, request: pb.UpdateServiceRequest) -> pb.UpdateServiceResponse:
@@ -251,24 +254,9 @@ class ControlService:
 
     async def list_tasks(self, request: pb.ListTasksRequest) -> pb.ListTasksResponse:
         values = filters.filter_values(request.filters, filters.TASK_KEYS)
-        view = await self._transactions.read()
-        service_ids = [find_service(view, ref).id for ref in values.get("service", ())]
-        node_ids = [find_node(view, ref).id for ref in values.get("node", ())]
-        matches = filters.task_filter(
-            values,
-            service_ids=service_ids,
-            node_ids=node_ids,
-            spec_of=lambda task: spec_version_of(view, task),
-            up_to_date=_up_to_date_check(view),
-        )
-        found = [task for task in _candidates(view, service_ids, node_ids) if matches(task)]
-        specs: dict[tuple[str, int], SpecVersion] = {}
-        for task in found:
-            key = (task.service_id, task.spec_version)
-            spec = None if key in specs else spec_version_of(view, task)
-            if spec is not None:
-                specs[key] = spec
-        return pb.ListTasksResponse(tasks=found, specs=specs.values())
+        selection = tasks.select(await self._transactions.read(), values)
+        found, specs = await tasks.matching(selection)
+        return pb.ListTasksResponse(tasks=await encoded(found), specs=await encoded(list(specs.values())))
 
     # ------------------------------------------------------------ parts
 
@@ -280,30 +268,6 @@ class ControlService:
         stamp = Timestamp()
         stamp.FromNanoseconds(self._clock_ns())
         return stamp
-
-
-def _candidates(view: View, service_ids: Iterable[str], node_ids: Iterable[str]) -> Iterable[Task]:
-    """The tasks to look at: those of the services or nodes asked for by index, else all."""
-    if service_ids:
-        return (task for service_id in dict.fromkeys(service_ids) for task in view.tasks.by_service(service_id))
-    if node_ids:
-        return (task for node_id in dict.fromkeys(node_ids) for task in view.tasks.by_node(node_id))
-    return view.tasks
-
-
-def _up_to_date_check(view: View) -> Callable[[Task], bool]:
-    """Whether a task is of its service's present spec; what is found out about a service is kept for its next task."""
-    checks: dict[str, DirtyCheck | None] = {}
-
-    def is_up_to_date(task: Task) -> bool:
-        if task.service_id not in checks:
-            service = view.services.get(task.service_id)
-            gone = service is None or service.pending_delete
-            checks[task.service_id] = None if service is None or gone else DirtyCheck(service, view.spec_versions)
-        check = checks[task.service_id]
-        return check is not None and not check.is_dirty(task, view.nodes.get(task.node_id))
-
-    return is_up_to_date
 
 
 def _snake_case(name: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from manager.control.counts import TaskCounts
 from manager.control.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -25,7 +26,7 @@ from manager.model.transitions import with_desired
 from manager.model.versions import copy_service, first_version, means_the_same, rolled_back, with_spec
 from manager.store import SERVICES, View, Working
 from proto.control_pb2 import ServiceStatus
-from proto.objects_pb2 import Node, NodeState, Service, TaskState, UpdateState
+from proto.objects_pb2 import Service, TaskState, UpdateState
 from proto.specs_pb2 import PublishMode, RestartCondition, ServiceSpec
 
 
@@ -119,23 +120,11 @@ def registry_auth_of(service: Service, given: str, *, from_previous: bool) -> st
     return service.previous_spec.task_template.registry_auth
 
 
-def service_status(view: View, service: Service) -> ServiceStatus:
-    """How many tasks run, and how many should: the REPLICAS column (features W11).
-
-    What a node that is down ran last is not known to run, and has been replaced (SwarmKit counts it).
-    """
+def service_status(service: Service, counts: TaskCounts) -> ServiceStatus:
+    """How many tasks run, and how many should: the REPLICAS column (features W11)."""
     wanted = mode_of(service.spec).wanted_tasks
-    status = ServiceStatus(desired_tasks=wanted(service.spec) if wanted is not None else 0)
-    for task in view.tasks.by_service(service.id):
-        if task.status.state == TaskState.TASK_STATE_RUNNING and not _is_down(view.nodes.get(task.node_id)):
-            status.running_tasks += 1
-        if wanted is None and task.desired_state == TaskState.TASK_STATE_RUNNING:
-            status.desired_tasks += 1
-    return status
-
-
-def _is_down(node: Node | None) -> bool:
-    return node is not None and node.status.state == NodeState.NODE_STATE_DOWN
+    desired = wanted(service.spec) if wanted is not None else counts.wanted.get(service.id, 0)
+    return ServiceStatus(desired_tasks=desired, running_tasks=counts.running.get(service.id, 0))
 
 
 def warnings_of(service: Service, before: ServiceSpec | None) -> list[str]:

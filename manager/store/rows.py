@@ -27,6 +27,7 @@ class Rows(Protocol[T_co]):
     def values(self) -> Iterator[T_co]: ...
     def lookup(self, index: str, key: IndexKey) -> Collection[T_co]: ...
     def has_any(self, index: str, key: IndexKey) -> bool: ...
+    def groups(self, index: str) -> Iterator[tuple[IndexKey, Collection[T_co]]]: ...
     def __len__(self) -> int: ...
 
 
@@ -57,6 +58,10 @@ class CommittedRows(Generic[T]):
     def has_any(self, index: str, key: IndexKey) -> bool:
         """Whether ``lookup`` would find anything, without listing it."""
         return key in self._indexes[index]
+
+    def groups(self, index: str) -> Iterator[tuple[IndexKey, ValuesView[T]]]:
+        """Every key of an index, with what stands under it; one at least."""
+        return ((key, members.values()) for key, members in self._indexes[index].items())
 
     def put(self, obj: T) -> T | None:
         """Store ``obj`` under its ID; returns what was there."""
@@ -146,6 +151,10 @@ class LayeredRows(Generic[T]):
             return True
         removed, written = self._removed, self._written.objects
         return any(obj.id not in written and obj.id not in removed for obj in self._base.lookup(index, key))
+
+    def groups(self, index: str) -> Iterator[tuple[IndexKey, Collection[T]]]:
+        keys = dict.fromkeys(key for rows in (self._base, self._written) for key, _ in rows.groups(index))
+        return ((key, found) for key in keys if (found := self.lookup(index, key)))
 
     def put(self, obj: T) -> None:
         self._removed.discard(obj.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proto.control_pb2 import ListNodesRequest
-from proto.objects_pb2 import Reachability
+from proto.objects_pb2 import Node, Reachability
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub
@@ -55,6 +55,7 @@ async def _manager_counts(control: ControlAsyncStub) -> tuple[int, int] | None:
         answer = await control.ListNodes(ListNodesRequest(), timeout=_COUNT_TIMEOUT_S)
     except Exception:
         return None
-    states = [node.manager_status.reachability for node in answer.nodes if node.HasField("manager_status")]
+    nodes = map(Node.FromString, answer.nodes)
+    states = [node.manager_status.reachability for node in nodes if node.HasField("manager_status")]
     reachable = sum(state == Reachability.REACHABILITY_REACHABLE for state in states)
     return reachable, len(states) - reachable

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import cast
 
 from manager.store.kinds.kind import Kind
 from manager.store.tables import Table
@@ -26,6 +27,11 @@ class TaskTable(Table[Task]):
     def by_service_node(self, service_id: str, node_id: str) -> Collection[Task]:
         """A global service's tasks on one node."""
         return self._rows.lookup("service_node", (service_id, node_id))
+
+    def by_spec_version(self) -> Iterator[tuple[tuple[str, int], Collection[Task]]]:
+        """Every task, by (service ID, spec version)."""
+        # A key of the index "version" is what the index says it is, which its type does not.
+        return cast("Iterator[tuple[tuple[str, int], Collection[Task]]]", self._rows.groups("version"))
 
     def any_of_service(self, service_id: str) -> bool:
         return self._rows.has_any("service", service_id)

@@ -28,7 +28,9 @@ async def update(manager: Managed, ref: str, **fields: int) -> Node:
 async def test_members_of_the_raft_group_show_their_status(manager: Managed) -> None:
     await manager.add_node("node-1", role=MANAGER)
     await manager.add_node("worker")
-    nodes = {node.id: node for node in (await manager.control.list_nodes(pb.ListNodesRequest())).nodes}
+    nodes = {
+        node.id: node for node in map(Node.FromString, (await manager.control.list_nodes(pb.ListNodesRequest())).nodes)
+    }
     status = nodes["node-1"].manager_status
     assert (status.leader, status.addr) == (True, "127.0.0.1:2377")
     assert status.reachability == Reachability.REACHABILITY_REACHABLE
@@ -140,7 +142,7 @@ async def test_nodes_are_filtered(manager: Managed) -> None:
     async def ids(**filters: str) -> set[str]:
         values = {key.replace("_", "."): pb.FilterValues(values=[value]) for key, value in filters.items()}
         request = pb.ListNodesRequest(filters=pb.Filters(by_key=values))
-        return {node.id for node in (await manager.control.list_nodes(request)).nodes}
+        return {Node.FromString(node).id for node in (await manager.control.list_nodes(request)).nodes}
 
     assert await ids(role="manager") == {"node-1"}
     assert await ids(name="be") == {"node-2"}

@@ -250,7 +250,9 @@ async def test_services_are_filtered(manager: Managed) -> None:
     async def names(**filters: str) -> set[str]:
         values = {key: pb.FilterValues(values=value.split("|")) for key, value in filters.items()}
         request = pb.ListServicesRequest(filters=pb.Filters(by_key=values))
-        return {service.spec.name for service in (await manager.control.list_services(request)).services}
+        return {
+            Service.FromString(found).spec.name for found in (await manager.control.list_services(request)).services
+        }
 
     assert await names(name="web") == {"web", "webhook"}
     assert await names(name="web", mode="global") == {"webhook"}

@@ -16,7 +16,7 @@ from manager.control.errors import (
 )
 from manager.store import ObjectInUseError
 from proto import control_pb2 as pb
-from proto.objects_pb2 import Service, Task, TaskState
+from proto.objects_pb2 import Secret, Service, SpecVersion, Task, TaskState
 from proto.specs_pb2 import ClusterSpec, ConfigSpec, SecretSpec, ServiceSpec
 from tests.unit.control.builders import config_spec, secret_spec, service_spec
 from tests.unit.control.managed import Managed
@@ -33,7 +33,7 @@ async def tasks(manager: Managed, **filters: str) -> list[Task]:
     if "-up-to-date" in values:
         values["_up-to-date"] = values.pop("-up-to-date")
     request = pb.ListTasksRequest(filters=pb.Filters(by_key=values))
-    return list((await manager.control.list_tasks(request)).tasks)
+    return [Task.FromString(task) for task in (await manager.control.list_tasks(request)).tasks]
 
 
 def ids(found: list[Task]) -> set[str]:
@@ -46,7 +46,7 @@ async def test_tasks_come_with_each_spec_they_name_once(manager: Managed) -> Non
         await manager.add_task(f"t{index}", service.id, slot=index + 1)
     response = await manager.control.list_tasks(pb.ListTasksRequest())
     assert len(response.tasks) == 3
-    assert [spec.id for spec in response.specs] == [f"{service.id}.1"]
+    assert [SpecVersion.FromString(spec).id for spec in response.specs] == [f"{service.id}.1"]
 
 
 async def test_tasks_are_filtered(manager: Managed) -> None:
@@ -103,7 +103,8 @@ async def test_a_task_is_found_by_its_name(manager: Managed) -> None:
 async def test_a_secrets_data_never_comes_back(manager: Managed) -> None:
     created = (await manager.call("CreateSecret", pb.CreateSecretRequest(spec=secret_spec()))).secret
     found = (await manager.call("GetSecret", pb.GetSecretRequest(ref="password"))).secret
-    (listed,) = (await manager.call("ListSecrets", pb.ListSecretsRequest())).secrets
+    (data,) = (await manager.call("ListSecrets", pb.ListSecretsRequest())).secrets
+    listed = Secret.FromString(data)
     assert [secret.spec.data for secret in (created, found, listed)] == [b"", b"", b""]
     stored = manager.store.view.secrets.get(created.id)
     assert stored is not None

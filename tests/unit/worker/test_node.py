@@ -99,7 +99,7 @@ async def tokens(host: Place) -> JoinTokens:
 
 async def own_node(host: Place) -> Node:
     """The host's own node object, as it is at this moment."""
-    (found,) = (await host.node.control().ListNodes(ListNodesRequest())).nodes
+    (found,) = map(Node.FromString, (await host.node.control().ListNodes(ListNodesRequest())).nodes)
     return found
 
 
