@@ -19,6 +19,8 @@ from api.startup import StartError, notify_systemd
 from base.tasks import OwnedTasks
 from base.version import VERSION
 from runtime.engine import Engine
+from runtime.errors import EngineError
+from runtime.images import ImagesError
 from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
 from worker.membership.description import describe
@@ -57,7 +59,10 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         insecure_registries=options.insecure_registry,
         mirrors=options.registry_mirror,
     )
-    await engine.open()
+    try:
+        await engine.open()
+    except (EngineError, ImagesError) as error:
+        raise StartError(str(error)) from error
     executor = EngineExecutor(
         engine,
         run_dir=run / "payloads",

@@ -362,6 +362,11 @@ class Engine:
         for count, reason in (self._store.records.unsaved, self.images.unsaved, self.networks.unsaved):
             if count:
                 found.append(f"WARNING: {count} records of the engine are not saved yet: {reason}")
+        if (damaged := self.images.set_aside) is not None:
+            found.append(
+                f"WARNING: {damaged} could not be read: the images it named are not listed, and their layers stay. Put a "
+                "mended one in the place of images.json and restart the daemon, or remove it and let images be pulled again"
+            )
         return found
 
     def drivers(self) -> dict[str, builtins.list[str]]:

@@ -4,6 +4,9 @@ Owner of ``images.json``. A change is computed on a copy, written, and only then
 a crash leaves the former state both in memory and on disk. But for changes that make room: those count at once, as else a
 full disk could not be emptied, and are written when there is room. A crash in between loses nothing that was removed: an
 image whose parts are gone is left out.
+
+A file that cannot be read is set aside as ``images.json.damaged``, and the node goes on without its images. Somebody may
+mend it and put it back, or take it away; until then nothing that it may have named is removed.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+import structlog
 
-from base.files import remove_leftovers
+from base.files import remove_leftovers, sync_folder
 from base.records import Records as KeptFiles
 from base.tasks import wait_to_end
 from runtime.images.content import disk_full_as_error
@@ -24,6 +28,8 @@ from runtime.images.reference import Reference, parse_reference
 from runtime.images.types import Descriptor, Image
 
 SHORT_ID_LENGTH = 12
+
+log = structlog.get_logger(__name__)
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
@@ -71,6 +77,7 @@ class ImageRecords:
 
     def __init__(self, path: Path, load_config: LoadConfig) -> None:
         self._path, self._load_config = path, load_config
+        self._aside = path.with_name(f"{path.name}.damaged")
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}
         self._lock = asyncio.Lock()
@@ -80,7 +87,8 @@ class ImageRecords:
         """Read the file; returns the IDs of images that were left out because parts of them are gone. Blocks.
 
         Raises:
-            ImagesError: the file is damaged.
+            ImagesError: a newer daemon wrote the file.
+            OSError: it cannot be read, or is damaged and cannot be set aside.
         """
         remove_leftovers(self._path.parent)
         try:
@@ -88,12 +96,20 @@ class ImageRecords:
         except FileNotFoundError:
             return []
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ImagesError(f"{self._path} is damaged ({error}): move it away to start without images") from error
+            self._path.rename(self._aside)
+            sync_folder(self._path.parent)
+            log.error("images.unreadable", path=str(self._aside), reason=str(error))
+            return []
         if stored.Version != 1:
             raise ImagesError(f"{self._path} has version {stored.Version}, which a newer swarmd wrote")
         whole = {record.ID: record for record in stored.Images if is_whole(record)}
         self._install(whole)
         return [record.ID for record in stored.Images if record.ID not in whole]
+
+    @property
+    def set_aside(self) -> Path | None:
+        """The damaged file, while it is there: what it named is nobody's to remove."""
+        return self._aside if self._aside.exists() else None
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))

@@ -99,11 +99,13 @@ class State(msgspec.Struct):
         return entry
 
     async def collect(self) -> tuple[list[str], int]:
-        """Remove layers and blobs that no image, container or work under way needs.
+        """Remove layers and blobs that no image, container or work under way needs; none while it is not known which do.
 
         Returns:
             Chain IDs of the removed layers, and the bytes freed.
         """
+        if self.records.set_aside is not None:
+            return [], 0
         entries = list(self.records)
         pinned = self.content.pinned
         live_chains = {chain_id for entry in entries for chain_id in chain_ids(entry.config.diff_ids)} | pinned

@@ -96,7 +96,8 @@ class ImageStore:
 
         Raises:
             OverlayUnsupportedError: the directory cannot hold root file systems.
-            ImagesError: the record of the images is damaged.
+            ImagesError: the record of the images is a newer daemon's.
+            OSError: it cannot be read, or is damaged and cannot be set aside.
         """
         left_out = await asyncio.to_thread(self._open)
         for image_id in left_out:
@@ -126,6 +127,11 @@ class ImageStore:
     def unsaved(self) -> tuple[int, str]:
         """How many records are not on the disk, and why."""
         return self._state.records.files.unsaved
+
+    @property
+    def set_aside(self) -> Path | None:
+        """The damaged record of the images, while it is there and nothing is removed for its sake."""
+        return self._state.records.set_aside
 
     async def warm(self) -> None:
         """Have ready what the first request to a registry needs: 0.1 s of CPU on its way otherwise."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
+from unittest.mock import Mock, patch
 
 import pytest
 
 from api import daemon, swarmd
+from api.options import parse_options
 from api.startup import LOCK_FILE, StartError, own_state
 from base.files import open_lock_file
+from runtime.engine import Engine
+from runtime.images import ImagesError
+from worker.membership.zygote import Zygote
 
 
 def mode(path: Path) -> int:
@@ -132,3 +138,20 @@ def test_the_default_folder_keeps_its_control_group_on_another_disk(
     monkeypatch.setattr(daemon, "DEFAULT_STATE", str(tmp_path / "default"))
     assert daemon.default_cgroup_parent(tmp_path / "disk") == "/swarm"
     assert daemon.default_cgroup_parent(tmp_path / "other").startswith("/swarm-")
+
+
+async def test_what_the_engine_refuses_to_start_on_is_one_line_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def newer(_engine: Engine) -> NoReturn:
+        raise ImagesError("images.json has version 2, which a newer swarmd wrote")
+
+    monkeypatch.setattr(Engine, "open", newer)
+    monkeypatch.setattr(sys, "argv", ["swarmd", "--state", str(tmp_path / "state"), "--run", str(tmp_path / "run")])
+    options = parse_options()
+    loop = asyncio.get_running_loop()
+    with (
+        patch.object(loop, "add_signal_handler"),
+        pytest.raises(StartError, match="which a newer swarmd wrote"),
+    ):
+        await daemon.serve(options, Mock(spec=Zygote))

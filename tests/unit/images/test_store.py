@@ -330,6 +330,38 @@ async def test_state_survives_a_restart_and_a_crash(tmp_path: Path) -> None:
         await again.close()
 
 
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64, b'{"Version":1,"Images":[{"ID":', b'{"Images":{}}', b"\xff\xfe"])
+async def test_a_damaged_record_of_images_removes_nothing(tmp_path: Path, damage: bytes) -> None:
+    store = ImageStore(tmp_path)
+    await store.open()
+    await store.load(in_chunks(docker_archive([BASE], ["a:1"])))
+    before, chains = store.inspect("a:1"), store._state.snapshots.chains()
+    blobs = sorted((tmp_path / "content/blobs/sha256").iterdir())
+    await store.close()
+    file, aside = tmp_path / "images.json", tmp_path / "images.json.damaged"
+    whole = file.read_bytes()
+    file.write_bytes(damage)
+    for _ in range(2):  # the next start knows as little
+        again = ImageStore(tmp_path)
+        await again.open()
+        assert again.list() == []
+        assert again.set_aside == aside
+        assert aside.read_bytes() == damage
+        await again.load(in_chunks(docker_archive([TOP], ["b:1"])))
+        await again.remove("b:1", force=True)
+        assert set(chains) <= set(again._state.snapshots.chains())
+        assert set(blobs) <= set((tmp_path / "content/blobs/sha256").iterdir())
+        await again.close()
+    aside.unlink()
+    file.write_bytes(whole)
+    mended = ImageStore(tmp_path)
+    await mended.open()
+    assert mended.inspect("a:1") == before
+    assert mended.set_aside is None
+    assert mended._state.snapshots.chains() == chains
+    await mended.close()
+
+
 async def test_image_with_a_lost_blob_is_left_out(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     await store.open()
