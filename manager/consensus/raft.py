@@ -8,6 +8,10 @@ Threads and who owns what:
   in order and in batches: one wake-up carries whatever came together, in both directions.
 - A **worker thread** reads and writes snapshot files, nothing else.
 
+A leader's raft thread that **stands still** for twice the time of check-quorum, because its disk does not answer, cannot
+tell that another leads by now. The owner's loop finds out by itself (``Standstill``): until the thread goes on, this
+manager leads no more, unless there is nobody else who could.
+
 A failure (disk, broken invariant, the state machine raising) ends the member for good: it falls silent, its
 proposals end in ``ProposalUnknownError``, and ``on_failure`` hears of it once.
 """
@@ -52,6 +56,7 @@ from manager.consensus.proposals import Proposals
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig
 from manager.consensus.snapshots import SnapshotHead
+from manager.consensus.standstill import Standstill
 from manager.consensus.thread import GroupView, RaftThread
 
 log = structlog.get_logger(__name__)
@@ -95,6 +100,9 @@ class RaftConsensus:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._next_token = 1
         self._changed = asyncio.Event()
+        self._standstill = Standstill(
+            lambda: self._thread.turns, limit_s=2 * config.timing.check_quorum_s, told=self._stands_still
+        )
 
     # port.Consensus
 
@@ -158,17 +166,13 @@ class RaftConsensus:
     async def stop(self, *, transfer: bool = True) -> None:
         if self._stopping:
             return
-        if (
-            transfer
-            and self._failure is None
-            and self._published.is_leader
-            and self._other_voters() & self._group.reachable
-        ):
+        if transfer and self._failure is None and self._leads and self._other_voters() & self._group.reachable:
             try:
                 await self.transfer_leadership(timeout_s=2.0)
             except ConsensusError as error:
                 log.info("leadership.not_transferred", node_id=self.node_id, reason=str(error))
         self._stopping = True
+        self._standstill.end()
         await self._thread.stop()
         self._published = LeaderState(self._published.term, None, False)
         self._update_leader()
@@ -182,9 +186,7 @@ class RaftConsensus:
         """See the port."""
         if len(data) > ENTRY_SIZE_BYTES_MAX:
             raise EntryTooLargeError(f"entry of {len(data)} bytes, largest is {ENTRY_SIZE_BYTES_MAX}")
-        self._check_running()
-        if not self._published.is_leader:
-            raise NotLeaderError(self._published.leader_id)
+        self._check_leads()
         if command_id is None:
             command_id = self._proposals.new_id()
         elif len(command_id) != COMMAND_ID_SIZE_BYTES:
@@ -202,9 +204,7 @@ class RaftConsensus:
             self._proposals.remove(command_id)
 
     async def read_barrier(self, *, timeout_s: float = 20.0) -> int:
-        self._check_running()
-        if not self._published.is_leader:
-            raise NotLeaderError(self._published.leader_id)
+        self._check_leads()
         token, future = self._new_wait()
         self._thread.post(functools.partial(self._thread.open_barrier, token))
         await self._finish_wait(token, future, timeout_s, "leadership was not confirmed by a majority")
@@ -213,8 +213,8 @@ class RaftConsensus:
     async def admission(self, *, timeout_s: float = 20.0) -> Admission:
         term = self._published.term
         index = await self.read_barrier(timeout_s=timeout_s)
-        if not self._published.is_leader or self._published.term != term:
-            raise NotLeaderError(self._published.leader_id)
+        if not self._leads or self._published.term != term:
+            raise NotLeaderError(self._leader.leader_id)
         return Admission(self.group_id, term, self.node_id, index)
 
     async def admit(self, admission: Admission) -> None:
@@ -229,7 +229,7 @@ class RaftConsensus:
 
     async def remove_member(self, node_id: NodeID, *, timeout_s: float = 20.0) -> None:
         self._check_running()
-        if node_id == self.node_id and self._published.is_leader:
+        if node_id == self.node_id and self._leads:
             if not self._other_voters():
                 raise MembershipError(f"{node_id} is the last manager: removing it would lose the quorum")
             await self.transfer_leadership(timeout_s=timeout_s)
@@ -240,9 +240,7 @@ class RaftConsensus:
 
     async def transfer_leadership(self, to: NodeID | None = None, *, timeout_s: float = 5.0) -> None:
         """See the port. Raises NotLeaderError, MembershipError (``to`` has no vote or is not reachable), NoQuorumError."""
-        self._check_running()
-        if not self._published.is_leader:
-            raise NotLeaderError(self._published.leader_id)
+        self._check_leads()
         candidates = self._other_voters() & self._group.reachable
         if not candidates or (to is not None and to not in candidates):
             raise MembershipError(f"cannot transfer leadership: {to or 'no other manager'} is not a reachable voter")
@@ -349,6 +347,7 @@ class RaftConsensus:
                 self._thread.consumed(len(entries), sum(len(entry[0]) for entry in entries))
             case LeaderState():
                 self._published = output
+                self._standstill.watch() if output.is_leader else self._standstill.end()
                 self._update_leader()
             case Ready(term):
                 self._ready_term = term
@@ -393,10 +392,25 @@ class RaftConsensus:
             self._restoring = None
         self._work()
 
+    @property
+    def _leads(self) -> bool:
+        return self._published.is_leader and not (self._standstill.is_on and self._other_voters())
+
+    def _stands_still(self, stands_still: bool) -> None:
+        """What the raft thread would say if it could; it goes on, or has been deposed, when it says so itself."""
+        self._update_leader()
+        if not stands_still or self._leads:
+            return
+        log.warning("raft_thread.stands_still", node_id=self.node_id, reason="the disk does not answer")
+        self._proposals.fail_all("the disk of this manager does not answer, another one may lead")
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(NotLeaderError(None))
+
     def _update_leader(self) -> None:
         state = self._published
-        ready = state.is_leader and self._ready_term == state.term
-        leader = LeaderState(state.term, state.leader_id, ready)
+        leader_id = None if state.is_leader and not self._leads else state.leader_id
+        leader = LeaderState(state.term, leader_id, self._leads and self._ready_term == state.term)
         if leader == self._leader:
             return
         self._leader = leader
@@ -408,6 +422,7 @@ class RaftConsensus:
             return
         self._failure = error
         self._published = LeaderState(self._published.term, None, False)
+        self._standstill.end()
         self._update_leader()
         self._proposals.fail_all(f"this manager failed: {error}")
         for future in self._waiting.values():
@@ -422,6 +437,11 @@ class RaftConsensus:
             raise NotLeaderError(None) from self._failure
         if self._stopping or self._owner is None:
             raise NotLeaderError(None)
+
+    def _check_leads(self) -> None:
+        self._check_running()
+        if not self._leads:
+            raise NotLeaderError(self._leader.leader_id)
 
     def _new_wait(self) -> tuple[int, asyncio.Future[None]]:
         token, self._next_token = self._next_token, self._next_token + 1

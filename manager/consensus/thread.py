@@ -80,6 +80,8 @@ class RaftThread:
         self._consumed_seen = [0, 0]
         self._stalled = False
         self._abandoned = False
+        self.turns = 0
+        """How often it pumped, a leader at least once a heartbeat; read by the owner's loop, see ``Standstill``."""
 
     # From any thread
 
@@ -320,6 +322,7 @@ class RaftThread:
 
     def _pump(self) -> None:
         self._pump_scheduled = False
+        self.turns += 1
         core, links = self._core, self._links
         if core is None or links is None or self._abandoned:
             return

@@ -9,6 +9,7 @@ import shutil
 import struct
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from manager.consensus.port import (
     ConsensusError,
     CorruptStateError,
     IncompleteStateError,
+    LeaderState,
     Member,
     MembershipError,
     NodeID,
@@ -29,9 +31,10 @@ from manager.consensus.port import (
     StateLockedError,
 )
 from manager.consensus.settings import SnapshotPolicy
+from manager.consensus.standstill import Standstill
 from manager.consensus.thread import MemberRemovedError
 from tests.support_addresses import loopback
-from tests.unit.consensus.cluster import Cluster, Node
+from tests.unit.consensus.cluster import FAST, Cluster, Node
 from tests.waiting import until
 
 
@@ -60,6 +63,25 @@ class FullDisk(OSFiles):
             write(data)
 
         file.write = refuse  # type: ignore[method-assign]  # a fault at the seam
+        return file
+
+
+class HungDisk(OSFiles):
+    """Ends no sync while ``answers`` is not set."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def create(self, path: Path) -> AppendFile:
+        file = super().create(path)
+        sync = file.sync
+
+        def wait() -> None:
+            self.answers.wait()
+            sync()
+
+        file.sync = wait  # type: ignore[method-assign]  # a fault at the seam
         return file
 
 
@@ -499,3 +521,62 @@ async def test_a_snapshot_is_read_on_another_thread_and_put_in_place_on_the_owne
     assert back.machine.restored_by == {threading.get_ident()}
     assert back.machine.loaded_by
     assert not back.machine.loaded_by & back.machine.restored_by
+
+
+async def test_a_leader_whose_disk_hangs_leads_no_more(cluster: Cluster) -> None:
+    cluster.timing = FAST
+    disk = HungDisk()
+    first = await cluster.start("a", files=disk)
+    await until(lambda: first.consensus.leader.is_leader)
+    for name in ("b", "c"):
+        await cluster.enter(name, leader=first)
+    told: list[LeaderState] = []
+    first.consensus.on_leader_change(told.append)
+    disk.answers.clear()
+    try:
+        for call in (first.consensus.propose(b"hung", timeout_s=20.0), first.consensus.read_barrier(timeout_s=20.0)):
+            with pytest.raises((ProposalUnknownError, NotLeaderError)):
+                await call
+        assert told[-1] == first.consensus.leader
+        assert (told[-1].leader_id, told[-1].is_leader) == (None, False)
+        await until(lambda: any(node.consensus.leader.is_leader for node in others(cluster, first)))
+        second = await cluster.leader()
+        await second.consensus.propose(b"on")
+    finally:
+        disk.answers.set()
+    await until(lambda: first.machine.data == second.machine.data and first.consensus.leader.leader_id is not None)
+    assert b"on" in first.machine.data
+
+
+async def test_a_manager_alone_waits_for_a_disk_that_hangs(cluster: Cluster) -> None:
+    cluster.timing = FAST
+    disk = HungDisk()
+    node = await cluster.start("a", files=disk)
+    await until(lambda: node.consensus.leader.is_leader)
+    told: list[LeaderState] = []
+    node.consensus.on_leader_change(told.append)
+    disk.answers.clear()
+    try:
+        proposal = asyncio.ensure_future(node.consensus.propose(b"late"))
+        standstill = node.consensus._standstill
+        await until(lambda: standstill.is_on)
+        assert node.consensus.leader.is_leader
+    finally:
+        disk.answers.set()
+    await proposal
+    assert node.machine.data == [b"late"]
+    assert told == []
+
+
+async def test_a_process_that_was_paused_is_no_thread_that_stands_still() -> None:
+    told: list[bool] = []
+    turns = [0]
+    standstill = Standstill(lambda: turns[0], limit_s=1.0, told=told.append)
+    standstill.watch()
+    time.sleep(2.0)  # noqa: ASYNC251  # nothing of this process runs
+    await asyncio.sleep(0)
+    assert told == []
+    await until(lambda: told == [True])
+    turns[0] += 1
+    await until(lambda: told == [True, False])
+    standstill.end()
