@@ -96,6 +96,7 @@ class Agent:
         self._machine = machine
         self._boots = Boots(state_dir)
         self._choice = ManagerChoice(manager.grpc_addr for manager in managers)
+        self._reason_known = False
         self._managers_known = asyncio.Event()
         if self._choice.known:
             self._managers_known.set()
@@ -201,7 +202,7 @@ class Agent:
                     self._choice.opened()
                 self._choice.failed(leader_addr=error.leader_addr)
                 log.info("session.failed", manager=addr, reason=str(error))
-                self._listener.on_session(str(error))
+                self._tell(error)
 
     async def _session(self, addr: str) -> None:
         channel = self._channels(addr)
@@ -226,8 +227,16 @@ class Agent:
         finally:
             await channel.close()
 
+    def _tell(self, error: SessionError) -> None:
+        """A manager that only names the leader hides nothing of why there is no session."""
+        if error.leader_addr and self._reason_known:
+            return
+        self._reason_known = not error.leader_addr
+        self._listener.on_session(str(error))
+
     def _on_open(self, addr: str) -> None:
         log.info("session.opened", manager=addr)
+        self._reason_known = False
         self._listener.on_session("")
         assert self._group is not None, "sessions are kept while the agent runs"
         self._group.create_task(asyncio.to_thread(self._boots.confirm), name="agent boots")

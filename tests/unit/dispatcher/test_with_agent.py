@@ -439,6 +439,27 @@ async def test_a_copy_of_a_running_node_is_refused(manager: Manager, host: Agent
     await copy.stop()
 
 
+async def test_managers_that_name_the_leader_hide_nothing_of_what_it_said(
+    manager: Manager, host: AgentHost, tmp_path: Path
+) -> None:
+    host.start()
+    await until(lambda: "" in host.heard.sessions)
+    follower = Manager()
+    await follower.start()
+    follower.leader_addr = manager.addr
+    copy = AgentHost("n1", tmp_path / "copy", [follower.addr, manager.addr])
+    with capture_logs() as lines:
+        copy.start()
+        await until(
+            lambda: [line["manager"] for line in lines if line["event"] == "session.failed"].count(follower.addr) > 1
+        )
+    assert "does not lead" in copy.heard.sessions[0]  # nothing else is known yet
+    assert copy.heard.sessions[1:]
+    assert all("copy of its state folder" in reason for reason in copy.heard.sessions[1:])
+    await copy.stop()
+    await follower.stop()
+
+
 def _copied(host: AgentHost, folder: Path, manager: Manager) -> AgentHost:
     """Another machine with the state folder as it is now."""
     shutil.copytree(host.state_dir, folder)
