@@ -28,6 +28,7 @@ from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.creator import Creator
 from runtime.containers.lifecycle import Lifecycle
+from runtime.containers.limits import Capacity
 from runtime.containers.prune import ContainerPruneReport
 from runtime.containers.runc import Runc
 from runtime.containers.spec import HostFacts
@@ -372,6 +373,11 @@ class Engine:
     def drivers(self) -> dict[str, builtins.list[str]]:
         """Names of what it has, by kind: Log, Network, Volume."""
         return {"Log": [*LOG_DRIVERS], "Network": self.networks.driver_names(), "Volume": ["local"]}
+
+    @property
+    def capacity(self) -> Capacity:
+        """What containers can be limited to here."""
+        return self._facts.capacity
 
     def security_options(self) -> builtins.list[str]:
         """What confines containers here, in the words of /info."""

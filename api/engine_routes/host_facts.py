@@ -24,23 +24,21 @@ GOARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 class CgroupFacts(msgspec.Struct, frozen=True):
-    """Which limits this kernel can set; the names are those of /info."""
+    """Which limits this kernel can set beside those that the engine knows of; the names are those of /info."""
 
     version: str
     memory_limit: bool
-    swap_limit: bool
     cpu_cfs_period: bool
     cpu_cfs_quota: bool
     cpu_shares: bool
     cpu_set: bool
     pids_limit: bool
-    oom_kill_disable: bool
 
-    def warnings(self) -> list[str]:
-        """What is missing, as ``docker info`` shows it."""
+    def warnings(self, *, swap_limit: bool) -> list[str]:
+        """What is missing here, as ``docker info`` shows it; whether swap can be limited the engine knows."""
         missing = {
             "memory limit": self.memory_limit,
-            "swap limit": self.swap_limit,
+            "swap limit": swap_limit,
             "cpu cfs quota": self.cpu_cfs_quota,
             "cpu shares": self.cpu_shares,
             "cpuset": self.cpu_set,
@@ -55,23 +53,16 @@ def read_cgroup_facts(root: Path = CGROUP_ROOT) -> CgroupFacts:
         controllers = (root / "cgroup.controllers").read_text().split()
     except FileNotFoundError:
         return _facts_v1(root)
-    cpu, memory = "cpu" in controllers, "memory" in controllers
+    cpu = "cpu" in controllers
     return CgroupFacts(
         version="2",
-        memory_limit=memory,
-        swap_limit=memory and _swap_accounting_v2(root),
+        memory_limit="memory" in controllers,
         cpu_cfs_period=cpu,
         cpu_cfs_quota=cpu,
         cpu_shares=cpu,
         cpu_set="cpuset" in controllers,
         pids_limit="pids" in controllers,
-        oom_kill_disable=False,
     )
-
-
-def _swap_accounting_v2(root: Path) -> bool:
-    """The root has no memory.swap.max; any first-level cgroup has, when the kernel counts swap."""
-    return any(root.glob("*/memory.swap.max"))
 
 
 def _facts_v1(root: Path) -> CgroupFacts:
@@ -81,13 +72,11 @@ def _facts_v1(root: Path) -> CgroupFacts:
     return CgroupFacts(
         version="1",
         memory_limit=has("memory", "memory.limit_in_bytes"),
-        swap_limit=has("memory", "memory.memsw.limit_in_bytes"),
         cpu_cfs_period=has("cpu", "cpu.cfs_period_us"),
         cpu_cfs_quota=has("cpu", "cpu.cfs_quota_us"),
         cpu_shares=has("cpu", "cpu.shares"),
         cpu_set=has("cpuset", "cpuset.cpus"),
         pids_limit=(root / "pids").is_dir(),
-        oom_kill_disable=has("memory", "memory.oom_control"),
     )
 
 

@@ -122,22 +122,26 @@ class SystemRoutes:
         }
         answer |= self._limits() | self._settings()
         warnings = [
-            *(*self._cgroup.warnings(), *runc_warnings(helpers["runc"]), *self._info.warnings),
+            *(
+                *self._cgroup.warnings(swap_limit=self._engine.capacity.swap),
+                *runc_warnings(helpers["runc"]),
+                *self._info.warnings,
+            ),
             *(*self._engine.warnings(), *warnings_of(swarm)),
         ]
         return json_response(answer | {"Warnings": warnings})
 
     def _limits(self) -> dict[str, object]:
-        facts = self._cgroup
+        facts, capacity = self._cgroup, self._engine.capacity
         return {
             "MemoryLimit": facts.memory_limit,
-            "SwapLimit": facts.swap_limit,
+            "SwapLimit": capacity.swap,
             "CpuCfsPeriod": facts.cpu_cfs_period,
             "CpuCfsQuota": facts.cpu_cfs_quota,
             "CPUShares": facts.cpu_shares,
             "CPUSet": facts.cpu_set,
             "PidsLimit": facts.pids_limit,
-            "OomKillDisable": facts.oom_kill_disable,
+            "OomKillDisable": capacity.oom_kill_disable,
             "CgroupDriver": "cgroupfs",
             "CgroupVersion": facts.version,
         }

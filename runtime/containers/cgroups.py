@@ -6,6 +6,7 @@ runc makes a container's own groups; here are the facts about the host, the pare
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,13 +166,18 @@ def _enable(group: Path, controllers: Iterable[str]) -> None:
 
 
 def swap_limit(layout: Layout) -> bool:
-    """Whether this kernel can limit swap."""
+    """Whether this kernel can limit swap: it may be built or booted without (``swapaccount=0``).
+
+    In version 2 the root has no limits, so any group that limits memory is looked at; where none does yet, a kernel
+    that swaps is one that can.
+    """
     mount = layout.mounts.get("memory")
     if mount is None:
         return False
     if layout.version == 1:
         return (mount / "memory.memsw.limit_in_bytes").exists()
-    return Path("/proc/swaps").exists()
+    limiting = next(itertools.chain(mount.glob("memory.max"), mount.glob("*/memory.max")), None)
+    return limiting.with_name("memory.swap.max").exists() if limiting else Path("/proc/swaps").exists()
 
 
 def capacity(layout: Layout, parent: str) -> Capacity:

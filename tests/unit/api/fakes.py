@@ -18,6 +18,7 @@ from runtime.containers.announcements import announce
 from runtime.containers.attach import AttachStream
 from runtime.containers.cgroups import Layout
 from runtime.containers.container import Container
+from runtime.containers.limits import Capacity
 from runtime.containers.record import Record, RunState
 from runtime.containers.states import Event, Status
 from runtime.containers.stats import Sample, one_sample, samples
@@ -184,6 +185,9 @@ def _make_container() -> Container:
     return Container(record, RunState(), Path("/nowhere"))
 
 
+CAPACITY = Capacity(cpus=2, cpuset_cpus="0-1", cpuset_mems="0", swap=False, swappiness=False, oom_kill_disable=False)
+
+
 class FakeEngine(Engine):
     """One container, ``web``, without processes; a test decides its life by ``end``.
 
@@ -211,6 +215,10 @@ class FakeEngine(Engine):
 
     def warnings(self) -> list[str]:
         return self.disk_warnings
+
+    @property
+    def capacity(self) -> Capacity:
+        return CAPACITY
 
     def security_options(self) -> list[str]:
         return ["name=seccomp,profile=builtin"]

@@ -76,6 +76,8 @@ async def test_info_describes_host_engine_and_cluster(client: Client) -> None:
     assert found["OSType"] == "linux"
     assert found["MemTotal"] > 0
     assert found["CgroupVersion"] in ("1", "2")
+    assert found["SwapLimit"] is False  # as the engine has it, whatever this machine can
+    assert "WARNING: No swap limit support" in found["Warnings"]
     assert found["Swarm"]["LocalNodeState"] == "inactive"
     assert found["Swarm"]["ControlAvailable"] is False
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from base.trees import remove_tree
 from runtime.containers import cgroups
 from runtime.system import check_cgroups, has_filesystem
@@ -61,6 +63,26 @@ def test_what_limits_can_be_of_is_read_where_the_containers_will_be(tmp_path: Pa
         assert cgroups.capacity(layout, "/other").cpuset_cpus == "0-7"
         assert cgroups.capacity(layout, "/").cpus == len(os.sched_getaffinity(0))
     assert cgroups.capacity(cgroups.Layout(2, {}, {}), "/ours").cpuset_cpus == ""
+
+
+@pytest.mark.parametrize("top", ["", "some.slice"])
+def test_version_2_limits_swap_where_the_groups_that_limit_memory_do(tmp_path: Path, top: str) -> None:
+    """The root group has neither file; in a cgroup namespace the mount is no root."""
+    layout = cgroups.Layout(2, {"memory": tmp_path}, {})
+    (tmp_path / top).mkdir(exist_ok=True)
+    assert cgroups.swap_limit(layout) == Path("/proc/swaps").exists()
+    (tmp_path / top / "memory.max").touch()
+    assert not cgroups.swap_limit(layout)  # swapaccount=0
+    (tmp_path / top / "memory.swap.max").touch()
+    assert cgroups.swap_limit(layout)
+
+
+def test_version_1_limits_swap_where_its_hierarchy_counts_it(tmp_path: Path) -> None:
+    layout = cgroups.Layout(1, {"memory": tmp_path}, {})
+    assert not cgroups.swap_limit(layout)
+    (tmp_path / "memory.memsw.limit_in_bytes").touch()
+    assert cgroups.swap_limit(layout)
+    assert not cgroups.swap_limit(cgroups.Layout(1, {}, {}))
 
 
 def test_missing_controllers_are_told_with_the_cure() -> None:
