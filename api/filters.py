@@ -13,6 +13,7 @@ import msgspec
 
 from api.errors import BadRequestError
 from base import times
+from base.json_text import read_json
 
 Filters = dict[str, list[str]]
 
@@ -35,7 +36,7 @@ def parse_filters(text: str, known: Collection[str] | None = None) -> Filters:
     if not text:
         return {}
     try:
-        decoded = msgspec.json.decode(text)
+        decoded = read_json(text, type=object)
     except msgspec.DecodeError as error:
         raise BadRequestError(f"invalid filter: {error}") from None
     if not isinstance(decoded, dict):

@@ -31,6 +31,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from api.errors import BadRequestError
+from base.json_text import read_json
 from proto import options_pb2
 
 M = TypeVar("M", bound=Message)
@@ -67,8 +68,8 @@ def parse_json(body: bytes) -> object:
     if not body.strip():
         raise JSONError("invalid JSON: got EOF while reading request body")
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return read_json(body, type=object)
+    except msgspec.DecodeError as error:
         raise JSONError(f"invalid JSON: {error}") from error
 
 

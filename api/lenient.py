@@ -14,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from api.errors import BadRequestError
+from base.json_text import read_json
 
 S = TypeVar("S", bound=msgspec.Struct)
 _Shape = Callable[[Any], Any]  # JSON in, JSON out: any value is possible until msgspec has checked it
@@ -22,7 +23,7 @@ _Shape = Callable[[Any], Any]  # JSON in, JSON out: any value is possible until 
 def decode_object(body: bytes) -> dict[str, object]:
     """The JSON object in ``body``. Raises: BadRequestError for anything else."""
     try:
-        value = msgspec.json.decode(body)
+        value = read_json(body, type=object)
     except msgspec.DecodeError as error:
         raise BadRequestError(f"invalid JSON: {error}") from None
     if not isinstance(value, dict):

@@ -17,6 +17,7 @@ from aiohttp import web
 from api.errors import BadRequestError
 from api.filters import Filters, parse_filters
 from api.lenient import decode_object
+from base.json_text import read_json
 
 FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))
 _encoder = msgspec.json.Encoder()
@@ -67,7 +68,7 @@ def auth_header(request: web.Request, name: str = "X-Registry-Auth") -> dict[str
     if not text:
         return {}
     try:
-        decoded = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        decoded = read_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=object)
     except (binascii.Error, msgspec.DecodeError, ValueError):
         raise BadRequestError(f"invalid {name} header: want base64url of a JSON object") from None
     if decoded is None:  # what some clients send when they have none

@@ -30,7 +30,12 @@ class StartError(Exception):
 
 
 def configure_logging(level: str) -> None:
-    """JSON lines on stderr, inherited by the manager process."""
+    """JSON lines on stderr, inherited by the manager process.
+
+    gRPC's own lines there are errors alone: it tells of each handshake that failed, so that anybody who reaches the port
+    could write thousands a second. It reads the variable when it is imported.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     structlog.configure(
         cache_logger_on_first_use=True,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

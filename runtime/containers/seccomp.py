@@ -14,6 +14,7 @@ from typing import Any  # Any: a value of the OCI spec's JSON
 
 import msgspec
 
+from base.json_text import read_json
 from runtime.containers import seccomp_rules as rules
 from runtime.errors import InvalidParameterError
 from runtime.kernel.syscalls import supports_x32
@@ -90,8 +91,8 @@ class Profile(msgspec.Struct, frozen=True):
 def parse_profile(text: str) -> Profile:
     """A profile given by the user. Raises InvalidParameterError."""
     try:
-        profile = msgspec.json.decode(text, type=Profile)
-    except (msgspec.DecodeError, RecursionError) as error:
+        profile = read_json(text, type=Profile)
+    except msgspec.DecodeError as error:
         raise InvalidParameterError(f"Decoding seccomp profile failed: {error}") from None
     if profile.architectures and profile.archMap:
         raise InvalidParameterError(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from base.json_text import read_json
 from runtime.images.content import ContentStore
 from runtime.images.errors import ArchiveError, ContentError, DigestMismatchError, InvalidReferenceError
 from runtime.images.manifests import (
@@ -185,8 +186,8 @@ def layer_descriptor(content: ContentStore, digest: str) -> Descriptor:
 
 def _decode_items(data: bytes) -> list[DockerManifestItem]:
     try:
-        return msgspec.json.decode(data, type=list[DockerManifestItem])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return read_json(data, type=list[DockerManifestItem])
+    except msgspec.DecodeError as error:
         raise ArchiveError(f"invalid archive: manifest.json: {error}") from error
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from base.json_text import read_json
 from base.numbers import natural
 from runtime.images.errors import InvalidArgumentError
 from runtime.images.types import HealthConfig, ImageConfig
@@ -52,7 +53,7 @@ def _command(rest: str, shell: list[str] | None) -> list[str]:
     """JSON form as it is, anything else for the shell."""
     if rest.startswith("["):
         try:
-            return msgspec.json.decode(rest, type=list[str])
+            return read_json(rest, type=list[str])
         except msgspec.DecodeError:
             pass
     return [*(shell or ["/bin/sh", "-c"]), rest]
@@ -61,7 +62,7 @@ def _command(rest: str, shell: list[str] | None) -> list[str]:
 def _list(rest: str, name: str) -> list[str]:
     if rest.startswith("["):
         try:
-            return msgspec.json.decode(rest, type=list[str])
+            return read_json(rest, type=list[str])
         except msgspec.DecodeError:
             pass
     return _words(rest, name)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar  # Any: a value of a manifest's JSON, judged fie
 
 import msgspec
 
+from base.json_text import read_json
 from runtime.images.errors import InvalidReferenceError, ManifestError, PlatformMismatchError
 from runtime.images.platforms import choose, satisfies
 from runtime.images.reference import check_digest
@@ -95,8 +96,8 @@ class ConfigFile(msgspec.Struct, omit_defaults=True):
 
 def _decode(data: bytes, kind: type[T], what: str) -> T:
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return read_json(data, type=kind)
+    except msgspec.DecodeError as error:
         raise ManifestError(f"invalid {what}: {error}") from error
 
 

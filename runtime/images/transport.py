@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from base.backoff import Backoff
+from base.json_text import read_json
 from runtime.images.challenge import Challenge, choose_challenge
 from runtime.images.credentials import is_for
 from runtime.images.endpoints import Endpoint
@@ -346,7 +347,7 @@ class Transport:
             await _raise_for_status(response)
             body = await read_limited(response, ANSWER_BYTES_MAX)
         try:
-            return msgspec.json.decode(body, type=_TokenBody)
+            return read_json(body, type=_TokenBody)
         except msgspec.DecodeError as error:
             raise RegistryError(f"unable to decode token response: {error}") from error
 
@@ -406,9 +407,9 @@ async def _message(response: aiohttp.ClientResponse) -> str:
 
 async def _status_error(response: aiohttp.ClientResponse) -> StatusError:
     try:
-        body = msgspec.json.decode(await read_limited(response, ANSWER_BYTES_MAX), type=_ErrorBody)
+        body = read_json(await read_limited(response, ANSWER_BYTES_MAX), type=_ErrorBody)
         first = (body.errors or [_ErrorItem()])[0]
-    except (msgspec.DecodeError, UnicodeDecodeError, RegistryError):
+    except (msgspec.DecodeError, RegistryError):
         first = _ErrorItem()
     if first.code:
         return StatusError(response.status, first.code[:100], first.message[:1000])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ import msgspec
 
 from base.gotemplate.faults import TemplateError
 from base.gotemplate.values import Budget, Function, Labels
+from base.json_text import read_json
 from proto.objects_pb2 import Task
 from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
 from proto.specs_pb2 import Mount as MountSpec
@@ -315,10 +315,8 @@ def registry_auth(text: str) -> RegistryAuth | None:
     if not text:
         return None
     try:
-        fields = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if not isinstance(fields, dict):
-            raise TypeError
-    except (binascii.Error, ValueError, TypeError):
+        fields = read_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=dict[str, object])
+    except (binascii.Error, ValueError):  # msgspec's errors are ValueErrors
         raise ExecutorError("the registry credentials stored with the service cannot be read") from None
 
     def field(name: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -285,6 +288,37 @@ def test_what_a_peer_may_take_up_before_it_is_authorised_is_bounded() -> None:
     assert _option("grpc.max_allowed_incoming_connections") == CONNECTIONS_MAX
     names = [name for name, _ in server_options()]
     assert len(names) == len(set(names))
+
+
+_NOISY = """
+import socket, sys, threading
+from concurrent import futures
+from pathlib import Path
+from api.startup import configure_logging
+configure_logging("info")
+import grpc
+from pki.grpc_credentials import server_credentials, server_options
+from pki.node_certificate import NodeCertificate
+server = grpc.server(futures.ThreadPoolExecutor(1), options=server_options())
+port = server.add_secure_port("127.0.0.1:0", server_credentials(NodeCertificate.load(Path(sys.argv[1]))))
+server.start()
+for text in [b"GET / HTTP/1.1\\r\\n\\r\\n", bytes(500), b"\\x16\\x03\\x01\\x00\\x05hello"] * 10:
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(text)
+        stranger.shutdown(socket.SHUT_WR)
+        while stranger.recv(4096):
+            pass
+server.stop(None).wait()
+"""
+
+
+def test_a_stranger_writes_no_lines_of_grpcs_own(tmp_path: Path) -> None:
+    """It tells of each handshake that fails, 4000 a second of one host: who reaches the port would fill the log."""
+    source = NodeCertificate.create(tmp_path / "node", Authority().credentials())
+    command = [sys.executable, "-c", _NOISY, str(source.directory)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=DEADLINE_S, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 async def test_answers_may_be_larger_than_requests_also_between_managers(tmp_path: Path) -> None:
