@@ -27,7 +27,7 @@ class SpecVersions(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Difference:
+class Difference:
     """How a version of a spec differs from the present one, in what concerns tasks.
 
     ``rest`` is everything but placement and registry credentials, the endpoint included.
@@ -44,11 +44,12 @@ class DirtyCheck:
 
     Attributes:
         spec_versions: must hold the versions that tasks were made from; without its version a task counts as dirty.
+        differences: what was found so far; may be handed on to the next check by the same spec.
     """
 
     service: Service
     spec_versions: SpecVersions
-    _differences: dict[int, _Difference | None] = field(default_factory=dict)
+    differences: dict[int, Difference] = field(default_factory=dict)
 
     def is_dirty(self, task: Task, node: Node | None) -> bool:
         """Whether ``task`` must be replaced to follow its service's present spec.
@@ -66,11 +67,20 @@ class DirtyCheck:
             return True
         return difference.placement and not self._node_matches(node)
 
-    def _difference(self, spec_version: int) -> _Difference | None:
-        if spec_version not in self._differences:
+    def is_same(self, spec_version: int) -> bool:
+        """Whether no task of that version is dirty, whatever became of it and wherever it is."""
+        if spec_version == self.service.spec_version:
+            return True
+        found = self._difference(spec_version)
+        return found is not None and not (found.rest or found.placement or found.registry_auth)
+
+    def _difference(self, spec_version: int) -> Difference | None:
+        found = self.differences.get(spec_version)
+        if found is None:
             kept = self.spec_versions.of(self.service.id, spec_version)
-            self._differences[spec_version] = _compare(kept.spec, self.service.spec) if kept is not None else None
-        return self._differences[spec_version]
+            if kept is not None:
+                found = self.differences[spec_version] = _compare(kept.spec, self.service.spec)
+        return found
 
     def _node_matches(self, node: Node | None) -> bool:
         if node is None:
@@ -83,9 +93,9 @@ def _has_its_image(task: Task) -> bool:
     return task.desired_state <= TASK_STATE_RUNNING and TASK_STATE_READY <= task.status.state <= TASK_STATE_RUNNING
 
 
-def _compare(before: ServiceSpec, after: ServiceSpec) -> _Difference:
+def _compare(before: ServiceSpec, after: ServiceSpec) -> Difference:
     old, new = comparable(before), comparable(after)
-    return _Difference(
+    return Difference(
         rest=_without_placement_and_auth(old) != _without_placement_and_auth(new)
         or old.endpoint_spec != new.endpoint_spec,
         placement=old.task_template.placement != new.task_template.placement,

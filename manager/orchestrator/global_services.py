@@ -8,7 +8,7 @@ Source: swarmkit ``manager/orchestrator/global``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from manager.model.actions import CreateTask, Outcome, RemoveTask, UpdateTask
 from manager.model.constraints import ConstraintError, node_matches, parse_cached
@@ -16,9 +16,11 @@ from manager.model.modes import GLOBAL
 from manager.model.nodes import is_node_lost
 from manager.model.tasks import has_ended, is_live, new_task
 from manager.model.transitions import with_desired
-from manager.orchestrator.inputs import ServiceInputs
+from manager.orchestrator.inputs import Judging, ServiceInputs
 from manager.orchestrator.restart import SlotRules, is_finished, reconcile_slot
-from manager.orchestrator.update import SlotTasks, UpdateInputs, advance
+from manager.orchestrator.slots import SETTLED, Slot, SlotFacts
+from manager.orchestrator.standing import judge
+from manager.orchestrator.update import advance
 from proto.objects_pb2 import TASK_STATE_RUNNING, TASK_STATE_SHUTDOWN, Node, Service, Task
 from proto.specs_pb2 import NODE_AVAILABILITY_PAUSE
 
@@ -65,42 +67,26 @@ def reconcile_node(rules: SlotRules, node_id: str, tasks: Sequence[Task]) -> Out
     return outcome
 
 
-def nodes_to_look_at(inputs: ServiceInputs) -> Iterator[str]:
-    """IDs of nodes that want a task and have none, or the other way round: a change of the spec may have made them so.
-
-    The others are looked at when they, or their tasks, change. (Two tasks on a node have the service looked at: to have
-    their node looked at for it again would never end.)
-    """
-    occupied = {task.node_id for task in inputs.tasks if is_live(task)}
-    for node in inputs.nodes.values():
-        if may_run_on(inputs.service, node) != (node.id in occupied):
-            yield node.id
-    yield from sorted(node_id for node_id in occupied if inputs.nodes.get(node_id) is None)
+def facts_of(by: Judging, node_id: Slot, tasks: Sequence[Task]) -> SlotFacts | None:
+    """What is known of a node with these tasks of the service; None when there is nothing to know."""
+    node = by.nodes.get(str(node_id))
+    live = [task for task in tasks if is_live(task)]
+    wanted = may_run_on(by.service, node)
+    if not tasks and not wanted:
+        return None
+    takes_tasks = wanted and node is not None and node.spec.availability != NODE_AVAILABILITY_PAUSE
+    if live:
+        misplaced = not wanted
+    else:
+        misplaced = takes_tasks and not is_finished(tasks, by.spec_of, GLOBAL)
+    # Nothing is updated on a node that is paused, or that the service is to leave.
+    standing, until = judge(by, tasks, live) if takes_tasks and tasks else (SETTLED, None)
+    return SlotFacts(occupied=bool(live), misplaced=misplaced, standing=standing, until=until)
 
 
 def reconcile(inputs: ServiceInputs) -> Outcome:
     """The next step of a global service's update. Which nodes have a task is decided node by node."""
-    by_node: dict[str, list[Task]] = {}
-    for task in inputs.tasks:
-        by_node.setdefault(task.node_id, []).append(task)
-    eligible = sorted(
-        node.id
-        for node in inputs.nodes.values()
-        if may_run_on(inputs.service, node) and node.spec.availability != NODE_AVAILABILITY_PAUSE
-    )
-    return advance(
-        UpdateInputs(
-            service=inputs.service,
-            slots=[SlotTasks(0, node_id, by_node[node_id]) for node_id in eligible if node_id in by_node],
-            check=inputs.check,
-            nodes=inputs.nodes,
-            spec_of=inputs.spec_of,
-            missing_of=inputs.missing_of,
-            now=inputs.now,
-            new_id=inputs.new_id,
-            limit=inputs.limit,
-        )
-    )
+    return advance(inputs)
 
 
 def _stop(rules: SlotRules, tasks: Iterable[Task], outcome: Outcome) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from manager.model.actions import Action, RemoveService, RemoveTask, UpdateTask
+from manager.model.actions import Action, RemoveTask, UpdateTask
 from manager.model.defaults import restart_rules
 from manager.model.inputs import Nodes
 from manager.model.tasks import age_key, has_ended, is_live, newest
@@ -59,11 +59,10 @@ def is_removable(task: Task, nodes: Nodes) -> bool:
     return state < TASK_STATE_ASSIGNED or state >= TASK_STATE_COMPLETE or nodes.get(task.node_id) is None
 
 
-def reap_service(service: Service, tasks: Collection[Task], nodes: Nodes, now: float, limit: int) -> list[Action]:
-    """What becomes of a service its user has removed: its tasks go, and with the last one the service.
+def reap_removed(tasks: Iterable[Task], nodes: Nodes, now: float, limit: int) -> list[Action]:
+    """What becomes of tasks of a service that its user has removed: they are told to stop, and go when they have.
 
     Args:
-        tasks: every task of the service.
         limit: tasks to change at most this time.
     """
     actions: list[Action] = []
@@ -75,8 +74,6 @@ def reap_service(service: Service, tasks: Collection[Task], nodes: Nodes, now: f
         elif not _is_being_removed(task):
             changed = with_desired(task, TASK_STATE_REMOVE, now)
             actions.append(RemoveTask(task) if is_removable(changed, nodes) else UpdateTask(changed))
-    if sum(isinstance(action, RemoveTask) for action in actions) == len(tasks):
-        actions.append(RemoveService(service))
     return actions
 
 

@@ -121,7 +121,7 @@ def reconcile_slot(rules: SlotRules, slot_tasks: Sequence[Task]) -> Outcome:
             outcome.wait_until(from_timestamp(task.not_before))
             continue
         if has_ended(task) and rollout.counts_as_failure(service, task):
-            service = rollout.with_failure(service, task)
+            service = rollout.with_failures(service, [task.id])
         if position < len(live) - 1 or not _is_replaced(rules, task, lost=lost):
             outcome.add(UpdateTask(with_desired(task, TASK_STATE_SHUTDOWN, rules.now)))
         else:

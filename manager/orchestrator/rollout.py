@@ -6,6 +6,8 @@ failure ratio is taken of) and the tasks that failed; ``Service.update_status`` 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from manager.model.defaults import update_rules
 from manager.model.tasks import changed_at, running_since, was_evicted
 from manager.model.versions import copy_service
@@ -65,8 +67,8 @@ def counts_as_failure(service: Service, task: Task) -> bool:
     return started_at is None or changed_at(task) - started_at <= rules.monitor_s
 
 
-def with_failure(service: Service, task: Task) -> Service:
-    """A copy of the service in which the failure of ``task`` is counted."""
+def with_failures(service: Service, task_ids: Iterable[str]) -> Service:
+    """A copy of the service in which the failures of these tasks are counted."""
     copy = copy_service(service)
-    copy.rollout.failed_task_ids.append(task.id)
+    copy.rollout.failed_task_ids.extend(task_ids)
     return copy

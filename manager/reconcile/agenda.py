@@ -6,12 +6,12 @@ leader marks everything.
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 from manager import constants
+from manager.model.ordered import Ordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,7 @@ class Agenda:
     def __init__(self) -> None:
         # As ordered sets. A dict's first key is behind all those deleted before it, which a new leader would pay for.
         self._dirty: dict[type[Hashable], OrderedDict[Key, None]] = {kind: OrderedDict() for kind in _KINDS}
-        self._deadlines: dict[Key, float] = {}
-        self._heap: list[tuple[float, int, Key]] = []
-        self._sequence = 0
+        self._deadlines: Ordered[Key, float] = Ordered()
         self._marked_at = float("-inf")
 
     def __bool__(self) -> bool:
@@ -69,17 +67,12 @@ class Agenda:
 
     def set_deadline(self, key: Key, deadline: float | None) -> None:
         """Look at ``key`` at that time at the latest (seconds since the epoch); replaces what was set before."""
-        if deadline is None:
-            self._deadlines.pop(key, None)
-        elif self._deadlines.get(key) != deadline:
-            self._deadlines[key] = deadline
-            self._sequence += 1
-            heapq.heappush(self._heap, (deadline, self._sequence, key))
+        self._deadlines.set(key, deadline)
 
     def next_deadline(self) -> float | None:
         """The earliest deadline, or None."""
-        self._drop_stale()
-        return self._heap[0][0] if self._heap else None
+        first = self._deadlines.first()
+        return first[0] if first is not None else None
 
     def is_due(self, now: float) -> bool:
         """Whether ``mark_due`` would find anything."""
@@ -91,18 +84,11 @@ class Agenda:
         if self._was_set_back(now):
             for key in self._deadlines:
                 self.mark(key)
-            self._deadlines.clear()
+            self._deadlines = Ordered()
         self._marked_at = now
-        self._drop_stale()
-        while self._heap and self._heap[0][0] <= now:
-            _, _, key = heapq.heappop(self._heap)
-            del self._deadlines[key]
-            self.mark(key)
-            self._drop_stale()
+        while (first := self._deadlines.first()) is not None and first[0] <= now:
+            self._deadlines.pop()
+            self.mark(first[1])
 
     def _was_set_back(self, now: float) -> bool:
         return now < self._marked_at - constants.CLOCK_SKEW_S_MAX
-
-    def _drop_stale(self) -> None:
-        while self._heap and self._deadlines.get(self._heap[0][2]) != self._heap[0][0]:
-            heapq.heappop(self._heap)

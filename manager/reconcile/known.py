@@ -12,14 +12,25 @@ from itertools import chain, islice
 from manager.model.modes import mode_of
 from manager.model.needs import NOTHING_NEEDED, Needs
 from manager.model.needs import needs_of as read_needs
-from manager.model.tasks import changed_at
+from manager.model.nodes import is_node_lost
+from manager.model.tasks import changed_at, has_ended
 from manager.orchestrator import rollout
 from manager.reconcile.agenda import Agenda, NodeKey, ServiceKey, SlotKey
+from manager.reconcile.kept_slots import KeptSlots
 from manager.reconcile.reconcile_pass import ReconcilePass, slot_key
 from manager.scheduler.assign import is_unassigned
 from manager.scheduler.nodes import NodeSet, counts_on_node, has_failed, occupies_node
 from manager.store import Change, Store, View
-from proto.objects_pb2 import Cluster, Node, Service, SpecVersion, Task
+from proto.objects_pb2 import (
+    TASK_STATE_ASSIGNED,
+    TASK_STATE_REMOVE,
+    TASK_STATE_RUNNING,
+    Cluster,
+    Node,
+    Service,
+    SpecVersion,
+    Task,
+)
 
 
 class Known:
@@ -27,6 +38,7 @@ class Known:
     Attributes:
         agenda: what is to be looked at, and when.
         nodes: their load.
+        slots: those of the services that were looked at.
         per_node_services: IDs of the services that have a task a node, in no particular order.
     """
 
@@ -42,6 +54,7 @@ class Known:
         self._looks_max = looks_max
         self.agenda = Agenda()
         self.nodes = NodeSet(lambda task: self.needs_of(task, self._store.view))
+        self.slots = KeptSlots()
         self.per_node_services: dict[str, None] = {}
         self._needs: dict[tuple[str, int], Needs] = {}
         self._unassigned: dict[str, None] = {}
@@ -133,6 +146,14 @@ class Known:
     def _follow_task(self, old: Task | None, new: Task | None) -> None:
         task = new if new is not None else old
         assert task is not None
+        self.slots.task_changed(task)
+        service = self._store.view.services.get(task.service_id)
+        if service is None or rollout.is_under_way(service) or (service.pending_delete and new is None):
+            self.agenda.mark(ServiceKey(task.service_id))
+        if new is None or not self._is_as_it_should_be(new, service):
+            self.agenda.mark(slot_key(task, service))
+        if old is not None and new is not None and _is_progress(old, new):
+            return  # it lies on its node as before
         self.nodes.change_task(old, new)
         if new is not None and is_unassigned(new):
             self._unassigned[new.id] = None
@@ -142,15 +163,33 @@ class Known:
             self._schedule_again |= bool(self._unassigned)
         if old is not None and new is not None and has_failed(new) and not has_failed(old):
             self.nodes.note_failure(new, self._clock())
-        service = self._store.view.services.get(task.service_id)
-        self.agenda.mark(slot_key(task, service))
-        if service is None or rollout.is_under_way(service) or (service.pending_delete and new is None):
-            self.agenda.mark(ServiceKey(task.service_id))
+
+    def _is_as_it_should_be(self, task: Task, service: Service | None) -> bool:
+        """Whether a look at its slot is sure to find nothing to do, so that it need not be made.
+
+        It has the slot for itself; it runs, is on its way to that, or to its end where nothing takes its place; and its
+        node, if it has one, can tell of it.
+        """
+        if service is None or has_ended(task):
+            return False
+        if task.desired_state == TASK_STATE_REMOVE:
+            if task.status.state < TASK_STATE_ASSIGNED:
+                return False
+        elif task.desired_state != TASK_STATE_RUNNING or service.pending_delete:
+            return False
+        view = self._store.view
+        if mode_of(service.spec).per_node:
+            if len(view.tasks.by_service_node(task.service_id, task.node_id)) > 1:
+                return False
+        elif len(view.tasks.by_slot(task.service_id, task.slot)) > 1:
+            return False
+        return not task.node_id or not is_node_lost(view.nodes.get(task.node_id))
 
     def _follow_node(self, old: Node | None, new: Node | None) -> None:
         if new is None:
             assert old is not None
             self.nodes.drop_node(old.id)
+            self._judge_again_on(old.id)
             self.agenda.mark(NodeKey(old.id))
             return
         self.nodes.put_node(new)
@@ -160,6 +199,7 @@ class Known:
                 self.nodes.change_task(None, task)
         elif not _matters(old, new):
             return
+        self._judge_again_on(new.id)
         self.agenda.mark(NodeKey(new.id))
         for service_id in self.per_node_services:
             self.agenda.mark(SlotKey(service_id, new.id))
@@ -171,6 +211,13 @@ class Known:
                 self.agenda.mark(ServiceKey(task.service_id))
         self._schedule_again |= bool(self._unassigned)
 
+    def _judge_again_on(self, node_id: str) -> None:
+        """Slots are judged by their node, too."""
+        for service_id in self.per_node_services:
+            self.slots.node_changed(node_id, service_id)
+        for task in self._store.view.tasks.by_node(node_id):
+            self.slots.task_changed(task)
+
     def _follow_service(self, old: Service | None, new: Service | None) -> None:
         service = new if new is not None else old
         assert service is not None
@@ -178,6 +225,10 @@ class Known:
             self.per_node_services[new.id] = None
         else:
             self.per_node_services.pop(service.id, None)
+        if new is None:
+            self.slots.forget(service.id)
+        elif new.pending_delete and old is not None and not old.pending_delete:
+            self._see_to_slots_of(self._store.view.tasks.by_service(new.id))
         self.agenda.mark(ServiceKey(service.id))
 
     def _follow_cluster(self, old: object, new: object) -> None:
@@ -185,8 +236,12 @@ class Known:
         if not isinstance(old, Cluster) or not isinstance(new, Cluster):
             return
         if old.spec.orchestration != new.spec.orchestration:
-            every_slot = map(self._mark_slot_of, list(self._store.view.tasks))
-            self._unseen = every_slot if self._unseen is None else chain(self._unseen, every_slot)
+            self._see_to_slots_of(self._store.view.tasks)
+
+    def _see_to_slots_of(self, tasks: Iterable[Task]) -> None:
+        """Their slots are to be looked at, which are taken in a slice at a time."""
+        slots = map(self._mark_slot_of, list(tasks))
+        self._unseen = slots if self._unseen is None else chain(self._unseen, slots)
 
     # ------------------------------------------------------------------ tasks without a node
 
@@ -230,6 +285,16 @@ class Known:
         if service is not None and service.spec_version == task.spec_version:
             return read_needs(service.spec)
         return NOTHING_NEEDED
+
+
+def _is_progress(old: Task, new: Task) -> bool:
+    """Whether a task that is to run went on as it should: it takes of its node what it took before."""
+    return (
+        old.status.state >= TASK_STATE_ASSIGNED
+        and not has_ended(new)
+        and old.desired_state == new.desired_state
+        and old.node_id == new.node_id
+    )
 
 
 def _frees_room(old: Task, new: Task | None) -> bool:

@@ -19,6 +19,7 @@ import structlog
 
 from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
+from manager.model.transitions import InvariantError
 from manager.reconcile.known import Known
 from manager.reconcile.reconcile_pass import ReconcilePass
 from manager.scheduler.assign import assign, is_unassigned
@@ -65,6 +66,7 @@ class ReconcileLoop:
         self._forget: Callable[[], None] | None = None
         self._limit = constants.PASS_OBJECTS_MAX
         self._refused = 0
+        self._checked_at = (0, 0.0)
         self.known = self._nothing_known()
 
     async def run(self) -> None:
@@ -108,6 +110,8 @@ class ReconcileLoop:
         if not self.known.take_in():
             await asyncio.sleep(0)
             return True
+        if self._store.debug:
+            self._check_kept()
         started_at = asyncio.get_running_loop().time()
         work = self._decide(self._clock())
         if not work.working.size:
@@ -127,6 +131,15 @@ class ReconcileLoop:
             self._limit = min(self._limit * 2, constants.PASS_OBJECTS_MAX)
             self._log(work, index, asyncio.get_running_loop().time() - started_at)
         return True
+
+    def _check_kept(self) -> None:
+        """Raises: InvariantError: what is kept is not what the store says."""
+        moment = (self._store.index, self._clock())
+        if moment == self._checked_at:
+            return
+        self._checked_at = moment
+        for difference in self.known.slots.differences(self._store.view, self._clock()):
+            raise InvariantError(f"kept of the slots: {difference}")
 
     # ------------------------------------------------------------------ waking
 
@@ -153,6 +166,7 @@ class ReconcileLoop:
             self._wake.set()
 
     async def _look_again(self, work: ReconcilePass, error: Exception) -> None:
+        work.refused()
         for key in work.looked_at:
             self.known.agenda.mark(key)
         self.known.schedule_again()
@@ -169,6 +183,7 @@ class ReconcileLoop:
         work = ReconcilePass(
             working=self._store.begin(),
             agenda=self.known.agenda,
+            slots=self.known.slots,
             now=now,
             new_id=self._ids,
             limit=self._limit,

@@ -14,7 +14,6 @@ from typing import assert_never
 from manager import constants
 from manager.allocator.allocate import allocate_service, allocate_task
 from manager.model.actions import Action, CreateTask, Outcome, RemoveService, RemoveTask, UpdateService, UpdateTask
-from manager.model.dirty import DirtyCheck
 from manager.model.inputs import NewID
 from manager.model.modes import mode_of
 from manager.model.needs import Needs
@@ -25,6 +24,7 @@ from manager.orchestrator.inputs import ServiceInputs
 from manager.orchestrator.modes import ORCHESTRATORS
 from manager.orchestrator.restart import SlotRules
 from manager.reconcile.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
+from manager.reconcile.kept_slots import KeptSlots, spec_in
 from manager.store import SERVICES, Working
 from proto.objects_pb2 import Cluster, Service, Task
 from proto.specs_pb2 import ServiceSpec
@@ -36,18 +36,21 @@ class ReconcilePass:
     Attributes:
         working: the transaction; reads see what the pass has written.
         agenda: where keys are taken from, and where more are marked.
+        slots: of the services that were looked at; told of what the pass writes.
         limit: objects to write at most (a little more when a step has several).
         looks_max: after so many looks nothing more is taken from the agenda.
         needs_of: needs of a task as it was made.
         touched: tasks written and still there, by ID, for the scheduler.
         created, placed: IDs of those among them that are new, and that the scheduler gave to a node.
         removed: tasks that are gone, by ID.
+        services_written: IDs of services that were changed or removed.
         looked_at: keys taken from the agenda.
         looks: how much was looked at so far: keys, and the tasks of nodes and services.
     """
 
     working: Working
     agenda: Agenda
+    slots: KeptSlots
     now: float
     new_id: NewID
     limit: int
@@ -58,6 +61,7 @@ class ReconcilePass:
     created: set[str] = field(default_factory=set)
     placed: set[str] = field(default_factory=set)
     removed: dict[str, Task] = field(default_factory=dict)
+    services_written: set[str] = field(default_factory=set)
     looked_at: list[Key] = field(default_factory=list)
     looks: int = 0
 
@@ -69,8 +73,8 @@ class ReconcilePass:
             if spec.orchestration.HasField("task_history_retention_limit")
             else constants.TASK_HISTORY_RETENTION_LIMIT
         )
-        self._checks: dict[tuple[str, int], DirtyCheck] = {}
         self._kept: set[tuple[str, int]] = set()
+        self._spec_of = spec_in(self.working)
 
     def run(self) -> None:
         """Look at what is dirty, until that is nothing or the pass is large enough."""
@@ -134,13 +138,13 @@ class ReconcilePass:
             self._apply(outcome)
             return outcome
         if service.pending_delete:
-            outcome = Outcome()
-            actions = reaper.reap_service(service, tasks, self.working.nodes, self.now, self.limit)
-            outcome.groups = [[action] for action in actions if not isinstance(action, RemoveService)]
-            self._apply(outcome)
+            actions = reaper.reap_removed(tasks, self.working.nodes, self.now, self.limit)
+            self._apply(Outcome([[action] for action in actions]))
+            if len(actions) == self.limit:
+                self.agenda.mark(key)
             if not self.working.tasks.any_of_service(service.id):
                 self.agenda.mark(ServiceKey(service.id))
-            return outcome
+            return Outcome()
         outcome = self._reconciled_slot(service, key, tasks)
         self._apply(outcome)
         if outcome.look_at_service:
@@ -177,15 +181,12 @@ class ReconcilePass:
         if service is None:
             self._drop_versions(key.service_id, None)
             return Outcome()
-        tasks = self.working.tasks.by_service(service.id)
-        self.looks += len(tasks)
-        room = max(self.limit - self.working.size, 1)
         if service.pending_delete:
-            actions = reaper.reap_service(service, list(tasks), self.working.nodes, self.now, room)
-            outcome = Outcome([[action] for action in actions], look_at_service=len(actions) >= room)
+            # Slot by slot its tasks go, and with the last one the service.
+            gone = not self.working.tasks.any_of_service(service.id)
+            outcome = Outcome([[RemoveService(service)]] if gone else [])
         else:
-            service = self._prepared(service)
-            outcome = self._reconciled_service(service, tasks, room)
+            outcome = self._reconciled_service(self._prepared(service))
         self._apply(outcome)
         self._drop_versions(service.id, self.working.services.get(service.id))
         if outcome.look_at_service:
@@ -196,44 +197,34 @@ class ReconcilePass:
         """The service with its endpoint allocated and its present spec kept as a version."""
         allocated = allocate_service(service)
         if allocated is not None:
-            self.working.update(allocated)
+            self._write_service(allocated)
             service = allocated
         self._keep_version(service)
         self.working.boundary()
         return service
 
-    def _reconciled_service(self, service: Service, tasks: Iterable[Task], room: int) -> Outcome:
+    def _reconciled_service(self, service: Service) -> Outcome:
         orchestrator = ORCHESTRATORS.get(mode_of(service.spec))
         if orchestrator is None:
             return Outcome()
-        inputs = ServiceInputs(
-            service=service,
-            tasks=tasks,
-            check=self._check(service),
-            nodes=self.working.nodes,
-            spec_of=self._spec_of,
-            missing_of=self._missing_of,
-            now=self.now,
-            new_id=self.new_id,
-            limit=room,
-        )
-        for slot in orchestrator.slots_of_all(inputs):
+        room = max(self.looks_max - self.looks, 1)
+        looked = self.slots.look(service, self.working, self._spec_of, self.now, limit=room)
+        self.looks += looked.looks
+        if not looked.slots.is_sure:
+            return Outcome(look_at_service=True)
+        for slot in looked.slots.misplaced:
             self.agenda.mark(SlotKey(service.id, slot))
-        return orchestrator.reconcile(inputs)
-
-    def _check(self, service: Service) -> DirtyCheck:
-        key = (service.id, service.spec_version)
-        check = self._checks.get(key)
-        if check is None:
-            check = self._checks[key] = DirtyCheck(service, self.working.spec_versions)
-        return check
-
-    def _spec_of(self, task: Task) -> ServiceSpec | None:
-        version = self.working.spec_versions.of(task.service_id, task.spec_version)
-        if version is not None:
-            return version.spec
-        service = self.working.services.get(task.service_id)
-        return service.spec if service is not None and service.spec_version == task.spec_version else None
+        return orchestrator.reconcile(
+            ServiceInputs(
+                by=looked.by,
+                slots=looked.slots,
+                tasks_of=looked.tasks_of,
+                task_of=self.working.tasks.get,
+                missing_of=self._missing_of,
+                new_id=self.new_id,
+                limit=max(self.limit - self.working.size, 1),
+            )
+        )
 
     def _missing_of(self, spec: ServiceSpec) -> str:
         missing = next(self.working.missing(SERVICES, Service(spec=spec)), None)
@@ -279,23 +270,38 @@ class ReconcilePass:
                 self.working.create(task)
                 self.touched[task.id] = task
                 self.created.add(task.id)
+                self.slots.task_changed(task)
             case UpdateTask(task):
                 self.working.update(task)
                 self.touched[task.id] = task
+                self.slots.task_changed(task)
                 if is_live(task) and has_ended(task):
                     self.mark_slot_of(task)
             case RemoveTask(task):
                 self.working.remove(task)
                 self.touched.pop(task.id, None)
                 self.removed[task.id] = task
+                self.slots.task_changed(task)
                 if not self.working.tasks.any_of_spec_version(task.service_id, task.spec_version):
                     self.agenda.mark(ServiceKey(task.service_id))
             case UpdateService(service):
-                self.working.update(service)
+                self._write_service(service)
             case RemoveService(service):
                 self.working.remove(service)
+                self.services_written.add(service.id)
             case _:
                 assert_never(action)
+
+    def _write_service(self, service: Service) -> None:
+        self.working.update(service)
+        self.services_written.add(service.id)
+
+    def refused(self) -> None:
+        """Nothing of it was committed, or not all: what was judged by it is not to be gone by."""
+        for service_id in self.services_written:
+            self.slots.forget(service_id)
+        for task in (*self.touched.values(), *self.removed.values()):
+            self.slots.task_changed(task)
 
     def _with_log_driver(self, task: Task) -> Task:
         """A new task with the cluster's default, if it has one and the spec names none (features A1.22).

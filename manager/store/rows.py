@@ -150,7 +150,10 @@ class LayeredRows(Generic[T]):
         if self._written.has_any(index, key):
             return True
         removed, written = self._removed, self._written.objects
-        return any(obj.id not in written and obj.id not in removed for obj in self._base.lookup(index, key))
+        base = self._base.lookup(index, key)
+        if len(base) > len(removed) + len(written):
+            return True
+        return any(obj.id not in written and obj.id not in removed for obj in base)
 
     def groups(self, index: str) -> Iterator[tuple[IndexKey, Collection[T]]]:
         keys = dict.fromkeys(key for rows in (self._base, self._written) for key, _ in rows.groups(index))

@@ -49,10 +49,12 @@ class Store:
             consensus: the log; the caller starts it with this store as its machine.
             clock: seconds since the epoch; read when proposing, never when applying.
             kinds: what it holds.
-            debug: detect stored messages changed in place; by default when ``SWARM_STORE_DEBUG`` is 1.
+            debug: detect stored messages changed in place (``debug``); by default when ``SWARM_STORE_DEBUG`` is 1.
         """
         if debug is None:
             debug = os.environ.get(DEBUG_ENVIRONMENT, "") == "1"
+        self.debug = debug
+        """Whether what is slow and finds bugs is done: here, and by who keeps what is derived from the store."""
         self._consensus = consensus
         self._clock = clock
         self._detector = MutationDetector() if debug else None

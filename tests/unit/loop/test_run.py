@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
 from manager.model.defaults import nanoseconds
+from manager.reconcile.agenda import SlotKey
 from manager.reconcile.loop import ReconcileLoop
 from manager.store import Store, Working
 from pki.identifiers import new_id
@@ -274,8 +275,9 @@ async def test_one_status_report_does_not_cost_a_look_at_every_task() -> None:
     copy.CopyFrom(task)
     copy.status.message = "still running"
     await cluster.store.update(lambda working: working.update(copy))
-    work = cluster.loop._decide(cluster.now)
-    assert len(work.looked_at) == 1
+    assert cluster.loop._decide(cluster.now).looked_at == [], "it runs on, and no other task of its slot waits for it"
+    await cluster.fail(task)
+    assert cluster.loop._decide(cluster.now).looked_at == [SlotKey(task.service_id, task.slot)]
 
 
 @pytest.fixture

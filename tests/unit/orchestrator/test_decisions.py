@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager.model.actions import CreateTask, Outcome, RemoveService, RemoveTask, UpdateTask
+from manager.model.actions import CreateTask, Outcome, RemoveTask, UpdateService, UpdateTask
 from manager.model.constraints import parse
 from manager.model.defaults import insert_defaults, nanoseconds, restart_rules, update_rules
 from manager.model.dirty import DirtyCheck
@@ -18,9 +18,10 @@ from manager.model.tasks import is_live
 from manager.model.times import to_timestamp
 from manager.model.transitions import InvariantError, with_desired
 from manager.orchestrator import reaper, replicated, rollout
-from manager.orchestrator.inputs import ServiceInputs
+from manager.orchestrator.inputs import Judging, ServiceInputs
 from manager.orchestrator.nodes import enforce, orphan
 from manager.orchestrator.restart import SlotRules, may_restart, reconcile_slot
+from manager.orchestrator.slots import Slot, Slots
 from proto.objects_pb2 import (
     NODE_STATE_READY,
     TASK_STATE_ASSIGNED,
@@ -106,20 +107,33 @@ def slot_rules(service: Service, *nodes: Node) -> SlotRules:
 
 
 def reconcile(service: Service, tasks: list[Task]) -> Outcome:
-    ids = count(1)
-    return replicated.reconcile(
-        ServiceInputs(
-            service=service,
-            tasks=tasks,
-            check=DirtyCheck(service, Kept(service.spec)),
-            nodes={},
-            spec_of=lambda task: service.spec,
-            missing_of=lambda spec: "",
-            now=NOW,
-            new_id=lambda: f"new{next(ids)}",
-            limit=1000,
+    """Looks at a service until a look finds no more to do."""
+    ids, found, after = count(1), Outcome(), list(tasks)
+    for _ in range(5):
+        of_slot: dict[Slot, list[Task]] = {}
+        for task in after:
+            of_slot.setdefault(task.slot, []).append(task)
+        check = DirtyCheck(service, Kept(service.spec))
+        by, slots = Judging.of(service, check, {}, lambda task: make_service().spec, NOW), Slots()
+        for slot, its_tasks in of_slot.items():
+            slots.put(slot, replicated.facts_of(by, slot, its_tasks))
+        outcome = replicated.reconcile(
+            ServiceInputs(
+                by=by,
+                slots=slots,
+                tasks_of=of_slot.__getitem__,
+                task_of={task.id: task for task in after}.get,
+                missing_of=lambda spec: "",
+                new_id=lambda: f"new{next(ids)}",
+                limit=1000,
+            )
         )
-    )
+        found.groups.extend(outcome.groups)
+        if not outcome.look_at_service:
+            return found
+        after = committed(after, outcome)
+        service = next((each.service for each in outcome.actions if isinstance(each, UpdateService)), service)
+    raise AssertionError("every look finds more to do")
 
 
 def committed(tasks: list[Task], outcome: Outcome) -> list[Task]:
@@ -266,7 +280,7 @@ def test_failures_count_once_and_only_for_tasks_of_the_rollout() -> None:
     assert not rollout.counts_as_failure(service, task), "made by scaling, not by the update"
     task.replaces_task_id = "old"
     assert rollout.counts_as_failure(service, task)
-    assert not rollout.counts_as_failure(rollout.with_failure(service, task), task)
+    assert not rollout.counts_as_failure(rollout.with_failures(service, [task.id]), task)
     task.status.running_since.CopyFrom(to_timestamp(NOW - 6))
     task.updated_at.CopyFrom(to_timestamp(NOW))
     assert not rollout.counts_as_failure(service, task), "it ran for longer than the monitor window"
@@ -295,15 +309,13 @@ def test_max_attempts_override_the_history_limit() -> None:
     assert reaper.history_limit(service, -1) == 8
 
 
-def test_a_removed_service_goes_last() -> None:
-    service = make_service()
+def test_tasks_of_a_removed_service_go_when_they_have_stopped() -> None:
     nodes = {"n1": make_node()}
     tasks = [make_task(1), make_task(2, state=TASK_STATE_FAILED), make_task(3, state=TASK_STATE_NEW, node="")]
-    actions = reaper.reap_service(service, tasks, nodes, NOW, 100)
+    actions = reaper.reap_removed(tasks, nodes, NOW, 100)
     assert [type(action) for action in actions] == [UpdateTask, RemoveTask, RemoveTask]
     stopped = make_task(1, state=TASK_STATE_SHUTDOWN, desired=TASK_STATE_REMOVE)
-    actions = reaper.reap_service(service, [stopped], nodes, NOW, 100)
-    assert [type(action) for action in actions] == [RemoveTask, RemoveService]
+    assert [type(action) for action in reaper.reap_removed([stopped], nodes, NOW, 100)] == [RemoveTask]
 
 
 def test_enforcer_rejects_the_youngest_when_resources_shrink() -> None:
