@@ -235,6 +235,18 @@ def test_paths_that_were_resolved_are_not_all_remembered(tmp_path: Path) -> None
         tree.close()
 
 
+def test_of_many_folders_few_are_open(tmp_path: Path) -> None:
+    tree, before = RootedDirectory(tmp_path), len(os.listdir("/proc/self/fd"))
+    try:
+        for number in range(300):
+            (tmp_path / f"{number}").mkdir()
+            assert tree.lstat(f"{number}", "nothing") is None
+        assert len(os.listdir("/proc/self/fd")) < before + 100
+    finally:
+        tree.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def test_a_lower_layer_is_looked_at_with_few_descriptors_whatever_the_depth(tmp_path: Path) -> None:
     path = "/".join(["d"] * rooted.DEPTH_MAX)
     (tmp_path / path).mkdir(parents=True)
@@ -256,6 +268,25 @@ def test_a_way_through_links_is_bounded(tmp_path: Path) -> None:
     try:
         with pytest.raises(MalformedArchiveError, match="too long a way"):
             tree.resolve(["s"] * 30, lambda *_: None)
+    finally:
+        tree.close()
+
+
+def test_links_in_a_circle_are_told_as_such_and_no_folder_is_too_deep_for_what_looks_at_it(tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to("there")
+    (tmp_path / "there").symlink_to("here")
+    tree = RootedDirectory(tmp_path)
+    try:
+        with pytest.raises(MalformedArchiveError, match="too many symbolic links"):
+            tree.resolve(["here"], lambda *_: None)
+        deep = ["d"] * rooted.DEPTH_MAX
+
+        def make(parent: str, name: str) -> None:
+            os.mkdir(name, dir_fd=tree.fd(parent))
+
+        assert tree.resolve(deep, make) == "/".join(deep)
+        with pytest.raises(MalformedArchiveError, match="nested too deeply"):
+            tree.resolve([*deep, "d"], make)
     finally:
         tree.close()
 

@@ -25,6 +25,7 @@ from proto.specs_pb2 import (
     NODE_AVAILABILITY_DRAIN,
     NODE_AVAILABILITY_PAUSE,
     PUBLISH_MODE_HOST,
+    RESTART_CONDITION_NONE,
     PortConfig,
     ServiceSpec,
 )
@@ -78,6 +79,22 @@ async def test_scale_to_zero_and_back() -> None:
     await cluster.scale(web, 2)
     await cluster.work()
     assert sorted(task.slot for task in cluster.running(web)) == [1, 2]
+
+
+async def test_scaled_up_again_while_what_was_scaled_down_still_stops() -> None:
+    """A task that is to be removed is no reason to leave its slot empty, though the policy restarts nothing."""
+
+    def restart_nothing(spec: ServiceSpec) -> None:
+        spec.task_template.restart_policy.condition = RESTART_CONDITION_NONE
+
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", replicas=3, change=restart_nothing)
+    await cluster.work()
+    await cluster.scale(web, 0)
+    await cluster.settle()
+    await cluster.scale(web, 2)
+    await cluster.settle()
+    assert sorted(task.slot for task in cluster.live(web)) == [1, 2]
 
 
 async def test_scaling_and_labels_restart_nothing() -> None:
