@@ -283,6 +283,53 @@ async def test_a_task_that_does_not_stop_is_waited_for_one_minute() -> None:
     assert len(cluster.running(web)) == 2
 
 
+async def test_the_minute_for_a_task_that_does_not_stop_begins_once() -> None:
+    """Its replacement is lost while it waits: the next one waits for what is left of the minute."""
+    cluster = await Harness.started(nodes=3)
+    web = await cluster.create_service("web")
+    await cluster.work()
+    (stubborn,) = cluster.running(web)
+    cluster.refuses_to_stop.add(stubborn.id)
+    await cluster.set_node(stubborn.node_id, availability=NODE_AVAILABILITY_DRAIN)
+    await cluster.wait(40)
+    (held,) = cluster.held(web)
+    await cluster.set_node(held.node_id, state=NODE_STATE_DOWN)
+    await cluster.wait(19)
+    (second,) = cluster.held(web)
+    assert second.id != held.id
+    await cluster.wait(1)
+    assert [task.id for task in cluster.running(web)] == [second.id]
+
+
+@pytest.mark.parametrize("leader_changes", [False, True])
+async def test_a_clock_that_was_ahead_waits_for_no_task_that_does_not_stop(leader_changes: bool) -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web")
+    await cluster.work()
+    (stubborn,) = cluster.running(web)
+    cluster.refuses_to_stop.add(stubborn.id)
+    cluster.now += 7200
+    await cluster.set_node(stubborn.node_id, availability=NODE_AVAILABILITY_DRAIN)
+    await cluster.work()
+    assert len(cluster.held(web)) == 1
+    cluster.now -= 7200
+    if leader_changes:
+        cluster.change_leader()
+    await cluster.wait(60)
+    assert len(cluster.running(web)) == 1
+
+
+async def test_a_task_that_had_finished_when_its_node_was_lost_is_not_run_again() -> None:
+    cluster = await Harness.started(nodes=2)
+    web = await cluster.create_service("web", change=policy(condition=RESTART_CONDITION_ON_FAILURE))
+    await cluster.work()
+    (task,) = cluster.running(web)
+    await cluster.report(task.id, TASK_STATE_COMPLETE)
+    await cluster.set_node(task.node_id, state=NODE_STATE_DOWN)
+    await cluster.wait(20)
+    assert cluster.live(web) == []
+
+
 async def test_a_drained_node_that_goes_down_is_waited_for_no_longer() -> None:
     """A host that is switched off right after the drain: nobody will tell that its task has stopped."""
     cluster = await Harness.started(nodes=2)
