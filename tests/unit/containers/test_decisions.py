@@ -195,6 +195,18 @@ def test_a_long_start_interval_does_not_delay_the_verdict(start_interval_s: int,
     assert state.FailingStreak == 3
 
 
+def test_who_has_been_healthy_is_given_no_start_period_any_more() -> None:
+    plan = health.schedule(HealthConfig(Retries=2, StartPeriod=10**12))
+    state = health.after_probe(Health(), probe(0), plan, 1)
+    state = health.after_probe(state, probe(1), plan, 2)
+    assert (state.Status, state.FailingStreak) == ("healthy", 1)
+    assert health.after_probe(state, probe(1), plan, 3).Status == "unhealthy"
+
+
+def test_a_health_check_that_says_nothing_has_dockers_times() -> None:
+    assert health.schedule(HealthConfig()) == health.Schedule(30, 30, 0, 5, 3)
+
+
 def test_health_keeps_five_results() -> None:
     state = Health()
     for _ in range(9):
