@@ -192,7 +192,9 @@ def test_the_unlock_key_has_swarms_form() -> None:
     assert len(unlock_key_from_text("SWMKEY-1-5+ICW2kRxPxZrVyBDWzBkzZdSd0Yc7Cl2o4Uuf9NPU4")) == 32
 
 
-@pytest.mark.parametrize("text", ["", "SWMKEY-1-", "SWMKEY-2-" + "A" * 43, "SWMKEY-1-!" + "A" * 42, "SWMKEY-1-AAAA"])
+@pytest.mark.parametrize(
+    "text", ["", "A" * 43, "SWMKEY-1-", "SWMKEY-2-" + "A" * 43, "SWMKEY-1-!" + "A" * 42, "SWMKEY-1-AAAA"]
+)
 def test_what_is_no_unlock_key_is_refused(text: str) -> None:
     with pytest.raises(InvalidUnlockKeyError):
         unlock_key_from_text(text)
