@@ -13,7 +13,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 OPEN_MAX = 32
@@ -22,8 +21,7 @@ _CLOSED = -1
 _BLOCK_BYTES = 512  # of st_blocks, whatever the file system (stat(3type))
 
 
-@dataclass(slots=True)
-class Folder:
+class Folder:  # no dataclass: the process that unpacks layers imports this, and they would take it 1.4 MB
     """A folder of a tree, while it is walked.
 
     Attributes:
@@ -33,12 +31,14 @@ class Folder:
         others: the names of what in it is no folder, in no order.
     """
 
-    name: str
-    fd: int
-    parent: int | None = None
-    others: list[str] = field(default_factory=list)
-    pending: list[str] = field(default_factory=list)
-    identity: tuple[int, int] = (0, 0)
+    __slots__ = ("fd", "identity", "name", "others", "parent", "pending")
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name, self.fd = name, fd
+        self.parent: int | None = None
+        self.others: list[str] = []
+        self.pending: list[str] = []
+        self.identity = (0, 0)
 
 
 def walk_tree(path: Path, on_error: Callable[[OSError], None]) -> Iterator[Folder]:

@@ -46,3 +46,11 @@ def test_the_users_own_certificates_are_as_they_were(monkeypatch: pytest.MonkeyP
     with without_host_certificates():
         assert os.environ["SSL_CERT_FILE"] == os.devnull
     assert os.environ.get("SSL_CERT_FILE") == before
+
+
+def test_the_process_that_unpacks_imports_what_that_needs_and_no_more() -> None:
+    """A megabyte and more each: they would stay for as long as it does, on every host."""
+    code = "import sys, runtime.unpack.process; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"asyncio", "dataclasses", "inspect", "ctypes.util", "msgspec", "structlog", "ssl", "logging", "subprocess"}
+    assert not heavy & set(modules)
