@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from base.files import read_text, write_atomic
+from base.files import read_text, remove_leftovers, write_atomic
 from base.leftovers import Leftovers
 from base.records import Records
 from base.threads import run_abortable
@@ -54,6 +54,7 @@ class ContainerStore:
             if text is None and removed is None:  # a create that never ended
                 await asyncio.to_thread(self._leftovers.remove, folder)
                 continue
+            remove_leftovers(folder)
             try:
                 record = msgspec.json.decode(text or removed or "", type=Record)
             except msgspec.DecodeError as error:

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
-from base.files import make_public_folder, read_text, write_atomic
+from base.files import make_public_folder, read_text, remove_leftovers, write_atomic
 from base.labels import has_labels
 from base.leftovers import Leftovers
 from base.threads import run_abortable
@@ -93,6 +93,7 @@ class Volumes:
                 log.error("volume.unreadable", path=str(folder), reason=str(error))
                 continue
             self._volumes[volume.Name] = volume
+            remove_leftovers(folder)
 
     def get(self, name: str) -> Volume:
         """Raises VolumeNotFoundError."""

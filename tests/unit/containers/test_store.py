@@ -52,3 +52,15 @@ async def test_a_state_of_another_version_is_not_half_understood(tmp_path: Path)
         tmp_path, b'{"Status":"running","Pid":7,"Endpoint":{"IPAddress":"172.17.0.2"},"Link":"veth1"}'
     )
     assert (state.Status, state.ExitCode, state.Error) == ("exited", 255, "the record of its last run was lost")
+
+
+async def test_what_a_kill_left_of_a_write_is_swept_at_the_next_start(tmp_path: Path) -> None:
+    left, kept = tmp_path / ID / ".state.json.4711.tmp", tmp_path / ID / "0-json.log"
+    (tmp_path / ID).mkdir()
+    left.write_bytes(b"half")
+    kept.touch()
+    (tmp_path / ID / "container.json").touch()  # cannot be read: left alone, but for that
+    store = ContainerStore(tmp_path)
+    await store.open()
+    assert not left.exists()
+    assert kept.exists()

@@ -81,3 +81,15 @@ async def test_what_cannot_be_measured_has_no_size(tmp_path: Path) -> None:
     Path(volume.Mountpoint).touch()
     assert await volumes.size_bytes(volume) is None
     await volumes.close()
+
+
+async def test_what_a_kill_left_of_a_write_is_swept_and_the_content_is_not(tmp_path: Path) -> None:
+    volumes = await opened(tmp_path / "volumes")
+    content = Path((await volumes.create("data")).Mountpoint)
+    await volumes.close()
+    left, kept = content.parent / ".volume.json.4711.tmp", content / ".volume.json.4711.tmp"
+    for path in (left, kept):
+        path.write_bytes(b"half")
+    await opened(tmp_path / "volumes")
+    assert not left.exists()
+    assert kept.exists()
