@@ -143,13 +143,15 @@ class Transaction(_message.Message):
     @_builtins.property
     def proposed_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreAction]: ...
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a StoreAction. Bytes, so that each object is parsed once and as a message of its own."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         proposed_at: _timestamp_pb2.Timestamp | None = ...,
-        actions: _abc.Iterable[Global___StoreAction] | None = ...,
+        actions: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proposed_at", b"proposed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -194,15 +196,17 @@ Global___SnapshotHeader: _TypeAlias = SnapshotHeader  # noqa: Y015
 
 @_typing.final
 class SnapshotChunk(_message.Message):
+    """Each of them a StoreObject."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OBJECTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreObject]: ...
+    def objects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
-        objects: _abc.Iterable[Global___StoreObject] | None = ...,
+        objects: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

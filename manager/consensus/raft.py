@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -372,14 +373,23 @@ class RaftConsensus:
                 self._worker.submit(self._thread.write_snapshot, head, view)
 
     async def _restore(self, index: int) -> None:
-        """Read the snapshot on the worker, then replace the state here in one step."""
+        """Read the snapshot on the worker, then replace the state here in one step.
+
+        Nothing of a whole state is garbage: while it is made the collector would look at it again and again, and stop
+        every thread for that (0.2 to 0.4 s of an election timeout of 0.6, with 100 000 tasks).
+        """
         applier = self._applier
         assert self._owner is not None
         assert applier is not None
-        restore = await self._owner.run_in_executor(
-            self._worker, lambda: applier.load(*self._thread.read_snapshot(index))
-        )
-        restore()
+        gc.disable()
+        try:
+            restore = await self._owner.run_in_executor(
+                self._worker, lambda: applier.load(*self._thread.read_snapshot(index))
+            )
+            restore()
+            gc.freeze()
+        finally:
+            gc.enable()
 
     async def _restore_and_go_on(self, index: int) -> None:
         try:

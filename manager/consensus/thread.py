@@ -160,16 +160,14 @@ class RaftThread:
         error = ConsensusError("superseded by a snapshot of the leader")
         self.post(lambda: self._core.snapshot_written(index, error) if self._core else None)
 
-    def read_snapshot(self, index: int) -> tuple[SnapshotHead, list[bytes]]:
+    def read_snapshot(self, index: int) -> tuple[SnapshotHead, Iterator[bytes]]:
         """The snapshot of ``index``, or the newest if that is gone already (called on the worker thread)."""
         assert self._state is not None
         store = self._state.store
         try:
-            head, chunks = store.open(index)
-            return head, list(chunks)
+            return store.open(index)
         except FileNotFoundError:
-            head, chunks = store.open(store.indexes()[-1])
-            return head, list(chunks)
+            return store.open(store.indexes()[-1])
 
     def _wake(self) -> None:
         # Both flags and deques are safe between the two threads: the flag goes down before the deques are read.

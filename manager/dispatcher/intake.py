@@ -138,7 +138,7 @@ class Intake:
             working = self._store.begin()
             for pending in batch:
                 pending.change(working)
-            if not working.actions:
+            if not working.size:
                 return
             try:
                 await self._store.commit(working, split=True)
@@ -146,7 +146,7 @@ class Intake:
                 if attempt == CONFLICT_ATTEMPTS_MAX:
                     raise
                 continue
-            log.debug("batch.written", changes=len(batch), objects=len(working.actions))
+            log.debug("batch.written", changes=len(batch), objects=working.size)
             return
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
+from manager.store.encoding import decode_object, encode_object
 from manager.store.errors import SnapshotError
 from manager.store.kinds import AnyKind, Kinds, UnknownKindError
 from manager.store.objects import StoredObject
@@ -47,39 +48,48 @@ def write(
     for kind in kinds:
         rows = objects[kind.name]
         for start in range(0, len(rows), CHUNK_OBJECTS):
-            chunk = SnapshotChunk()
-            for obj in rows[start : start + CHUNK_OBJECTS]:
-                kind.wrap(obj, chunk.objects.add())
+            chunk = SnapshotChunk(objects=[encode_object(kind, obj) for obj in rows[start : start + CHUNK_OBJECTS]])
             yield _framed(chunk.SerializeToString(deterministic=True))
 
 
-def read(kinds: Kinds, pieces: Iterable[bytes]) -> tuple[SnapshotHeader, list[tuple[AnyKind, StoredObject]]]:
-    """Parse a whole snapshot.
+def read(kinds: Kinds, pieces: Iterable[bytes]) -> tuple[SnapshotHeader, Iterator[tuple[AnyKind, StoredObject]]]:
+    """Parse a snapshot.
 
     Returns:
-        The header, and (kind, object) in the order written; each object is a message of its own.
+        The header, and (kind, object) in the order written; each object is a message of its own. Only the end tells that
+        it is whole.
 
     Raises:
-        SnapshotError: cut short, of another format, unreadable, or not as many objects as the header says.
+        SnapshotError: here or while iterating: cut short, of another format, unreadable, or not as many objects as the
+            header says.
     """
     messages = _messages(pieces)
+    first = next(messages, None)
+    if first is None:
+        raise SnapshotError("snapshot is empty")
     try:
-        first = next(messages, None)
-        if first is None:
-            raise SnapshotError("snapshot is empty")
         header = SnapshotHeader.FromString(first)
-        if header.format != SNAPSHOT_FORMAT:
-            raise SnapshotError(f"snapshot has format {header.format}, this version reads {SNAPSHOT_FORMAT}")
-        objects = [
-            kinds.unwrap(wrapped) for message in messages for wrapped in SnapshotChunk.FromString(message).objects
-        ]
+    except DecodeError as error:
+        raise SnapshotError(f"snapshot is unreadable: {error}") from error
+    if header.format != SNAPSHOT_FORMAT:
+        raise SnapshotError(f"snapshot has format {header.format}, this version reads {SNAPSHOT_FORMAT}")
+    return header, _objects(kinds, messages, header.objects_total)
+
+
+def _objects(kinds: Kinds, messages: Iterator[bytes], total: int) -> Iterator[tuple[AnyKind, StoredObject]]:
+    count = 0
+    try:
+        for message in messages:
+            chunk = SnapshotChunk.FromString(message).objects
+            count += len(chunk)
+            for wrapped in chunk:
+                yield decode_object(kinds, wrapped)
     except DecodeError as error:
         raise SnapshotError(f"snapshot is unreadable: {error}") from error
     except UnknownKindError as error:
         raise SnapshotError("snapshot holds an object of a kind that this version does not know") from error
-    if len(objects) != header.objects_total:
-        raise SnapshotError(f"snapshot holds {len(objects)} objects, its header says {header.objects_total}")
-    return header, objects
+    if count != total:
+        raise SnapshotError(f"snapshot holds {count} objects, its header says {total}")
 
 
 def _messages(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from manager.store.machine import Machine
 from manager.store.mutation import MutationDetector
 from manager.store.views import View, Working
 from manager.store.watch import Change, Watch
-from proto.store_pb2 import StoreAction, Transaction
+from proto.store_pb2 import Transaction
 
 TRANSACTION_SIZE_BYTES_MAX = 1_500_000
 """Largest entry of several objects (A3.08); one object alone may take ``ENTRY_SIZE_BYTES_MAX``."""
@@ -194,10 +194,10 @@ class Store:
     def _parts(self, working: Working, *, split: bool) -> list[bytes]:
         """The entries of a transaction, serialised; checks sizes before anything is proposed."""
         groups = working.groups() if split else [working.actions]
-        parts: list[list[StoreAction]] = []
+        parts: list[list[bytes]] = []
         size_bytes = 0
         for group in groups:
-            group_size_bytes = sum(action.ByteSize() for action in group)
+            group_size_bytes = sum(map(len, group))
             if not split or not parts or not _fits(len(parts[-1]) + len(group), size_bytes + group_size_bytes):
                 parts.append([])
                 size_bytes = 0
@@ -205,7 +205,7 @@ class Store:
             size_bytes += group_size_bytes
         return [self._serialised(part) for part in parts if part]
 
-    def _serialised(self, actions: list[StoreAction]) -> bytes:
+    def _serialised(self, actions: list[bytes]) -> bytes:
         seconds, nanos = divmod(int(self._clock() * 1e9), 1_000_000_000)
         transaction = Transaction(
             id=secrets.token_hex(16), proposed_at=Timestamp(seconds=seconds, nanos=nanos), actions=actions

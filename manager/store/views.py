@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from manager.store.encoding import encode_create, encode_removal, encode_update
 from manager.store.errors import (
     NameConflictError,
     ObjectExistsError,
@@ -18,7 +18,6 @@ from manager.store.objects import StoredObject, T
 from manager.store.rows import NAME_INDEX, CommittedRows, LayeredRows, Rows
 from manager.store.tables import Table
 from proto.objects_pb2 import Cluster, Config, Node, Secret
-from proto.store_pb2 import StoreAction, StoreRemoval
 
 Committed = Mapping[str, CommittedRows[Any]]
 """Kind name -> its rows. Any, here and below: a state holds rows of every kind, each with objects of its own."""
@@ -69,155 +68,70 @@ class View:
         return cluster
 
 
-_Key = tuple[str, str]
+class Layer(View):
+    """What a transaction has written so far, over the committed state; every check of it. Reads see both.
 
-_CREATE, _UPDATE, _REMOVE = "create", "update", "remove"
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    """One object's action, made into a message only when it is proposed: many are written more than once."""
-
-    verb: str
-    kind: AnyKind
-    obj: StoredObject | None = None
-    removal: StoreRemoval | None = None
-
-    def message(self) -> StoreAction:
-        if self.obj is None:
-            return StoreAction(remove=self.removal)
-        action = StoreAction()
-        wrapped = action.create if self.verb == _CREATE else action.update
-        self.kind.wrap(self.obj, wrapped)
-        return action
-
-
-class Working(View):
-    """A transaction under construction: reads see its own writes, nothing else does until it is committed.
-
-    Objects handed in belong to the transaction and must not be changed after. An object written twice is one
-    action in the end. Every write is checked as it will be when it is applied, so most refusals come at once;
-    an entry that was committed in between is found at commit.
-
-    Raises (of create, update, remove):
-        ObjectExistsError, NameConflictError, SequenceConflictError, ObjectNotFoundError, ObjectInUseError.
+    The proposer's transaction (``Working``) and the applying of an entry are the same layer: what one refuses the other
+    does.
     """
 
-    def __init__(self, kinds: Kinds, committed: Committed, nothing: Committed) -> None:
-        """
-        Args:
-            kinds: what the store holds.
-            committed: the rows to build on.
-            nothing: an ``empty_state`` that nobody writes to.
-        """
+    def __init__(self, kinds: Kinds, committed: Committed) -> None:
         self._kinds = kinds
-        self._rows: dict[str, LayeredRows[Any]] = {
-            name: LayeredRows(rows, nothing[name]) for name, rows in committed.items()
-        }
-        self._writes: dict[_Key, _Write] = {}
-        self._boundaries: set[_Key] = set()
+        self._rows: dict[str, LayeredRows[Any]] = {name: LayeredRows(rows) for name, rows in committed.items()}
         super().__init__(kinds, self._rows)
 
-    @property
-    def actions(self) -> list[StoreAction]:
-        """What commit will propose, in the order in which the objects were first written."""
-        return [write.message() for write in self._writes.values()]
-
-    @property
-    def size(self) -> int:
-        """Number of objects written so far."""
-        return len(self._writes)
-
-    def boundary(self) -> None:
-        """Say that the state is consistent at this point: ``commit(split=True)`` may end an entry here."""
-        if self._writes:
-            self._boundaries.add(next(reversed(self._writes)))
-
-    def groups(self) -> list[list[StoreAction]]:
-        """The actions, cut at the boundaries."""
-        groups: list[list[StoreAction]] = [[]]
-        for key, write in self._writes.items():
-            groups[-1].append(write.message())
-            if key in self._boundaries:
-                groups.append([])
-        return [group for group in groups if group]
-
-    def create(self, obj: StoredObject) -> None:
-        """Add a new object; its ID must be set, its version is the store's to set."""
-        kind = self._kinds.of(obj)
-        if not obj.id:
-            raise ValueError(f"a {kind.name} without an ID cannot be stored")
-        rows = self._rows[kind.name]
-        if rows.get(obj.id) is not None:
-            raise ObjectExistsError(kind=kind.name, object_id=obj.id)
-        if (kind.name, obj.id) in self._writes:
-            raise ObjectExistsError(kind=kind.name, object_id=obj.id)  # removed in this transaction: IDs are used once
+    def put_new(self, kind: AnyKind, obj: StoredObject) -> None:
+        """Add a new object. Raises: ObjectExistsError, NameConflictError, ObjectNotFoundError (what it names)."""
+        rows, object_id = self._rows[kind.name], obj.id
+        if rows.get(object_id) is not None or rows.was_removed(object_id):  # IDs are used once
+            raise ObjectExistsError(kind=kind.name, object_id=object_id)
         self._check_name(kind, obj)
         self._check_references(kind, obj, None)
-        rows.put(obj)
-        self._writes[kind.name, obj.id] = _Write(_CREATE, kind, obj)
+        rows.put(object_id, obj)
 
-    def update(self, obj: StoredObject) -> None:
-        """Replace an object by a changed copy of it; ``version`` must be that of the copy's source."""
-        kind = self._kinds.of(obj)
-        rows = self._rows[kind.name]
-        old = self.existing(obj)
-        if old.version.index != obj.version.index:
-            raise _conflict(kind, obj.id, obj.version.index, old.version.index)
+    def put_changed(self, kind: AnyKind, obj: StoredObject) -> StoredObject:
+        """Replace an object by a changed copy of it; returns what it was.
+
+        Raises:
+            ObjectNotFoundError, SequenceConflictError, NameConflictError.
+        """
+        rows, object_id = self._rows[kind.name], obj.id
+        old: StoredObject | None = rows.get(object_id)
+        if old is None:
+            raise ObjectNotFoundError(kind=kind.name, ref=object_id)
+        expected, actual = obj.version.index, old.version.index
+        if expected != actual:
+            raise _conflict(kind, object_id, expected, actual)
         self._check_name(kind, obj)
         self._check_references(kind, obj, old)
-        rows.put(obj)
-        key = (kind.name, obj.id)
-        earlier = self._writes.get(key)
-        is_new = earlier is not None and earlier.verb == _CREATE
-        self._writes[key] = _Write(_CREATE if is_new else _UPDATE, kind, obj)
-
-    def existing(self, obj: StoredObject) -> StoredObject:
-        """What the transaction now holds under the ID of ``obj``. Raises: ObjectNotFoundError."""
-        kind = self._kinds.of(obj)
-        old: StoredObject | None = self._rows[kind.name].get(obj.id)
-        if old is None:
-            raise ObjectNotFoundError(kind=kind.name, ref=obj.id)
+        rows.put(object_id, obj)
         return old
 
-    def remove(self, obj: StoredObject) -> None:
-        """Remove an object as it was read: refused when it has changed since."""
-        kind = self._kinds.of(obj)
-        self.remove_by_id(kind, obj.id, obj.version.index)
+    def drop(self, kind: AnyKind, object_id: str, version_index: int) -> None:
+        """Remove an object; version 0 removes whatever is there.
 
-    def remove_by_id(self, kind: AnyKind, object_id: str, version_index: int) -> None:
-        """Remove by ID; version 0 removes whatever is there."""
+        Raises:
+            ObjectNotFoundError, SequenceConflictError, ObjectInUseError.
+        """
         rows = self._rows[kind.name]
-        old = rows.get(object_id)
+        old: StoredObject | None = rows.get(object_id)
         if old is None:
             raise ObjectNotFoundError(kind=kind.name, ref=object_id)
         if version_index not in (0, old.version.index):
             raise _conflict(kind, object_id, version_index, old.version.index)
         self._check_unused(kind, old)
         rows.drop(object_id)
-        key = (kind.name, object_id)
-        earlier = self._writes.get(key)
-        if earlier is not None and earlier.verb == _CREATE:
-            self._forget(key)
-        else:
-            removal = StoreRemoval(kind=kind.name, id=object_id, version_index=version_index)
-            self._writes[key] = _Write(_REMOVE, kind, removal=removal)
 
-    def merge(self, on_change: Callable[[AnyKind, StoredObject | None, StoredObject | None], None]) -> None:
-        """Move everything written into the committed state (the store's own use, when an entry is applied)."""
+    def merge(self) -> Iterator[tuple[AnyKind, str, StoredObject | None, StoredObject | None]]:
+        """Move what is written into the committed state; yields (kind, ID, old, new) of each object that changed."""
         for layered in self._rows.values():
-            for old, new in layered.merge():
-                on_change(layered.kind, old, new)
+            for object_id, old, new in layered.merge():
+                yield layered.kind, object_id, old, new
 
-    def _forget(self, key: _Key) -> None:
-        """Undo the write of an object that the transaction itself had created; a boundary there moves up."""
-        if key in self._boundaries:
-            self._boundaries.discard(key)
-            keys: Sequence[_Key] = list(self._writes)
-            at = keys.index(key)
-            if at:
-                self._boundaries.add(keys[at - 1])
-        del self._writes[key]
+    def clear(self) -> None:
+        """Forget everything written."""
+        for layered in self._rows.values():
+            layered.clear()
 
     def _check_name(self, kind: AnyKind, obj: StoredObject) -> None:
         if not kind.unique_names:
@@ -244,6 +158,106 @@ class Working(View):
             if users:
                 names = tuple(sorted(user_kind.name_of(user) for user in users))
                 raise ObjectInUseError(kind=kind.name, name=kind.name_of(old), user_kind=user_kind.name, users=names)
+
+
+_Key = tuple[str, str]
+
+_Write = tuple[str, AnyKind, StoredObject | None, int]
+"""One object's action: what, of which kind, the object (None: removed), the version at which it is removed.
+
+It is encoded only when it is proposed: many objects are written more than once.
+"""
+
+_CREATE, _UPDATE, _REMOVE = "create", "update", "remove"
+
+
+class Working(Layer):
+    """A transaction under construction: reads see its own writes, nothing else does until it is committed.
+
+    Objects handed in belong to the transaction and must not be changed after. An object written twice is one
+    action in the end. Every write is checked as it will be when it is applied, so most refusals come at once;
+    an entry that was committed in between is found at commit.
+
+    Raises (of create, update, remove):
+        ObjectExistsError, NameConflictError, SequenceConflictError, ObjectNotFoundError, ObjectInUseError.
+    """
+
+    def __init__(self, kinds: Kinds, committed: Committed) -> None:
+        self._writes: dict[_Key, _Write] = {}
+        self._boundaries: set[_Key] = set()
+        super().__init__(kinds, committed)
+
+    @property
+    def actions(self) -> list[bytes]:
+        """What commit will propose: a StoreAction each, in the order in which the objects were first written."""
+        return [_encoded(object_id, write) for (_, object_id), write in self._writes.items()]
+
+    @property
+    def size(self) -> int:
+        """Number of objects written so far."""
+        return len(self._writes)
+
+    def boundary(self) -> None:
+        """Say that the state is consistent at this point: ``commit(split=True)`` may end an entry here."""
+        if self._writes:
+            self._boundaries.add(next(reversed(self._writes)))
+
+    def groups(self) -> list[list[bytes]]:
+        """The actions, cut at the boundaries."""
+        groups: list[list[bytes]] = [[]]
+        for key, write in self._writes.items():
+            groups[-1].append(_encoded(key[1], write))
+            if key in self._boundaries:
+                groups.append([])
+        return [group for group in groups if group]
+
+    def create(self, obj: StoredObject) -> None:
+        """Add a new object; its ID must be set, its version is the store's to set."""
+        kind = self._kinds.of(obj)
+        if not obj.id:
+            raise ValueError(f"a {kind.name} without an ID cannot be stored")
+        self.put_new(kind, obj)
+        self._writes[kind.name, obj.id] = (_CREATE, kind, obj, 0)
+
+    def update(self, obj: StoredObject) -> None:
+        """Replace an object by a changed copy of it; ``version`` must be that of the copy's source."""
+        kind = self._kinds.of(obj)
+        self.put_changed(kind, obj)
+        key = (kind.name, obj.id)
+        earlier = self._writes.get(key)
+        is_new = earlier is not None and earlier[0] == _CREATE
+        self._writes[key] = (_CREATE if is_new else _UPDATE, kind, obj, 0)
+
+    def remove(self, obj: StoredObject) -> None:
+        """Remove an object as it was read: refused when it has changed since."""
+        self.remove_by_id(self._kinds.of(obj), obj.id, obj.version.index)
+
+    def remove_by_id(self, kind: AnyKind, object_id: str, version_index: int) -> None:
+        """Remove by ID; version 0 removes whatever is there."""
+        self.drop(kind, object_id, version_index)
+        key = (kind.name, object_id)
+        earlier = self._writes.get(key)
+        if earlier is not None and earlier[0] == _CREATE:
+            self._forget(key)
+        else:
+            self._writes[key] = (_REMOVE, kind, None, version_index)
+
+    def _forget(self, key: _Key) -> None:
+        """Undo the write of an object that the transaction itself had created; a boundary there moves up."""
+        if key in self._boundaries:
+            self._boundaries.discard(key)
+            keys: Sequence[_Key] = list(self._writes)
+            at = keys.index(key)
+            if at:
+                self._boundaries.add(keys[at - 1])
+        del self._writes[key]
+
+
+def _encoded(object_id: str, write: _Write) -> bytes:
+    verb, kind, obj, version_index = write
+    if obj is None:
+        return encode_removal(kind, object_id, version_index)
+    return encode_create(kind, obj) if verb == _CREATE else encode_update(kind, obj)
 
 
 def _conflict(kind: AnyKind, object_id: str, expected: int, actual: int) -> SequenceConflictError:

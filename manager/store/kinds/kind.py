@@ -5,13 +5,15 @@ Pure: what is declared of an object (names, keys, references) must depend on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter, itemgetter
 from typing import Any, Generic
 
 from google.protobuf.message import Message
 
+from manager.store.frames import tag_of, varint
 from manager.store.objects import StoredObject, T
 from manager.store.rows import NAME_INDEX, IndexKey
 from manager.store.tables import Table
@@ -93,7 +95,8 @@ class Kind(Generic[T]):
         names: the names an object answers to.
         unique_names: a name belongs to one object.
         labels: the labels an object is listed by.
-        indexes: name of an index -> the keys of an object in it.
+        field_indexes: name of an index -> the field that is the key of an object in it, or the fields that make it up.
+        indexes: name of an index -> the keys of an object in it, where these are more than fields.
         references: the kinds whose objects it names.
         assigned: how agents are told of it; None when they are not, or (tasks) when it is what they are told of.
     """
@@ -105,18 +108,46 @@ class Kind(Generic[T]):
     names: Callable[[T], Collection[str]] = _nameless
     unique_names: bool = False
     labels: Callable[[T], Mapping[str, str]] = _no_labels
+    field_indexes: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     indexes: Mapping[str, KeyFunction[T]] = field(default_factory=dict)
     references: tuple[Reference[T], ...] = ()
     assigned: Assigned[T] | None = None
 
     @cached_property
     def key_functions(self) -> tuple[tuple[str, KeyFunction[T]], ...]:
-        """Every index: those declared, and those that follow from names and references."""
+        """Every index but those over fields: those declared, and those that follow from names and references."""
         functions: dict[str, KeyFunction[T]] = dict(self.indexes)
         if self.has_names:
             functions[NAME_INDEX] = self.names
         functions.update((reference.to.reference_index, reference.ids) for reference in self.references)
         return tuple(functions.items())
+
+    @cached_property
+    def index_names(self) -> tuple[str, ...]:
+        return (*self.field_indexes, *(name for name, _ in self.key_functions))
+
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        """Every field that an index is over."""
+        declared = (fields if isinstance(fields, tuple) else (fields,) for fields in self.field_indexes.values())
+        return tuple(dict.fromkeys(name for fields in declared for name in fields))
+
+    @cached_property
+    def fields_of(self) -> Callable[[T], tuple[Hashable, ...]]:
+        """What an object's keys in the indexes over fields are made of: objects that agree in it stand under the same."""
+        first, *others = self._fields
+        if others:
+            return attrgetter(first, *others)
+        return lambda obj: (getattr(obj, first),)
+
+    @cached_property
+    def field_keys(self) -> tuple[tuple[str, Callable[[tuple[Hashable, ...]], IndexKey]], ...]:
+        """The indexes over fields, and how the key is made of ``fields_of``."""
+        position = self._fields.index
+        return tuple(
+            (name, itemgetter(*map(position, fields if isinstance(fields, tuple) else (fields,))))
+            for name, fields in self.field_indexes.items()
+        )
 
     @property
     def has_names(self) -> bool:
@@ -131,10 +162,10 @@ class Kind(Generic[T]):
         """What messages call ``obj``: its first name, else its ID."""
         return next(iter(self.names(obj)), obj.id)
 
-    def wrap(self, obj: T, into: StoreObject) -> None:
-        """Write ``obj`` into an action or a snapshot."""
-        content: T = getattr(into, self.name)
-        content.CopyFrom(obj)
+    @cached_property
+    def tag(self) -> bytes:
+        """What stands before an object in a StoreObject."""
+        return varint(tag_of(StoreObject, self.name))
 
 
 AnyKind = Kind[Any]
@@ -153,11 +184,13 @@ class Kinds:
         self._kinds = kinds
         self._by_name = {kind.name: kind for kind in kinds}
         self._by_message: dict[type[Message], AnyKind] = {kind.message: kind for kind in kinds}
+        self._by_tag: dict[int, AnyKind] = {}
         self.assigned = tuple(kind for kind in kinds if kind.assigned is not None)
         """What agents are told of besides tasks."""
         self._referrers: dict[AnyKind, list[tuple[AnyKind, Reference[Any]]]] = {}
         for kind in kinds:
             _check_schema(StoreObject, kind.name, kind)
+            self._by_tag[tag_of(StoreObject, kind.name)] = kind
             if kind.assigned is not None:
                 _check_schema(AssignmentChange, kind.assigned.field, kind)
             for reference in kind.references:
@@ -184,16 +217,12 @@ class Kinds:
         """The kinds that name objects of ``kind``, and how."""
         return self._referrers.get(kind, ())
 
-    def unwrap(self, wrapped: StoreObject) -> tuple[AnyKind, StoredObject]:
-        """The object in an action or a snapshot, as a message of its own: within the outer one it would keep that alive.
-
-        Raises:
-            UnknownKindError.
-        """
-        kind = self.named(wrapped.WhichOneof("object") or "")
-        obj: StoredObject = kind.message()
-        obj.CopyFrom(getattr(wrapped, kind.name))
-        return kind, obj
+    def tagged(self, tag: int) -> AnyKind:
+        """The kind whose objects stand behind ``tag`` in a StoreObject. Raises: UnknownKindError."""
+        try:
+            return self._by_tag[tag]
+        except KeyError:
+            raise UnknownKindError(f"no kind of objects has the tag {tag}") from None
 
 
 def _check_schema(outer: type[Message], name: str, kind: AnyKind) -> None:

@@ -27,7 +27,7 @@ SPEC_VERSIONS = Kind(
     plural="spec_versions",
     message=SpecVersion,
     table=SpecVersionTable,
-    indexes={"service": lambda version: (version.service_id,)},
+    field_indexes={"service": "service_id"},
     assigned=Assigned(
         AssignmentKind.ASSIGNMENT_KIND_SPEC_VERSION,
         needed_by=lambda task, spec: (spec_version_id(task.service_id, task.spec_version),),

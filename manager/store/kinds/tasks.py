@@ -50,11 +50,11 @@ TASKS = Kind(
     plural="tasks",
     message=Task,
     table=TaskTable,
-    indexes={
-        "service": lambda task: (task.service_id,),
-        "node": lambda task: (task.node_id,),
-        "slot": lambda task: ((task.service_id, task.slot),),
-        "service_node": lambda task: ((task.service_id, task.node_id),),
-        "version": lambda task: ((task.service_id, task.spec_version),),
+    field_indexes={
+        "service": "service_id",
+        "node": "node_id",
+        "slot": ("service_id", "slot"),
+        "service_node": ("service_id", "node_id"),
+        "version": ("service_id", "spec_version"),
     },
 )

@@ -32,7 +32,7 @@ class State:
 
     def put(self, *objects: StoredObject) -> None:
         for obj in objects:
-            self._rows[KINDS.of(obj).name].put(obj)
+            self._rows[KINDS.of(obj).name].put(obj.id, obj)
 
     def drop(self, kind: AnyKind, object_id: str) -> None:
         self._rows[kind.name].drop(object_id)

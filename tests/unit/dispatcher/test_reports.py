@@ -19,6 +19,7 @@ from manager.store import SequenceConflictError, Working
 from manager.store.store import TRANSACTION_OBJECTS_MAX
 from proto.dispatcher_pb2 import SessionRequest, StatusReport, TaskStatusUpdate
 from proto.objects_pb2 import NetworkAttachment, NodeDescription, TaskState, TaskStatus
+from proto.store_pb2 import StoreAction
 from tests.unit.dispatcher.support import AgentHost, Manager, RawAgent, channel_of, make_node, make_task
 from tests.unit.dispatcher.test_status import NOW
 from tests.waiting import until
@@ -235,7 +236,7 @@ async def test_a_task_that_cannot_be_written_keeps_no_other_from_it(
     commit = manager.store.commit
 
     async def choosy(working: Working, **options: Any) -> int:
-        if any(action.update.task.id == "t2" for action in working.actions):
+        if any(action.update.task.id == "t2" for action in map(StoreAction.FromString, working.actions)):
             raise SequenceConflictError(kind="task", object_id="t2", expected=1, actual=2)
         return await commit(working, **options)
 

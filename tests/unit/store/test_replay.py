@@ -11,7 +11,7 @@ from manager.store import TASKS, SnapshotError, StoredObject, Working
 from manager.store.machine import TRANSACTION_IDS_KEPT, Machine
 from manager.store.mutation import MutationDetector
 from proto.objects_pb2 import Node, Service, Task
-from proto.store_pb2 import SnapshotHeader, StoreAction, Transaction
+from proto.store_pb2 import SnapshotHeader, StoreAction, StoreObject, Transaction
 
 
 def recorded_log(seed: int = 7, entries: int = 400) -> list[bytes]:
@@ -157,8 +157,7 @@ def test_a_transaction_is_applied_once_also_after_a_snapshot() -> None:
     service = Service(id="s1")
     service.spec.name = "web"
     transaction = Transaction(id="tx")
-    transaction.actions.append(StoreAction())
-    transaction.actions[0].create.service.CopyFrom(service)
+    transaction.actions.append(StoreAction(create=StoreObject(service=service)).SerializeToString())
     data = transaction.SerializeToString()
     assert machine.apply(1, data)[0] == 1
     assert machine.apply(2, data) == (1, [])
@@ -173,8 +172,7 @@ def test_a_transaction_is_applied_once_also_after_a_snapshot() -> None:
 def test_a_refused_entry_is_not_remembered_and_changes_nothing() -> None:
     machine = Machine()
     transaction = Transaction(id="tx")
-    transaction.actions.append(StoreAction())
-    transaction.actions[0].update.task.CopyFrom(Task(id="t1"))
+    transaction.actions.append(StoreAction(update=StoreObject(task=Task(id="t1"))).SerializeToString())
     assert isinstance(machine.apply(1, transaction.SerializeToString())[0], Exception)
     assert SnapshotHeader.FromString(next(iter(machine.snapshot()()))[4:]).recent_transaction_ids == []
 
@@ -192,8 +190,7 @@ def test_stored_messages_do_not_share_memory_with_their_entry() -> None:
     """A message inside another keeps the whole outer one alive."""
     machine = Machine()
     transaction = Transaction(id="tx")
-    transaction.actions.append(StoreAction())
-    transaction.actions[0].create.task.CopyFrom(Task(id="t1"))
+    transaction.actions.append(StoreAction(create=StoreObject(task=Task(id="t1"))).SerializeToString())
     machine.apply(1, transaction.SerializeToString())
     stored: Iterator[StoredObject] = iter(machine.objects()["task"])
     assert next(stored).version.index == 1
@@ -207,3 +204,13 @@ def test_a_snapshot_that_was_read_changes_nothing_until_it_is_put_in_place() -> 
     assert snapshot_of(machine) == before
     install()
     assert snapshot_of(machine) == snapshot_of(other)
+
+
+def test_no_entry_is_applied_between_the_reading_of_a_snapshot_and_its_place() -> None:
+    """What it changes was found out against the state of before."""
+    log = recorded_log(entries=20)
+    machine, other = replayed(log[:10]), replayed(log)
+    install = machine.load(other.snapshot()(), other.index)
+    replayed(log[10:12], machine, start=11)
+    with pytest.raises(AssertionError, match="was applied while a snapshot was loaded"):
+        install()

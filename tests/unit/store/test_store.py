@@ -27,6 +27,7 @@ from manager.store import (
 from manager.store import watch as watch_module
 from proto.objects_pb2 import Cluster, Config, Node, Secret, Service, SpecVersion, Task
 from proto.specs_pb2 import SecretReference
+from proto.store_pb2 import StoreAction
 
 
 @pytest_asyncio.fixture
@@ -268,7 +269,7 @@ async def test_writes_of_one_object_become_one_action(store: Store) -> None:
     working.update(changed)
     working.create(service("gone"))
     working.remove(working.services.find("gone"))
-    (action,) = working.actions
+    (action,) = map(StoreAction.FromString, working.actions)
     assert action.create.service.spec.labels == {"a": "b"}
     with pytest.raises(ObjectNotFoundError):
         working.update(service("gone"))
