@@ -311,13 +311,20 @@ def abandon(created: Created) -> None:
             os.close(fd)
 
 
+def _is_a_daemons(entry: Path) -> bool:
+    """Whether a process has our user and is in our PID namespace, as all that a daemon runs itself. Raises OSError."""
+    is_here = os.readlink(entry / "ns/pid") == os.readlink("/proc/self/ns/pid")
+    return is_here and entry.stat().st_uid == os.geteuid()
+
+
 def end_strays(paths: Paths, keep: Set[str]) -> None:
     """End the monitors and runc calls of a dead daemon whose container is not in ``keep``; let those of others finish.
 
     A daemon that died in the middle of a start leaves conmon and runc at work: what they make after the cleaning would
-    stay. An exec's monitor is left alone as long as its container runs.
+    stay. An exec's monitor is left alone as long as its container runs. Anybody, in a container too, may give a process
+    such words for a command line: those are none of ours, and all that is waited for has one time together.
     """
-    ours = os.fsencode(paths.run) + b"/"
+    ours, end = os.fsencode(paths.run) + b"/", time.monotonic() + STRAY_TIMEOUT_S
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
@@ -327,7 +334,7 @@ def end_strays(paths: Paths, keep: Set[str]) -> None:
             continue
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")[:-1]
-            if not any(word.startswith(ours) for word in words):
+            if not any(word.startswith(ours) for word in words) or not _is_a_daemons(entry):
                 continue
             is_conmon = Path(os.fsdecode(words[0])).name == "conmon"
             owner = words[words.index(b"--cid") + 1] if is_conmon else words[-1]
@@ -337,8 +344,8 @@ def end_strays(paths: Paths, keep: Set[str]) -> None:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
             elif is_conmon or b"exec" in words or b"create" in words:
                 continue
-            select.select([fd], [], [], STRAY_TIMEOUT_S)
-        except (OSError, ValueError):  # ended meanwhile
+            select.select([fd], [], [], max(0.0, end - time.monotonic()))
+        except (OSError, ValueError, IndexError):  # ended meanwhile, or these are not the words of one of them
             continue
         finally:
             os.close(fd)
