@@ -32,6 +32,13 @@ _ARTIFACT_CONFIGS = ("application/vnd.oci.empty.v1+json", "application/vnd.docke
 
 MANIFEST_BYTES_MAX = 4 << 20
 CONFIG_BYTES_MAX = 8 << 20
+VALUES_MAX = 100_000
+"""In one document. One full of ``{},`` takes seconds to read, on the event loop, and thirty times its size of memory for as
+long as its image is here; those of real images have some hundreds."""
+
+VOLUMES_MAX = 1000
+"""Of one image: each of its containers has that many folders made, and mounted."""
+
 LAYERS_MAX = 127
 """As many as dockerd takes; the rest of the mount options is the container's own."""
 
@@ -95,6 +102,9 @@ class ConfigFile(msgspec.Struct, omit_defaults=True):
 
 
 def _decode(data: bytes, kind: type[T], what: str) -> T:
+    """Counts before it reads: a comma or a bracket a value, those in texts included."""
+    if sum(map(data.count, (b",", b"{", b"["))) > VALUES_MAX:
+        raise ManifestError(f"invalid {what}: more than {VALUES_MAX} values")
     try:
         return read_json(data, type=kind)
     except msgspec.DecodeError as error:
@@ -170,6 +180,9 @@ def parse_config(data: bytes) -> ConfigFile:
             raise ManifestError(f"invalid image configuration: {diff_id[:100]!r}: {error}") from error
     if len(config.diff_ids) > LAYERS_MAX:
         raise ManifestError(f"max depth exceeded: {len(config.diff_ids)} layers, at most {LAYERS_MAX} can be used")
+    volumes = (config.config and config.config.Volumes) or ()
+    if len(volumes) > VOLUMES_MAX:
+        raise ManifestError(f"invalid image configuration: {len(volumes)} volumes, at most {VOLUMES_MAX} can be used")
     return config
 
 

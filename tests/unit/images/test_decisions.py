@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,15 @@ from runtime.images import (
 )
 from runtime.images.changes import apply_changes
 from runtime.images.listing import moment
-from runtime.images.manifests import epoch_of, media_type_of, parse_config, parse_index, parse_manifest
+from runtime.images.manifests import (
+    VALUES_MAX,
+    VOLUMES_MAX,
+    epoch_of,
+    media_type_of,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
 from runtime.images.platforms import choose, normalize, parse_platform, satisfies
 from runtime.images.records import ImageRecord
 from runtime.images.removal import Removal, decide_removal
@@ -161,6 +170,23 @@ def test_any_bytes_are_understood_or_refused(data: bytes) -> None:
     for parse in (media_type_of, parse_manifest, parse_index, parse_config):
         with contextlib.suppress(ImagesError):
             parse(data)
+
+
+@pytest.mark.parametrize("parse", [media_type_of, parse_manifest, parse_index, parse_config])
+def test_a_document_of_a_million_values_is_refused_before_it_is_read(parse: Callable[[bytes], object]) -> None:
+    """It would be read on the event loop, into thirty times its size of memory."""
+    empty = b"{}," * VALUES_MAX + b"{}"
+    with pytest.raises(ImagesError, match="more than 100000 values"):
+        parse(b'{"history": [%s], "manifests": [%s]}' % (empty, empty))
+
+
+def test_an_image_has_no_more_volumes_than_a_container_can_have_made() -> None:
+    def config(count: int) -> bytes:
+        return json.dumps({"config": {"Volumes": {f"/{number}": {} for number in range(count)}}}).encode()
+
+    assert parse_config(config(VOLUMES_MAX)).config
+    with pytest.raises(ImagesError, match="1001 volumes, at most 1000"):
+        parse_config(config(VOLUMES_MAX + 1))
 
 
 MOUNTS = """\
