@@ -29,7 +29,7 @@ import msgspec
 from runtime.containers import cgroups
 from runtime.errors import EngineError
 from runtime.kernel import netlink, nft
-from runtime.kernel.mounts import unescaped, unmount
+from runtime.kernel.mounts import mount_points, own_mounts, unmount
 from runtime.networks import forwarding, rules
 
 LOCK_FILE = "swarmd.lock"
@@ -101,7 +101,7 @@ def mounts_below(mountinfo: str, folders: Sequence[Path]) -> list[Path]:
 
     Pure. ``mountinfo`` is the text of /proc/self/mountinfo, whose later lines lie above earlier ones (proc(5)).
     """
-    points = [Path(unescaped(line.split()[4])) for line in mountinfo.splitlines() if len(line.split()) > 4]
+    points = [mount.point for mount in mount_points(mountinfo)]
     below = [point for point in points if any(folder in point.parents for folder in folders)]
     order = sorted(enumerate(below), key=lambda item: (len(item[1].parts), item[0]), reverse=True)
     return [point for _, point in order]
@@ -110,16 +110,15 @@ def mounts_below(mountinfo: str, folders: Sequence[Path]) -> list[Path]:
 def hierarchies(mountinfo: str) -> list[Path]:
     """Mount points of all control group hierarchies of both versions, named ones (systemd's) included. Pure."""
     found: dict[Path, None] = {}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        if right.split()[:1] in (["cgroup"], ["cgroup2"]):
-            found[Path(unescaped(left.split()[4]))] = None
+    for mount in mount_points(mountinfo):
+        if mount.kind in ("cgroup", "cgroup2"):
+            found[mount.point] = None
     return list(found)
 
 
 def in_group(membership: str, parent: str) -> bool:
     """Whether /proc/PID/cgroup's text has the process in ``parent`` or below it, in any hierarchy. Pure."""
-    paths = [line.split(":", 2)[-1] for line in membership.splitlines()]
+    paths = [line.split(":", 2)[-1] for line in membership.split("\n")]
     return any(path == parent or path.startswith(parent.rstrip("/") + "/") for path in paths)
 
 
@@ -148,7 +147,7 @@ def _attempt(report: Report, step: Callable[..., None], *arguments: object) -> N
 
 
 def _groups(parent: str) -> list[Path]:
-    mounts = hierarchies(Path("/proc/self/mountinfo").read_text())
+    mounts = hierarchies(own_mounts())
     return [group for mount in mounts if (group := mount / parent.lstrip("/")).is_dir()]
 
 
@@ -187,7 +186,7 @@ def _kill_all(groups: Sequence[Path], pids: Iterable[int], parent: str) -> None:
 def _is_below(pid: int, groups: Sequence[Path], parent: str) -> bool:
     """Raises: OSError, the process is gone."""
     try:
-        return in_group(Path(f"/proc/{pid}/cgroup").read_text(), parent)
+        return in_group(Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape"), parent)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
@@ -237,10 +236,10 @@ def _is_conmon(pid: int, run: Path) -> bool:
 
 
 def _remove_mounts(folders: Sequence[Path], report: Report) -> None:
-    found = mounts_below(Path("/proc/self/mountinfo").read_text(), folders)
+    found = mounts_below(own_mounts(), folders)
     for point in found:
         _attempt(report, unmount, point)
-    left = mounts_below(Path("/proc/self/mountinfo").read_text(), folders)
+    left = mounts_below(own_mounts(), folders)
     report.left += [f"mount {point}" for point in left]
     report.removed += [f"mount {point}" for point in found if point not in left]
 

@@ -19,6 +19,7 @@ from base.files import make_public_folder
 from base.trees import Folder, walk_tree
 from runtime.containers.limits import Capacity
 from runtime.errors import HostError
+from runtime.kernel.mounts import mount_points, own_mounts
 
 log = structlog.get_logger(__name__)
 
@@ -53,17 +54,13 @@ def parse_layout(mountinfo: str, own: str, unified_controllers: Mapping[str, str
     """Layout from the texts of /proc/self/mountinfo, /proc/self/cgroup and each unified mount's cgroup.controllers."""
     mounts: dict[str, Path] = {}
     unified: Path | None = None
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fields, tail = left.split(), right.split()
-        if len(fields) < 5 or len(tail) < 3:
-            continue
-        if tail[0] == "cgroup":
-            for option in tail[2].split(","):
+    for mount in mount_points(mountinfo):
+        if mount.kind == "cgroup":
+            for option in mount.options.split(","):
                 if option in _CONTROLLERS_V1:
-                    mounts.setdefault(option, Path(fields[4]))
-        elif tail[0] == "cgroup2" and unified is None:
-            unified = Path(fields[4])
+                    mounts.setdefault(option, mount.point)
+        elif mount.kind == "cgroup2" and unified is None:
+            unified = mount.point
     paths: dict[str, str] = {}
     for line in own.splitlines():
         _, names, path = [*line.split(":", 2), "", ""][:3]
@@ -77,15 +74,14 @@ def parse_layout(mountinfo: str, own: str, unified_controllers: Mapping[str, str
 
 def detect() -> Layout:
     """The layout of this host."""
-    mountinfo = Path("/proc/self/mountinfo").read_text()
+    mountinfo = own_mounts()
     controllers = {}
-    for line in mountinfo.splitlines():
-        if " - cgroup2 " in line:
-            mount = line.split()[4]
+    for mount in mount_points(mountinfo):
+        if mount.kind == "cgroup2":
             try:
-                controllers[mount] = (Path(mount) / "cgroup.controllers").read_text()
+                controllers[str(mount.point)] = (mount.point / "cgroup.controllers").read_text()
             except OSError:
-                controllers[mount] = ""
+                controllers[str(mount.point)] = ""
     return parse_layout(mountinfo, Path("/proc/self/cgroup").read_text(), controllers)
 
 

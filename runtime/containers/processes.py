@@ -15,11 +15,11 @@ def boot_id() -> str:
 def start_ticks(pid: int) -> int:
     """Start time in clock ticks since boot, 0 when there is no such process (or only its zombie)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_bytes()  # a process calls itself what it likes
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    fields = text[text.rindex(")") + 2 :].split()
-    return 0 if fields[0] in ("Z", "X") else int(fields[19])
+    fields = text[text.rindex(b")") + 2 :].split()
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def is_alive(pid: int, start: int, boot: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from runtime.errors import HostError
 from runtime.images.errors import OverlayUnsupportedError, SnapshotError
 from runtime.kernel import mounts
-from runtime.kernel.mounts import filesystem_of, mount_overlay
+from runtime.kernel.mounts import filesystem_of, mount_overlay, own_mounts
 
 OPTIONS_BYTES_MAX = 4095
 
@@ -48,7 +48,7 @@ def probe_overlay(directory: Path) -> None:
 
 
 def _advice(directory: Path, error: OSError) -> str:
-    kind = filesystem_of(directory, Path("/proc/self/mountinfo").read_text())
+    kind = filesystem_of(directory, own_mounts())
     what = f"overlayfs cannot be used below {directory} ({kind}): {error.strerror}."
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"{what} Mounting needs root (CAP_SYS_ADMIN): run swarmd as root."

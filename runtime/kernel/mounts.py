@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from runtime.errors import HostError
 
@@ -27,6 +27,7 @@ MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 1 << 18, 1 << 19
 THREADS = 4
+_MOUNTINFO = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -117,15 +118,41 @@ def unescaped(text: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
+class HostMount(NamedTuple):
+    """A line of mountinfo: where, the file system's type and its own options."""
+
+    point: Path
+    kind: str
+    options: str
+
+
+def own_mounts() -> str:
+    """/proc/self/mountinfo. Bytes that are no UTF-8 stay (PEP 383): users may mount, and call it what they like."""
+    return _MOUNTINFO.read_bytes().decode(errors="surrogateescape")
+
+
+def mount_points(mountinfo: str) -> list[HostMount]:
+    """All that is mounted, in the order of the text. Pure.
+
+    Fields are split at single blanks and lines at line feeds: these are escaped in names, other white space is not, and
+    a source may be empty.
+    """
+    found: list[HostMount] = []
+    for line in mountinfo.split("\n"):
+        left, _, right = line.partition(" - ")
+        fields, tail = left.split(" "), right.split(" ")
+        if len(fields) > 4 and len(tail) > 2:
+            found.append(HostMount(Path(unescaped(fields[4])), tail[0], tail[2]))
+    return found
+
+
 def filesystem_of(path: Path, mountinfo: str) -> str:
     """Type of the file system ``path`` is on, such as ``ext4``; "unknown" if it cannot be told.
 
     Pure. ``mountinfo`` is the text of /proc/self/mountinfo, whose later lines lie above earlier ones (proc(5)).
     """
     best, kind = Path(), "unknown"
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        point = Path(unescaped(fields.split()[4]))
-        if len(point.parts) >= len(best.parts) and path.is_relative_to(point):
-            best, kind = point, rest.split()[0]
+    for mount in mount_points(mountinfo):
+        if len(mount.point.parts) >= len(best.parts) and path.is_relative_to(mount.point):
+            best, kind = mount.point, mount.kind
     return kind

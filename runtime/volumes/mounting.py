@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runtime.errors import HostError, InvalidParameterError
-from runtime.kernel.mounts import make_slave, unescaped, unmount
+from runtime.kernel.mounts import make_slave, mount_points, own_mounts, unmount
 
 MOUNT_TIMEOUT_S = 60.0
 _NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
@@ -59,9 +59,8 @@ def table(options: Mapping[str, str], target: str, resolve: Callable[[str], str]
 
 def is_mounted(target: Path) -> bool:
     """Whether ``target`` is a mount point, also of a folder of the same file system."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = (unescaped(line.split()[4]) for line in lines)
-    return os.path.realpath(target) in points
+    real = Path(os.path.realpath(target))
+    return any(mount.point == real for mount in mount_points(own_mounts()))
 
 
 class VolumeMounts:

@@ -21,7 +21,7 @@ from base.numbers import natural
 from base.trees import remove_tree
 from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import ConfigReference, FileTarget, SecretReference
-from runtime.kernel.mounts import filesystem_of, mount_tmpfs
+from runtime.kernel.mounts import filesystem_of, mount_tmpfs, own_mounts
 from runtime.types import Mount
 from worker.agent.container_spec import NodeFacts, Templates, expand_env
 from worker.agent.contents import is_object_id
@@ -184,8 +184,7 @@ class PayloadFolder:
         """
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mountinfo = Path("/proc/self/mountinfo").read_text()
-            if filesystem_of(self._path.resolve(), mountinfo) not in _MEMORY_FILE_SYSTEMS:
+            if filesystem_of(self._path.resolve(), own_mounts()) not in _MEMORY_FILE_SYSTEMS:
                 mount_tmpfs(self._path, "mode=0700")
             self._path.chmod(0o700)
         except OSError as error:
