@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from runtime.kernel.syscalls import CLONE_NEWNET, setns
 
 DEADLINE_S = 30.0
+_ETHERTYPE_IPV4 = 0x0800
 
 
 @dataclass
@@ -38,24 +39,36 @@ class Place:
 
     def send_forged(self, data: bytes, *, source: str, to: tuple[str, int]) -> None:
         """A UDP datagram with any source, as a process with CAP_NET_RAW sends it."""
-        udp = struct.pack(">HHHH", 9, to[1], 8 + len(data), 0) + data
-        addresses = socket.inet_aton(source) + socket.inet_aton(to[0])
-        head = struct.pack(">BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0)
         with self._socket(socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
-            made.sendto(head + addresses + udp, to)
+            made.sendto(_datagram(data, source, to), to)
 
-    def _socket(self, kind: int, protocol: int) -> socket.socket:
+    def send_past_routes(self, data: bytes, *, source: str, to: tuple[str, int], neighbour: bytes) -> None:
+        """The same to any address, by eth0 to the device with the MAC ``neighbour``: its own routes are not asked."""
+        with self._socket(socket.SOCK_DGRAM, 0, socket.AF_PACKET) as made:
+            made.sendto(_datagram(data, source, to), ("eth0", _ETHERTYPE_IPV4, 0, 0, neighbour))
+
+    def _socket(self, kind: int, protocol: int, family: int = socket.AF_INET) -> socket.socket:
         made: list[socket.socket] = []
 
         def make() -> None:
             with open(self.path, "rb") as namespace:
                 setns(namespace.fileno(), CLONE_NEWNET)
-            made.append(socket.socket(socket.AF_INET, kind, protocol))
+            made.append(socket.socket(family, kind, protocol))
 
         thread = threading.Thread(target=make)
         thread.start()
         thread.join()
         return made[0]
+
+
+def _datagram(data: bytes, source: str, to: tuple[str, int]) -> bytes:
+    """An IPv4 packet with UDP in it, which needs no checksum of its own."""
+    udp = struct.pack(">HHHH", 9, to[1], 8 + len(data), 0) + data
+    addresses = socket.inet_aton(source) + socket.inet_aton(to[0])
+    words = [0x4500, 20 + len(udp), 0, 0, 64 << 8 | socket.IPPROTO_UDP, *struct.unpack(">HHHH", addresses)]
+    total = sum(words)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return struct.pack(">HHHHHH", *words[:5], checksum) + addresses + udp
 
 
 @contextlib.contextmanager

@@ -189,3 +189,29 @@ async def test_nobody_pretends_to_be_the_hosts_loopback(net: Net, source: str) -
             sender.send_forged(b"end", source=CONTAINER if sender is net.container else FIRST, to=(to, 9))
             assert at.recv(100) == b"end"
     driver.close()
+
+
+async def test_nobody_reaches_the_hosts_loopback(net: Net) -> None:
+    """Not by its address either, to which the bridge has a route for what is published there."""
+    driver = await start(net, PortRequest("udp", 54, "127.0.0.1", (5400,)))
+    for name in ("all", "br7", "n201"):
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as at:
+        at.settimeout(30)
+        at.bind(("0.0.0.0", 9))
+        for sender, source, device, address in (
+            (net.container, CONTAINER, "br7", "10.7.0.1"),
+            (net.first, FIRST, "n201", "10.201.0.1"),
+        ):
+            mac = mac_of(device)
+            sender.send_past_routes(b"try", source=source, to=("127.0.0.1", 9), neighbour=mac)
+            sender.send_past_routes(b"end", source=source, to=(address, 9), neighbour=mac)
+            assert at.recv(100) == b"end"
+    driver.close()
+
+
+def mac_of(device: str) -> bytes:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as made:
+        made.bind((device, 0))
+        address: bytes = made.getsockname()[4]
+        return address

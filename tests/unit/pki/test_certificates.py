@@ -186,6 +186,8 @@ def test_root_and_key_must_be_one_pair(authority: Authority) -> None:
     other = RootCA.create(NOON)
     with pytest.raises(InvalidCertificateError, match="the key is not the certificate's"):
         RootCA.from_pem(authority.root.certificate_pem, other.key_pem)
+    with pytest.raises(InvalidCertificateError):
+        RootCA.from_pem(authority.root.certificate_pem, authority.root.key_pem, b"garbage")
     again = RootCA.from_pem(authority.root.certificate_pem, authority.root.key_pem)
     assert again.certificate_pem == authority.root.certificate_pem
 
