@@ -19,7 +19,7 @@ from runtime.containers.states import Event, Status
 from runtime.containers.store import ContainerStore
 from runtime.containers.transitions import Transitions
 from runtime.errors import EngineError
-from runtime.images import ImageStore
+from runtime.images import ImagesError, ImageStore
 from runtime.networks import Networks
 from runtime.volumes import Volumes
 
@@ -60,12 +60,21 @@ class Readoption:
                 async with container.lock:
                     await self._readopt(container)
         running = {container.id for container in containers if container.running}
+        for container in containers:
+            await self._recover_files(container)
         await self._remove_orphans(running)
         await self._images.tidy_rootfs(self._store.kept_ids(), running)
         await self._networks.reconcile()
         await self._volumes.unmount_unused()
         for container in containers:
             self._go_on(container)
+
+    async def _recover_files(self, container: Container) -> None:
+        """A power cut may have taken the record of its root file system, not the files."""
+        try:
+            await self._images.recover_rootfs(container.record.ImageID, container.id)
+        except (ImagesError, OSError) as error:
+            container.log.error("container.files_lost", reason=str(error))
 
     def _go_on(self, container: Container) -> None:
         """Start or remove what is down, as its policy says."""

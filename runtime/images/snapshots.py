@@ -220,7 +220,7 @@ class Snapshots:
             data = (self._containers / container_id / "rootfs.json").read_bytes()
             return msgspec.json.decode(data, type=RootFSRecord)
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
-            return None  # a power cut may leave the file empty: the container's files are lost
+            return None  # a power cut may leave the file empty; see ``recover``
 
     def _rootfs(self, container_id: str, record: RootFSRecord) -> RootFS:
         home = self._containers / container_id
@@ -230,6 +230,26 @@ class Snapshots:
         """Make the writable layer on top of ``chain`` (chain IDs, lowest first). Raises SnapshotError, NoSpaceError."""
         return await self._get_mounter().run(lambda: self._prepare(container_id, image_id, chain))
 
+    async def recover(self, container_id: str, image_id: str, chain: Sequence[str]) -> None:
+        """Have the root file system of a container that was made, whatever power loss left of its record.
+
+        The record is not synced, as that would cost every container 7 ms: what it says can be told from the image.
+        The container's files stay. Nothing to do where the record is there. Raises SnapshotError, NoSpaceError.
+        """
+        if container_id not in self._records:
+            await self._get_mounter().run(lambda: self._recover(container_id, image_id, chain))
+
+    def _recover(self, container_id: str, image_id: str, chain: Sequence[str]) -> None:
+        home, record = self._containers / container_id, _record_of(image_id, chain)
+        if (home / "upper").is_dir():
+            with self._lock, disk_full_as_error(self._containers):
+                self._need(chain, image_id)
+                write_atomic(home / "rootfs.json", msgspec.json.encode(record))
+                self._records[container_id] = record
+        else:
+            self._prepare(container_id, image_id, chain)
+        log.warning("rootfs.recovered", container_id=container_id, image_id=image_id)
+
     def _get_mounter(self) -> Mounter:
         """Its threads also prepare and unmount: long unpacking in the common pool must not delay a container."""
         if self._mounter is None:
@@ -238,8 +258,7 @@ class Snapshots:
 
     def _prepare(self, container_id: str, image_id: str, chain: Sequence[str]) -> RootFS:
         _check_container_id(container_id)
-        layers = [_name(chain_id) for chain_id in reversed(chain)] or [_EMPTY]
-        record = RootFSRecord(ImageID=image_id, ChainID=chain[-1] if chain else "", Layers=layers)
+        record = _record_of(image_id, chain)
         with self._lock:
             existing = self._records.get(container_id)
             if existing is not None:
@@ -248,9 +267,7 @@ class Snapshots:
                         f"container {container_id} already has a root file system of {existing.ImageID}"
                     )
                 return self._rootfs(container_id, existing)
-            missing = [chain_id for chain_id in chain if chain_id not in self._sizes]
-            if missing:
-                raise SnapshotError(f"layer {missing[0]} of image {image_id} is missing")
+            self._need(chain, image_id)
             self._records[container_id] = record  # from here on the layers are in use
         try:
             self._make_home(container_id, record)
@@ -258,6 +275,11 @@ class Snapshots:
             del self._records[container_id]
             raise
         return self._rootfs(container_id, record)
+
+    def _need(self, chain: Sequence[str], image_id: str) -> None:
+        missing = [chain_id for chain_id in chain if chain_id not in self._sizes]
+        if missing:
+            raise SnapshotError(f"layer {missing[0]} of image {image_id} is missing")
 
     def _make_home(self, container_id: str, record: RootFSRecord) -> None:
         home, work = self._containers / container_id, self._temporary()
@@ -359,6 +381,11 @@ def _name(chain_id: str) -> str:
 def _chain_on(parents: Sequence[str], diff_id: str) -> str:
     """Chain ID of a layer on top of a stack: only the ID below matters."""
     return chain_ids([parents[-1], diff_id])[1] if parents else diff_id
+
+
+def _record_of(image_id: str, chain: Sequence[str]) -> RootFSRecord:
+    layers = [_name(chain_id) for chain_id in reversed(chain)] or [_EMPTY]
+    return RootFSRecord(ImageID=image_id, ChainID=chain[-1] if chain else "", Layers=layers)
 
 
 def _check_container_id(container_id: str) -> None:

@@ -446,6 +446,16 @@ class ImageStore:
         chain = chain_ids(entry.config.diff_ids)
         return await self._state.snapshots.prepare(container_id, entry.record.ID, chain)
 
+    async def recover_rootfs(self, image_id: str, container_id: str) -> None:
+        """Have the writable layer of a container from before a start, also when power loss took its record.
+
+        Raises:
+            ImageNotFoundError, SnapshotError, NoSpaceError: it stays lost.
+        """
+        if not self._state.snapshots.image_of(container_id):
+            entry = self._state.records.get(image_id)
+            await self._state.snapshots.recover(container_id, entry.record.ID, chain_ids(entry.config.diff_ids))
+
     def rootfs(self, container_id: str) -> RootFS:
         """What ``prepare_rootfs`` made. Raises SnapshotError."""
         return self._state.snapshots.get(container_id)

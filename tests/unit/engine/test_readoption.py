@@ -64,6 +64,27 @@ async def test_a_killed_daemon_leaves_containers_alone_and_its_successor_takes_t
     assert bench.engine.inspect("steady").State.ExitCode == 137
 
 
+@pytest.mark.parametrize("damage", ["empty", "gone"])
+async def test_a_power_cut_that_took_the_record_of_its_files_costs_a_container_nothing(
+    bench: Bench, damage: str
+) -> None:
+    """The record is not synced: the kernel may have written the name of the file and none of its bytes."""
+    container_id = await bench.run("sh", "-c", "test -e /made || echo first > /made; cat /made", host=HostConfig())
+    await bench.engine.wait(container_id)
+    await bench.engine.close()
+    record = bench.folder / "state" / "images" / "snapshots" / "containers" / container_id / "rootfs.json"
+    record.unlink()
+    if damage == "empty":
+        record.touch()
+    await reopen(bench)
+    await bench.engine.start(container_id)
+    assert (await bench.engine.wait(container_id)).StatusCode == 0
+    assert (await bench.output(container_id)).count("first") == 2
+    await bench.engine.close()
+    await reopen(bench)  # and it is written anew
+    await bench.engine.remove(container_id)
+
+
 async def test_closing_and_opening_keeps_running_containers(bench: Bench) -> None:
     container_id = await bench.run("sleep", "1000", host=HostConfig())
     before = bench.engine.inspect(container_id).State
