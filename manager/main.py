@@ -23,7 +23,6 @@ from typing import Any, TypeVar  # Any: a coroutine that only returns
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 
 from base.backoff import Backoff
 from base.files import lock_file, make_public_folder, open_lock_file
@@ -52,14 +51,13 @@ from manager.control.rpc import CHANNEL_OPTIONS, control_handler
 from manager.control.service import ControlService
 from manager.dispatcher.dispatcher import Dispatcher
 from manager.dispatcher.looking import Looker
-from manager.dispatcher.nodes import why_copy
 from manager.dispatcher.watching import Lookout
 from manager.health import HealthService
 from manager.leader_link import LeaderLink, leader_answer
 from manager.listener import Listener, source_network
 from manager.model.nodes import copy_node
 from manager.other_managers import OtherManagers
-from manager.raft_membership import MembershipService
+from manager.raft_membership import MembershipService, why_claim_is_of_a_copy
 from manager.raft_settings import follow_spec
 from manager.reconcile.loop import ReconcileLoop
 from manager.roles import RoleManager
@@ -243,18 +241,13 @@ class _Manager:
         """Any thread."""
         facts = this_machine(self._config.node_id)
         boots: list[str] = []
-        with contextlib.suppress(OSError):  # it is not told then, and nothing is decided by it
+        with contextlib.suppress(OSError, ValueError):  # damaged: not told then, and nothing is decided by it
             boots = known_boots(self._state / AGENT / BOOTS_FILE)
         return MachineClaim(machine=Machine(id=facts.id, hardware=facts.hardware, links=facts.links), boots=boots)
 
     def _why_copy(self, node_id: NodeID, claim: bytes) -> str:
         """Called on the raft thread."""
-        try:
-            claimed = MachineClaim.FromString(claim)
-        except DecodeError:
-            return "what it says of its machine makes no sense"
-        node = self._store.view.nodes.get(node_id)
-        return why_copy(node, claimed.machine, claimed.boots) if node is not None else ""
+        return why_claim_is_of_a_copy(self._store.view.nodes.get(node_id), claim)
 
     def _raft_peer(self, connection: ssl.SSLObject) -> NodeID:
         try:

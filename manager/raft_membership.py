@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from manager.authorization import caller
 from manager.consensus.port import (
@@ -29,6 +30,7 @@ from manager.store import Store, StoreError, Working
 from pki.certificates import Identity
 from proto.objects_pb2 import Node
 from proto.raft_pb2 import (
+    MachineClaim,
     RaftAdmission,
     RaftJoinRequest,
     RaftJoinResponse,
@@ -171,6 +173,15 @@ class MembershipService(RaftMembershipServicer):
                 return False
             await context.abort(error.code(), error.details() or "")
         return True
+
+
+def why_claim_is_of_a_copy(node: Node | None, claim: bytes) -> str:
+    """Why who makes this claim (a ``MachineClaim``) is not the machine of that node, as far as is known here; "" if it may be."""
+    try:
+        claimed = MachineClaim.FromString(claim)
+    except DecodeError:
+        return "what it says of its machine makes no sense"
+    return why_copy(node, claimed.machine, claimed.boots) if node is not None else ""
 
 
 def _is_forwarded(context: Context) -> bool:

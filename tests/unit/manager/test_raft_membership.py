@@ -13,7 +13,7 @@ import pytest
 from manager.authorization import LocalInterceptor
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import Member, NodeID
-from manager.raft_membership import MembershipService
+from manager.raft_membership import MembershipService, why_claim_is_of_a_copy
 from manager.store import Store
 from pki.certificates import Identity, Role
 from pki.node_certificate import utc_now
@@ -185,6 +185,28 @@ async def test_a_copy_of_a_manager_is_not_taken_in_at_its_address(what: str) -> 
         request.claim.CopyFrom(own)
         await join(request)
         assert leading.store.view.nodes.find(NEXT).raft_addr == "b:1"
+
+
+@pytest.mark.parametrize(
+    ("claim", "why"),
+    [
+        (MachineClaim(machine=Machine(id="one", hardware="board"), boots=["last", "next"]), ""),
+        (MachineClaim(), ""),
+        (
+            MachineClaim(machine=Machine(id="two", hardware="board"), boots=["last"]),
+            "its /etc/machine-id is another one",
+        ),
+        (MachineClaim(machine=Machine(id="one", hardware="other"), boots=["last"]), "its hardware has another ID"),
+        (MachineClaim(machine=Machine(id="one", hardware="board"), boots=["before"]), "the node has run since"),
+    ],
+)
+def test_a_manager_is_told_from_its_copy_by_what_its_node_registered_last(claim: MachineClaim, why: str) -> None:
+    node = Node(id="n", machine=Machine(id="one", hardware="board"), boot_nonce="last")
+    found = why_claim_is_of_a_copy(node, claim.SerializeToString())
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+    assert why_claim_is_of_a_copy(None, claim.SerializeToString()) == ""
+    assert "makes no sense" in why_claim_is_of_a_copy(node, b"\xff")
 
 
 async def test_a_manager_without_a_group_is_told_where_its_log_has_to_get_before_it_is_taken_in() -> None:
