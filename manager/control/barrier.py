@@ -26,19 +26,23 @@ class ReadBarrier:
         Raises:
             NotLeaderError, NoQuorumError: also when no round was finished within ``timeout_s``.
         """
-        loop = asyncio.get_running_loop()
         if self._running is None:
-            self._running = loop.create_task(self._round(None, timeout_s), name="control.read_barrier")
-            shared = self._running
+            shared = self._running = self._begin(None, timeout_s)
+        elif self._next is None:
+            shared = self._next = self._begin(self._running, timeout_s)
         else:
-            if self._next is None:
-                self._next = loop.create_task(self._round(self._running, timeout_s), name="control.read_barrier")
             shared = self._next
         await asyncio.shield(shared)
 
     async def close(self) -> None:
         """Give up the rounds under way."""
         await cancel_and_wait(*(task for task in (self._running, self._next) if task is not None))
+
+    def _begin(self, before: asyncio.Task[int] | None, timeout_s: float) -> asyncio.Task[int]:
+        task = asyncio.get_running_loop().create_task(self._round(before, timeout_s), name="control.read_barrier")
+        # All its readers may have given up when it fails: nobody is left to tell, and asyncio is not to report that.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
     async def _round(self, before: asyncio.Task[int] | None, timeout_s: float) -> int:
         me = asyncio.current_task()

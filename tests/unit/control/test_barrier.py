@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -86,3 +87,25 @@ async def test_a_round_that_fails_fails_for_its_readers_alone() -> None:
     assert len(consensus.rounds) == 3
     consensus.rounds[2].set_result(3)
     await third
+
+
+async def test_a_round_that_fails_without_readers_is_nobodys_failure() -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context["message"]))
+    consensus = SlowRounds()
+    barrier = ReadBarrier(consensus)
+    readers = [asyncio.ensure_future(barrier.wait(timeout_s=1)) for _ in range(2)]
+    await turns()
+    readers.append(asyncio.ensure_future(barrier.wait(timeout_s=1)))
+    await turns()
+    for reader in readers:
+        reader.cancel()
+    await turns()
+    for number in range(2):
+        consensus.rounds[number].set_exception(NoQuorumError("not confirmed"))
+        await turns()
+    consensus.rounds.clear()
+    del barrier, readers, reader
+    gc.collect()
+    await turns()
+    assert reported == []
