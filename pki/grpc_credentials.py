@@ -37,6 +37,9 @@ are streams may be kept half sent. What becomes an entry of the log fits."""
 CONNECTIONS_MAX = 8192
 """Of one server. gRPC tells addresses apart no earlier than a call, so this is for all together."""
 
+PING_TIMEOUT_MS = 5_000
+"""An unanswered ping ends the connection after so long. ``keepalive_timeout_ms`` alone does not: gRPC waits a minute."""
+
 STREAMS_MAX = 128
 """Calls at once on one connection; further ones wait at the client."""
 
@@ -81,6 +84,7 @@ def channel_options(server_name: str = Role.MANAGER.value) -> list[tuple[str, st
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -97,6 +101,7 @@ def server_options() -> list[tuple[str, str | int]]:
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.max_connection_age_ms", 3_600_000),  # the next call makes a new handshake; open streams go on
         ("grpc.max_concurrent_streams", STREAMS_MAX),
         ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),

@@ -42,6 +42,7 @@ from pki.grpc_credentials import (
     REQUEST_SIZE_BYTES_MAX,
     STREAMS_MAX,
     RotatingChannel,
+    channel_options,
     server_credentials,
     server_options,
 )
@@ -56,6 +57,8 @@ from tests.unit.pki.support import Authority
 from tests.waiting import until
 
 DEADLINE_S = 60.0
+NEW_LEADER_S = 30.0
+"""So long a new leader waits for nodes that stay with the old one (docs/design/dispatcher.md)."""
 ECHO = "/swarm.v1.Dispatcher/Session"
 COUNT = "/swarm.v1.Dispatcher/Assignments"
 MANAGERS_ONLY = "/swarm.v1.Control/GetCluster"
@@ -540,3 +543,32 @@ async def test_the_unix_socket_is_the_managers_own(tmp_path: Path) -> None:
 def test_there_is_no_caller_outside_a_call() -> None:
     with pytest.raises(LookupError):
         caller()
+
+
+async def test_a_process_that_answers_nothing_while_its_kernel_does_is_left() -> None:
+    """Before a new leader gives up the nodes that stay with the old one. All times a tenth of what they are."""
+    over = asyncio.Event()
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            bytes.fromhex("000000040000000000")
+        )  # its settings, all that a client must have heard (RFC 9113, 6.5)
+        await over.wait()
+        writer.close()
+
+    options = [
+        (name, value // 10 if isinstance(value, int) and ("keepalive" in name or "ping_timeout" in name) else value)
+        for name, value in channel_options()
+    ]
+    server = await asyncio.start_server(stand_still, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream("/swarm.v1.Dispatcher/Session")()
+        await call.write(b"")
+        try:
+            async with asyncio.timeout(NEW_LEADER_S):
+                with pytest.raises(grpc.aio.AioRpcError, match="ping timeout"):
+                    await call.read()
+        finally:
+            call.cancel()
+            over.set()
