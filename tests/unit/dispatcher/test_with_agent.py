@@ -466,6 +466,13 @@ def _copied(host: AgentHost, folder: Path, manager: Manager) -> AgentHost:
     return AgentHost(host.node_id, folder, [manager.addr])
 
 
+async def _has_been(host: AgentHost) -> None:
+    """It was let in once, and is down."""
+    host.start()
+    await until(lambda: host.heard.sessions == [""])
+    await host.stop()
+
+
 async def _refused(copy: AgentHost, why: str) -> str:
     """Have it ask; what it is told."""
     copy.start()
@@ -487,9 +494,7 @@ async def test_a_copy_does_not_take_the_place_of_a_node_that_is_down(
 ) -> None:
     if not facts:  # a board whose firmware says nothing
         host.machine = Machine(id="one", links=["bridge", "card"])
-    host.start()
-    await until(lambda: host.heard.sessions == [""])
-    await host.stop()
+    await _has_been(host)
     copy = _copied(host, tmp_path / "copy", manager)
     copy.machine = Machine(id="one", hardware="board") if facts else Machine(id="one", links=["other card"])
     for name, value in facts.items():
@@ -505,9 +510,7 @@ async def test_an_older_copy_is_refused_on_the_same_kind_of_machine(
     manager: Manager, host: AgentHost, tmp_path: Path
 ) -> None:
     """A clone that has kept /etc/machine-id, a machine that was set back, a folder from a backup."""
-    host.start()
-    await until(lambda: host.heard.sessions == [""])
-    await host.stop()
+    await _has_been(host)
     copy = _copied(host, tmp_path / "copy", manager)
     host.start()
     await until(lambda: host.heard.sessions == ["", ""])
@@ -544,9 +547,7 @@ async def test_a_manager_takes_its_own_node_for_no_copy_of_itself(
     manager: Manager, host: AgentHost, tmp_path: Path
 ) -> None:
     """A swarm of one that was moved to another machine, or set back to an earlier day, goes on."""
-    host.start()
-    await until(lambda: host.heard.sessions == [""])
-    await host.stop()
+    await _has_been(host)
     moved = _copied(host, tmp_path / "moved", manager)
     moved.machine = Machine(id="two", hardware="other board")
     manager.here = ("n1", "two")

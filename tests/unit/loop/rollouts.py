@@ -57,3 +57,11 @@ async def fail_new(cluster: Harness, service_id: str, image: str) -> bool:
     for task in bad:
         await cluster.fail(task)
     return bool(bad)
+
+
+async def running_v1(*, nodes: int = 1, replicas: int | None = 1) -> tuple[Harness, str]:
+    """A cluster that runs the service ``web`` of image v1, and the service's ID; ``replicas`` as in ``create_service``."""
+    cluster = await Harness.started(nodes=nodes)
+    web = await cluster.create_service("web", replicas=replicas, change=to_image("v1"))
+    await cluster.work()
+    return cluster, web

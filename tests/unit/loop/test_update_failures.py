@@ -22,7 +22,7 @@ from proto.specs_pb2 import (
     ServiceSpec,
 )
 from tests.unit.loop.harness import Change, Harness
-from tests.unit.loop.rollouts import fail_new, image_of, images, to_image
+from tests.unit.loop.rollouts import fail_new, image_of, images, running_v1, to_image
 
 BOTH_LEADERS = pytest.mark.parametrize("leader_changes", [False, True])
 
@@ -55,9 +55,7 @@ async def test_a_delay_longer_than_the_monitor_window_hides_no_failure(
     action: FailureAction.ValueType, state: int, replicas: int, leader_changes: bool
 ) -> None:
     """The update waits 15 s anyhow; what dies after 8 s is seen, though the window is 5 s (A8.07)."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=replicas, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=replicas)
     await cluster.update_service(web, to_image("v2", delay_s=15, monitor_s=5, action=action))
     await go_on(cluster, web, 90, lives_s=8, leader_changes=leader_changes)
     assert cluster.service(web).update_status.state == state
@@ -66,9 +64,7 @@ async def test_a_delay_longer_than_the_monitor_window_hides_no_failure(
 
 @pytest.mark.parametrize(("dies_after_s", "state"), [(15, UPDATE_STATE_PAUSED), (18, UPDATE_STATE_COMPLETED)])
 async def test_the_window_of_a_long_delay_ends_a_second_after_it(dies_after_s: float, state: int) -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     await cluster.update_service(web, to_image("v2", delay_s=15, monitor_s=5))
     await go_on(cluster, web, 60, lives_s=dies_after_s)
     assert cluster.service(web).update_status.state == state
@@ -76,9 +72,7 @@ async def test_the_window_of_a_long_delay_ends_a_second_after_it(dies_after_s: f
 
 async def test_a_failure_counts_by_when_it_was_not_by_when_it_is_looked_at() -> None:
     """A leader that comes late sees that the task died within the window."""
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     await cluster.update_service(web, to_image("v2", monitor_s=5))
     await cluster.wait(3)
     await fail_new(cluster, web, "v2")
@@ -106,9 +100,7 @@ async def test_a_command_that_dies_at_once_takes_no_healthy_task_with_it(
     parallelism: int, replicas: int | None, lives_s: float, leader_changes: bool
 ) -> None:
     """The new task was RUNNING for an instant; rolled back, the very same tasks run as before (A8.09)."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=replicas, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=replicas)
     before = {task.id for task in cluster.running(web)}
     await cluster.update_service(web, start_first("v2", parallelism=parallelism))
     await go_on(cluster, web, 20, lives_s=lives_s, leader_changes=leader_changes, each_s=0.25)
@@ -122,9 +114,7 @@ async def test_the_old_task_is_told_to_stop_when_the_new_one_has_been_up_for_a_s
     monitor_s: float, wait_s: float
 ) -> None:
     """Or for the monitor window, where that is shorter."""
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     (old,) = cluster.running(web)
     await cluster.update_service(web, to_image("v2", order=UPDATE_ORDER_START_FIRST, monitor_s=monitor_s))
     await cluster.work()
@@ -139,9 +129,7 @@ async def test_the_old_task_is_told_to_stop_when_the_new_one_has_been_up_for_a_s
 
 async def test_parallelism_counts_slots_until_their_old_task_may_go() -> None:
     """Else all slots had two tasks within a second."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=4)
     await cluster.update_service(web, start_first("v2"))
     most = 0
     for _ in range(60):
@@ -155,9 +143,7 @@ async def test_parallelism_counts_slots_until_their_old_task_may_go() -> None:
 @BOTH_LEADERS
 async def test_an_update_that_goes_on_past_failures_completes_beside_the_old_tasks(leader_changes: bool) -> None:
     """With ``continue`` the new tasks die and are tried again; the old ones serve until a new one stays up."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=2)
     before = {task.id for task in cluster.running(web)}
     await cluster.update_service(web, start_first("v2", action=FAILURE_ACTION_CONTINUE))
     await go_on(cluster, web, 40, lives_s=0.5, leader_changes=leader_changes, each_s=0.25)
@@ -169,9 +155,7 @@ async def test_an_update_that_goes_on_past_failures_completes_beside_the_old_tas
 
 
 async def test_a_paused_start_first_update_leaves_the_old_task() -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     (old,) = cluster.running(web)
     await cluster.update_service(web, start_first("v2", action=FAILURE_ACTION_PAUSE))
     await go_on(cluster, web, 20, lives_s=0.5, each_s=0.25)
@@ -181,9 +165,7 @@ async def test_a_paused_start_first_update_leaves_the_old_task() -> None:
 
 async def test_a_second_start_first_update_keeps_the_task_that_serves() -> None:
     """v2 was up for an instant when v3 came: v1 goes on until v3 stays up."""
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     (old,) = cluster.running(web)
     await cluster.update_service(web, start_first("v2"))
     await cluster.work()
@@ -196,9 +178,7 @@ async def test_a_second_start_first_update_keeps_the_task_that_serves() -> None:
 
 
 async def test_rolled_back_by_hand_before_the_new_one_is_up_for_good() -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     (old,) = cluster.running(web)
     await cluster.update_service(web, start_first("v2"))
     await cluster.work()
@@ -226,9 +206,7 @@ async def test_attempts_used_up_leave_the_old_task_and_end_the_update() -> None:
 
 async def test_two_tasks_on_a_node_of_a_global_service_are_looked_at_once() -> None:
     """While the new one starts, and while an update that is paused leaves both, there is nothing to do."""
-    cluster = await Harness.started(nodes=3)
-    web = await cluster.create_service("web", replicas=None, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=3, replicas=None)
     await cluster.update_service(web, start_first("v2"))
     assert await cluster.settle() < 10
     cluster.change_leader()
@@ -251,9 +229,7 @@ def defaults_written_out(spec: ServiceSpec) -> None:
 @pytest.mark.parametrize("change", [nothing, defaults_written_out])
 async def test_an_update_that_changes_nothing_leaves_a_paused_one_paused(change: Change, leader_changes: bool) -> None:
     """And the way back with it: a rollback afterwards goes to the spec that was good."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=3, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=3)
     await cluster.update_service(web, to_image("v2", delay_s=4))
     await cluster.work(rounds=3)
     await fail_new(cluster, web, "v2")
@@ -273,9 +249,7 @@ async def test_an_update_that_changes_nothing_leaves_a_paused_one_paused(change:
 
 async def test_an_update_that_changes_nothing_does_not_disturb_the_one_under_way() -> None:
     """It still knows its tasks: one that fails is counted."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=2)
     await cluster.update_service(web, to_image("v2", delay_s=3, action=FAILURE_ACTION_ROLLBACK))
     await cluster.work()
     await cluster.update_service(web, nothing)

@@ -36,7 +36,7 @@ from proto.specs_pb2 import (
     UpdateOrder,
 )
 from tests.unit.loop.harness import Change, Harness
-from tests.unit.loop.rollouts import fail_new, image_of, images, to_image
+from tests.unit.loop.rollouts import fail_new, image_of, images, running_v1, to_image
 
 
 def one_a_node(spec: ServiceSpec) -> None:
@@ -47,9 +47,7 @@ def one_a_node(spec: ServiceSpec) -> None:
 @pytest.mark.parametrize("leader_changes", [False, True])
 @pytest.mark.parametrize("order", [UPDATE_ORDER_STOP_FIRST, UPDATE_ORDER_START_FIRST])
 async def test_rolling_update_one_at_a_time(leader_changes: bool, order: UpdateOrder.ValueType) -> None:
-    cluster = await Harness.started(nodes=3)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=3, replicas=4)
     started_at = cluster.now
     await cluster.update_service(web, to_image("v2", delay_s=10, order=order))
     seen_running = []
@@ -85,9 +83,7 @@ async def test_a_clock_that_was_ahead_holds_no_update_up() -> None:
 
 async def test_parallelism() -> None:
     """Features A8.04: 6 replicas by 2 keep 4 running."""
-    cluster = await Harness.started(nodes=3)
-    web = await cluster.create_service("web", replicas=6, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=3, replicas=6)
     await cluster.update_service(web, to_image("v2", parallelism=2))
     fewest = 6
     for _ in range(12):
@@ -102,9 +98,7 @@ async def test_parallelism() -> None:
 
 
 async def test_parallelism_zero_is_all_at_once() -> None:
-    cluster = await Harness.started(nodes=3)
-    web = await cluster.create_service("web", replicas=6, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=3, replicas=6)
     await cluster.update_service(web, to_image("v2", parallelism=0))
     await cluster.settle()
     assert len(cluster.held(web)) == 6
@@ -113,9 +107,7 @@ async def test_parallelism_zero_is_all_at_once() -> None:
 
 
 async def test_stop_first_waits_for_the_old_task() -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     old = cluster.running(web)[0]
     cluster.refuses_to_stop.add(old.id)
     await cluster.update_service(web, to_image("v2"))
@@ -127,9 +119,7 @@ async def test_stop_first_waits_for_the_old_task() -> None:
 
 @pytest.mark.parametrize("leader_changes", [False, True])
 async def test_failure_pauses(leader_changes: bool) -> None:
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=4)
     await cluster.update_service(web, to_image("v2"))
     await cluster.work(rounds=2)
     (new,) = [task for task in cluster.live(web) if image_of(cluster, task) == "v2"]
@@ -146,9 +136,7 @@ async def test_failure_pauses(leader_changes: bool) -> None:
 @pytest.mark.parametrize("leader_changes", [False, True])
 async def test_failure_rolls_back(leader_changes: bool) -> None:
     """Features A8.06."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=4)
     untouched = {task.id for task in cluster.tasks(web)}
     await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_ROLLBACK, delay_s=5))
     states = set()
@@ -171,9 +159,7 @@ async def test_failure_rolls_back(leader_changes: bool) -> None:
 
 
 async def test_a_rollback_is_never_rolled_back() -> None:
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=2)
     await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_ROLLBACK, parallelism=0))
     for _ in range(60):
         await cluster.work()
@@ -186,9 +172,7 @@ async def test_a_rollback_is_never_rolled_back() -> None:
 
 
 async def test_rollback_without_a_previous_spec_pauses() -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_ROLLBACK))
     service = cluster.service(web)
     changed = type(service)()
@@ -202,9 +186,7 @@ async def test_rollback_without_a_previous_spec_pauses() -> None:
 
 
 async def test_continue_goes_on_past_failures() -> None:
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=3, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=3)
     await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_CONTINUE))
     for _ in range(3):
         await cluster.work(rounds=3)
@@ -217,9 +199,7 @@ async def test_continue_goes_on_past_failures() -> None:
 @pytest.mark.parametrize(("failures", "state"), [(2, UPDATE_STATE_COMPLETED), (3, UPDATE_STATE_PAUSED)])
 async def test_failure_ratio(failures: int, state: int) -> None:
     """Features A8.08: half of four slots may fail, more may not."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=4)
     await cluster.update_service(web, to_image("v2", ratio=0.5, delay_s=2))
     failed = 0
     for _ in range(60):
@@ -236,9 +216,7 @@ async def test_failure_ratio(failures: int, state: int) -> None:
 @pytest.mark.parametrize(("dies_after_s", "state"), [(3, UPDATE_STATE_PAUSED), (8, UPDATE_STATE_COMPLETED)])
 async def test_monitor_window(dies_after_s: int, state: int) -> None:
     """Features A8.07."""
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     await cluster.update_service(web, to_image("v2", monitor_s=5))
     await cluster.wait(dies_after_s)
     await fail_new(cluster, web, "v2")
@@ -249,9 +227,7 @@ async def test_monitor_window(dies_after_s: int, state: int) -> None:
 
 async def test_a_new_update_takes_over_from_a_running_one() -> None:
     """Features A8.12."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=4)
     await cluster.update_service(web, to_image("v2", delay_s=5))
     await cluster.wait(6)
     assert images(cluster, web) == ["v1", "v1", "v2", "v2"]
@@ -276,9 +252,7 @@ async def test_back_to_the_first_spec_keeps_the_tasks_that_have_it() -> None:
 
 
 async def test_an_update_without_dirty_tasks_shows_no_status() -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     await cluster.update_service(web, to_image("v1", delay_s=7))
     await cluster.wait(10)
     assert not cluster.service(web).HasField("update_status")
@@ -324,9 +298,7 @@ async def test_global_services_update_node_by_node() -> None:
 
 
 async def test_a_node_lost_in_the_middle_does_not_stop_the_update() -> None:
-    cluster = await Harness.started(nodes=3)
-    web = await cluster.create_service("web", replicas=6, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=3, replicas=6)
     await cluster.update_service(web, to_image("v2", delay_s=3))
     await cluster.wait(4)
     await cluster.set_node("n1", state=NODE_STATE_DOWN)
@@ -370,9 +342,7 @@ async def test_a_node_that_was_paused_is_brought_up_to_date_when_active() -> Non
 
 
 async def test_scaling_in_the_middle_does_not_take_down_a_second_slot() -> None:
-    cluster = await Harness.started(nodes=3)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=3, replicas=4)
     await cluster.update_service(web, to_image("v2"))
     await cluster.settle()
     assert len(cluster.held(web)) == 1
@@ -385,9 +355,7 @@ async def test_scaling_in_the_middle_does_not_take_down_a_second_slot() -> None:
 
 async def test_a_second_update_still_waits_for_the_first_task_to_stop() -> None:
     """Stop-first: what the first update told to stop runs on, what it made never ran."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2)
     (old,) = cluster.running(web)
     cluster.refuses_to_stop.add(old.id)
     await cluster.update_service(web, to_image("v2"))
@@ -404,9 +372,7 @@ async def test_a_second_update_still_waits_for_the_first_task_to_stop() -> None:
 
 
 async def test_a_restart_in_an_update_still_waits_for_the_old_task_to_stop() -> None:
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2)
     (old,) = cluster.running(web)
     cluster.refuses_to_stop.add(old.id)
     await cluster.update_service(web, to_image("v2"))
@@ -420,9 +386,7 @@ async def test_a_restart_in_an_update_still_waits_for_the_old_task_to_stop() -> 
 
 async def test_an_update_begins_with_the_slot_that_does_not_run() -> None:
     """Else it takes a slot down while another one is."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=4)
     (third,) = [task for task in cluster.running(web) if task.slot == 3]
     await cluster.fail(third)
     await cluster.settle()
@@ -454,9 +418,7 @@ async def test_a_slot_that_finds_no_node_does_not_keep_the_others_from_the_updat
 
 async def test_a_node_removed_in_the_middle_is_no_failure() -> None:
     """Its tasks are ORPHANED, which says nothing about the new version."""
-    cluster = await Harness.started(nodes=3)
-    web = await cluster.create_service("web", replicas=3, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=3, replicas=3)
     await cluster.update_service(web, to_image("v2", delay_s=3))
     await cluster.work()
     (new,) = [task for task in cluster.running(web) if image_of(cluster, task) == "v2"]
@@ -467,9 +429,7 @@ async def test_a_node_removed_in_the_middle_is_no_failure() -> None:
 
 
 async def test_an_update_that_goes_on_past_failures_keeps_no_list_of_them() -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", replicas=3, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(replicas=3)
     await cluster.update_service(web, to_image("v2", action=FAILURE_ACTION_CONTINUE, parallelism=0))
     await cluster.work()
     assert await fail_new(cluster, web, "v2")
@@ -611,9 +571,7 @@ async def test_a_task_that_finds_no_node_in_time_fails_the_update(
     action: FailureAction.ValueType, leader_changes: bool
 ) -> None:
     """Features A8.14."""
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=2)
 
     def change(spec: ServiceSpec) -> None:
         with_deadline(to_image("v2", action=action))(spec)
@@ -641,9 +599,7 @@ async def test_a_task_that_finds_no_node_in_time_fails_the_update(
 @pytest.mark.parametrize("stuck_at", [TASK_STATE_PREPARING, TASK_STATE_STARTING])
 async def test_a_task_that_is_never_ready_fails_the_update(stuck_at: TaskState.ValueType) -> None:
     """A pull that never ends; a health check that never passes."""
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
     await cluster.update_service(web, with_deadline(to_image("v2")))
     await cluster.settle()
     (old,) = cluster.running(web) or [task for task in cluster.tasks(web) if task.desired_state == TASK_STATE_SHUTDOWN]
@@ -663,9 +619,7 @@ async def test_a_task_that_is_never_ready_fails_the_update(stuck_at: TaskState.V
 
 
 async def test_without_the_label_an_update_waits_for_ever() -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1()
 
     def change(spec: ServiceSpec) -> None:
         to_image("v2")(spec)
@@ -678,9 +632,7 @@ async def test_without_the_label_an_update_waits_for_ever() -> None:
 
 @pytest.mark.parametrize("order", [UPDATE_ORDER_STOP_FIRST, UPDATE_ORDER_START_FIRST])
 async def test_an_update_that_goes_on_past_failures_goes_on_past_late_tasks(order: UpdateOrder.ValueType) -> None:
-    cluster = await Harness.started(nodes=1)
-    web = await cluster.create_service("web", replicas=2, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(replicas=2)
 
     def change(spec: ServiceSpec) -> None:
         with_deadline(to_image("v2", action=FAILURE_ACTION_CONTINUE, order=order))(spec)
@@ -698,9 +650,7 @@ async def test_an_update_that_goes_on_past_failures_goes_on_past_late_tasks(orde
 
 
 async def test_late_tasks_within_the_failure_ratio_do_not_hold_the_update_up() -> None:
-    cluster = await Harness.started(nodes=2)
-    web = await cluster.create_service("web", replicas=4, change=to_image("v1"))
-    await cluster.work()
+    cluster, web = await running_v1(nodes=2, replicas=4)
 
     def change(spec: ServiceSpec) -> None:
         with_deadline(to_image("v2", ratio=0.5))(spec)

@@ -137,15 +137,19 @@ async def test_a_leave_whose_way_to_the_leader_is_closed_under_it_finds_another(
     assert [member.node_id for member in following.consensus.members] == [NEXT]
 
 
+async def promoted(leading: Manager, node: Node) -> None:
+    """It leads again, and the node is to be a manager."""
+    leading.consensus.regain_leadership()
+    node.spec.role = NodeRole.NODE_ROLE_MANAGER
+    await leading.store.update(lambda working: working.create(node))
+
+
 async def test_a_manager_with_a_certificate_from_before_its_demotion_is_not_taken_in() -> None:
     """Promoted again, it may still be removing the log of before: as a member it would lose what it has stored."""
     leading = Manager(NEXT)
     async with leading.serving() as channel:
-        leading.consensus.regain_leadership()
+        await promoted(leading, Node(id=NEXT))
         await leading.consensus.remove_member(LEAVING)
-        node = Node(id=NEXT)
-        node.spec.role = NodeRole.NODE_ROLE_MANAGER
-        await leading.store.update(lambda working: working.create(node))
         join = RaftMembershipStub(channel).Join
         request = RaftJoinRequest(raft_addr="b:1", grpc_addr="b:2", group_id=leading.consensus.group_id)
         leading.void = {NEXT}
@@ -161,10 +165,8 @@ async def test_a_manager_with_a_certificate_from_before_its_demotion_is_not_take
 async def test_a_copy_of_a_manager_is_not_taken_in_at_its_address(what: str) -> None:
     leading = Manager(NEXT)
     async with leading.serving() as channel:
-        leading.consensus.regain_leadership()
         node = Node(id=NEXT, machine=Machine(id="one", hardware="board"), boot_nonce="last")
-        node.spec.role = NodeRole.NODE_ROLE_MANAGER
-        await leading.store.update(lambda working: working.create(node))
+        await promoted(leading, node)
         own = MachineClaim(machine=node.machine, boots=["last"])
         request = RaftJoinRequest(
             raft_addr="b:1", grpc_addr="b:2", group_id=leading.consensus.group_id, instance="it", claim=own
@@ -212,11 +214,8 @@ def test_a_manager_is_told_from_its_copy_by_what_its_node_registered_last(claim:
 async def test_a_manager_without_a_group_is_told_where_its_log_has_to_get_before_it_is_taken_in() -> None:
     leading = Manager(NEXT)
     async with leading.serving() as channel:
-        leading.consensus.regain_leadership()
+        await promoted(leading, Node(id=NEXT))
         await leading.consensus.remove_member(LEAVING)
-        node = Node(id=NEXT)
-        node.spec.role = NodeRole.NODE_ROLE_MANAGER
-        await leading.store.update(lambda working: working.create(node))
         answer = await RaftMembershipStub(channel).Join(RaftJoinRequest(raft_addr="b:1", grpc_addr="b:2"))
         assert answer.admission.group_id == leading.consensus.group_id
         assert answer.admission.index == leading.consensus.applied_index

@@ -273,24 +273,25 @@ async def test_a_list_of_managers_is_written_once_there_is_room(host: Host, disk
     await participation.stop()
 
 
-async def test_a_list_of_managers_is_written_at_an_orderly_end(host: Host, disk: Disk) -> None:
+async def left_unsaved(host: Host, disk: Disk) -> Participation:
+    """One whose list of managers found no room, where there is room again."""
     participation = worker_on(host, idle())
     await participation.start()
     disk.full = True
     participation.on_managers(MANAGERS)
     await until(lambda: disk.threads, what="a try")
     disk.full = False
+    return participation
+
+
+async def test_a_list_of_managers_is_written_at_an_orderly_end(host: Host, disk: Disk) -> None:
+    participation = await left_unsaved(host, disk)
     await participation.stop()
     assert saved_managers(host) == ["m1"]
 
 
 async def test_what_waits_for_room_does_not_bring_a_left_cluster_back(host: Host, disk: Disk) -> None:
-    participation = worker_on(host, idle())
-    await participation.start()
-    disk.full = True
-    participation.on_managers(MANAGERS)
-    await until(lambda: disk.threads, what="a try")
-    disk.full = False
+    participation = await left_unsaved(host, disk)
     await participation.leave()
     assert not (host.state_dir / local_state.FILE_NAME).exists()
 
