@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from runtime.containers import users
+from runtime.containers import users, working_dir
 from runtime.errors import InvalidParameterError
 from runtime.kernel import rooted, syscalls
 from runtime.system import check_host
@@ -128,3 +129,17 @@ def test_a_kernel_without_openat2_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert not syscalls.supports_openat2()
     if os.geteuid() == 0:
         assert "the kernel has no openat2" in " ".join(map(str, check_host()))
+
+
+def test_a_process_that_begins_elsewhere_than_in_its_working_directory_is_found_out(tmp_path: Path) -> None:
+    """As under a runc that is led there by what it has open (CVE-2024-21626)."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    with subprocess.Popen(["sleep", "60"], cwd=here) as process:
+        try:
+            working_dir.check_created(process.pid, str(here))
+            with pytest.raises(InvalidParameterError, match="leads into /proc"):
+                working_dir.check_created(process.pid, str(there))
+        finally:
+            process.kill()
