@@ -3,6 +3,10 @@
 Every step is an ``openat`` with ``O_NOFOLLOW`` on a descriptor; symbolic links are read and resolved here, with the
 directory as their root, as a process confined to it would see them. The directory belongs to the caller alone while it
 is used, so that what was looked at cannot change before it is opened.
+
+The kernel could resolve too (openat2, ``runtime/kernel/rooted.py``), but it says only what a whole path leads to. Here the
+way matters: what is missing on it is made, a whiteout on it too; a file on it hides what lower layers have; the path
+without links is what the next names are looked up by; and links and steps have bounds of ours. That is this walk again.
 """
 
 from __future__ import annotations
