@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import keyword
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -141,25 +142,38 @@ def _map_value(field: FieldDescriptor) -> FieldDescriptor | None:
 
 @functools.cache
 def _writer(descriptor: Descriptor) -> Callable[[Message], dict[str, object]]:
-    fields: dict[int, tuple[str, _Encode]] = {}
-    defaults: dict[str, object] = {}
-    for field in _api_fields(descriptor):
-        options = field.GetOptions().Extensions
-        if options[options_pb2.write_only]:
-            continue
-        fields[field.number] = (field.json_name, _field_encoder(field))
-        if options[options_pb2.always] or _zero_has_name(field):
-            defaults[field.json_name] = _default(field)
+    """A function of its own for each message type, compiled from a line or two a field.
 
-    def write(message: Message) -> dict[str, object]:
-        result = defaults.copy()
-        for field, value in message.ListFields():
-            entry = fields.get(field.number)
-            if entry is not None:
-                result[entry[0]] = entry[1](value)
-        return result
-
+    Lists have tens of thousands of messages to write: reading fields by name takes two thirds of the time of asking each
+    message what it has (``ListFields``) and looking the fields up.
+    """
+    scope: dict[str, Any] = {}
+    lines = ["def write(m):", " has = m.HasField", " r = {}"]
+    for field in sorted(_api_fields(descriptor), key=lambda field: field.number):
+        if not field.GetOptions().Extensions[options_pb2.write_only]:
+            lines += _written(field, scope)
+    source = "\n".join([*lines, " return r"])
+    exec(compile(source, f"<writer of {descriptor.full_name}>", "exec"), scope)
+    write: Callable[[Message], dict[str, object]] = scope["write"]
     return write
+
+
+def _written(field: FieldDescriptor, scope: dict[str, Any]) -> list[str]:
+    """The lines that put a field of the message ``m`` into the result ``r``; what they call is put into ``scope``."""
+    number, target = field.number, f"r[{field.json_name!r}]"
+    value = f"getattr(m, {field.name!r})" if keyword.iskeyword(field.name) else f"m.{field.name}"
+    encode_field = _field_encoder(field)
+    scope[f"e{number}"] = encode_field
+    encoded = "{}" if encode_field is _same else f"e{number}({{}})"
+    always = field.GetOptions().Extensions[options_pb2.always] or _zero_has_name(field)
+    if always and field.message_type is not None and not field.is_repeated:
+        scope[f"d{number}"] = _default(field)
+        return [f" {target} = {encoded.format(value)} if has({field.name!r}) else d{number}"]
+    if always:
+        return [f" {target} = {encoded.format(value)}"]
+    if field.has_presence:
+        return [f" if has({field.name!r}): {target} = {encoded.format(value)}"]
+    return [f" v = {value}", f" if v: {target} = {encoded.format('v')}"]
 
 
 def _zero_has_name(field: FieldDescriptor) -> bool:
@@ -173,15 +187,11 @@ def _zero_has_name(field: FieldDescriptor) -> bool:
 
 
 def _default(field: FieldDescriptor) -> object:
-    if _map_value(field) is not None:
-        return {}
-    if field.is_repeated:
-        return []
-    if field.message_type is not None:
-        if field.message_type is Timestamp.DESCRIPTOR:
-            return ZERO_TIME
-        return encode(GetMessageClass(field.message_type)())
-    return _scalar_encoder(field)(field.default_value)
+    """What stands for a message that is not there but always shown."""
+    assert field.message_type is not None
+    if field.message_type is Timestamp.DESCRIPTOR:
+        return ZERO_TIME
+    return encode(GetMessageClass(field.message_type)())
 
 
 def _field_encoder(field: FieldDescriptor) -> _Encode:
@@ -209,8 +219,7 @@ def _value_encoder(field: FieldDescriptor) -> _Encode:
     if field.message_type is Timestamp.DESCRIPTOR:
         return format_timestamp
     if field.message_type is not None:
-        descriptor = field.message_type
-        return lambda message: _writer(descriptor)(message)
+        return _writer(field.message_type)
     return _scalar_encoder(field)
 
 
@@ -405,15 +414,20 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?
 
 def format_timestamp(stamp: Timestamp) -> str:
     """RFC 3339 in UTC, the fraction without trailing zeros, as Go's ``time.RFC3339Nano``."""
-    seconds = _seconds_text(stamp.seconds)
-    if not stamp.nanos:
-        return f"{seconds}Z"
-    return f"{seconds}.{stamp.nanos:09d}".rstrip("0") + "Z"
+    return _moment_text(stamp.seconds, stamp.nanos)
+
+
+@functools.lru_cache(maxsize=4096)
+def _moment_text(seconds: int, nanos: int) -> str:
+    """Objects of one entry were made at the same moment."""
+    if not nanos:
+        return f"{_seconds_text(seconds)}Z"
+    return f"{_seconds_text(seconds)}.{nanos:09d}".rstrip("0") + "Z"
 
 
 @functools.lru_cache(maxsize=4096)
 def _seconds_text(seconds: int) -> str:
-    """Objects made together share the second, and formatting one costs as much as the rest of a task."""
+    """Objects made together share the second; formatting one is the dearest part of a moment."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 

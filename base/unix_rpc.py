@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 FRAME_BYTES_MAX = 129 * 1024 * 1024
 """A message of 128 MiB, the most that the control API carries, and its envelope."""
 
+COPIED_BYTES_MAX = 256 * 1024
+"""Up to here one system call more costs more than to copy a message behind its length."""
+
 CONNECT_RETRY_S = 0.02
 """Between two tries to connect, for calls that wait for the server."""
 
@@ -102,7 +105,9 @@ class _Connection(asyncio.Protocol):
                 end = begin + _LENGTH.size + length
                 if len(received) < end:
                     break
-                self.frame_received(bytes(received[begin + _LENGTH.size : end]))
+                with memoryview(received) as view:
+                    frame = bytes(view[begin + _LENGTH.size : end])
+                self.frame_received(frame)
                 begin = end
         except (msgspec.MsgspecError, _FrameTooLargeError) as error:
             log.warning("unix_rpc.broken_frame", error=str(error))
@@ -118,8 +123,13 @@ class _Connection(asyncio.Protocol):
         body = _ENCODER.encode(frame)
         if len(body) > FRAME_BYTES_MAX:
             raise _FrameTooLargeError(f"message of {len(body)} bytes, at most {FRAME_BYTES_MAX} are carried")
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
+            return
+        if len(body) < COPIED_BYTES_MAX:
             self._transport.write(_LENGTH.pack(len(body)) + body)
+            return
+        self._transport.write(_LENGTH.pack(len(body)))
+        self._transport.write(body)
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -7,9 +7,10 @@ it. What would leave the swarm without a quorum is refused before it is wanted. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -36,7 +37,7 @@ REMOVED_GRACE = timedelta(days=7)
 """How long a removed node stays banned after its last certificate must have expired."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Membership:
     """The Raft group, as its leader sees it.
 
@@ -51,7 +52,11 @@ class Membership:
     leader: LeaderState
 
     def member(self, node_id: str) -> Member | None:
-        return next((member for member in self.members if member.node_id == node_id), None)
+        return self.by_id.get(node_id)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Member]:
+        return {member.node_id: member for member in self.members}
 
 
 def with_manager_status(node: Node, membership: Membership) -> Node:

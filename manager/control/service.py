@@ -118,7 +118,7 @@ class ControlService:
         members = self._consensus.members
         response = pb.GetManagerInfoResponse(
             nodes_total=len(view.nodes),
-            managers_total=sum(1 for node in view.nodes if node.role == NodeRole.NODE_ROLE_MANAGER),
+            managers_total=len(view.nodes.by_role(NodeRole.NODE_ROLE_MANAGER)),
             has_leader=self._consensus.leader.leader_id is not None,
             remote_managers=[pb.RemoteManager(node_id=member.node_id, addr=member.address) for member in members],
             now=self._now(),

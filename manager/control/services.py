@@ -200,8 +200,9 @@ def check_port_conflicts(view: View, spec: ServiceSpec, *, service_id: str) -> N
     }
     if not wanted:
         return
-    for service in view.services:
-        if service.id == service_id or service.pending_delete:
+    candidates = {service.id: service for number, _ in wanted for service in view.services.publishing(number)}
+    for service in candidates.values():
+        if service.id == service_id:
             continue
         for port in (*service.spec.endpoint_spec.ports, *service.endpoint.ports):
             mode = wanted.get((port.published_port, port.protocol))

@@ -13,11 +13,11 @@ from manager.store.errors import (
     ObjectNotFoundError,
     SequenceConflictError,
 )
-from manager.store.kinds import AnyKind, Kind, Kinds, ServiceTable, SpecVersionTable, TaskTable
+from manager.store.kinds import AnyKind, Kind, Kinds, NodeTable, ServiceTable, SpecVersionTable, TaskTable
 from manager.store.objects import StoredObject, T
 from manager.store.rows import NAME_INDEX, CommittedRows, LayeredRows, Rows
 from manager.store.tables import Table
-from proto.objects_pb2 import Cluster, Config, Node, Secret
+from proto.objects_pb2 import Cluster, Config, Secret
 
 Committed = Mapping[str, CommittedRows[Any]]
 """Kind name -> its rows. Any, here and below: a state holds rows of every kind, each with objects of its own."""
@@ -35,7 +35,7 @@ class View:
     """
 
     clusters: Table[Cluster]
-    nodes: Table[Node]
+    nodes: NodeTable
     services: ServiceTable
     spec_versions: SpecVersionTable
     tasks: TaskTable

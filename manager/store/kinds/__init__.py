@@ -5,7 +5,7 @@ from __future__ import annotations
 from manager.store.kinds.clusters import CLUSTERS
 from manager.store.kinds.configs import CONFIGS
 from manager.store.kinds.kind import AnyKind, Assigned, Kind, Kinds, Reference, UnknownKindError
-from manager.store.kinds.nodes import NODES
+from manager.store.kinds.nodes import NODES, NodeTable
 from manager.store.kinds.secrets import SECRETS
 from manager.store.kinds.services import SERVICES, ServiceTable
 from manager.store.kinds.spec_versions import SPEC_VERSIONS, SpecVersionTable
@@ -24,6 +24,7 @@ __all__ = [
     "Assigned",
     "Kind",
     "Kinds",
+    "NodeTable",
     "Reference",
     "ServiceTable",
     "SpecVersionTable",

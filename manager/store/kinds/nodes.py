@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from manager.store.kinds.kind import Kind
+from manager.store.tables import Table
 from proto.objects_pb2 import Node
+from proto.specs_pb2 import NodeRole
+
+
+class NodeTable(Table[Node]):
+    __slots__ = ()
+
+    def by_role(self, role: NodeRole.ValueType) -> Collection[Node]:
+        """Nodes that are of a role, whatever is wanted of them."""
+        return self._rows.lookup("role", role)
 
 
 def _names(node: Node) -> Collection[str]:
@@ -19,4 +29,6 @@ NODES = Kind(
     message=Node,
     names=_names,
     labels=lambda node: node.spec.labels,
+    table=NodeTable,
+    indexes={"role": lambda node: (node.role,)},
 )

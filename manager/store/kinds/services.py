@@ -18,12 +18,23 @@ class ServiceTable(Table[Service]):
 
     __slots__ = ()
 
+    def publishing(self, port: int) -> Collection[Service]:
+        """Those that publish a port of this number, as asked for or as given."""
+        return self._rows.lookup("published port", port)
+
     def _is_findable(self, obj: Service) -> bool:
         return not obj.pending_delete
 
 
 def _names(service: Service) -> Collection[str]:
     return () if service.pending_delete else (service.spec.name,)
+
+
+def _published_ports(service: Service) -> Collection[int]:
+    if service.pending_delete:
+        return ()
+    ports = (*service.spec.endpoint_spec.ports, *service.endpoint.ports)
+    return {port.published_port for port in ports if port.published_port}
 
 
 def _secrets(service: Service) -> Collection[tuple[str, str]]:
@@ -46,5 +57,6 @@ SERVICES = Kind(
     names=_names,
     unique_names=True,
     labels=lambda service: service.spec.labels,
+    indexes={"published port": _published_ports},
     references=(Reference(SECRETS, _secrets), Reference(CONFIGS, _configs)),
 )
