@@ -10,7 +10,7 @@ import structlog
 from manager.consensus import wire
 from manager.consensus.adapter import FOLLOWER, Adapter, Parts
 from manager.consensus.configuration import Configuration
-from manager.consensus.guard import Extend, Known, Missing, check_append
+from manager.consensus.guard import Extend, Known, LogDivergedError, Missing, check_append
 from manager.consensus.outputs import COMMAND_ID_SIZE_BYTES, MEMBERSHIP, NO_OP, REGULAR, Deposed, Done, Ready
 from manager.consensus.port import Admission, CorruptStateError, NodeID, NotLeaderError
 from manager.consensus.replication import SnapshotReceiver
@@ -199,7 +199,7 @@ class RaftCore(Adapter):
         self._check_entries(message)
         if not self._accept_leader(peer, message.term, message.seq):
             return
-        match check_append(self.journal, self.commit_index(), message):
+        match self._checked(peer, message):
             case Missing(cut_from, next_index):
                 if cut_from is not None:
                     self._cut(peer, message.term, cut_from)
@@ -227,6 +227,16 @@ class RaftCore(Adapter):
                 )
                 self._muted = False
                 self._reply(peer, message.seq, verified + 1, success=True)
+
+    def _checked(self, peer: NodeID, message: wire.Append) -> Missing | Known | Extend:
+        """What the guard says. A contradiction to what is committed ends this member only when a member says it."""
+        try:
+            return check_append(self.journal, self.commit_index(), message)
+        except LogDivergedError as error:
+            committed, current = self.configurations.at(self.commit_index()), self.configurations.current
+            if committed.find(peer) is None and current.find(peer) is None:
+                raise wire.ProtocolError(f"{peer} is no member: {error}") from None
+            raise
 
     @staticmethod
     def _check_entries(message: wire.Append) -> None:

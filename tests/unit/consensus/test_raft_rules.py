@@ -306,6 +306,14 @@ def test_5_3_replacing_a_committed_entry_ends_the_member() -> None:
         rig.core.receive(C, append(2, (3, 1), 2))
 
 
+def test_5_3_who_is_no_member_ends_none_by_contradicting_what_is_committed() -> None:
+    rig = Rig(terms=(1, 1), term=1)
+    rig.receive(B, append(1, (4, 1), commit=4))
+    with pytest.raises(wire.ProtocolError, match="d is no member"):
+        rig.receive(D, append(2, (3, 1), 2))
+    assert rig.log()[-1] == (4, 1)
+
+
 def test_5_3_a_leader_never_deletes_its_own_entries() -> None:
     rig = leader(terms=(1, 1), term=1)
     assert rig.log()[:4] == [(1, 0), (2, 0), (3, 1), (4, 1)]
