@@ -289,6 +289,24 @@ def test_hosts_that_answered_and_fall_silent_together_are_many_as_well() -> None
     assert suspicions.tick(5.0).dead == ["n1"]  # of the second was not known yet that it is silent, too
 
 
+def test_whose_doubt_has_ended_is_not_counted_as_silent() -> None:
+    suspicions = watching(*EIGHT)
+    suspicions.quiet("n1", 1.0)
+    suspicions.tick(1.0)
+    suspicions.heard("n1")
+    suspicions.quiet("n2", 2.0)
+    suspicions.silent(only_look(suspicions, 2.0), 4.0)
+    assert suspicions.tick(4.0).dead == ["n2"]
+
+
+def test_who_is_found_dead_as_its_time_is_up_is_told_of_once() -> None:
+    suspicions = watching("n1")
+    close(suspicions, "n1", 1.0)
+    look = only_look(suspicions, 1.0)
+    suspicions.silent(look, 1.0 + GRACE_S)
+    assert suspicions.tick(1.0 + GRACE_S).dead == ["n1"]
+
+
 def test_silence_elsewhere_alone_kills_nobody() -> None:
     suspicions = watching("n1", "n2", "n3")
     close(suspicions, "n1", 1.0)
