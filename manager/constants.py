@@ -40,6 +40,10 @@ REQUEST_TIMEOUT_S = 20.0
 TASK_HISTORY_RETENTION_LIMIT = 5
 """Tasks kept per slot (or node), the running one included (A1.08)."""
 
+RESTARTS_KEPT_MAX = 1000
+"""Restarts of a slot that are remembered, and tasks of it that are kept to be seen, where its policy asks for as many: a
+maximum of attempts above it, counted within a window, is taken for it."""
+
 OLD_TASK_STOP_TIMEOUT_S = 60.0
 """A replacement starts after that though the task before it has not stopped (A3.12)."""
 

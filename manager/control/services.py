@@ -134,7 +134,12 @@ def warnings_of(service: Service, before: ServiceSpec | None) -> list[str]:
         service: as it is now.
         before: its spec until then; None when it was made. What has not changed is not told again.
     """
-    found = [_stays_paused(service, before), _host_ports(service.spec, before), _endless_restarts(service.spec, before)]
+    found = [
+        _stays_paused(service, before),
+        _host_ports(service.spec, before),
+        _endless_restarts(service.spec, before),
+        _more_restarts_than_are_counted(service.spec, before),
+    ]
     return [text for text in found if text]
 
 
@@ -162,6 +167,18 @@ def _host_ports(spec: ServiceSpec, before: ServiceSpec | None) -> str:
     return (
         f"published on all addresses (0.0.0.0) of the nodes that run the tasks: port {', '.join(ports)}; "
         "an IP address given with a port is dropped by the client and has no effect"
+    )
+
+
+def _more_restarts_than_are_counted(spec: ServiceSpec, before: ServiceSpec | None) -> str:
+    """Restarts within a window are remembered one by one."""
+    policy, counted = spec.task_template.restart_policy, restart_rules(spec.task_template).max_attempts
+    same = before is not None and before.task_template.restart_policy == policy
+    if same or policy.max_attempts == counted:
+        return ""
+    return (
+        f"of the {policy.max_attempts} restarts that are allowed within the window, {counted} are counted: a task is not "
+        "restarted again after as many"
     )
 
 

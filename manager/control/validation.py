@@ -53,6 +53,8 @@ a service with its previous spec, and has to fit into a log entry (``ENTRY_SIZE_
 does not is an entry that no leader can go on from."""
 PREFERENCES_MAX = 32
 """The scheduler goes through as many levels of nodes, one inside the other."""
+REPLICAS_MAX = 1_000_000
+"""Each is an object of some 500 bytes on every manager: a number mistyped is not to fill their memory."""
 NANO_CPUS_MIN = 1_000_000
 MEMORY_BYTES_MIN = 4 * 1024 * 1024
 MINIMUM_DURATION_NS = 1_000_000
@@ -110,6 +112,10 @@ def _mode(spec: ServiceSpec) -> None:
     mode = mode_of(spec)
     if not mode.served:
         raise UnimplementedError(f"services of mode {mode.word} are not served yet")
+    if spec.mode.replicated.replicas > REPLICAS_MAX:
+        raise InvalidArgumentError(
+            f"a service has at most {REPLICAS_MAX} replicas, not {spec.mode.replicated.replicas}"
+        )
 
 
 def _update_config(config: UpdateConfig) -> None:

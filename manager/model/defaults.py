@@ -82,10 +82,11 @@ class UpdateRules:
 def restart_rules(spec: TaskSpec) -> RestartRules:
     """The restart policy in force for tasks of ``spec``."""
     policy = spec.restart_policy
+    max_attempts = min(policy.max_attempts, constants.RESTARTS_KEPT_MAX) if policy.window_ns else policy.max_attempts
     return RestartRules(
         condition=policy.condition or RESTART_CONDITION_ANY,
         delay_s=policy.delay_ns / NANOSECONDS if policy.HasField("delay_ns") else constants.RESTART_DELAY_S,
-        max_attempts=policy.max_attempts,
+        max_attempts=max_attempts,
         window_s=policy.window_ns / NANOSECONDS,
     )
 

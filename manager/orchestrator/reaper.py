@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from manager import constants
 from manager.model.actions import Action, RemoveTask, UpdateTask
 from manager.model.defaults import restart_rules
 from manager.model.inputs import Nodes
@@ -29,7 +30,7 @@ def history_limit(service: Service, retention_limit: int) -> int | None:
     """
     max_attempts = restart_rules(service.spec.task_template).max_attempts
     if max_attempts > 0:
-        return max_attempts + 1
+        return min(max_attempts, constants.RESTARTS_KEPT_MAX) + 1
     return retention_limit if retention_limit >= 0 else None
 
 

@@ -263,6 +263,21 @@ async def test_services_are_filtered(manager: Managed) -> None:
         await names(colour="red")
 
 
+async def test_restarts_beyond_those_that_are_counted_are_told(manager: Managed) -> None:
+    spec = service_spec()
+    policy = spec.task_template.restart_policy
+    policy.max_attempts, policy.window_ns, policy.delay_ns = 5000, 86_400 * 10**9, 10**9
+    made = await manager.control.create_service(pb.CreateServiceRequest(spec=spec))
+    assert ["1000 are counted" in text for text in made.warnings] == [True]
+
+
+async def test_a_number_of_replicas_nobody_means_is_refused(manager: Managed) -> None:
+    spec = service_spec()
+    spec.mode.replicated.replicas = 1 << 40
+    with pytest.raises(InvalidArgumentError, match="at most 1000000 replicas, not 1099511627776"):
+        await manager.control.create_service(pb.CreateServiceRequest(spec=spec))
+
+
 @pytest.mark.parametrize(
     ("attempts", "delay_s", "window_s", "told"),
     [(1, 5, 5, True), (3, 5, 10, True), (3, None, 15, True), (3, 5, 16, False), (3, 0, 1, False), (0, 5, 1, False)],

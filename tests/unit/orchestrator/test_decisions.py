@@ -240,6 +240,27 @@ def test_replacement_carries_the_history() -> None:
     assert list(new.restart_history.restarted_at) == [to_timestamp(NOW)], "those outside the window are forgotten"
 
 
+def test_what_is_remembered_of_restarts_has_a_bound() -> None:
+    """However many a policy allows: it is copied from task to task."""
+    service = make_service()
+    policy = service.spec.task_template.restart_policy
+    policy.max_attempts, policy.window_ns, policy.delay_ns = 10**9, nanoseconds(10**6), 0
+    task = make_task(state=TASK_STATE_FAILED)
+    task.restart_history.restarted_at.extend(to_timestamp(NOW - 2000 + n) for n in range(999))
+    for _ in range(3):
+        create = reconcile_slot(slot_rules(service), [task]).actions[-1]
+        if not isinstance(create, CreateTask):
+            break
+        task = create.task
+        task.status.state = TASK_STATE_FAILED
+        task.updated_at.CopyFrom(to_timestamp(NOW + 1))
+        assert len(task.restart_history.restarted_at) <= 1000
+    assert not isinstance(create, CreateTask), "the thousand within the window have been used up"
+    assert reaper.history_limit(service, 5) == 1001
+    policy.window_ns = 0
+    assert reaper.history_limit(service, 5) == 1001
+
+
 def test_may_restart_within_a_window() -> None:
     service = make_service()
     policy = service.spec.task_template.restart_policy
