@@ -34,11 +34,6 @@ class Alarms:
         """The key is not due at all."""
         self._times.pop(key, None)
 
-    def shift(self, by_s: float) -> None:
-        """Everything is due so much later."""
-        for key in self._times:
-            self._times[key] += by_s
-
     def due(self, now: float) -> list[str]:
         """Keys whose time has come, the longest due first; they are forgotten."""
         found = []

@@ -94,10 +94,6 @@ class HeartbeatBook:
         """Of the node's session, or the cluster's where it has had none."""
         return self._entries[node_id].period_s
 
-    def postpone(self, by_s: float) -> None:
-        """This manager stood still for so long: nobody could be heard, so nobody was silent."""
-        self._deadlines.shift(by_s)
-
     def release(self, node_id: str) -> None:
         """The node is watched no longer."""
         self._deadlines.drop(node_id)

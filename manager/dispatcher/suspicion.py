@@ -87,10 +87,14 @@ class Findings:
 
 
 class Suspicions:
-    """Every node that is believed alive, and those of them in doubt. Times are seconds of one monotonic clock."""
+    """Those in doubt of all nodes that are believed alive. Times are seconds of one monotonic clock."""
 
-    def __init__(self) -> None:
-        self._book = HeartbeatBook()
+    def __init__(self, book: HeartbeatBook) -> None:
+        """
+        Args:
+            book: until when nodes are believed. What concerns a node's doubts as well is told here, and goes into it.
+        """
+        self._book = book
         self._suspects: dict[str, _Suspect] = {}
         self._doubts = 0
         self._notices, self._looks = Alarms(), Alarms()
@@ -106,10 +110,6 @@ class Suspicions:
         return node_id in self._suspects
 
     # ------------------------------------------------------------ what the agents do
-
-    def admit(self, node_id: str, now: float) -> bool:
-        """See ``HeartbeatBook.admit``."""
-        return self._book.admit(node_id, now)
 
     def expect(self, node_id: str, now: float, *, within_s: float, period_s: float = HEARTBEAT_PERIOD_S) -> None:
         """See ``HeartbeatBook.expect``. No heartbeat of it can be missed yet."""
@@ -129,6 +129,16 @@ class Suspicions:
             self._clear(node_id)
             self._book.beat(node_id, now)
             self._notices.set(node_id, now + NOTICE_PERIODS * self._book.period_s(node_id))
+
+    def bytes_came(self, node_id: str, at_s: float) -> None:
+        """Bytes of its agent came in then, which this manager, being late, may not have read yet: they count from then."""
+        if node_id not in self._book:
+            return
+        period_s = self._book.period_s(node_id)
+        self._book.grant(node_id, at_s + HEARTBEAT_GRACE_FACTOR * period_s)
+        notice_s = self._notices.get(node_id)
+        if notice_s is not None and notice_s < at_s + NOTICE_PERIODS * period_s:
+            self._notices.set(node_id, at_s + NOTICE_PERIODS * period_s)
 
     def closed(self, node_id: str, now: float, *, grace_s: float) -> None:
         """The session ended, in order or not. Unless its host was in doubt already, that is a word of its kernel.
@@ -221,11 +231,6 @@ class Suspicions:
             self._judge(look.node_id, suspect)
 
     # ------------------------------------------------------------ time
-
-    def postpone(self, by_s: float) -> None:
-        """See ``HeartbeatBook.postpone``."""
-        self._book.postpone(by_s)
-        self._notices.shift(by_s)
 
     def tick(self, now: float) -> Findings:
         """What follows from what was told and from the time."""

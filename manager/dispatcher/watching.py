@@ -1,13 +1,16 @@
 """The loops around ``suspicion``: sessions' words come in, hosts are looked at, dead nodes go out. No store, no log entry.
 
 What it costs: two questions to this kernel a second for each session (``connections``), one look a minute at each
-host that is well, and looks at those in doubt. Hosts are looked at where their sessions came from, which nobody can
-make up, so that a node cannot have managers knock at doors of others.
+host that is well, and looks at those in doubt. Silence counts for as long as this manager could hear (``attention``);
+when it was late, its kernel is asked what came in meanwhile. Hosts are looked at where their sessions came from, which
+nobody can make up, so that a node cannot have managers knock at doors of others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +20,8 @@ import structlog
 from base import connections
 from base.connections import KernelConnection, Peer
 from base.tasks import OwnedTasks
+from manager.dispatcher.attention import STALL_S, TICK_S, Attention
+from manager.dispatcher.heartbeat import HeartbeatBook
 from manager.dispatcher.looking import Answer, is_literal
 from manager.dispatcher.session import AgentSession
 from manager.dispatcher.suspicion import Look, Suspicions
@@ -42,8 +47,8 @@ LEARN_AT_ONCE_MAX = 32
 HAND_OVER_PERIOD_S = 60.0
 """Between two tries to give the lead to a manager that reaches more nodes."""
 
-STALL_S = 1.0
-"""Waking so much later than planned means that this process stood still: paused, swapped out, or short of CPU."""
+JUDGE_PERIOD_S = 0.1
+"""Between two looks at deadlines, most of which heartbeats have moved meanwhile; what is told is looked at at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,11 @@ class NodeWatch:
             monotonic: seconds.
         """
         self._sessions, self._around = sessions, around
-        self._on_dead, self._monotonic = on_dead, monotonic
-        self._suspicions = Suspicions()
+        self._on_dead, self._any_time = on_dead, monotonic
+        self._attention = Attention(time.monotonic)
+        self._attention.tick()
+        self._book = HeartbeatBook()
+        self._suspicions = Suspicions(self._book)
         self._hosts: dict[str, LookTarget] = {}
         self._connections: dict[str, KernelConnection] = {}
         self._heard_s: dict[str, float] = {}
@@ -115,11 +123,15 @@ class NodeWatch:
         self._tasks = OwnedTasks()
         self._changed = asyncio.Event()
 
+    def _monotonic(self) -> float:
+        """The clock that heartbeats are measured with: it stands still while nobody can be heard."""
+        return self._any_time() - self._attention.lost_s()
+
     # ------------------------------------------------------------ what the dispatcher tells
 
     def admit(self, node_id: str) -> bool:
         """Whether the node may register now (A3.04)."""
-        return self._suspicions.admit(node_id, self._monotonic())
+        return self._book.admit(node_id, self._monotonic())
 
     def register(self, session: AgentSession, *, grpc_addr: str) -> None:
         """A session began, or its period changed.
@@ -183,10 +195,18 @@ class NodeWatch:
         """Until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._attend(), name="dispatcher attention")
                 group.create_task(self._judge(), name="dispatcher heartbeats")
                 group.create_task(self._listen(), name="dispatcher connections")
         finally:
             await self._tasks.close()
+
+    async def _attend(self) -> None:
+        while True:
+            late_s = self._attention.tick()
+            if late_s > STALL_S:
+                log.warning("dispatcher.stalled", late_s=round(late_s, 3))
+            await asyncio.sleep(TICK_S)
 
     async def _judge(self) -> None:
         while True:
@@ -198,28 +218,19 @@ class NodeWatch:
             if found.dead:
                 await self._on_dead(found.dead)
             deadline_s = self._suspicions.deadline()
-            wait_s = None if deadline_s is None else max(0.0, deadline_s - self._monotonic())
-            try:
+            wait_s = None if deadline_s is None else max(JUDGE_PERIOD_S, deadline_s - self._monotonic())
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
-            except TimeoutError:
-                self._forgive_own_delay(deadline_s)
-
-    def _forgive_own_delay(self, deadline_s: float | None) -> None:
-        """A manager that was paused must not hold the silence against its agents."""
-        late_s = 0.0 if deadline_s is None else self._monotonic() - deadline_s
-        if late_s > STALL_S:
-            log.warning("dispatcher.stalled", late_s=round(late_s, 3))
-            self._suspicions.postpone(late_s)
 
     async def _listen(self) -> None:
         while True:
-            now = self._monotonic()
+            now, is_behind = self._monotonic(), self._attention.is_behind()
             self._find_connections()
             for node_id, connection in self._connections.items():
                 # Heard less than QUIET_S ago it cannot have been quiet for so long, whatever the kernel says now.
-                if now - self._heard_s.get(node_id, 0.0) > QUIET_S or node_id in self._suspicions:
-                    self._hear(node_id, connection.silence_s(), now)
+                if is_behind or now - self._heard_s.get(node_id, 0.0) > QUIET_S or node_id in self._suspicions:
+                    self._hear(node_id, connection.silences_s(), now, is_behind=is_behind)
             for node_id in self._sessions:
                 if self._learning >= LEARN_AT_ONCE_MAX:
                     break
@@ -239,10 +250,13 @@ class NodeWatch:
                     self._connections[node_id] = found[peer]
             self._unfound.clear()
 
-    def _hear(self, node_id: str, silence_s: float | None, now: float) -> None:
-        if silence_s is None:
+    def _hear(self, node_id: str, silences_s: tuple[float, float] | None, now: float, *, is_behind: bool) -> None:
+        if silences_s is None:
             return  # the end of the session says so, too
+        silence_s = min(silences_s)
         self._heard_s[node_id] = now - silence_s
+        if is_behind:
+            self._suspicions.bytes_came(node_id, now - silences_s[0])
         if silence_s > QUIET_S:
             self._suspicions.quiet(node_id, now)
             self._changed.set()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from manager.dispatcher.alarms import Alarms
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["set", "drop", "shift", "due"]), st.sampled_from("abc"), st.floats(0, 5)), max_size=60
+    st.tuples(st.sampled_from(["set", "drop", "due"]), st.sampled_from("abc"), st.floats(0, 5)), max_size=60
 )
 
 
@@ -23,9 +23,6 @@ def test_what_is_set_is_due_once_and_not_before_its_time(steps: list[tuple[str, 
             case "drop":
                 alarms.drop(key)
                 times.pop(key, None)
-            case "shift":
-                alarms.shift(value)
-                times = {key: at_s + value for key, at_s in times.items()}
             case _:
                 now += value
                 expected = sorted((at_s, key) for key, at_s in times.items() if at_s <= now)

@@ -53,14 +53,6 @@ def test_only_three_registrations_in_eight_seconds() -> None:
     assert not book.admit("n1", 8.5)
 
 
-def test_a_managers_own_pause_is_not_held_against_nodes() -> None:
-    book = HeartbeatBook()
-    book.register("n1", 0.0, period_s=5.0)
-    book.postpone(20.0)
-    assert book.due(34.9) == []
-    assert book.due(35.0) == ["n1"]
-
-
 def test_a_removed_node_is_never_due() -> None:
     book = HeartbeatBook()
     book.register("n1", 0.0, period_s=5.0)

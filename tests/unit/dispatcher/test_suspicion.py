@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.constants import HEARTBEAT_GRACE_FACTOR
+from manager.dispatcher.heartbeat import HeartbeatBook
 from manager.dispatcher.suspicion import KNOWN_FOR_S, LOOK_AGAIN_S, NOTICE_PERIODS, Findings, Look, Suspicions
 
 PERIOD_S, GRACE_S = 5.0, 16.5
@@ -18,7 +19,7 @@ FULL_S = HEARTBEAT_GRACE_FACTOR * PERIOD_S
 
 def watching(*node_ids: str, known: bool = True) -> Suspicions:
     """Nodes with sessions since time 0, whose hosts are known to answer, or not to."""
-    suspicions = Suspicions()
+    suspicions = Suspicions(HeartbeatBook())
     for node_id in node_ids:
         suspicions.register(node_id, 0.0, period_s=PERIOD_S)
         for _ in range(2):
@@ -229,7 +230,7 @@ def test_a_manager_that_is_cut_off_spares_who_others_reach_once_and_gives_the_le
 
 
 def test_the_host_of_an_old_leader_is_looked_at_and_others_have_the_longer_grace() -> None:
-    suspicions = Suspicions()
+    suspicions = Suspicions(HeartbeatBook())
     for node_id in ("leader", "w1", "w2"):
         suspicions.expect(node_id, 0.0, within_s=30.0, period_s=PERIOD_S)
     suspicions.lost("leader", 1.5)
@@ -348,18 +349,9 @@ def test_a_manager_that_is_cut_off_spares_nobody_whom_others_do_not_reach() -> N
     assert sorted(found.dead) == ["unheard", "unreached"]
 
 
-def test_a_manager_that_stood_still_gives_everybody_that_time() -> None:
-    suspicions = watching("n1")
-    suspicions.postpone(100.0)
-    assert suspicions.tick(100.0 + NOTICE_PERIODS * PERIOD_S - 0.1) == Findings()
-    suspicions.answered(only_look(suspicions, 100.0 + NOTICE_PERIODS * PERIOD_S), 107.0)
-    assert suspicions.tick(100.0 + FULL_S - 0.1).dead == []
-    assert suspicions.tick(100.0 + FULL_S).dead == ["n1"]
-
-
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["register", "beat", "closed", "quiet", "heard", "lost", "learned", "forget", "postpone"]),
+        st.sampled_from(["register", "beat", "closed", "quiet", "heard", "lost", "learned", "forget", "bytes_came"]),
         st.sampled_from("abcd"),
         st.floats(0, 4),
         st.sampled_from(["answered", "silent", "failed", "none"]),
@@ -374,8 +366,8 @@ def test_nobody_is_dead_early_without_proof_and_nobody_lives_without_a_word(
     steps: list[tuple[str, str, float, str, bool | None]], answers: bool
 ) -> None:
     """Against plain rules: within three periods of its last word only a look that was met with silence kills a node;
-    twice that later, stand-stills of the manager left out, nobody is watched whatever the looks find."""
-    suspicions, now, stood_s = Suspicions(), 0.0, 0.0
+    twice that later nobody is watched whatever the looks find."""
+    suspicions, now = Suspicions(HeartbeatBook()), 0.0
     word_s, ever_answered, silent_since = dict[str, float](), set[str](), dict[str, float]()
     for what, node_id, delay_s, outcome, elsewhere in steps:
         now += delay_s
@@ -403,9 +395,10 @@ def test_nobody_is_dead_early_without_proof_and_nobody_lives_without_a_word(
                 suspicions.learned(node_id, now, answers=answers)
                 if answers:
                     ever_answered.add(node_id)
-            case "postpone":
-                suspicions.postpone(delay_s)
-                stood_s += delay_s
+            case "bytes_came":
+                suspicions.bytes_came(node_id, now - delay_s)
+                if node_id in watched:
+                    word_s[node_id] = max(word_s[node_id], now - delay_s)
             case _:
                 suspicions.forget(node_id)
                 word_s.pop(node_id, None)
@@ -430,7 +423,7 @@ def test_nobody_is_dead_early_without_proof_and_nobody_lives_without_a_word(
                 assert dead in silent_since
         first_s = suspicions.deadline()
         assert (first_s is None) == (not word_s)
-    end_s = now + 6.0 + stood_s + 3.0
+    end_s = now + 6.0 + 3.0
     left = set(word_s)
     while now <= end_s:
         now += 0.5

@@ -17,6 +17,7 @@ from manager.consensus.settings import SnapshotPolicy, Timing
 from manager.control import forward, nodes, service
 from manager.dispatcher import (
     assignments,
+    attention,
     budget,
     dispatcher,
     heartbeat,
@@ -82,7 +83,7 @@ def s(seconds: float) -> str:
             "dispatcher",
             f"({s(heartbeat.told_period_s(5, 1) * constants.HEARTBEAT_GRACE_FACTOR)}) after a session *ended*",
         ),
-        ("dispatcher", f"woke more than {s(watching.STALL_S)} later than planned"),
+        ("dispatcher", f"shows every {s(attention.TICK_S)} that its loop turns"),
         ("dispatcher", f"acknowledged nothing for {s(watching.QUIET_S)}"),
         ("dispatcher", f"{suspicion.NOTICE_PERIODS:g} periods after the last"),
         ("dispatcher", f"{s(liveness.RAFT_HEARING_S)} after a change of leader"),
