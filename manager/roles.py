@@ -53,7 +53,7 @@ def decide(nodes: Iterable[Node], members: Sequence[Member], leader_id: NodeID) 
     """What brings observed roles and Raft membership in line with the wanted roles.
 
     Args:
-        nodes: every node object.
+        nodes: those of members and of who has a manager's role, at least; the others make no difference.
         members: the Raft configuration in force, learners included.
         leader_id: this member; its own removal comes last, since it ends its leadership.
 
@@ -87,10 +87,13 @@ class RoleManager:
         self._consensus = consensus
         self._clock = clock
         self._wake = asyncio.Event()
+        self._managers: set[str] = set()
+        """IDs of nodes that have a manager's role; what else concerns this is a member."""
 
     async def run(self) -> None:
         """Reconcile on every change of a node, and every few seconds; ends by cancellation."""
         forget = self._store.on_change(self._on_change)
+        self._managers = {node.id for node in self._store.view.nodes if node.role == NodeRole.NODE_ROLE_MANAGER}
         before: list[RoleAction] = []
         try:
             while True:
@@ -110,14 +113,23 @@ class RoleManager:
             forget()
 
     def _due(self) -> list[RoleAction]:
-        return decide(self._store.view.nodes.values(), self._consensus.members, self._consensus.node_id)
+        members = self._consensus.members
+        node_ids = self._managers.union(member.node_id for member in members)
+        nodes = [node for node_id in sorted(node_ids) if (node := self._store.view.nodes.get(node_id)) is not None]
+        return decide(nodes, members, self._consensus.node_id)
 
     def _on_change(self, changes: Sequence[Change]) -> None:
-        if any(change.kind is NODES and self._concerns(change) for change in changes):
+        """Look at the node that changed: a thousand workers that come up concern nobody here."""
+        for change in changes:
+            if change.kind is not NODES or not self._concerns(change):
+                continue
+            self._managers.discard(change.id)
+            if isinstance(change.new, Node) and change.new.role == _MANAGER:
+                self._managers.add(change.id)
             self._wake.set()
 
     def _concerns(self, change: Change) -> bool:
-        """Whether the node is, or is to be, a manager: who looks at all nodes is not woken by what a worker says."""
+        """Whether the node is, or is to be, a manager, or a member."""
         return any(
             isinstance(node, Node) and (node.role == _MANAGER or node.spec.role == _MANAGER)
             for node in (change.old, change.new)

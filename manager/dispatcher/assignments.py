@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from manager.model.tasks import has_ended
 from manager.store import KINDS, Kinds, View
 from manager.store.kinds import AnyKind
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKey, AssignmentKind, AssignmentsMessage
-from proto.objects_pb2 import Task, TaskState
+from proto.objects_pb2 import NetworkAttachment, Task, TaskState
 
 MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
 """Changes are packed up to here; gRPC refuses messages above 4 MiB. One larger object travels alone."""
@@ -43,14 +44,6 @@ class _Sent:
 
     task: Task
     needs: tuple[Key, ...]
-    _essence: bytes | None = None
-
-    @property
-    def essence(self) -> bytes:
-        """What a change of is worth a message; found out with the first change, as most tasks of a set see none."""
-        if self._essence is None:
-            self._essence = _essence(self.task)
-        return self._essence
 
 
 class AssignmentSet:
@@ -125,8 +118,8 @@ class AssignmentSet:
                 touched[key] = None
             if sent is not None:
                 self._release(sent.needs, touched)
-        now = self._tasks[task.id] = _Sent(task, needs)
-        if sent is not None and sent.needs == needs and sent.essence == now.essence:
+        self._tasks[task.id] = _Sent(task, needs)
+        if sent is not None and sent.needs == needs and not is_news(sent.task, task):
             return None
         return AssignmentChange(kind=_TASK, id=task.id, task=task, needs=[self._wire_key(key) for key in needs])
 
@@ -164,17 +157,36 @@ class AssignmentSet:
                 yield kind.assigned.change(wanted)
 
 
-def _essence(task: Task) -> bytes:
-    """The task without what changes by the agent's own reports, or with every write; and whether it has ended."""
-    copy = Task()
-    copy.CopyFrom(task)
-    for name in ("version", "updated_at", "status"):
-        copy.ClearField(name)
-    if task.networks_attachments:
-        decided = [attachment for attachment in task.networks_attachments if attachment.network_id != NODE_NETWORK_ID]
-        copy.ClearField("networks_attachments")
-        copy.networks_attachments.extend(decided)
-    return copy.SerializeToString(deterministic=True) + (b"ended" if has_ended(task) else b"")
+AGENTS_OWN = ("status", "networks_attachments")
+WITH_EVERY_WRITE = ("version", "updated_at")
+
+_TOLD = tuple(
+    field.name for field in Task.DESCRIPTOR.fields if field.name not in (*AGENTS_OWN, *WITH_EVERY_WRITE, "id")
+)
+_scalars = attrgetter(*(name for name in _TOLD if Task.DESCRIPTOR.fields_by_name[name].message_type is None))
+_messages = attrgetter(*(name for name in _TOLD if Task.DESCRIPTOR.fields_by_name[name].message_type is not None))
+
+
+def is_news(old: Task, new: Task) -> bool:
+    """Whether its agent has to be told of what became of a task; not of what changes by its own reports.
+
+    Asked of every change of a task, so nothing is copied.
+    """
+    return (
+        _phase(old) != _phase(new)
+        or _scalars(old) != _scalars(new)
+        or _messages(old) != _messages(new)
+        or (old.networks_attachments != new.networks_attachments and _decided(old) != _decided(new))
+    )
+
+
+def _phase(task: Task) -> int:
+    """Not given to its node yet, under way, ended: each is another thing to tell."""
+    return (task.status.state >= TaskState.TASK_STATE_ASSIGNED) + has_ended(task)
+
+
+def _decided(task: Task) -> list[NetworkAttachment]:
+    return [attachment for attachment in task.networks_attachments if attachment.network_id != NODE_NETWORK_ID]
 
 
 class MessagePacker:

@@ -22,13 +22,14 @@ import structlog
 from base.connections import peer_of
 from manager.consensus.port import ConsensusError, NotLeaderError
 from manager.dispatcher import budget, nodes
-from manager.dispatcher.assignments import AssignmentSet, MessagePacker
+from manager.dispatcher.assignments import AssignmentSet, MessagePacker, is_news
 from manager.dispatcher.budget import Budgets
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
 from manager.dispatcher.reports import PendingReport, invalid_report
-from manager.dispatcher.session import AgentSession, End
+from manager.dispatcher.rounds import Rounds
+from manager.dispatcher.session import AgentSession, End, Facts
 from manager.dispatcher.status_intake import StatusIntake
 from manager.dispatcher.telling import tell_sent
 from manager.dispatcher.watching import Lookout
@@ -100,6 +101,7 @@ class Dispatcher(DispatcherServicer):
             monotonic=monotonic,
         )
         self._statuses = StatusIntake(store, self._liveness.now)
+        self._rounds = Rounds()
         store.on_change(self._on_change)
 
     # ------------------------------------------------------------ leadership
@@ -114,6 +116,7 @@ class Dispatcher(DispatcherServicer):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="dispatcher writer")
                 group.create_task(self._statuses.run(), name="dispatcher statuses")
+                group.create_task(self._rounds.run(), name="dispatcher assignments")
                 await self._liveness.take_over()
                 self._leading = True
                 log.info("dispatcher.started", nodes=len(self._store.view.nodes))
@@ -133,7 +136,7 @@ class Dispatcher(DispatcherServicer):
     def managers_changed(self) -> None:
         """The answer of ``managers`` may be another now: tell the agents (changes of node objects are noticed anyway)."""
         for session in self._sessions.values():
-            session.message_due.set()
+            session.mark_message()
 
     # ------------------------------------------------------------ Session
 
@@ -339,16 +342,15 @@ class Dispatcher(DispatcherServicer):
 
     async def _write(self, session: AgentSession, context: Context) -> None:
         while not session.ended.is_set():
-            view = self._store.view
-            message = session.next_message(
-                managers=self._managers(),
-                node=view.nodes.get(session.node_id),
-                root_ca_pem=view.cluster.root_ca.ca_cert_pem,
-            )
+            message = session.next_message(partial(self._facts, session.node_id))
             if message is not None:
                 await context.write(message)
             else:
                 await session.message_due.wait()
+
+    def _facts(self, node_id: str) -> Facts:
+        view = self._store.view
+        return self._managers(), view.nodes.get(node_id), view.cluster.root_ca.ca_cert_pem
 
     def _beat(self, session: AgentSession) -> None:
         session.alive.set()
@@ -409,16 +411,20 @@ class Dispatcher(DispatcherServicer):
                 self._mark_task(change.id, change.old, change.new)
             elif change.kind.assigned is not None:
                 for session in self._sessions.values():
-                    session.mark_needed((change.kind, change.id))
+                    if session.mark_needed((change.kind, change.id)):
+                        self._rounds.add(session)
             elif change.kind is NODES:
                 self._node_changed(change.id, change.old, change.new)
             elif change.kind is CLUSTERS:
                 self._cluster_changed()
 
     def _mark_task(self, task_id: str, old: object, new: object) -> None:
+        if isinstance(old, Task) and isinstance(new, Task) and not is_news(old, new):
+            return  # what its own agent reported, as a rule
         for task in (old, new):
             if isinstance(task, Task) and (session := self._sessions.get(task.node_id)) is not None:
                 session.mark_task(task_id)
+                self._rounds.add(session)
 
     def _node_changed(self, node_id: str, old: object, new: object) -> None:
         if new is None:
@@ -430,7 +436,7 @@ class Dispatcher(DispatcherServicer):
         elif old is None:  # joined: it has to show up
             self._liveness.expect(node_id)
         elif (session := self._sessions.get(node_id)) is not None:
-            session.message_due.set()
+            session.mark_message()
         if _manager_facts(old) != _manager_facts(new):
             self.managers_changed()
 
@@ -440,7 +446,7 @@ class Dispatcher(DispatcherServicer):
             if abs(session.period_s - period_s) > 0.2 * period_s:
                 session.period_s = told_period_s(period_s, random.random())
                 self._liveness.register(session)
-            session.message_due.set()
+            session.mark_message()
 
     # ------------------------------------------------------------ refusals
 

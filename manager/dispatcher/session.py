@@ -1,7 +1,7 @@
 """One agent's session as the dispatcher keeps it: what is still to be told, and how it ended. No I/O.
 
-Everything in it is level-triggered: a mark says what to look at again, the streams look when they can write. Several
-changes between two writes become one message.
+Everything in it is level-triggered: a mark says what to look at again, the streams look when they can write
+(assignments when it is their turn, ``rounds``). Several changes between two writes become one message.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from manager.store.kinds import AnyKind
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest
 from proto.objects_pb2 import Node
+
+Facts = tuple[Sequence[ManagerAddress], Node | None, bytes]
+"""What an agent is told: the managers, the leader first; its node's object; the cluster's roots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class AgentSession:
         self._told_period_s = 0.0
         self._told_reports = 0
         self._probe = False
+        self._may_have_changed = True
 
     def finish(self, end: End) -> None:
         """The session is over; the first reason stays."""
@@ -93,7 +97,7 @@ class AgentSession:
         """Have the agent prove that it is there: a message with a period is answered by a heartbeat at once."""
         self.alive.clear()
         self._probe = True
-        self.message_due.set()
+        self.mark_message()
 
     def describe(self, request: SessionRequest) -> None:
         """Its agent said something of the node, which is to be stored, with what was said before and is not stored yet."""
@@ -106,16 +110,21 @@ class AgentSession:
         self.report = None
         self.message_due.set()
 
+    def mark_message(self) -> None:
+        """Look again at what the agent is told of managers, its node, the roots and its period."""
+        self._may_have_changed = True
+        self.message_due.set()
+
     def mark_task(self, task_id: str) -> None:
         """Look at this task again."""
         self._tasks.add(task_id)
-        self.assignments_due.set()
 
-    def mark_needed(self, key: Key) -> None:
+    def mark_needed(self, key: Key) -> bool:
         """Look at this object again, if it is needed: a thousand sessions are not woken for what concerns one."""
         if self.uses(*key):
             self._keys.add(key)
-            self.assignments_due.set()
+            return True
+        return False
 
     def take_marks(self) -> tuple[set[str], set[Key]]:
         """The marks since the last call."""
@@ -124,18 +133,23 @@ class AgentSession:
         self.assignments_due.clear()
         return tasks, keys
 
-    def next_message(
-        self, *, managers: Sequence[ManagerAddress], node: Node | None, root_ca_pem: bytes
-    ) -> SessionMessage | None:
+    def next_message(self, facts: Callable[[], Facts]) -> SessionMessage | None:
         """What the agent has not been told yet; None when it knows everything.
 
         Args:
-            managers: as they are now, the leader first.
-            node: the node's object now.
-            root_ca_pem: the cluster's roots now.
+            facts: as they are now; asked only when they may have changed.
         """
         self.message_due.clear()
         message = SessionMessage()
+        if self._may_have_changed:
+            self._may_have_changed = False
+            self._tell(message, facts())
+        if self.report is None and self.reports != self._told_reports:
+            message.reported = self._told_reports = self.reports
+        return message if message.ByteSize() else None
+
+    def _tell(self, message: SessionMessage, facts: Facts) -> None:
+        managers, node, root_ca_pem = facts
         if self._told_period_s == 0.0:
             message.session_id = self.id
         if self._probe or self.period_s != self._told_period_s:
@@ -150,9 +164,6 @@ class AgentSession:
         if root_ca_pem != self._told_root_ca:
             message.root_ca_pem = root_ca_pem
             self._told_root_ca = root_ca_pem
-        if self.report is None and self.reports != self._told_reports:
-            message.reported = self._told_reports = self.reports
-        return message if message.ByteSize() else None
 
 
 def _same_node(node: Node, told: Node | None) -> bool:

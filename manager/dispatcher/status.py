@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from base.printable import one_line
 from manager.dispatcher.assignments import NODE_NETWORK_ID
+from manager.dispatcher.cleaning import clean
 from manager.model.tasks import copy_task, has_ended
 from manager.model.transitions import REPORTABLE, TRANSITIONS, Owner, replace_status
 from proto.dispatcher_pb2 import TaskStatusUpdate
@@ -94,22 +95,24 @@ def _is_time(timestamp: Timestamp) -> bool:
 
 def _cleaned(status: TaskStatus, now: Timestamp) -> TaskStatus:
     """A copy in which nothing is longer than it has reason to be or moves a terminal's cursor, and the time is one."""
-    clean = TaskStatus()
-    clean.CopyFrom(status)
-    clean.DiscardUnknownFields()
+    cut = TaskStatus()
+    cut.CopyFrom(status)
+    cut.DiscardUnknownFields()
     if not status.HasField("timestamp") or not _is_time(status.timestamp):
-        clean.timestamp.CopyFrom(now)
-    clean.message = one_line(clean.message[:TEXT_LENGTH_MAX])
-    clean.err = one_line(clean.err[:TEXT_LENGTH_MAX])
-    del clean.port_status.ports[PORTS_MAX:]
-    clean.container_status.container_id = one_line(clean.container_status.container_id[:TEXT_LENGTH_MAX])
-    if not status.HasField("container_status"):
-        clean.ClearField("container_status")
-    for port in clean.port_status.ports:
-        port.name = one_line(port.name)
-    if not clean.port_status.ports or clean.port_status.ByteSize() > PORTS_SIZE_BYTES_MAX:
-        clean.ClearField("port_status")
-    return clean
+        cut.timestamp.CopyFrom(now)
+    if len(cut.message) > TEXT_LENGTH_MAX:
+        cut.message = cut.message[:TEXT_LENGTH_MAX]
+    if len(cut.err) > TEXT_LENGTH_MAX:
+        cut.err = cut.err[:TEXT_LENGTH_MAX]
+    if len(cut.container_status.container_id) > TEXT_LENGTH_MAX:
+        cut.container_status.container_id = cut.container_status.container_id[:TEXT_LENGTH_MAX]
+    ports = cut.port_status.ports
+    if len(ports) > PORTS_MAX:
+        del ports[PORTS_MAX:]
+    if not ports or cut.port_status.ByteSize() > PORTS_SIZE_BYTES_MAX:
+        cut.ClearField("port_status")
+    clean(cut)
+    return cut
 
 
 def _same(old: TaskStatus, new: TaskStatus) -> bool:

@@ -1,6 +1,6 @@
 """What agents report goes into the log: all of them together, an entry at a time.
 
-While one entry is on its way, what comes in waits and makes the next: with nothing under way a status is written at
+While entries are on their way, what comes in waits and makes the next: with nothing under way a status is written at
 once, under load entries grow by themselves, and an agent that is not acknowledged sends nothing. Nothing fails here as
 seen by an agent: each update decides on the state it finds, so it is tried again until it is in the log or this manager
 leads no more; then its agent sends it to the next leader.
@@ -25,6 +25,10 @@ from manager.store.store import TRANSACTION_OBJECTS_MAX
 from proto.dispatcher_pb2 import TaskStatusUpdate
 
 log = structlog.get_logger(__name__)
+
+ENTRIES_AT_ONCE_MAX = 4
+"""Entries that are proposed together when so much waits. Each is built, and applied, in some 5 ms; one at a time they
+would wait, each for itself, for whatever else holds the loop."""
 
 RETRY_S = 0.5
 """After the log took nothing: no quorum, or another leader about which this manager is going to hear."""
@@ -61,14 +65,21 @@ class StatusIntake:
         """Write until cancelled."""
         while True:
             await self._wake.wait()
-            pieces = self._reports.take(TRANSACTION_OBJECTS_MAX)
-            if not pieces:
-                self._wake.clear()
-                continue
-            await self._write(pieces)
-            for piece in pieces:
-                tell_reported(piece.report.node_id, piece.updates, self._store.view.tasks.get)
-            self._reports.written(pieces)
+            async with asyncio.TaskGroup() as group:
+                for number in range(ENTRIES_AT_ONCE_MAX):
+                    pieces = self._reports.take(TRANSACTION_OBJECTS_MAX)
+                    if not pieces:
+                        self._wake.clear()
+                        break
+                    group.create_task(self._write_entry(pieces), name=f"dispatcher statuses {number}")
+
+    async def _write_entry(self, pieces: Sequence[Piece]) -> None:
+        """No task is in two entries that are under way: it is one node's, of which one piece is."""
+        await self._write(pieces)
+        for piece in pieces:
+            tell_reported(piece.report.node_id, piece.updates, self._store.view.tasks.get)
+        self._reports.written(pieces)
+        self._wake.set()
 
     async def _write(self, pieces: Sequence[Piece]) -> None:
         attempts = 0

@@ -35,6 +35,9 @@ QUIET_S = 1.5
 LISTEN_PERIOD_S = 0.5
 """Between two questions to this kernel about what it hears of the others."""
 
+LISTEN_AT_ONCE = 200
+"""Connections that the kernel is asked about in one turn of the loop."""
+
 LEARN_PERIOD_S = 60.0
 """How often a host that is well is looked at, to know whether it answers."""
 
@@ -225,12 +228,9 @@ class NodeWatch:
 
     async def _listen(self) -> None:
         while True:
-            now, is_behind = self._monotonic(), self._attention.is_behind()
             self._find_connections()
-            for node_id, connection in self._connections.items():
-                # Heard less than QUIET_S ago it cannot have been quiet for so long, whatever the kernel says now.
-                if is_behind or now - self._heard_s.get(node_id, 0.0) > QUIET_S or node_id in self._suspicions:
-                    self._hear(node_id, connection.silences_s(), now, is_behind=is_behind)
+            await self._ask_the_kernel()
+            now = self._monotonic()
             for node_id in self._sessions:
                 if self._learning >= LEARN_AT_ONCE_MAX:
                     break
@@ -238,7 +238,18 @@ class NodeWatch:
                     self._learn_s[node_id] = now + LEARN_PERIOD_S
                     self._learning += 1
                     self._tasks.spawn(self._learn(self._hosts[node_id]), name=f"learn {node_id}")
-            await asyncio.sleep(LISTEN_PERIOD_S)
+
+    async def _ask_the_kernel(self) -> None:
+        """About every connection, some at a time, in one period."""
+        everybody = list(self._connections.items())
+        steps = max(1, -(-len(everybody) // LISTEN_AT_ONCE))
+        for step in range(steps):
+            now, is_behind = self._monotonic(), self._attention.is_behind()
+            for node_id, connection in everybody[step::steps]:
+                # Heard less than QUIET_S ago it cannot have been quiet for so long, whatever the kernel says now.
+                if is_behind or now - self._heard_s.get(node_id, 0.0) > QUIET_S or node_id in self._suspicions:
+                    self._hear(node_id, connection.silences_s(), now, is_behind=is_behind)
+            await asyncio.sleep(LISTEN_PERIOD_S / steps)
 
     def _find_connections(self) -> None:
         """Of all new sessions together: a look goes over every descriptor of this process, and a thousand nodes may join."""
@@ -254,7 +265,8 @@ class NodeWatch:
         if silences_s is None:
             return  # the end of the session says so, too
         silence_s = min(silences_s)
-        self._heard_s[node_id] = now - silence_s
+        if node_id in self._connections:  # not lost since it was listed
+            self._heard_s[node_id] = now - silence_s
         if is_behind:
             self._suspicions.bytes_came(node_id, now - silences_s[0])
         if silence_s > QUIET_S:

@@ -267,6 +267,36 @@ async def test_what_a_leader_did_not_acknowledge_goes_to_the_next(manager: Manag
     await until(lambda: manager.task("t1").status.state == RUNNING)
 
 
+async def test_what_waits_of_many_is_proposed_together(manager: Manager) -> None:
+    """Each entry for itself would wait for whatever else holds the loop."""
+    count = 3 * TRANSACTION_OBJECTS_MAX
+    for begin in range(0, count, TRANSACTION_OBJECTS_MAX):
+        await manager.add(*(make_task(f"t{number}", "n1") for number in range(begin, begin + TRANSACTION_OBJECTS_MAX)))
+    propose, together, most = manager.consensus.propose, 0, 0
+
+    async def counted(data: bytes, **options: Any) -> object:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        await asyncio.sleep(0.01)
+        together -= 1
+        return await propose(data, **options)
+
+    async with channel_of("n1", manager.addr) as channel:
+        agent = RawAgent(channel)
+        await agent.open()
+        manager.consensus.propose = counted  # type: ignore[method-assign]
+        intake = manager.dispatcher._statuses
+        written: list[PendingReport] = []
+        for begin in range(0, count, TRANSACTION_OBJECTS_MAX):
+            updates = [update(f"t{number}") for number in range(begin, begin + TRANSACTION_OBJECTS_MAX)]
+            intake.put(PendingReport("n1", updates, written.append))
+        await until(lambda: len(written) == 3)
+        agent.call.cancel()
+    assert most > 1
+    assert all(task.status.state == RUNNING for task in manager.store.view.tasks)
+
+
 def test_an_entry_has_room_for_what_is_taken() -> None:
     reports = Reports()
     reports.put(report_of("n1", 1000, []))

@@ -24,6 +24,7 @@ from manager.dispatcher import (
     liveness,
     looking,
     reports,
+    rounds,
     suspicion,
     watching,
 )
@@ -96,6 +97,8 @@ def s(seconds: float) -> str:
         ("dispatcher", f"If it answers within {s(dispatcher.PROBE_TIMEOUT_S)}"),
         ("dispatcher", f"cut below {assignments.MESSAGE_SIZE_BYTES_MAX // MIB} MiB"),
         ("dispatcher", f"at most {reports.REPORT_LENGTH_MAX} statuses"),
+        ("dispatcher", f"(`rounds`): {rounds.AT_ONCE} sessions"),
+        ("dispatcher", f"{s(rounds.PAUSE_S_MAX)} at most. So"),
         ("dispatcher", f"a description counts as {budget.DESCRIPTION_WEIGHT}"),
         ("dispatcher", f"`RESOURCE_EXHAUSTED` after {s(budget.REFUSAL_DELAY_S)}"),
         ("dispatcher", f'"{constants.NODE_UNKNOWN_MESSAGE}"'),

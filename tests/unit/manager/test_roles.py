@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any  # of the decision's arguments, handed on as they are
 
@@ -12,6 +12,7 @@ import pytest
 from manager import roles
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import Member, NodeID
+from manager.model.nodes import copy_node
 from manager.roles import RemoveMember, RoleAction, RoleManager, SetRole, decide
 from manager.store import SequenceConflictError, Store, Working
 from proto.objects_pb2 import Node
@@ -163,3 +164,38 @@ async def test_what_a_worker_does_is_no_reason_to_look_at_all_nodes(monkeypatch:
             assert looks == []
             await store.update(lambda working: working.create(node("c", WORKER, MANAGER)))
             await until(lambda: store.view.nodes.find("c").role == WORKER)
+
+
+async def test_a_worker_that_comes_up_or_describes_itself_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand of them would be a million looks."""
+    consensus, looked = InProcessConsensus(LEADER, "a:2377"), list[set[str]]()
+
+    def watched(nodes: Iterable[Node], *others: Any) -> list[RoleAction]:
+        found = list(nodes)
+        looked.append({node.id for node in found})
+        return decide(found, *others)
+
+    monkeypatch.setattr(roles, "decide", watched)
+    async with cluster(consensus, node("a", MANAGER, MANAGER), node("w", WORKER, WORKER)) as store:
+        async with reconciling(store, consensus):
+            await until(lambda: bool(looked))
+            before = len(looked)
+
+            def come_up(working: Working) -> None:
+                worker = copy_node(working.nodes.find("w"))
+                worker.description.hostname = "w"
+                working.update(worker)
+
+            await store.update(come_up)
+            await asyncio.sleep(0)
+            assert len(looked) == before
+
+            def demoted(working: Working) -> None:
+                manager = copy_node(working.nodes.find("w"))
+                manager.role = MANAGER
+                working.update(manager)
+
+            await store.update(demoted)  # a manager by its role alone
+            await until(lambda: store.view.nodes.find("w").role == WORKER)
+        assert looked[0] == {"a"}
+        assert {"a", "w"} in looked
