@@ -72,7 +72,6 @@ from pki.renewal import follow
 from pki.tls import TLSContexts, peer_identity, require_manager
 from proto.ca_pb2 import IssueNodeCertificateRequest, IssueNodeCertificateResponse
 from proto.ca_pb2_grpc import NodeCAStub, add_NodeCAServicer_to_server
-from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from proto.health_pb2_grpc import add_HealthServicer_to_server
 from proto.node_pb2 import Bootstrap, ManagerConfig
 from proto.objects_pb2 import Machine
@@ -359,7 +358,7 @@ class _Manager:
         )
         server = grpc.aio.server(interceptors=[interceptor], options=server_options())
         server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
-        add_DispatcherServicer_to_server(self._dispatcher, server)
+        server.add_generic_rpc_handlers((self._dispatcher.handler(),))
         add_NodeCAServicer_to_server(NodeCAService(self._ca), server)
         add_RaftMembershipServicer_to_server(self._membership, server)
         add_HealthServicer_to_server(HealthService(self._consensus, self._looker), server)

@@ -6,17 +6,19 @@ assigned until its object is removed, so that the node keeps the container (A6.0
 
 What the agent itself reported (status, addresses on the node's own bridge) is not sent back as a change, with one
 exception: that a task has ended. Managers may end one, too (constraints, A7.05; orphans), and its node has to stop it.
+
+Changes are made as the bytes that go out. What several nodes need (a spec, a config) is encoded once for all of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
 from manager.model.tasks import has_ended
-from manager.store import KINDS, Kinds, View
+from manager.store import KINDS, Kinds, StoredObject, View
 from manager.store.kinds import AnyKind
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKey, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import NetworkAttachment, Task, TaskState
@@ -24,7 +26,10 @@ from proto.objects_pb2 import NetworkAttachment, Task, TaskState
 MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
 """Changes are packed up to here; gRPC refuses messages above 4 MiB. One larger object travels alone."""
 
+SHARED_SIZE_BYTES_MAX = 32 * 1024 * 1024
+
 _TASK = AssignmentKind.ASSIGNMENT_KIND_TASK
+_CHANGES_TAG = bytes([AssignmentsMessage.DESCRIPTOR.fields_by_name["changes"].number << 3 | 2])
 
 NODE_NETWORK_ID = "bridge"
 """Attachments to it are reported by the node, not decided for it."""
@@ -46,12 +51,56 @@ class _Sent:
     needs: tuple[Key, ...]
 
 
-class AssignmentSet:
-    """What one session's agent knows. ``complete`` first, then ``update`` with what may have changed."""
+Encoded = bytes
+"""An ``AssignmentChange``."""
 
-    def __init__(self, node_id: str, kinds: Kinds = KINDS) -> None:
+
+class SharedChanges:
+    """What agents are told of objects that tasks need, encoded once a version; one for all sessions."""
+
+    def __init__(self, size_bytes_max: int = SHARED_SIZE_BYTES_MAX) -> None:
+        self._size_bytes_max = size_bytes_max
+        self._size_bytes = 0
+        self._known: OrderedDict[Key, tuple[int, Encoded]] = OrderedDict()
+
+    def encoded(self, kind: AnyKind, obj: StoredObject) -> Encoded:
+        """The change that tells of ``obj`` as it is."""
+        assert kind.assigned is not None
+        key, version = (kind, obj.id), obj.version.index
+        known = self._known.get(key)
+        if known is not None and known[0] == version:
+            self._known.move_to_end(key)
+            return known[1]
+        change: Encoded = kind.assigned.change(obj).SerializeToString()
+        self._size_bytes += len(change) - (len(known[1]) if known is not None else 0)
+        self._known[key] = (version, change)
+        self._known.move_to_end(key)
+        while self._size_bytes > self._size_bytes_max:
+            _, (_, oldest) = self._known.popitem(last=False)
+            self._size_bytes -= len(oldest)
+        return change
+
+    def forget(self, key: Key) -> None:
+        """The object was removed: its content is not kept here either."""
+        known = self._known.pop(key, None)
+        if known is not None:
+            self._size_bytes -= len(known[1])
+
+
+class AssignmentSet:
+    """What one session's agent knows. ``complete`` first, then ``update`` with what may have changed.
+
+    A large set is better made in slices: ``restart``, then ``update`` with some of its tasks at a time.
+    """
+
+    def __init__(self, node_id: str, kinds: Kinds = KINDS, shared: SharedChanges | None = None) -> None:
+        """
+        Args:
+            shared: of all sessions.
+        """
         self._node_id = node_id
         self._kinds = kinds
+        self._shared = shared or SharedChanges()
         self._tasks: dict[str, _Sent] = {}
         self._uses: Counter[Key] = Counter()
         self._versions: dict[Key, int] = {}
@@ -62,15 +111,18 @@ class AssignmentSet:
         """Whether a change of that object is of interest here."""
         return (kind, object_id) in self._uses
 
-    def complete(self, view: View) -> list[AssignmentChange]:
-        """Everything, from nothing: what a task needs comes before the task."""
+    def restart(self, view: View) -> list[str]:
+        """The agent knows nothing. Returns the IDs of its tasks, in order."""
         self._tasks.clear()
         self._uses.clear()
         self._versions.clear()
-        tasks = sorted(view.tasks.by_node(self._node_id), key=lambda task: task.id)
-        return self._difference([task.id for task in tasks], view)
+        return sorted(task.id for task in view.tasks.by_node(self._node_id))
 
-    def update(self, task_ids: Iterable[str], keys: Iterable[Key], view: View) -> list[AssignmentChange]:
+    def complete(self, view: View) -> list[Encoded]:
+        """Everything, from nothing: what a task needs comes before the task."""
+        return self._difference(self.restart(view), view)
+
+    def update(self, task_ids: Iterable[str], keys: Iterable[Key], view: View) -> list[Encoded]:
         """What to tell the agent after these tasks, and these needed objects, may have changed.
 
         Args:
@@ -83,16 +135,16 @@ class AssignmentSet:
         """
         return self._difference(list(dict.fromkeys(task_ids)), view, keys)
 
-    def _difference(self, task_ids: Sequence[str], view: View, keys: Iterable[Key] = ()) -> list[AssignmentChange]:
-        tasks: list[AssignmentChange] = []
-        removed: list[AssignmentChange] = []
+    def _difference(self, task_ids: Sequence[str], view: View, keys: Iterable[Key] = ()) -> list[Encoded]:
+        tasks: list[Encoded] = []
+        removed: list[Encoded] = []
         touched: dict[Key, None] = dict.fromkeys(keys)
         for task_id in task_ids:
             task = view.tasks.get(task_id)
             if task is None or not is_assigned(task, self._node_id):
                 sent = self._tasks.pop(task_id, None)
                 if sent is not None:
-                    removed.append(AssignmentChange(kind=_TASK, id=task_id))
+                    removed.append(AssignmentChange(kind=_TASK, id=task_id).SerializeToString())
                     self._release(sent.needs, touched)
                 continue
             change = self._put(task, view, touched)
@@ -109,7 +161,7 @@ class AssignmentSet:
             for object_id in dict.fromkeys(kind.assigned.needed_by(task, spec)):
                 yield kind, object_id
 
-    def _put(self, task: Task, view: View, touched: dict[Key, None]) -> AssignmentChange | None:
+    def _put(self, task: Task, view: View, touched: dict[Key, None]) -> Encoded | None:
         sent = self._tasks.get(task.id)
         needs = () if has_ended(task) else tuple(self._needs(task, view))
         if sent is None or sent.needs != needs:
@@ -121,7 +173,8 @@ class AssignmentSet:
         self._tasks[task.id] = _Sent(task, needs)
         if sent is not None and sent.needs == needs and not is_news(sent.task, task):
             return None
-        return AssignmentChange(kind=_TASK, id=task.id, task=task, needs=[self._wire_key(key) for key in needs])
+        change = AssignmentChange(kind=_TASK, id=task.id, task=task, needs=[self._wire_key(key) for key in needs])
+        return change.SerializeToString()
 
     def _wire_key(self, key: Key) -> AssignmentKey:
         known = self._wire_keys.get(key)
@@ -136,9 +189,7 @@ class AssignmentSet:
             self._uses[key] -= 1
             touched[key] = None
 
-    def _settle(
-        self, touched: Iterable[Key], view: View, removed: list[AssignmentChange]
-    ) -> Iterator[AssignmentChange]:
+    def _settle(self, touched: Iterable[Key], view: View, removed: list[Encoded]) -> Iterator[Encoded]:
         """Bring the needed objects up to date; removals go to ``removed``."""
         for key in touched:
             kind, object_id = key
@@ -151,10 +202,10 @@ class AssignmentSet:
             if wanted is None:
                 if known is not None:
                     del self._versions[key]
-                    removed.append(AssignmentChange(kind=kind.assigned.kind, id=object_id))
+                    removed.append(AssignmentChange(kind=kind.assigned.kind, id=object_id).SerializeToString())
             elif known != wanted.version.index:
                 self._versions[key] = wanted.version.index
-                yield kind.assigned.change(wanted)
+                yield self._shared.encoded(kind, wanted)
 
 
 AGENTS_OWN = ("status", "networks_attachments")
@@ -190,48 +241,53 @@ def _decided(task: Task) -> list[NetworkAttachment]:
 
 
 class MessagePacker:
-    """Numbers a session's messages and keeps each below the size limit."""
+    """Numbers a session's messages, ``AssignmentsMessage`` as it is encoded, and keeps each below the size limit."""
 
     def __init__(self, size_bytes_max: int = MESSAGE_SIZE_BYTES_MAX) -> None:
         self._size_bytes_max = size_bytes_max
         self._sequence = 0
 
-    def complete(self, changes: Sequence[AssignmentChange]) -> list[AssignmentsMessage]:
+    def complete(self, changes: Sequence[Encoded]) -> list[bytes]:
         """One message or several parts, the last of which says so; all lead to the same state."""
         self._sequence += 1
-        messages = [
-            AssignmentsMessage(
-                type=AssignmentsMessage.TYPE_COMPLETE, applies_to=0, results_in=self._sequence, changes=part
-            )
-            for part in self._parts(changes)
-        ]
-        messages[-1].last_part = True
-        return messages
+        parts = list(self._parts(changes))
+        head = AssignmentsMessage(type=AssignmentsMessage.TYPE_COMPLETE, applies_to=0, results_in=self._sequence)
+        heads = [head.SerializeToString()] * len(parts)
+        head.last_part = True
+        heads[-1] = head.SerializeToString()
+        return [one + part for one, part in zip(heads, parts, strict=True)]
 
-    def incremental(self, changes: Sequence[AssignmentChange]) -> list[AssignmentsMessage]:
+    def incremental(self, changes: Sequence[Encoded]) -> list[bytes]:
         """Each message leads from the state before to the next; none for no changes."""
         messages = []
         for part in self._parts(changes) if changes else ():
-            messages.append(
-                AssignmentsMessage(
-                    type=AssignmentsMessage.TYPE_INCREMENTAL,
-                    applies_to=self._sequence,
-                    results_in=self._sequence + 1,
-                    changes=part,
-                    last_part=True,
-                )
+            head = AssignmentsMessage(
+                type=AssignmentsMessage.TYPE_INCREMENTAL,
+                applies_to=self._sequence,
+                results_in=self._sequence + 1,
+                last_part=True,
             )
+            messages.append(head.SerializeToString() + part)
             self._sequence += 1
         return messages
 
-    def _parts(self, changes: Sequence[AssignmentChange]) -> Iterator[list[AssignmentChange]]:
-        part: list[AssignmentChange] = []
+    def _parts(self, changes: Sequence[Encoded]) -> Iterator[bytes]:
+        """The field ``changes`` as it is encoded: what is put behind a message belongs to it."""
+        part: list[bytes] = []
         size_bytes = 0
         for change in changes:
-            change_bytes = change.ByteSize() + 8  # tag and length
-            if part and size_bytes + change_bytes > self._size_bytes_max:
-                yield part
+            if part and size_bytes + len(change) > self._size_bytes_max:
+                yield b"".join(part)
                 part, size_bytes = [], 0
-            part.append(change)
-            size_bytes += change_bytes
-        yield part
+            part += (_CHANGES_TAG, _varint(len(change)), change)
+            size_bytes += len(change) + 8
+        yield b"".join(part)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -14,11 +14,11 @@ from proto.task_states import state_name
 log = structlog.get_logger(__name__)
 
 
-def tell_sent(node_id: str, message: AssignmentsMessage) -> None:
-    """A message with tasks has gone out to their node."""
+def tell_sent(node_id: str, message: bytes) -> None:
+    """A message with tasks, an ``AssignmentsMessage``, has gone out to their node."""
     if not log.is_enabled_for(logging.DEBUG):
         return
-    for change in message.changes:
+    for change in AssignmentsMessage.FromString(message).changes:
         if change.kind != AssignmentKind.ASSIGNMENT_KIND_TASK:
             continue
         if change.HasField("task"):

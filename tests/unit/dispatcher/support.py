@@ -21,7 +21,7 @@ from manager.store import Store, Working
 from pki.certificates import Identity, Role
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest, StatusReport, TaskStatusUpdate
-from proto.dispatcher_pb2_grpc import DispatcherStub, add_DispatcherServicer_to_server
+from proto.dispatcher_pb2_grpc import DispatcherStub
 from proto.objects_pb2 import Cluster, Machine, Node, NodeDescription, SpecVersion, Task, TaskState, TaskStatus
 from proto.specs_pb2 import NodeAvailability, NodeRole, ServiceSpec
 from tests.unit.agent.fakes import FakeExecutor
@@ -136,7 +136,7 @@ class Manager:
             ),
             monotonic=lambda: time.monotonic() + self._ahead_s,
         )
-        add_DispatcherServicer_to_server(self.dispatcher, self._server)
+        self._server.add_generic_rpc_handlers((self.dispatcher.handler(),))
         port = self._server.add_insecure_port(f"unix:{self._socket}" if self._socket else "127.0.0.1:0")
         self.addr = self.leader_addr = f"unix:{self._socket}" if self._socket else f"127.0.0.1:{port}"
         await self._server.start()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manager.dispatcher.assignments import AssignmentSet, Key, MessagePacker
+from manager.dispatcher.assignments import AssignmentSet, Key, MessagePacker, SharedChanges
 from manager.store import CONFIGS, KINDS, SECRETS, SPEC_VERSIONS, TASKS, StoredObject, View
 from manager.store.kinds import AnyKind
+from manager.store.kinds.kind import Assigned
 from manager.store.views import empty_state
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import Config, NetworkAttachment, Secret, SpecVersion, TaskState, Version
@@ -51,10 +54,10 @@ def make_state() -> State:
     return state
 
 
-def kinds(changes: Iterable[AssignmentChange]) -> list[str]:
+def kinds(changes: Iterable[bytes]) -> list[str]:
     """``secret s1``, ``task t1``, ``-task t1``, in order."""
     words = []
-    for change in changes:
+    for change in map(AssignmentChange.FromString, changes):
         name = AssignmentKind.Name(change.kind).removeprefix("ASSIGNMENT_KIND_").lower()
         content = change.WhichOneof("object")
         assert content in (None, name)
@@ -117,16 +120,62 @@ def test_a_changed_secret_is_sent_to_its_users_only() -> None:
 def test_large_sets_are_cut_and_say_where_they_end() -> None:
     packer = MessagePacker(size_bytes_max=1000)
     changes = [change_of(make_task(f"t{number}", "n1")) for number in range(50)]
-    messages = packer.complete(changes)
+    encoded = [change.SerializeToString() for change in changes]
+    messages = decoded(packer.complete(encoded))
     assert len(messages) > 1
     assert [message.last_part for message in messages] == [False] * (len(messages) - 1) + [True]
     assert all(message.ByteSize() < 1100 for message in messages)
     assert [change for message in messages for change in message.changes] == changes
-    increments = packer.incremental(changes)
+    increments = decoded(packer.incremental(encoded))
     assert increments[0].applies_to == messages[-1].results_in
     assert all(one.results_in == two.applies_to for one, two in itertools.pairwise(increments))
     assert packer.incremental([]) == []
     assert len(MessagePacker().complete([])) == 1
+    (large,) = decoded(packer.incremental([change_of(make_task("t" * 300_000, "n1")).SerializeToString()]))
+    assert len(large.changes[0].id) == 300_000
+
+
+def test_what_several_nodes_need_is_encoded_once_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, shared, made = make_state(), SharedChanges(), list[str]()
+    change = Assigned.change
+
+    def counted(self: Assigned[Any], obj: StoredObject) -> AssignmentChange:
+        made.append(obj.id)
+        return change(self, obj)
+
+    monkeypatch.setattr(Assigned, "change", counted)
+    nodes = [f"n{number}" for number in range(10)]
+    state.put(*(make_task(f"t-{node_id}", node_id, service_id="db") for node_id in nodes))
+    agents = [AssignmentSet(node_id, shared=shared) for node_id in nodes]
+    for known in agents:
+        assert len(known.complete(state.view)) == 4
+    assert sorted(made) == ["c1", "db.1", "s1"]
+    state.put(Secret(id="s1", version=Version(index=2)))
+    for known in agents:
+        assert kinds(known.update([], [(SECRETS, "s1")], state.view)) == ["secret s1"]
+    assert sorted(made) == ["c1", "db.1", "s1", "s1"]
+
+
+def test_what_is_kept_encoded_is_bounded() -> None:
+    shared = SharedChanges(size_bytes_max=1000)
+    for number in range(100):
+        data = b"x" * 300
+        config = Config(id=f"c{number}", version=Version(index=1))
+        config.spec.data = data
+        assert data in shared.encoded(CONFIGS, config)
+        assert shared.encoded(CONFIGS, config) is shared.encoded(CONFIGS, config)
+    assert sum(len(change) for _, change in shared._known.values()) == shared._size_bytes <= 1000
+    shared.forget((CONFIGS, "c99"))
+    assert (CONFIGS, "c99") not in shared._known
+    assert sum(len(change) for _, change in shared._known.values()) == shared._size_bytes
+    giant = Config(id="giant", version=Version(index=1))
+    giant.spec.data = b"x" * 5000
+    assert len(shared.encoded(CONFIGS, giant)) > 5000
+    assert shared._size_bytes <= 1000
+
+
+def decoded(messages: Iterable[bytes]) -> list[AssignmentsMessage]:
+    return [AssignmentsMessage.FromString(message) for message in messages]
 
 
 STATES = [TaskState.TASK_STATE_PENDING, TaskState.TASK_STATE_ASSIGNED, RUNNING, FAILED]
@@ -153,7 +202,7 @@ def test_an_agent_that_follows_the_stream_knows_what_a_new_one_is_told(
     """Increments, cut into messages, through the agent's own code, lead to the same as a complete set."""
     stored, known = make_state(), AssignmentSet("n1")
     packer, agent = MessagePacker(size_bytes_max=150), ReceivedAssignments("n1")
-    messages: list[AssignmentsMessage] = packer.complete(known.complete(stored.view))
+    messages = packer.complete(known.complete(stored.view))
     for batch in batches:
         touched: list[str] = []
         keys: list[Key] = []
@@ -164,10 +213,10 @@ def test_an_agent_that_follows_the_stream_knows_what_a_new_one_is_told(
             else:
                 stored.drop(TASKS, task_id)
         messages += packer.incremental(known.update(touched, keys, stored.view))
-    for message in messages:
+    for message in decoded(messages):
         agent.apply(message)
     fresh = ReceivedAssignments("n1")
-    for message in MessagePacker().complete(AssignmentSet("n1").complete(stored.view)):
+    for message in decoded(MessagePacker().complete(AssignmentSet("n1").complete(stored.view))):
         fresh.apply(message)
     assert set(agent.contents.tasks) == set(fresh.contents.tasks)
     assert {task.id: task.desired_state for task in agent.contents.tasks.values()} == {

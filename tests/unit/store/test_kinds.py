@@ -41,7 +41,7 @@ from manager.store import (
     View,
 )
 from manager.store.kinds import Assigned, Reference
-from proto.dispatcher_pb2 import AssignmentKind
+from proto.dispatcher_pb2 import AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import Config, Node, Secret, SpecVersion, Task
 from proto.specs_pb2 import ServiceSpec
 from tests.unit.dispatcher.support import make_task
@@ -176,7 +176,7 @@ async def test_an_agent_gets_what_its_tasks_need_of_it(store: Store) -> None:
     sent, packer, received = AssignmentSet("n1", TOYS), MessagePacker(), ReceivedAssignments("n1")
 
     for message in packer.complete(sent.complete(store.view)):
-        received.apply(message)
+        received.apply(AssignmentsMessage.FromString(message))
     held = received.contents.of(Config)
     assert set(held) == {"id-lamp"}
     assert held["id-lamp"] == _without_data(store.view.of(GADGETS).find("lamp"))
@@ -192,12 +192,12 @@ async def test_an_agent_gets_what_its_tasks_need_of_it(store: Store) -> None:
     changed.version.CopyFrom(store.view.of(GADGETS).find("lamp").version)
     await store.update(lambda working: working.update(changed))
     for message in packer.incremental(sent.update([], [(GADGETS, "id-lamp")], store.view)):
-        received.apply(message)
+        received.apply(AssignmentsMessage.FromString(message))
     assert received.contents.of(Config)["id-lamp"].spec.labels == {"colour": "green"}
 
     await store.update(lambda working: working.remove(working.tasks.find("t1")))
     for message in packer.incremental(sent.update(["t1"], [], store.view)):
-        received.apply(message)
+        received.apply(AssignmentsMessage.FromString(message))
     assert received.contents.keys() == set()
 
 
