@@ -26,6 +26,7 @@ import structlog
 
 from base.backoff import Backoff
 from base.files import lock_file, make_public_folder, open_lock_file
+from base.grpc_events import take_all_events
 from base.machine import BOOTS_FILE, known_boots, this_machine
 from base.tasks import unless
 from base.unix_rpc import UnixServer
@@ -261,6 +262,7 @@ class _Manager:
 
     async def run(self) -> None:
         """From start to stop. Raises what ended the manager, if it did not end by SIGTERM."""
+        take_all_events()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
