@@ -308,6 +308,27 @@ def test_who_is_found_dead_as_its_time_is_up_is_told_of_once() -> None:
     assert suspicions.tick(1.0 + GRACE_S).dead == ["n1"]
 
 
+def test_an_answer_elsewhere_that_comes_before_the_verdict_saves() -> None:
+    suspicions = watching("n1", "n2", "n3")
+    close(suspicions, "n1", 1.0)
+    look = only_look(suspicions, 1.0)
+    suspicions.silent(look, 3.0)
+    suspicions.elsewhere(look, answered=True)
+    assert suspicions.tick(3.0).dead == []
+
+
+def test_a_manager_is_cut_off_for_as_long_as_many_are_reached_by_others_alone() -> None:
+    suspicions = watching(*EIGHT)
+    for node_id in ("n1", "n2"):
+        suspicions.quiet(node_id, 1.0)
+    for look in suspicions.tick(1.0).looks:
+        suspicions.elsewhere(look, answered=True)
+        suspicions.silent(look, 3.0)
+    assert suspicions.tick(3.0).is_cut_off
+    suspicions.heard("n2")
+    assert not suspicions.tick(3.0).is_cut_off
+
+
 def test_silence_elsewhere_alone_kills_nobody() -> None:
     suspicions = watching("n1", "n2", "n3")
     close(suspicions, "n1", 1.0)

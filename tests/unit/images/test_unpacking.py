@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import threading
@@ -153,7 +154,8 @@ async def test_what_a_start_cannot_clean_is_passed_over(tmp_path: Path, monkeypa
     first = Snapshots(tmp_path)
     first.open()
     first.close()
-    for name in ("tmp/left", "tmp/other", "layers/0123456789abcdef01234567"):
+    stuck = "layers/fedcba9876543210fedcba98"
+    for name in ("tmp/left", "tmp/other", "layers/0123456789abcdef01234567", stuck):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     removed, tried = list[Path](), list[Path]()
@@ -164,7 +166,15 @@ async def test_what_a_start_cannot_clean_is_passed_over(tmp_path: Path, monkeypa
             raise PermissionError(1, "Operation not permitted", str(path))
         removed.append(path)
 
+    rename = Path.rename
+
+    def busy(path: Path, target: Path) -> Path:
+        if path.name == Path(stuck).name:  # somebody mounted something there
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(path, target)
+
     monkeypatch.setattr(snapshots, "remove_tree", refusing)
+    monkeypatch.setattr(Path, "rename", busy)
     second = Snapshots(tmp_path)
     second.open()
     second.close()
@@ -172,3 +182,4 @@ async def test_what_a_start_cannot_clean_is_passed_over(tmp_path: Path, monkeypa
     assert len(removed) >= 2
     assert (tmp_path / "tmp/left/file").exists()
     assert not (tmp_path / "layers/0123456789abcdef01234567").exists()
+    assert (tmp_path / stuck / "file").exists()
