@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manager.store.encoding import encode_create, encode_removal, encode_update
 from manager.store.errors import (
@@ -43,12 +43,27 @@ class View:
     configs: Table[Config]
 
     def __init__(self, kinds: Kinds, rows: Mapping[str, Rows[Any]]) -> None:
-        self._tables: dict[AnyKind, Table[Any]] = {kind: kind.table(rows[kind.name]) for kind in kinds}
-        vars(self).update((kind.plural, table) for kind, table in self._tables.items())
+        self._kinds, self._all_rows = kinds, rows
+        self._tables: dict[AnyKind, Table[Any]] = {}
 
     def of(self, kind: Kind[T]) -> Table[T]:
         """The table of a kind."""
-        return self._tables[kind]
+        table = self._tables.get(kind)
+        if table is None:
+            if self._kinds.named(kind.name) is not kind:
+                raise KeyError(kind.name)
+            table = self._tables[kind] = kind.table(self._all_rows[kind.name])
+        return table
+
+    if not TYPE_CHECKING:  # for a type checker the tables are those above, and no other name will do
+
+        def __getattr__(self, plural: str) -> Table[Any]:
+            """A table, made when it is first asked for: most transactions are about one or two kinds."""
+            for kind in vars(self).get("_kinds", ()):
+                if kind.plural == plural:
+                    table = vars(self)[plural] = self.of(kind)
+                    return table
+            raise AttributeError(f"a view has no {plural}")
 
     def missing(self, kind: Kind[T], obj: T) -> Iterator[tuple[AnyKind, str]]:
         """What ``obj`` of that kind names and is not there under that ID and that name: its kind, and the name."""
@@ -68,6 +83,18 @@ class View:
         return cluster
 
 
+class _Layers(dict[str, LayeredRows[Any]]):
+    """The layer over each kind's rows, by its name, made when it is first used."""
+
+    def __init__(self, committed: Committed) -> None:
+        super().__init__()
+        self._committed = committed
+
+    def __missing__(self, name: str) -> LayeredRows[Any]:
+        layered = self[name] = LayeredRows(self._committed[name])
+        return layered
+
+
 class Layer(View):
     """What a transaction has written so far, over the committed state; every check of it. Reads see both.
 
@@ -76,8 +103,7 @@ class Layer(View):
     """
 
     def __init__(self, kinds: Kinds, committed: Committed) -> None:
-        self._kinds = kinds
-        self._rows: dict[str, LayeredRows[Any]] = {name: LayeredRows(rows) for name, rows in committed.items()}
+        self._rows = _Layers(committed)
         super().__init__(kinds, self._rows)
 
     def put_new(self, kind: AnyKind, obj: StoredObject) -> None:
@@ -124,9 +150,11 @@ class Layer(View):
 
     def merge(self) -> Iterator[tuple[AnyKind, str, StoredObject | None, StoredObject | None]]:
         """Move what is written into the committed state; yields (kind, ID, old, new) of each object that changed."""
-        for layered in self._rows.values():
-            for object_id, old, new in layered.merge():
-                yield layered.kind, object_id, old, new
+        for kind in self._kinds:
+            layered = self._rows.get(kind.name)
+            if layered is not None:
+                for object_id, old, new in layered.merge():
+                    yield kind, object_id, old, new
 
     def clear(self) -> None:
         """Forget everything written."""
