@@ -17,6 +17,7 @@ from pathlib import Path
 
 from api.options import parse_options
 from api.startup import LOG_LEVEL_VARIABLE, UMASK, StartError, configure_logging, limit_arenas, own_state
+from base import looked_into
 from base.files import make_public_folder
 
 RUN_MODE = 0o711
@@ -56,6 +57,7 @@ def main() -> None:
     # Links in them are followed once and here: runc takes no path with a link, and mounts are found by their real one.
     options.state, options.run = os.path.realpath(options.state), os.path.realpath(options.run)
     gc.disable()
+    looked_into.answer()
     os.umask(UMASK)
     try:
         from runtime.system import check_host

@@ -24,6 +24,8 @@ import traceback
 from asyncio.subprocess import DEVNULL
 from collections.abc import Callable, Sequence
 
+from base import looked_into
+
 FRAME_SIZE_BYTES_MAX = 128 * 1024
 _REAP_AFTER_S = 1.0
 _WARM, _START = b"w", b"s"
@@ -204,6 +206,7 @@ def _become(connection: socket.socket, inherited: list[int], target: Callable[[b
 
 def main() -> None:
     """``python -m worker.membership.zygote MODULE:FUNCTION DESCRIPTOR``: a zygote made by a new interpreter."""
+    looked_into.answer()
     target, descriptor = sys.argv[1:]
     _serve(socket.socket(fileno=int(descriptor)), target)
 
