@@ -102,6 +102,10 @@ def server_options() -> list[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        # Else each heartbeat is answered by a ping that measures the line's bandwidth, and that by the node. A window that
+        # holds a report of statuses serves as well.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 256 * 1024),
         ("grpc.max_connection_age_ms", 3_600_000),  # the next call makes a new handshake; open streams go on
         ("grpc.max_concurrent_streams", STREAMS_MAX),
         ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Sequence
 from functools import partial
 
+from manager.dispatcher.looking import Answer
 from manager.dispatcher.session import AgentSession
+from manager.dispatcher.watching import Lookout, LookTarget, NodeWatch
 from proto.objects_pb2 import Node
 from tests.unit.dispatcher.support import Manager, leading_manager, make_node
 from tests.waiting import until
+
+
+async def nobody(host: str, port: int, *, within_s: float = 1.0) -> Answer:
+    return Answer.UNABLE
+
+
+async def no_answers(hosts: Sequence[LookTarget]) -> dict[str, bool]:
+    return {}
+
+
+async def nothing() -> None:
+    pass
 
 
 async def quiet_session(manager: Manager) -> AgentSession:
@@ -41,3 +58,21 @@ async def test_a_manager_that_comes_moves_or_goes_wakes_every_session() -> None:
             await manager.edit("nodes", "n2", partial(move, address))
             assert session.message_due.is_set()
             session.message_due.clear()
+
+
+async def test_nodes_that_are_due_one_after_the_other_are_judged_together() -> None:
+    told: list[Sequence[str]] = []
+
+    async def on_dead(node_ids: Sequence[str]) -> None:
+        told.append(node_ids)
+
+    lookout = Lookout(look_at=nobody, ask_others=no_answers, hand_over=nothing, port=1)
+    watch = NodeWatch({}, lookout, on_dead=on_dead, monotonic=time.monotonic)
+    names = {f"n{number}" for number in range(100)}
+    for number, name in enumerate(sorted(names)):
+        watch.expect(name, within_s=0.1 + number / 1000, period_s=5.0)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(watch.run())
+        await until(lambda: {name for some in told for name in some} == names)
+        running.cancel()
+    assert len(told) <= 4, "a look at all times a node"
