@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import time
 from pathlib import Path
 
 from tests.bench.scale.cluster import ScaleTestbed
 from tests.bench.scale.rows import DEADLINE_S, ROWS, Bench
+
+REFERENCE = json.loads((Path(__file__).parent / "scale" / "docker_20_10.json").read_text())
+"""Docker's figures under simulated agents of its own protocol, taken once on two cores of the same class; not of this run."""
 
 
 def parse() -> argparse.Namespace:
@@ -38,7 +42,12 @@ def parse() -> argparse.Namespace:
 
 
 def show(row: str, figures: dict[str, float]) -> None:
-    print(f"{row:24}" + "  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+    reference: dict[str, float] = REFERENCE.get(row, {})
+    told = (
+        f"{name} {value:.4g}" + (f" (Docker 20.10: {reference[name]:g})" if name in reference else "")
+        for name, value in figures.items()
+    )
+    print(f"{row:24}" + "  ".join(told), flush=True)
 
 
 def measure_rows(options: argparse.Namespace, nodes: int, rows: list[str]) -> list[str]:
