@@ -158,12 +158,12 @@ class ScaleTestbed(Testbed):
             yield
             return
         (pid,) = self.managers()
-        os.kill(pid, signal.SIGUSR2)
+        os.kill(pid, signal.SIGRTMIN)
         try:
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR2)
+                os.kill(pid, signal.SIGRTMIN)
             written = self._profile / f"{_inner_pid(pid)}.stacks"
             wait_until(written.exists, "the profile is written", deadline_s=30)
             shutil.move(written, self._profile / f"{name}.stacks")

@@ -1,4 +1,4 @@
-"""``swarmd`` with a sampler: SIGUSR2 begins and ends a profile of the process that gets it, the manager's say.
+"""``swarmd`` with a sampler: SIGRTMIN begins and ends a profile of the process that gets it, the manager's say.
 
 Run as ``python -m tests.bench.scale.profiled PATH-OF-SWARMD OPTIONS...``; profiles go to the folder that
 SWARM_BENCH_PROFILES names, as ``PID.stacks``: a line a stack, "frame;frame;frame milliseconds" as flame graphs are made
@@ -70,7 +70,7 @@ def main() -> None:
         else:
             running.append(Sampler())
 
-    signal.signal(signal.SIGUSR2, toggle)  # forked processes inherit it
+    signal.signal(signal.SIGRTMIN, toggle)  # forked processes inherit it
     sys.argv = sys.argv[1:]
     from api.swarmd import main as swarmd
 
