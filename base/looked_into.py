@@ -18,6 +18,6 @@ def answer() -> None:
 
     They are handled, not ignored: what is started by exec (runc, a container) has their default again.
     """
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     for number in NOTHING_TO_DO:
         signal.signal(number, lambda number, frame: None)

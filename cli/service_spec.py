@@ -160,15 +160,21 @@ MAPS: Mapping[str, tuple[str, ...]] = {
 
 
 def settle_capabilities(spec: Spec, add: Sequence[str], drop: Sequence[str]) -> None:
-    """Add and drop capabilities of an update, as Docker's command does.
+    """Add and drop capabilities, as Docker's command does.
 
-    Adding what was dropped takes that back, and the reverse; of what is added and dropped at once, adding counts.
-    ``RESET`` forgets those that were added, or dropped, before.
+    Of a service without any, what is given counts (``values.capabilities``). Of one that has some, adding what was dropped
+    takes that back, and the reverse; of what is added and dropped at once, adding counts. ``RESET`` forgets those that were
+    added, or dropped, before.
     """
     if not add and not drop:
         return
     paths = (*_CONTAINER, "CapabilityAdd"), (*_CONTAINER, "CapabilityDrop")
     olds = [{values.capability(name) for name in at(spec, path) or ()} for path in paths]
+    if not any(olds):
+        for path, names in zip(paths, values.capabilities(add, drop), strict=True):
+            if names:
+                put(spec, path, names)
+        return
     wanted = [{values.capability(text) for text in texts} for texts in (add, drop)]
     added, dropped = (set() if values.RESET in words else set(old) for old, words in zip(olds, wanted, strict=True))
     more, less = (words - {values.RESET} for words in wanted)
