@@ -19,7 +19,7 @@ from manager.model.transitions import with_desired
 from manager.orchestrator.inputs import Judging, ServiceInputs
 from manager.orchestrator.restart import SlotRules, is_finished, reconcile_slot
 from manager.orchestrator.slots import SETTLED, Slot, SlotFacts
-from manager.orchestrator.standing import judge
+from manager.orchestrator.standing import by_version, judge
 from manager.orchestrator.update import advance
 from proto.objects_pb2 import TASK_STATE_RUNNING, TASK_STATE_SHUTDOWN, Node, Service, Task
 from proto.specs_pb2 import NODE_AVAILABILITY_PAUSE
@@ -81,7 +81,9 @@ def facts_of(by: Judging, node_id: Slot, tasks: Sequence[Task]) -> SlotFacts | N
         misplaced = takes_tasks and not is_finished(tasks, by.spec_of, GLOBAL)
     # Nothing is updated on a node that is paused, or that the service is to leave.
     standing, until = judge(by, tasks, live) if takes_tasks and tasks else (SETTLED, None)
-    return SlotFacts(occupied=bool(live), misplaced=misplaced, standing=standing, until=until)
+    return SlotFacts(
+        occupied=bool(live), misplaced=misplaced, standing=standing, by_version=by_version(by, live), until=until
+    )
 
 
 def reconcile(inputs: ServiceInputs) -> Outcome:

@@ -5,7 +5,7 @@ Source: swarmkit ``manager/orchestrator/replicated``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from manager.model.actions import CreateTask, Outcome, UpdateTask
@@ -17,7 +17,7 @@ from manager.model.transitions import InvariantError, with_desired
 from manager.orchestrator.inputs import Judging, ServiceInputs
 from manager.orchestrator.restart import SlotRules, is_finished, reconcile_slot
 from manager.orchestrator.slots import Slot, SlotFacts
-from manager.orchestrator.standing import judge
+from manager.orchestrator.standing import by_version, judge
 from manager.orchestrator.update import advance
 from proto.objects_pb2 import TASK_STATE_REMOVE, TASK_STATE_RUNNING, Task
 
@@ -26,20 +26,22 @@ def reconcile(inputs: ServiceInputs) -> Outcome:
     """Bring the slots of a replicated service to its replica count, and its update a step further."""
     slots, outcome = inputs.slots, Outcome()
     wanted = replicas(inputs.service.spec)
-    for slot in islice(slots.to_clear, inputs.limit):
-        _remove(inputs, slot, outcome)
     surplus = slots.occupied - wanted
+    filled = set(slots.free(min(max(-surplus, 0), inputs.limit)))
+    # One that is filled keeps its history.
+    for slot in islice((slot for slot in slots.to_clear if slot not in filled), inputs.limit):
+        _remove(inputs, slot, outcome)
     if surplus > 0:
         for slot in slots.leaving(min(surplus, inputs.limit)):
             _remove(inputs, slot, outcome)
         # The update is not to touch slots that go; the next look does not see them any more.
         outcome.look_at_service = True
         return outcome
-    filled = _fill(inputs, -surplus, outcome)
+    _fill(inputs, sorted(filled), outcome)
     update = advance(inputs)
     outcome.groups.extend(update.groups)
     outcome.wait_until(update.deadline)
-    outcome.look_at_service = update.look_at_service or filled < -surplus or len(slots.to_clear) > inputs.limit
+    outcome.look_at_service = update.look_at_service or len(filled) < -surplus or len(slots.to_clear) > inputs.limit
     return outcome
 
 
@@ -73,6 +75,7 @@ def facts_of(by: Judging, slot: Slot, tasks: Sequence[Task]) -> SlotFacts | None
         runs=any(task.status.state == TASK_STATE_RUNNING for task in live),
         node_id=relevant[0].node_id if len(relevant) == 1 else "",
         standing=standing,
+        by_version=by_version(by, live),
         until=until,
     )
 
@@ -81,14 +84,11 @@ def _has_finished(tasks: Sequence[Task], spec_of: SpecOf) -> bool:
     return is_finished(tasks, spec_of, REPLICATED)
 
 
-def _fill(inputs: ServiceInputs, missing: int, outcome: Outcome) -> int:
-    """Create tasks in the lowest free slots; returns how many."""
-    free = inputs.slots.free(min(missing, inputs.limit))
+def _fill(inputs: ServiceInputs, free: Iterable[int], outcome: Outcome) -> None:
     for slot in free:
         task_id = inputs.new_id()
         task = new_task(inputs.service, task_id=task_id, now=inputs.now, slot=slot, desired=TASK_STATE_RUNNING)
         outcome.add(CreateTask(task))
-    return len(free)
 
 
 def _remove(inputs: ServiceInputs, slot: Slot, outcome: Outcome) -> None:

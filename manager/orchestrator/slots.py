@@ -4,8 +4,8 @@ A slot is judged from its tasks (``SlotFacts``), and again when one of them chan
 judgement names, or when what it is judged by changes: the spec, the update, the slot's node. The service is looked at by
 what the facts add up to: how many slots are occupied, which are stale, how many are at work.
 
-Nothing here is a source of anything. It is all derived, and can be thrown away at any time; ``of`` the same tasks, at the
-same time, it is the same (``tests/property/test_reconcile.py`` compares).
+Nothing here is a source of anything. It is all derived, and can be thrown away at any time; from the same tasks at the same
+time it comes out the same (``tests/property/test_reconcile.py`` compares).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count
 
 from manager.model.ordered import Ordered
 
@@ -69,6 +68,7 @@ class SlotFacts:
         to_clear: it is not occupied, and there are tasks of it that are still to be removed.
         misplaced: of a global service: its node wants a task and has none, or the other way round.
         standing: where it stands in the update.
+        by_version: the number of the spec's version had a part in it, and not its content alone.
         until: seconds since the epoch at which it is to be judged again though nothing changes, or None.
     """
 
@@ -78,12 +78,14 @@ class SlotFacts:
     to_clear: bool = False
     misplaced: bool = False
     standing: Standing = SETTLED
+    by_version: bool = False
     until: float | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether another version of the spec that asks for the same of tasks leaves it as it is."""
-        return self.occupied and not self.misplaced and self.until is None and self.standing is SETTLED
+        by_content = self.standing is SETTLED and not self.by_version
+        return self.occupied and not self.misplaced and self.until is None and by_content
 
 
 class Slots:
@@ -91,7 +93,7 @@ class Slots:
     Attributes:
         occupied: how many are.
         stale: the stale ones, in the order in which they are to be updated.
-        doubled, to_clear, misplaced, late: the slots that are, in the order in which that was found.
+        doubled, to_clear, misplaced, late: the slots that are, in the order in which they were judged.
         mixed: how many have old and new tasks together, those in ``doubled`` included.
         at_work, under_way: how many are.
     """
@@ -218,12 +220,11 @@ class Slots:
         while self._is_occupied(beyond):
             beyond += 1
         self._next_free = beyond
-        for slot in count(beyond):
-            if len(found) >= wanted:
-                return found
-            if not self._is_occupied(slot):
-                found.append(slot)
-        raise AssertionError("unreachable")
+        while len(found) < wanted:
+            if not self._is_occupied(beyond):
+                found.append(beyond)
+            beyond += 1
+        return found
 
     def _is_occupied(self, slot: int) -> bool:
         facts = self._facts.get(slot)

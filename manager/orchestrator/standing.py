@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from manager import constants
 from manager.model.modes import mode_of
 from manager.model.tasks import age_key, changed_at, has_ended, is_live, newest, running_since
 from manager.model.times import from_timestamp, is_ahead
@@ -47,6 +48,8 @@ def judge(by: Judging, tasks: Sequence[Task], live: Sequence[Task]) -> tuple[Sta
                 under_way |= belongs
                 until = _earlier(until, late_at)
         elif belongs:
+            if is_ahead(decided_at, by.now):
+                until = _earlier(until, _no_longer_ahead(decided_at))
             if goes_on(by, decided_at, _wait_s(by)):
                 at_work, until = True, _earlier(until, decided_at + _wait_s(by))
             if not stranded and goes_on(by, decided_at, watch_s(by)):
@@ -83,6 +86,17 @@ def goes_on(by: Judging, since: float, wait_s: float) -> bool:
     return by.now < since + wait_s and not is_ahead(since, by.now)
 
 
+def _no_longer_ahead(since: float) -> float:
+    """When a clock that was set back comes to where ``goes_on`` waits again."""
+    return since - constants.CLOCK_SKEW_S_MAX
+
+
+def by_version(by: Judging, live: Sequence[Task]) -> bool:
+    """Whether the number of the present version has a part in where a slot stands, and not its content alone: whether what
+    was tried of it failed for good, or was restarted."""
+    return len(live) > 1 or any(is_dirty(by, task) for task in live)
+
+
 def to_keep(by: Judging, live: Sequence[Task]) -> Task:
     """The task of a slot of old and new ones that is to stay."""
     clean = sorted((task for task in live if not is_dirty(by, task)), key=age_key)
@@ -115,7 +129,7 @@ def _kind(by: Judging, tasks: Sequence[Task], live: Sequence[Task]) -> tuple[Kin
         return Kind.MIXED, None
     if goes_on(by, since, by.rules.stay_up_s):
         return Kind.MIXED, since + by.rules.stay_up_s
-    return Kind.DOUBLED, None
+    return Kind.DOUBLED, _no_longer_ahead(since) if is_ahead(since, by.now) else None
 
 
 def _order(live: Sequence[Task]) -> int:

@@ -6,10 +6,9 @@ again when it is refused. So a judgement is always of what the reader at hand se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from manager import constants
 from manager.model.defaults import UpdateRules
 from manager.model.dirty import Difference, DirtyCheck
 from manager.model.inputs import SpecOf
@@ -51,32 +50,30 @@ class _Kept:
 
     Attributes:
         service: as its slots were judged by; None before the first time.
-        all_same: no task of it was dirty, of whichever version.
+        specs_differ: how each version of its spec differs from that one.
     """
 
     per_node: bool
     slots: Slots = field(default_factory=Slots)
     service: Service | None = None
     basis: _Basis | None = None
-    differences: dict[int, Difference] = field(default_factory=dict)
-    all_same: bool = False
+    specs_differ: dict[int, Difference] = field(default_factory=dict)
     judged_at: float = 0.0
 
-    def follow(self, service: Service, check: DirtyCheck, by: Judging, versions: Iterable[int]) -> bool:
-        """The service is this now; returns whether all its slots have to be judged again, those that need be are doubted."""
+    def follow(self, service: Service, check: DirtyCheck, by: Judging) -> bool:
+        """The service is this now. Returns whether all its slots have to be judged again; else those that do are doubted."""
         constraints = tuple(service.spec.task_template.placement.constraints) if self.per_node else ()
         basis = _Basis(by.rules, service.rollout.spec_version, constraints)
         before, self.service, self.basis = (self.service, self.basis), service, basis
         was, was_by = before
         if was is None or was_by is None:
-            self.all_same = all(map(check.is_same, versions))
             return True
         if was.spec_version == service.spec_version:
             return basis != was_by
-        were_same, self.all_same = self.all_same, all(map(check.is_same, versions))
-        if not (were_same and self.all_same and constraints == was_by.constraints):
+        if not check.is_same(was.spec_version) or constraints != was_by.constraints:
             return True
-        # Another number of replicas, other labels: no task is of the new version yet that an update could wait for.
+        # Another number of replicas, other labels: what was dirty is, and no task is of the new version yet that an update
+        # could wait for.
         self.slots.doubt_special()
         return False
 
@@ -98,13 +95,12 @@ class KeptSlots:
         if kept is None:
             kept = self._services[service.id] = _Kept(mode.per_node)
         if kept.service is None or kept.service.spec_version != service.spec_version:
-            kept.differences = {}
-        check = DirtyCheck(service, view.spec_versions, kept.differences)
+            kept.specs_differ = {}
+        check = DirtyCheck(service, view.spec_versions, kept.specs_differ)
         by = Judging.of(service, check, view.nodes, spec_of, now)
-        everything = now < kept.judged_at - constants.CLOCK_SKEW_S_MAX
+        everything = now < kept.judged_at  # the clock was set back: waits that were over may go on
         if service is not kept.service:
-            versions = [each.spec_version for each in view.spec_versions.by_service(service.id)]
-            everything |= kept.follow(service, check, by, versions)
+            everything |= kept.follow(service, check, by)
         if everything:
             kept.slots.doubt(kept.slots)
             kept.slots.doubt(_all_slots(service, view, per_node=mode.per_node))
@@ -137,7 +133,10 @@ class KeptSlots:
         self._services.pop(service_id, None)
 
     def differences(self, view: View, now: float) -> Iterator[str]:
-        """In what they are not as they are when they are derived from ``view`` anew, to be read by people."""
+        """In what they are not as they are when they are derived from ``view`` anew, to be read by people.
+
+        Every slot is judged for it that had to be.
+        """
         spec_of = spec_in(view)
         for service_id in list(self._services):
             service = view.services.get(service_id)

@@ -148,7 +148,13 @@ class Known:
         assert task is not None
         self.slots.task_changed(task)
         service = self._store.view.services.get(task.service_id)
-        if service is None or rollout.is_under_way(service) or (service.pending_delete and new is None):
+        if (
+            service is None
+            or rollout.is_under_way(service)
+            # An update that is complete and has stale slots again (a node that was paused) goes on task by task, too.
+            or rollout.belongs(service, task)
+            or (service.pending_delete and new is None)
+        ):
             self.agenda.mark(ServiceKey(task.service_id))
         if new is None or not self._is_as_it_should_be(new, service):
             self.agenda.mark(slot_key(task, service))
@@ -227,7 +233,8 @@ class Known:
             self.per_node_services.pop(service.id, None)
         if new is None:
             self.slots.forget(service.id)
-        elif new.pending_delete and old is not None and not old.pending_delete:
+        elif old is not None and (new.pending_delete, _attempts(new)) != (old.pending_delete, _attempts(old)):
+            # Its tasks go, or another number of them is kept in each slot.
             self._see_to_slots_of(self._store.view.tasks.by_service(new.id))
         self.agenda.mark(ServiceKey(service.id))
 
@@ -285,6 +292,10 @@ class Known:
         if service is not None and service.spec_version == task.spec_version:
             return read_needs(service.spec)
         return NOTHING_NEEDED
+
+
+def _attempts(service: Service) -> int:
+    return service.spec.task_template.restart_policy.max_attempts
 
 
 def _is_progress(old: Task, new: Task) -> bool:

@@ -67,6 +67,9 @@ class Machine:
         except StoreError as refusal:
             layer.clear()
             return refusal, []
+        except BaseException:
+            layer.clear()  # all or nothing, whoever goes on from here
+            raise
         self._remember(transaction.id, index)
         changes = [Change(kind, object_id, old, new, index) for kind, object_id, old, new in layer.merge()]
         layer.clear()

@@ -159,10 +159,10 @@ def _link(index: dict[IndexKey, _Members], key: IndexKey, object_id: str) -> Non
 def _unlink(index: dict[IndexKey, _Members], key: IndexKey, object_id: str) -> None:
     members = index.get(key)
     if type(members) is dict:
-        del members[object_id]
+        members.pop(object_id, None)  # a kind may name a key twice
         if len(members) == 1:
             index[key] = next(iter(members))
-    elif members is not None:
+    elif members == object_id:
         del index[key]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from manager.store import TASKS, SnapshotError, StoredObject, Working
+from manager.store import NODES, TASKS, SnapshotError, StoredObject, Working
+from manager.store.encoding import encode_create
 from manager.store.machine import TRANSACTION_IDS_KEPT, Machine
 from manager.store.mutation import MutationDetector
 from proto.objects_pb2 import Node, Service, Task
@@ -214,3 +215,13 @@ def test_no_entry_is_applied_between_the_reading_of_a_snapshot_and_its_place() -
     replayed(log[10:12], machine, start=11)
     with pytest.raises(AssertionError, match="was applied while a snapshot was loaded"):
         install()
+
+
+def test_of_an_entry_that_cannot_be_applied_nothing_is_left() -> None:
+    """It ends the member that applies it; should one go on, it is as if the entry had not been."""
+    machine = Machine()
+    first = encode_create(NODES, Node(id="a"))
+    with pytest.raises(ValueError, match="does not know"):
+        machine.apply(1, Transaction(id="one", actions=[first, b"\x7f\x00"]).SerializeToString())
+    machine.apply(2, Transaction(id="two", actions=[encode_create(NODES, Node(id="b"))]).SerializeToString())
+    assert [node.id for node in machine.view.nodes] == ["b"]
