@@ -101,7 +101,10 @@ def find_all(peers: Iterable[Peer], taken: Container[int]) -> dict[Peer, KernelC
         taken: descriptors known to be others', looked at last: there may be a thousand of them.
     """
     wanted, found = {*peers}, dict[Peer, KernelConnection]()
-    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # without descriptors there is none to look with, either
+        return {}
     for descriptor in sorted(numbers, key=lambda number: number in taken):
         if not wanted:
             break

@@ -8,6 +8,7 @@ their containers. With no manager in sight the last assignment counts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ SESSION_STABLE_S = 5.0
 
 LEAVE_ATTEMPTS_MAX = 5
 LEAVE_RETRY_S = 0.5
+CLOSE_S = 5.0
+"""So long a session's connection may take to close: the next one does not wait for ever."""
 
 
 class AgentListener(Protocol):
@@ -225,7 +228,9 @@ class Agent:
             )
             await session.run(lambda: self._on_open(addr), self._stop)
         finally:
-            await channel.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await channel.close()
 
     def _tell(self, error: SessionError) -> None:
         """A manager that only names the leader hides nothing of why there is no session."""

@@ -46,6 +46,10 @@ RPC_TIMEOUT_S = 5.0
 REGISTRATION_TIMEOUT_S = 20.0
 """Then for it to let us in, for which its log has to take the registration: one that is loaded is not left for another."""
 
+WRITE_S = 15.0
+"""So long, and three periods, a message may take to get out. gRPC's own keep-alive ends a call as soon; but where the process
+could start no threads for a while, gRPC was seen to stand still for good, without a word."""
+
 DESCRIPTION_PERIOD_S = 20.0
 GOODBYE_TIMEOUT_S = 1.0
 SLOW_DOWN_S = 1.0
@@ -227,7 +231,10 @@ class Session:
             self._beat_now = False
             beat_s = loop.time() + self._period_s
             try:
-                await call.write(request)
+                async with asyncio.timeout(max(WRITE_S, 3 * self._period_s)):
+                    await call.write(request)
+            except TimeoutError:
+                raise SessionError("what the node had to say did not get out in time") from None
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 raise await _session_error(call, error) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from manager.orchestrator.slots import Slots
+from manager.orchestrator.slots import Slot, SlotFacts, Slots
 from proto.objects_pb2 import UPDATE_STATE_COMPLETED
 from proto.specs_pb2 import NODE_AVAILABILITY_ACTIVE, NODE_AVAILABILITY_PAUSE, ServiceSpec
 from tests.unit.loop.harness import Harness
@@ -59,9 +59,14 @@ async def test_another_number_of_replicas_judges_no_slot_that_did_not_change(mon
     assert cluster.service(web).update_status.state == UPDATE_STATE_COMPLETED
     await cluster.scale(web, 31)
     await cluster.work()
-    judged: list[object] = []
+    judged: list[Slot] = []
     put = Slots.put
-    monkeypatch.setattr(Slots, "put", lambda self, slot, facts: (judged.append(slot), put(self, slot, facts))[1])
+
+    def noted(slots: Slots, slot: Slot, facts: SlotFacts | None) -> None:
+        judged.append(slot)
+        put(slots, slot, facts)
+
+    monkeypatch.setattr(Slots, "put", noted)
     cluster.store.debug = False  # the comparison judges all
     await cluster.scale(web, 32)
     await cluster.work()
