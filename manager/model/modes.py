@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from manager.model import defaults
+from proto.objects_pb2 import Task
 from proto.specs_pb2 import ServiceSpec
 
 
@@ -27,6 +28,10 @@ class Mode:
     per_node: bool
     wanted_tasks: Callable[[ServiceSpec], int] | None
     served: bool
+
+    def slot_of(self, task: Task) -> int | str:
+        """The slot a task takes: its number, or the ID of its node."""
+        return task.node_id if self.per_node else task.slot
 
     @property
     def word(self) -> str:

@@ -198,11 +198,9 @@ def _after_failures(inputs: ServiceInputs) -> Service | None:
 def _reason(inputs: ServiceInputs, task_id: str) -> str:
     """What a task did to the update, in SwarmKit's words where it knows them."""
     task = inputs.task_of(task_id)
-    if task is not None:
-        slot: Slot = task.node_id if mode_of(inputs.service.spec).per_node else task.slot
-        if is_late(inputs.by, inputs.tasks_of(slot), task):
-            state, deadline_s = state_name(task.status.state).lower(), inputs.by.rules.progress_deadline_s
-            return f"task {task_id}, which did not run within {deadline_s:g} s (it is {state})"
+    if task is not None and is_late(inputs.by, inputs.tasks_of(mode_of(inputs.service.spec).slot_of(task)), task):
+        state, deadline_s = state_name(task.status.state).lower(), inputs.by.rules.progress_deadline_s
+        return f"task {task_id}, which did not run within {deadline_s:g} s (it is {state})"
     return f"failure or early termination of task {task_id}"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from manager.model.defaults import UpdateRules
 from manager.model.dirty import Difference, DirtyCheck
 from manager.model.inputs import SpecOf
-from manager.model.modes import mode_of
+from manager.model.modes import Mode, mode_of
 from manager.orchestrator.inputs import Judging
 from manager.orchestrator.modes import ORCHESTRATORS
 from manager.orchestrator.slots import Slot, Slots
@@ -53,7 +53,7 @@ class _Kept:
         specs_differ: how each version of its spec differs from that one.
     """
 
-    per_node: bool
+    mode: Mode
     slots: Slots = field(default_factory=Slots)
     service: Service | None = None
     basis: _Basis | None = None
@@ -62,7 +62,7 @@ class _Kept:
 
     def follow(self, service: Service, check: DirtyCheck, by: Judging) -> bool:
         """The service is this now. Returns whether all its slots have to be judged again; else those that do are doubted."""
-        constraints = tuple(service.spec.task_template.placement.constraints) if self.per_node else ()
+        constraints = tuple(service.spec.task_template.placement.constraints) if self.mode.per_node else ()
         basis = _Basis(by.rules, service.rollout.spec_version, constraints)
         before, self.service, self.basis = (self.service, self.basis), service, basis
         was, was_by = before
@@ -93,7 +93,7 @@ class KeptSlots:
         mode = mode_of(service.spec)
         kept = self._services.get(service.id)
         if kept is None:
-            kept = self._services[service.id] = _Kept(mode.per_node)
+            kept = self._services[service.id] = _Kept(mode)
         if kept.service is None or kept.service.spec_version != service.spec_version:
             kept.specs_differ = {}
         check = DirtyCheck(service, view.spec_versions, kept.specs_differ)
@@ -103,15 +103,13 @@ class KeptSlots:
             everything |= kept.follow(service, check, by)
         if everything:
             kept.slots.doubt(kept.slots)
-            kept.slots.doubt(_all_slots(service, view, per_node=mode.per_node))
+            kept.slots.doubt(_all_slots(service, view, mode))
         kept.slots.doubt_due(now)
         kept.judged_at = now
         facts_of = ORCHESTRATORS[mode].facts_of
 
         def tasks_of(slot: Slot) -> Sequence[Task]:
-            if isinstance(slot, str):
-                return list(view.tasks.by_service_node(service.id, slot))
-            return list(view.tasks.by_slot(service.id, slot))
+            return list(view.tasks.of_slot(service.id, slot))
 
         looks = kept.slots.judge(lambda slot: facts_of(by, slot, tasks_of(slot)), limit)
         return Looked(by, kept.slots, tasks_of, looks)
@@ -120,7 +118,7 @@ class KeptSlots:
         """It was made, changed or removed."""
         kept = self._services.get(task.service_id)
         if kept is not None:
-            kept.slots.doubt((task.node_id if kept.per_node else task.slot,))
+            kept.slots.doubt((kept.mode.slot_of(task),))
 
     def node_changed(self, node_id: str, service_id: str) -> None:
         """A node was made, changed or removed, on which a service with tasks per node may want one."""
@@ -161,9 +159,9 @@ def spec_in(view: View) -> SpecOf:
     return spec_of
 
 
-def _all_slots(service: Service, view: View, *, per_node: bool) -> Iterator[Slot]:
+def _all_slots(service: Service, view: View, mode: Mode) -> Iterator[Slot]:
     for task in view.tasks.by_service(service.id):
-        yield task.node_id if per_node else task.slot
-    if per_node:
+        yield mode.slot_of(task)
+    if mode.per_node:
         for node in view.nodes:
             yield node.id

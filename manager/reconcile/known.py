@@ -184,10 +184,7 @@ class Known:
         elif task.desired_state != TASK_STATE_RUNNING or service.pending_delete:
             return False
         view = self._store.view
-        if mode_of(service.spec).per_node:
-            if len(view.tasks.by_service_node(task.service_id, task.node_id)) > 1:
-                return False
-        elif len(view.tasks.by_slot(task.service_id, task.slot)) > 1:
+        if len(view.tasks.of_slot(task.service_id, mode_of(service.spec).slot_of(task))) > 1:
             return False
         return not task.node_id or not is_node_lost(view.nodes.get(task.node_id))
 

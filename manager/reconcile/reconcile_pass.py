@@ -166,9 +166,7 @@ class ReconcilePass:
         return orchestrator.reconcile_slot(rules, key.slot, tasks)
 
     def _tasks_of(self, key: SlotKey) -> list[Task]:
-        if isinstance(key.slot, str):
-            return list(self.working.tasks.by_service_node(key.service_id, key.slot))
-        return list(self.working.tasks.by_slot(key.service_id, key.slot))
+        return list(self.working.tasks.of_slot(key.service_id, key.slot))
 
     def mark_slot_of(self, task: Task) -> None:
         service = self.working.services.get(task.service_id)
@@ -318,5 +316,4 @@ class ReconcilePass:
 
 def slot_key(task: Task, service: Service | None) -> SlotKey:
     """The slot a task belongs to."""
-    per_node = service is not None and mode_of(service.spec).per_node
-    return SlotKey(task.service_id, task.node_id if per_node else task.slot)
+    return SlotKey(task.service_id, mode_of(service.spec).slot_of(task) if service is not None else task.slot)

@@ -33,6 +33,12 @@ class TaskTable(Table[Task]):
         # A key of the index "version" is what the index says it is, which its type does not.
         return cast("Iterator[tuple[tuple[str, int], Collection[Task]]]", self._rows.groups("version"))
 
+    def of_slot(self, service_id: str, slot: int | str) -> Collection[Task]:
+        """Every task of a slot: by its number, or of a global service by the ID of its node."""
+        if isinstance(slot, str):
+            return self.by_service_node(service_id, slot)
+        return self.by_slot(service_id, slot)
+
     def any_of_service(self, service_id: str) -> bool:
         return self._rows.has_any("service", service_id)
 
