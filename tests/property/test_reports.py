@@ -19,7 +19,7 @@ from manager.model.tasks import copy_task, has_ended
 from proto.dispatcher_pb2 import StatusReport, TaskStatusUpdate
 from proto.objects_pb2 import Task, TaskState, TaskStatus
 from tests.unit.dispatcher.support import make_task
-from worker.agent.reporter import StatusReporter
+from worker.agent.reporter import INTERIM_S, StatusReporter
 
 NODES = ("n1", "n2")
 TASKS = {f"{node_id}-{letter}": node_id for node_id in NODES for letter in "abc"}
@@ -52,7 +52,8 @@ class Intake(RuleBasedStateMachine):
         self.stored: dict[str, Task] = {task_id: make_task(task_id, node_id) for task_id, node_id in TASKS.items()}
         self.newest: dict[str, TaskState.ValueType] = {}
         self.acknowledged: dict[str, TaskState.ValueType] = {}
-        self.reporters = {node_id: StatusReporter() for node_id in NODES}
+        self.now_s = 0.0
+        self.reporters = {node_id: StatusReporter(lambda: self.now_s) for node_id in NODES}
         self.sessions = {node_id: Session() for node_id in NODES}
         self.reports = Reports()
 
@@ -65,6 +66,10 @@ class Intake(RuleBasedStateMachine):
             self.newest[task_id] = later[0]
             update = TaskStatusUpdate(task_id=task_id, status=TaskStatus(state=later[0]))
             self.reporters[TASKS[task_id]].put(update)
+
+    @rule(passed_s=st.sampled_from([0.5 * INTERIM_S, INTERIM_S]))
+    def wait(self, passed_s: float) -> None:
+        self.now_s += passed_s
 
     @rule(node_id=st.sampled_from(NODES))
     def send(self, node_id: str) -> None:
@@ -161,6 +166,7 @@ class Intake(RuleBasedStateMachine):
     def teardown(self) -> None:
         """With time everything arrives."""
         for _ in range(50):
+            self.wait(INTERIM_S)
             for node_id in NODES:
                 self.send(node_id)
                 self.take_up(node_id)

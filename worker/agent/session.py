@@ -212,8 +212,9 @@ class Session:
         beat_s, describe_s = loop.time() + self._period_s, loop.time() + DESCRIPTION_PERIOD_S
         self._wake.set()
         while True:
+            due_s = self._reporter.next_due_s()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(beat_s):
+                async with asyncio.timeout_at(beat_s if due_s is None else min(beat_s, due_s)):
                     await self._wake.wait()
             self._wake.clear()
             if self._stopping:

@@ -104,6 +104,7 @@ class Bench:
         """CPU until the managers are quiet again, wall time until the block ends; also when it ends by an error."""
         testbed, figures = self.testbed, self.figures
         testbed.driver.latencies()
+        statuses = testbed.driver.state()["statuses"]
         with testbed.profiled(self.profile_name):
             hosts = {host: testbed.cpu_s(host) for host in testbed.hosts()}
             begun_s = time.monotonic()
@@ -116,6 +117,7 @@ class Bench:
                 figures["cpu_s"] = sum(spent_s.values())
                 if testbed.count > 1:
                     figures.update({f"cpu_{host}_s": value for host, value in spent_s.items()})
+        figures["statuses"] = testbed.driver.state()["statuses"] - statuses
         found = testbed.driver.latencies()
         for key in ("report_p99_ms", "report_max_ms", "lag_p99_ms"):
             figures[key] = found[key]

@@ -10,29 +10,38 @@ from tests.unit.dispatcher.support import make_task
 from worker.agent.assignments import AssignmentGapError, ReceivedAssignments
 from worker.agent.contents import change_of
 from worker.agent.managers import BACKOFF_S_MAX, ManagerChoice
-from worker.agent.reporter import REPORT_LENGTH_MAX, UPDATE_SIZE_BYTES_MAX, StatusReporter
+from worker.agent.reporter import INTERIM_S, REPORT_LENGTH_MAX, UPDATE_SIZE_BYTES_MAX, StatusReporter
 
 READY, RUNNING = TaskState.TASK_STATE_READY, TaskState.TASK_STATE_RUNNING
+PREPARING, FAILED = TaskState.TASK_STATE_PREPARING, TaskState.TASK_STATE_FAILED
 
 
 def update(task_id: str, state: TaskState.ValueType) -> TaskStatusUpdate:
     return TaskStatusUpdate(task_id=task_id, status=TaskStatus(state=state))
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class TestReporter:
     def test_the_latest_of_each_task_goes(self) -> None:
         reporter = StatusReporter()
-        reporter.put(update("t1", READY))
-        reporter.put(update("t2", READY))
         reporter.put(update("t1", RUNNING))
-        reporter.put(update("t1", READY))  # late and older
-        assert reporter.take() == [update("t1", RUNNING), update("t2", READY)]
+        reporter.put(update("t2", RUNNING))
+        reporter.put(update("t1", FAILED))
+        reporter.put(update("t1", RUNNING))  # late and older
+        assert reporter.take() == [update("t1", FAILED), update("t2", RUNNING)]
         reporter.acknowledge()
         assert reporter.take() == []
 
     def test_one_report_is_under_way_at_a_time(self) -> None:
         reporter = StatusReporter()
-        reporter.put(update("t1", READY))
+        reporter.put(update("t1", RUNNING))
         assert reporter.wake.is_set()
         reporter.take()
         reporter.wake.clear()
@@ -47,21 +56,21 @@ class TestReporter:
 
     def test_a_giant_is_cut_to_what_a_manager_takes(self) -> None:
         reporter = StatusReporter()
-        giant = update("t1", READY)
+        giant = update("t1", FAILED)
         giant.status.err = "x" * 2_000_000
         reporter.put(giant)
         (cut,) = reporter.take()
-        assert (cut.task_id, cut.status.state) == ("t1", READY)
+        assert (cut.task_id, cut.status.state) == ("t1", FAILED)
         assert 4000 < cut.ByteSize() < UPDATE_SIZE_BYTES_MAX
 
     def test_what_was_not_acknowledged_goes_again_unless_outdone(self) -> None:
         reporter = StatusReporter()
-        reporter.put(update("t1", READY))
-        reporter.put(update("t2", READY))
-        reporter.take()
         reporter.put(update("t1", RUNNING))
+        reporter.put(update("t2", RUNNING))
+        reporter.take()
+        reporter.put(update("t1", FAILED))
         reporter.put_back()
-        assert reporter.take() == [update("t2", READY), update("t1", RUNNING)]
+        assert reporter.take() == [update("t2", RUNNING), update("t1", FAILED)]
         reporter.acknowledge()
         reporter.put_back()
         assert reporter.take() == []
@@ -69,16 +78,53 @@ class TestReporter:
     def test_batches_are_bounded(self) -> None:
         reporter = StatusReporter()
         for number in range(REPORT_LENGTH_MAX + 5):
-            reporter.put(update(f"t{number}", READY))
+            reporter.put(update(f"t{number}", RUNNING))
         assert len(reporter.take()) == REPORT_LENGTH_MAX
         reporter.acknowledge()
         assert len(reporter.take()) == 5
 
     def test_a_task_that_is_gone_is_not_reported(self) -> None:
-        reporter = StatusReporter()
-        reporter.put(update("t1", READY))
+        clock = Clock()
+        reporter = StatusReporter(clock)
+        reporter.put(update("t1", RUNNING))
+        reporter.put(update("t2", READY))
         reporter.forget("t1")
+        reporter.forget("t2")
+        clock.now_s += INTERIM_S
+        assert reporter.next_due_s() is None
         assert reporter.take() == []
+
+    def test_on_its_way_a_task_is_told_of_where_it_stays(self) -> None:
+        clock = Clock()
+        reporter = StatusReporter(clock)
+        reporter.put(update("t1", PREPARING))
+        reporter.put(update("t2", PREPARING))
+        assert reporter.take() == []
+        clock.now_s += INTERIM_S / 2
+        reporter.put(update("t1", RUNNING))
+        reporter.put(update("t2", READY))  # no new wait begins
+        reporter.put(update("t3", PREPARING))
+        assert reporter.take() == [update("t1", RUNNING)]
+        assert reporter.next_due_s() is None, "a report is under way"
+        reporter.acknowledge()
+        assert reporter.next_due_s() == INTERIM_S
+        clock.now_s = INTERIM_S
+        assert reporter.take() == [update("t2", READY)]
+        reporter.acknowledge()
+        assert reporter.next_due_s() == 1.5 * INTERIM_S
+        clock.now_s = 2 * INTERIM_S
+        assert reporter.take() == [update("t3", PREPARING)]
+
+    def test_what_is_further_on_the_way_takes_the_place_of_what_was_sent(self) -> None:
+        clock = Clock()
+        reporter = StatusReporter(clock)
+        reporter.put(update("t1", PREPARING))
+        clock.now_s = INTERIM_S
+        assert reporter.take() == [update("t1", PREPARING)]
+        reporter.put(update("t1", READY))
+        reporter.put_back()
+        clock.now_s = 2 * INTERIM_S
+        assert reporter.take() == [update("t1", READY)]
 
 
 class TestManagerChoice:
