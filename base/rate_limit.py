@@ -22,20 +22,19 @@ class RateLimit:
 
         What is more than a bucket holds is had from a full one, and paid for afterwards.
         """
-        level, since_s = self._buckets.get(key, (float(self._burst), now_s))
-        level = min(self._burst, level + (now_s - since_s) * self._rate_s)
+        level = self._level(key, now_s)
         if level < min(weight, self._burst):
             return False
-        if len(self._buckets) >= _KEYS_MAX:
-            self._forget_full(now_s)
-        if len(self._buckets) >= _KEYS_MAX:
-            self._buckets.clear()  # more attackers than we care to tell apart; the limit on all of them stands
+        if key not in self._buckets and len(self._buckets) >= _KEYS_MAX:
+            self._forget_fullest(now_s)
         self._buckets[key] = (level - weight, now_s)
         return True
 
-    def _forget_full(self, now_s: float) -> None:
-        self._buckets = {
-            key: (level, since_s)
-            for key, (level, since_s) in self._buckets.items()
-            if level + (now_s - since_s) * self._rate_s < self._burst
-        }
+    def _forget_fullest(self, now_s: float) -> None:
+        """Half of so many are told apart no longer: those who lack least, as they have a full bucket anew."""
+        emptiest = sorted(self._buckets, key=lambda key: self._level(key, now_s))[: _KEYS_MAX // 2]
+        self._buckets = {key: self._buckets[key] for key in emptiest}
+
+    def _level(self, key: str, now_s: float) -> float:
+        level, since_s = self._buckets.get(key, (float(self._burst), now_s))
+        return min(self._burst, level + (now_s - since_s) * self._rate_s)

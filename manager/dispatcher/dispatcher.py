@@ -189,13 +189,13 @@ class Dispatcher:
         return first
 
     async def _open(self, node_id: str, first: SessionRequest, context: Context) -> AgentSession:
+        await self._require_node(node_id, context)
         await self._refuse_another_machine(node_id, first, context)  # it uses up none of the node's registrations
         if not self._liveness.admit(node_id):
             message = f"node {node_id} exceeded rate limit count of registrations"
             await context.abort(grpc.StatusCode.UNAVAILABLE, message)
         await self._refuse_copy(node_id, first, context)
-        if self._store.view.nodes.get(node_id) is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"node {node_id} not found: it was removed from the swarm")
+        await self._require_node(node_id, context)  # it took a while
         await self._require_leading(context)
         session = AgentSession(
             secrets.token_hex(16),
@@ -291,7 +291,8 @@ class Dispatcher:
         """Take what comes. Nothing here waits for the log: heartbeats behind a report or a description are heard."""
         async for request in requests:
             described = request.HasField("description") or bool(request.addr)
-            while not self._budgets.take_message(session.node_id, described=described):
+            size_bytes = request.ByteSize()
+            while not self._budgets.take_message(session.node_id, described=described, size_bytes=size_bytes):
                 self._note_excess(session.node_id)
                 await asyncio.sleep(budget.MESSAGE_PAUSE_S)
             problem = nodes.invalid_request(request, first=False)
@@ -394,7 +395,12 @@ class Dispatcher:
     ) -> None:
         """See proto/dispatcher.proto."""
         session = await self._session(request.session_id, context)
-        await self._require(self._budgets.take_assignments(session.node_id), session.node_id, context)
+        node_id = session.node_id
+        with self._budgets.set_under_way(node_id) as is_one_of_few:
+            await self._require(is_one_of_few and self._budgets.take_assignments(node_id), node_id, context)
+            await self._assign(session, context)
+
+    async def _assign(self, session: AgentSession, context: Context) -> None:
         session.assignments_stream += 1
         stream = session.assignments_stream
         session.assignments_due.set()  # wakes an earlier call, which gives way
@@ -489,6 +495,10 @@ class Dispatcher:
         if session is None or session.id != session_id or session.end is not None:
             await context.abort(grpc.StatusCode.ABORTED, "invalid session: register again")
         return session
+
+    async def _require_node(self, node_id: str, context: Context) -> None:
+        if self._store.view.nodes.get(node_id) is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"node {node_id} not found: it was removed from the swarm")
 
     async def _require_leading(self, context: Context) -> None:
         if not self._leading:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from manager.constants import (
     HEARTBEAT_GRACE_FACTOR,
+    HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE,
     HEARTBEAT_JITTER_S,
     HEARTBEAT_PERIOD_S,
     REGISTRATIONS_IN_WINDOW_MAX,
@@ -35,6 +36,8 @@ def told_period_s(period_s: float, sample: float) -> float:
 @dataclass(slots=True)
 class _Entry:
     period_s: float
+    word_s: float
+    """When the node said something last, or was first expected to."""
     registrations: deque[float] = field(default_factory=lambda: deque(maxlen=REGISTRATIONS_IN_WINDOW_MAX))
 
 
@@ -63,12 +66,12 @@ class HeartbeatBook:
         Args:
             period_s: of the cluster, for a node that has had no session with this leader yet.
         """
-        self._entries.setdefault(node_id, _Entry(period_s))
+        self._entries.setdefault(node_id, _Entry(period_s, now)).word_s = now
         self._deadlines.set(node_id, now + within_s)
 
     def admit(self, node_id: str, now: float) -> bool:
         """Count one registration; false when the node registers too often (it is not counted then)."""
-        past = self._entries.setdefault(node_id, _Entry(HEARTBEAT_PERIOD_S)).registrations
+        past = self._entries.setdefault(node_id, _Entry(HEARTBEAT_PERIOD_S, now)).registrations
         if len(past) == REGISTRATIONS_IN_WINDOW_MAX and now - past[0] < REGISTRATIONS_WINDOW_S:
             return False
         past.append(now)
@@ -76,13 +79,26 @@ class HeartbeatBook:
 
     def register(self, node_id: str, now: float, *, period_s: float) -> None:
         """A session begins, with that period told to the agent."""
-        self._entries.setdefault(node_id, _Entry(period_s)).period_s = period_s
+        entry = self._entries.setdefault(node_id, _Entry(period_s, now))
+        entry.period_s, entry.word_s = period_s, now
         self._deadlines.set(node_id, now + HEARTBEAT_GRACE_FACTOR * period_s)
 
     def beat(self, node_id: str, now: float) -> None:
         """A sign of life; of a node that is not watched it means nothing."""
         if node_id in self._deadlines:
-            self._deadlines.set(node_id, now + HEARTBEAT_GRACE_FACTOR * self.period_s(node_id))
+            entry = self._entries[node_id]
+            entry.word_s = now
+            self._deadlines.set(node_id, now + HEARTBEAT_GRACE_FACTOR * entry.period_s)
+
+    def bytes_came(self, node_id: str, at_s: float) -> None:
+        """Bytes of a watched node came in then, which may be a word that is not read yet, or gRPC's own alone.
+
+        They count from then, and for no longer than a new leader waits for a word: an agent that hangs goes on to
+        answer pings, and a manager that is late now is late all day.
+        """
+        entry = self._entries[node_id]
+        last_s = entry.word_s + HEARTBEAT_GRACE_FACTOR_AFTER_LEADER_CHANGE * entry.period_s
+        self.grant(node_id, min(at_s + HEARTBEAT_GRACE_FACTOR * entry.period_s, last_s))
 
     def grant(self, node_id: str, until_s: float) -> None:
         """The node, if it is watched, has at least until then."""

@@ -207,7 +207,7 @@ class Liveness:
         except (ConsensusError, StoreError) as error:
             log.warning("node.down_deferred", node_ids=list(dead), reason=str(error))
             for node_id in dead:
-                if node_id not in self._sessions:
+                if node_id not in self._sessions and node_id in self._store.view.nodes:
                     self._watch.expect(node_id, within_s=RETRY_S, period_s=self.period_s())
             return
         log.warning("node.went_down", node_ids=list(dead), reason=nodes.HEARTBEAT_FAILURE)

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from base.printable import one_line
 from manager.constants import NEVER_CAME_FORGET_S, NODE_UNKNOWN_MESSAGE
 from manager.dispatcher.cleaning import clean
+from manager.dispatcher.reports import REPORT_SIZE_BYTES_MAX
 from manager.model.nodes import copy_node
 from proto.dispatcher_pb2 import SessionRequest
 from proto.objects_pb2 import Machine, Node, NodeState, NodeStatus
@@ -24,6 +25,10 @@ NONCE_LENGTH_MAX = 128
 KNOWN_NONCES_MAX = 64
 MACHINE_SIZE_BYTES_MAX = 64 * 1024
 """With fields that nobody knows: all of it is kept, and an object that fills a log entry cannot be written again."""
+
+FIRST_SIZE_BYTES_MAX = DESCRIPTION_SIZE_BYTES_MAX + MACHINE_SIZE_BYTES_MAX + 16 * 1024
+LATER_SIZE_BYTES_MAX = DESCRIPTION_SIZE_BYTES_MAX + REPORT_SIZE_BYTES_MAX + 16 * 1024
+"""Of messages of a session, which is kept until what it says is stored: of fields that nobody knows, too."""
 
 ACCEPT_LABEL = "swarm.machine.accept"
 ACCEPTANCE_LENGTH = 12
@@ -41,8 +46,10 @@ def invalid_request(request: SessionRequest, *, first: bool) -> str:
         return problem
     if len(request.addr) > ADDRESS_LENGTH_MAX:
         return f"address: {len(request.addr)} characters, at most {ADDRESS_LENGTH_MAX}"
-    if request.description.ByteSize() > DESCRIPTION_SIZE_BYTES_MAX:
-        return f"description: {request.description.ByteSize()} bytes, at most {DESCRIPTION_SIZE_BYTES_MAX}"
+    if (size_bytes := request.description.ByteSize()) > DESCRIPTION_SIZE_BYTES_MAX:
+        return f"description: {size_bytes} bytes, at most {DESCRIPTION_SIZE_BYTES_MAX}"
+    if (size_bytes := request.ByteSize()) > (size_bytes_max := FIRST_SIZE_BYTES_MAX if first else LATER_SIZE_BYTES_MAX):
+        return f"message: {size_bytes} bytes, at most {size_bytes_max}"
     return ""
 
 

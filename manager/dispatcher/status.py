@@ -52,8 +52,11 @@ def apply(task: Task, update: TaskStatusUpdate, now: Timestamp) -> Task | None:
         now: the leader's time, which ``running_since`` is told in.
 
     Returns:
-        A changed copy, or None when the report says nothing new.
+        A changed copy, or None when the report says nothing new. Of a task that has ended nothing is: its agent sends
+        its end again when it does not know that it arrived, and says no other words of it.
     """
+    if has_ended(task):
+        return None
     status = _cleaned(update.status, now)
     status.ClearField("running_since")
     if task.status.HasField("running_since"):

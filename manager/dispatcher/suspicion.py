@@ -131,11 +131,11 @@ class Suspicions:
             self._notices.set(node_id, now + NOTICE_PERIODS * self._book.period_s(node_id))
 
     def bytes_came(self, node_id: str, at_s: float) -> None:
-        """Bytes of its agent came in then, which this manager, being late, may not have read yet: they count from then."""
+        """See ``HeartbeatBook.bytes_came``: while this manager is late. Of a node that is not watched it means nothing."""
         if node_id not in self._book:
             return
+        self._book.bytes_came(node_id, at_s)
         period_s = self._book.period_s(node_id)
-        self._book.grant(node_id, at_s + HEARTBEAT_GRACE_FACTOR * period_s)
         notice_s = self._notices.get(node_id)
         if notice_s is not None and notice_s < at_s + NOTICE_PERIODS * period_s:
             self._notices.set(node_id, at_s + NOTICE_PERIODS * period_s)

@@ -337,6 +337,15 @@ def test_an_address_gets_its_burst_and_then_its_rate(pauses_s: list[float]) -> N
     assert limit.take("b", now_s)
 
 
+def test_who_has_used_up_its_own_gets_no_more_by_coming_from_everywhere() -> None:
+    limit = RateLimit(burst=5, rate_s=0.001)
+    assert all(limit.take("a", 0.0) for _ in range(5))
+    for number in range(20_000):
+        limit.take(f"other {number}", 0.0)
+    assert not limit.take("a", 0.0)
+    assert len(limit._buckets) <= 4096
+
+
 async def test_an_address_that_connects_too_often_waits(tmp_path: Path, cluster: SmallCluster) -> None:
     limits = Limits(burst_per_address=2, rate_per_address_s=0.0)
     async with support.manager(tmp_path, cluster, limits=limits) as (listener, _, _):

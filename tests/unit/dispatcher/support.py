@@ -33,10 +33,10 @@ WORKER_PORT = 7946
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def channel_of(node_id: str, addr: str) -> grpc.aio.Channel:
+def channel_of(node_id: str, addr: str, *options: tuple[str, int]) -> grpc.aio.Channel:
     """A channel whose calls ``caller`` knows as the node's (certificates have tests of their own)."""
     return grpc.aio.insecure_channel(
-        addr, options=[("grpc.primary_user_agent", node_id), ("grpc.use_local_subchannel_pool", 1)]
+        addr, options=[("grpc.primary_user_agent", node_id), ("grpc.use_local_subchannel_pool", 1), *options]
     )
 
 

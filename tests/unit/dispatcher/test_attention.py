@@ -81,6 +81,18 @@ def test_bytes_that_came_in_count_from_when_they_did() -> None:
     assert suspicions.tick(20.0).dead == ["n1"]
 
 
+def test_an_agent_that_hangs_is_dead_on_a_manager_that_is_always_late_too() -> None:
+    """gRPC answers pings in its stead, every few seconds."""
+    suspicions, dead, now = Suspicions(HeartbeatBook()), list[str](), 0.0
+    suspicions.register("n1", 0.0, period_s=5.0)
+    suspicions.beat("n1", 1.0)
+    while not dead and now < 100.0:
+        now += 0.5
+        suspicions.bytes_came("n1", now)
+        dead = suspicions.tick(now).dead
+    assert now == 1.0 + 6 * 5.0
+
+
 class Watched:
     """A watch over one node, on a loop that is the test's to hold."""
 

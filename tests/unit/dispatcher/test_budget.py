@@ -90,12 +90,52 @@ async def test_a_session_that_describes_its_node_all_the_time_has_to_wait(
         call.cancel()
 
 
+def test_nothing_that_is_read_is_free() -> None:
+    budgets = Budgets(lambda: 0.0)
+    said = 0
+    while budgets.take_statuses("n1", 0):
+        said += 1
+    assert said == 20_000
+    large = 0
+    while budgets.take_message("n1", described=False, size_bytes=1024 * 1024):
+        large += 1
+    assert large < 10
+
+
+async def test_assignments_that_nobody_reads_are_few(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC keeps the message that it cannot send, of a call that gave way to a newer one, too."""
+    monkeypatch.setattr(budget, "REFUSAL_DELAY_S", 0.0)
+    tasks = [make_task(f"t{number}", "n1") for number in range(100)]
+    for task in tasks:
+        task.status.err = "x" * 10_000
+    await manager.add(*tasks)
+    async with channel_of("n1", manager.addr, ("grpc.http2.bdp_probe", 0)) as channel:
+        agent = RawAgent(channel)
+        await agent.open()
+        request = AssignmentsRequest(session_id=agent.session_id)
+        session = manager.dispatcher._sessions["n1"]
+        unread = []
+        for number in range(1, budget.SETS_AT_ONCE_MAX + 1):
+            unread.append(DispatcherStub(channel).Assignments(request))
+            await unread[-1].initial_metadata()
+            await until(lambda number=number: session.assignments_stream == number)  # type: ignore[misc]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await DispatcherStub(channel).Assignments(request).read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        unread[0].cancel()
+        await until(lambda: manager.dispatcher._budgets._sets["n1"] < budget.SETS_AT_ONCE_MAX)
+        assert await DispatcherStub(channel).Assignments(request).read()
+        agent.call.cancel()
+
+
 def test_an_agent_with_a_thousand_tasks_stays_within_its_budget() -> None:
     budgets = Budgets(lambda: 0.0)
     for _ in range(10):  # every state there is, at one instant
         assert budgets.take_call("n1")
         assert budgets.take_statuses("n1", 1000)
-    for _ in range(1000):
+    for _ in range(10):
+        assert budgets.take_message("n1", described=False, size_bytes=256 * 1024)
+    for _ in range(500):
         assert budgets.take_message("n1", described=False)
     assert budgets.take_assignments("n1")
 

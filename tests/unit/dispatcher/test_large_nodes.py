@@ -38,6 +38,14 @@ def test_fields_that_nobody_knows_are_refused_when_large_and_never_kept(field: s
     assert getattr(changed, field).ByteSize() < 20
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_message_is_no_larger_than_what_it_may_say(first: bool) -> None:
+    """It is kept for as long as the session, or until it is stored."""
+    request = SessionRequest(description=NodeDescription(hostname="h"), boot_nonce="a", machine=Machine(id="m"))
+    request.MergeFromString(unknown_field(4_194_130))
+    assert "at most" in nodes.invalid_request(request, first=first)
+
+
 async def test_a_node_that_does_not_fit_into_the_log_keeps_no_leader_from_serving(
     manager: Manager, host: AgentHost
 ) -> None:

@@ -71,6 +71,17 @@ def test_the_same_news_twice_is_no_change() -> None:
     assert task.status.running_since == NOW
 
 
+@pytest.mark.parametrize("state", [state for state in REPORTABLE if state > RUNNING])
+def test_what_was_said_of_a_tasks_end_is_the_last_word(state: int) -> None:
+    """A worker that is taken over tells no other story of what was, and writes none to the log for ever."""
+    ended = status.apply(make_task("t1", "n1"), report(state, err="why", message="then"), NOW)
+    assert ended is not None
+    again = report(state, err="another story", message="then")
+    again.networks_attachments.append(NetworkAttachment(network_id="bridge", addresses=["172.17.0.2"]))
+    assert status.refusal(ended, again, "n1") == ""
+    assert status.apply(ended, again, NOW) is None
+
+
 def test_a_run_that_no_manager_saw_counts_by_its_length() -> None:
     seen = report(TaskState.TASK_STATE_FAILED, running_since=Timestamp(seconds=100), timestamp=Timestamp(seconds=160))
     task = status.apply(make_task("t1", "n1"), seen, NOW)

@@ -203,6 +203,15 @@ async def test_a_removed_node_loses_its_session(manager: Manager, host: AgentHos
     await until(lambda: any("NOT_FOUND" in reason for reason in host.heard.sessions))
 
 
+async def test_of_a_removed_node_that_comes_again_and_again_nothing_is_kept(manager: Manager) -> None:
+    for node_id in ("gone1", "gone2"):
+        async with channel_of(node_id, manager.addr) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await RawAgent(channel).open()
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert manager.dispatcher._liveness._watch._book._entries.keys() == {"n1"}
+
+
 async def test_a_change_of_the_node_object_is_told(manager: Manager, host: AgentHost) -> None:
     host.start()
     await until(lambda: host.heard.nodes)
