@@ -20,16 +20,20 @@ import msgspec
 
 from runtime.kernel import netlink
 from runtime.kernel.netlink import Message, attribute, attributes
+from runtime.kernel.network import IPAddress, Translation
 
 _GET, _DELETE = 0x101, 0x102
-_TUPLE_ORIG, _ID, _ZONE, _FILTER = 1, 12, 18, 25
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ID, _ZONE, _FILTER = 1, 2, 3, 12, 18, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_V4_DST = 2
+_IP_V4_SRC, _IP_V4_DST, _IP_V6_SRC, _IP_V6_DST = 1, 2, 3, 4
 _PROTO_NUM, _PROTO_DST_PORT = 1, 3
-_FILTER_ORIG_FLAGS = 1
-_BY_PROTOCOL, _BY_PORT = 1 << 3, 1 << 5
+_FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
+_BY_SOURCE, _BY_PROTOCOL, _BY_PORT = 1 << 0, 1 << 3, 1 << 5
+_IS_DST_NAT = 1 << 5
 _NESTED = 0x8000
-_HEADER = struct.pack("=BBH", socket.AF_INET, 0, 0)
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_HEADERS: dict[int, bytes] = {family: struct.pack("=BBH", family, 0, 0) for family in _FAMILIES.values()}
+_HEADER = _HEADERS[socket.AF_INET]
 _BATCH_LENGTH = 64
 """Deletions a system call: the answers to all of them have to fit into the socket's buffer."""
 _WALKS_MAX = 8
@@ -41,6 +45,13 @@ class Flow(msgspec.Struct, frozen=True):
 
     destination: ipaddress.IPv4Address
     port: int
+    key: bytes
+
+
+class Translated(msgspec.Struct, frozen=True):
+    """A flow whose destination was translated, and what names it to the kernel."""
+
+    translation: Translation
     key: bytes
 
 
@@ -62,11 +73,28 @@ def flows(sock: socket.socket, protocol: int, ports: Collection[int]) -> Iterato
                 yield flow
 
 
-def forget(sock: socket.socket, found: Sequence[Flow]) -> None:
-    """Gone already is fine. Raises OSError."""
-    for start in range(0, len(found), _BATCH_LENGTH):
-        batch = found[start : start + _BATCH_LENGTH]
-        netlink.send(sock, [Message(_DELETE, 0, _HEADER + each.key, "flow", (errno.ENOENT,)) for each in batch])
+def translated(sock: socket.socket, targets: Collection[IPAddress] | None = None) -> Iterator[Translated]:
+    """Flows of both address families that were led elsewhere than they wanted, all or those led to ``targets``.
+
+    Raises OSError.
+    """
+    for version, family in _FAMILIES.items():
+        walks = [b""]
+        if targets is not None:
+            walks = [_request_by_reply(each) for each in targets if each.version == version]
+            if len(walks) > _WALKS_MAX:
+                walks = [b""]
+        for wanted in walks:
+            for body in netlink.dump(sock, _GET, _HEADERS[family] + wanted):
+                if flow := _translated(family, dict(attributes(body[len(_HEADER) :]))):
+                    yield flow
+
+
+def forget(sock: socket.socket, keys: Sequence[bytes]) -> None:
+    """Flows by what names them. Gone already is fine. Raises OSError."""
+    for start in range(0, len(keys), _BATCH_LENGTH):
+        batch = keys[start : start + _BATCH_LENGTH]
+        netlink.send(sock, [Message(_DELETE, 0, key, "flow", (errno.ENOENT,)) for key in batch])
 
 
 def _request(wanted: bytes, flags: int) -> bytes:
@@ -80,6 +108,33 @@ def _flow(found: dict[int, bytes], protocol: int, ports: Collection[int]) -> Flo
     port = int.from_bytes(proto.get(_PROTO_DST_PORT, b""), "big")
     if proto[_PROTO_NUM][0] != protocol or port not in ports:
         return None
+    return Flow(ipaddress.IPv4Address(dict(attributes(parts[_TUPLE_IP]))[_IP_V4_DST]), port, _key(_HEADER, found))
+
+
+def _key(header: bytes, found: dict[int, bytes]) -> bytes:
     key = attribute(_TUPLE_ORIG | _NESTED, found[_TUPLE_ORIG])
-    key += b"".join(attribute(kind, found[kind]) for kind in (_ZONE, _ID) if kind in found)
-    return Flow(ipaddress.IPv4Address(dict(attributes(parts[_TUPLE_IP]))[_IP_V4_DST]), port, key)
+    return header + key + b"".join(attribute(kind, found[kind]) for kind in (_ZONE, _ID) if kind in found)
+
+
+def _request_by_reply(source: IPAddress) -> bytes:
+    kind = _IP_V4_SRC if source.version == 4 else _IP_V6_SRC
+    reply = attribute(_TUPLE_REPLY | _NESTED, attribute(_TUPLE_IP | _NESTED, attribute(kind, source.packed)))
+    flags = attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", 0))
+    flags += attribute(_FILTER_REPLY_FLAGS, struct.pack("=I", _BY_SOURCE))
+    return reply + attribute(_FILTER | _NESTED, flags)
+
+
+def _translated(family: int, found: dict[int, bytes]) -> Translated | None:
+    status = int.from_bytes(found.get(_STATUS, b""), "big")
+    if not status & _IS_DST_NAT or _TUPLE_ORIG not in found or _TUPLE_REPLY not in found:
+        return None
+    source, destination = (_IP_V4_SRC, _IP_V4_DST) if family == socket.AF_INET else (_IP_V6_SRC, _IP_V6_DST)
+    original, reply = dict(attributes(found[_TUPLE_ORIG])), dict(attributes(found[_TUPLE_REPLY]))
+    proto = dict(attributes(original[_TUPLE_PROTO]))
+    translation = Translation(
+        protocol=proto[_PROTO_NUM][0],
+        address=ipaddress.ip_address(dict(attributes(original[_TUPLE_IP]))[destination]),
+        port=int.from_bytes(proto.get(_PROTO_DST_PORT, b""), "big"),
+        target=ipaddress.ip_address(dict(attributes(reply[_TUPLE_IP]))[source]),
+    )
+    return Translated(translation, _key(_HEADERS[family], found))

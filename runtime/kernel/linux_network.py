@@ -7,24 +7,37 @@ import contextlib
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import TypeVar, assert_never
 
-from runtime.kernel import conntrack, netlink, nft
+from runtime.kernel import conntrack, namespaces, netlink, nft, vxlan
 from runtime.kernel.network import (
     AddAddress,
     AddBridge,
     AddDefaultRoute,
+    AddMarkRule,
+    AddRoute,
     AddVeth,
+    AddVxlan,
     Batch,
     Change,
+    DeleteForwarding,
     DeleteLink,
+    DeleteMarkRule,
+    DeleteNeighbour,
     FlowsTo,
     Link,
     Route,
+    SetForwarding,
+    SetNeighbour,
+    SetPort,
     SetUp,
+    Translation,
+    VxlanLink,
 )
+
+T = TypeVar("T")
 
 _SYSCTLS = Path("/proc/sys/net")
 _PROTOCOLS = {"udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
@@ -36,8 +49,20 @@ class LinuxNetwork:
     async def apply(self, *batches: Batch) -> None:
         await asyncio.to_thread(_apply, batches)
 
+    async def keep_namespace(self, path: str) -> None:
+        await asyncio.to_thread(namespaces.add, Path(path))
+
+    async def drop_namespace(self, path: str) -> None:
+        await asyncio.to_thread(namespaces.remove, Path(path))
+
+    async def has_namespace(self, path: str) -> bool:
+        return await asyncio.to_thread(namespaces.exists, Path(path))
+
     async def links(self, namespace: str = "") -> dict[str, Link]:
         return await asyncio.to_thread(_links, namespace)
+
+    async def vxlan(self, name: str, namespace: str = "") -> VxlanLink | None:
+        return await asyncio.to_thread(_vxlan, name, namespace)
 
     async def routes(self) -> list[Route]:
         return await asyncio.to_thread(lambda: parse_routes(Path("/proc/thread-self/net/route").read_text()))
@@ -45,21 +70,37 @@ class LinuxNetwork:
     async def read_sysctl(self, name: str) -> str:
         return await asyncio.to_thread(lambda: (_SYSCTLS / name).read_text().strip())
 
-    async def set_sysctls(self, values: Mapping[str, str]) -> None:
-        await asyncio.to_thread(_set_sysctls, values)
+    async def set_sysctls(self, values: Mapping[str, str], namespace: str = "") -> None:
+        await asyncio.to_thread(_inside, namespace, lambda: _set_sysctls(values))
 
-    async def run_rules(self, commands: str) -> None:
-        await asyncio.to_thread(nft.run, commands)
+    async def run_rules(self, commands: str, namespace: str = "") -> None:
+        await asyncio.to_thread(_inside, namespace, lambda: nft.run(commands))
 
     async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
         await asyncio.to_thread(_forget_flows, flows)
 
-    def watch_rules(self, changed: Callable[[], None]) -> Callable[[], None]:
-        return nft.watch(changed)
+    async def translations(self, namespace: str = "") -> set[Translation]:
+        return await asyncio.to_thread(_translations, namespace)
 
-    async def tables(self) -> set[str]:
-        listed = await asyncio.to_thread(nft.run, "list tables")
+    async def forget_translations(self, gone: Collection[Translation], namespace: str = "") -> None:
+        await asyncio.to_thread(_forget_translations, frozenset(gone), namespace)
+
+    def watch_rules(self, changed: Callable[[], None], namespace: str = "") -> Callable[[], None]:
+        return _inside(namespace, lambda: nft.watch(changed))
+
+    def watch_links(self, changed: Callable[[str], None], namespace: str = "") -> Callable[[], None]:
+        return _inside(namespace, lambda: netlink.watch_links(changed))
+
+    async def tables(self, namespace: str = "") -> set[str]:
+        listed = await asyncio.to_thread(_inside, namespace, lambda: nft.run("list tables"))
         return {line.removeprefix("table ") for line in listed.splitlines()}
+
+
+def _inside(namespace: str, work: Callable[[], T]) -> T:
+    """With this thread in the namespace at the path meanwhile."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(netlink.inside(_Namespaces(stack).fd(namespace) if namespace else None))
+        return work()
 
 
 class _Namespaces:
@@ -75,8 +116,8 @@ class _Namespaces:
             self._stack.callback(os.close, self._fds[path])
         return self._fds[path]
 
-    def connection(self, path: str) -> contextlib.AbstractContextManager[socket.socket]:
-        return netlink.connection(self.fd(path) if path else None)
+    def connection(self, path: str, protocol: int = netlink.ROUTE) -> contextlib.AbstractContextManager[socket.socket]:
+        return netlink.connection(self.fd(path) if path else None, protocol)
 
 
 def _apply(batches: Sequence[Batch]) -> None:
@@ -101,15 +142,24 @@ def _carry_out(sock: socket.socket, changes: Sequence[Change], namespaces: _Name
         return indices[link]
 
     for change in changes:
-        message = _message(change, index_of, namespaces)
-        pending.append(message)
+        pending += _messages(change, index_of, namespaces)
     if pending:
         netlink.send(sock, pending)
 
 
+def _messages(change: Change, index_of: Callable[[str], int], namespaces: _Namespaces) -> Sequence[netlink.Message]:
+    if isinstance(change, SetPort):
+        index = index_of(change.link)
+        return vxlan.set_port(index, index_of(change.bridge)), vxlan.set_port_flags(index, flood=change.flood)
+    return (_message(change, index_of, namespaces),)
+
+
 def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namespaces) -> netlink.Message:
     if isinstance(change, AddBridge):
-        return netlink.add_bridge(change.name, change.mac)
+        return netlink.add_bridge(change.name, change.mac, snooping=change.snooping)
+    if isinstance(change, AddVxlan):
+        target = namespaces.fd(change.namespace)
+        return vxlan.add_vxlan(change.name, change.vni, change.local, change.port, change.mtu, target)
     if isinstance(change, AddVeth):
         return netlink.add_veth(
             change.name,
@@ -119,6 +169,19 @@ def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namesp
             namespaces.fd(change.peer_namespace),
             change.mtu,
         )
+    if isinstance(change, SetForwarding):
+        return vxlan.set_forwarding(index_of(change.link), change.mac, change.host)
+    if isinstance(change, DeleteForwarding):
+        return vxlan.delete_forwarding(index_of(change.link), change.mac)
+    if isinstance(change, SetNeighbour):
+        return vxlan.set_neighbour(index_of(change.link), change.address, change.mac)
+    if isinstance(change, DeleteNeighbour):
+        return vxlan.delete_neighbour(index_of(change.link), change.address)
+    if isinstance(change, AddRoute):
+        return vxlan.add_route(index_of(change.link), change.destination, change.gateway, change.table)
+    if isinstance(change, AddMarkRule | DeleteMarkRule):
+        add = isinstance(change, AddMarkRule)
+        return vxlan.mark_rule(change.link, change.mark, change.mask, change.table, add=add)
     if isinstance(change, AddAddress):
         return netlink.add_address(index_of(change.link), change.address)
     if isinstance(change, AddDefaultRoute):
@@ -127,6 +190,8 @@ def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namesp
         return netlink.set_up(index_of(change.link))
     if isinstance(change, DeleteLink):
         return netlink.delete_link(change.name)
+    if isinstance(change, SetPort):
+        raise TypeError("a port takes two messages")
     assert_never(change)
 
 
@@ -135,6 +200,11 @@ def _links(namespace: str) -> dict[str, Link]:
         found = netlink.links(sock)
     names = {index: name for name, (index, _) in found.items()}
     return {name: Link(name, names.get(master, "")) for name, (_, master) in found.items()}
+
+
+def _vxlan(name: str, namespace: str) -> VxlanLink | None:
+    with contextlib.ExitStack() as stack, _Namespaces(stack).connection(namespace) as sock:
+        return vxlan.read(sock, name)
 
 
 def _set_sysctls(values: Mapping[str, str]) -> None:
@@ -156,7 +226,18 @@ def _forget_flows(wanted: Sequence[FlowsTo]) -> None:
                 if (str(flow.destination), flow.port) in keys
                 or (("0.0.0.0", flow.port) in keys and (flow.destination.is_loopback or str(flow.destination) in local))
             ]
-            conntrack.forget(sock, found)
+            conntrack.forget(sock, [flow.key for flow in found])
+
+
+def _translations(namespace: str) -> set[Translation]:
+    with contextlib.ExitStack() as stack, _Namespaces(stack).connection(namespace, netlink.NETFILTER) as sock:
+        return {each.translation for each in conntrack.translated(sock)}
+
+
+def _forget_translations(gone: frozenset[Translation], namespace: str) -> None:
+    with contextlib.ExitStack() as stack, _Namespaces(stack).connection(namespace, netlink.NETFILTER) as sock:
+        found = [each for each in conntrack.translated(sock, {one.target for one in gone}) if each.translation in gone]
+        conntrack.forget(sock, [each.key for each in found])
 
 
 def parse_routes(table: str) -> list[Route]:

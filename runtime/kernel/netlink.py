@@ -7,13 +7,14 @@ namespace starts a helper. Messages are built by pure functions (rtnetlink(7)).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -26,11 +27,13 @@ _REQUEST, _ACK, _DUMP, _CREATE, _EXCL, _REPLACE = 0x1, 0x4, 0x300, 0x400, 0x200,
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
 _IFLA_EXT_MASK, _SKIP_STATS = 29, 8
-_INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_INFO_KIND, _INFO_DATA, _VETH_INFO_PEER, _IFLA_BR_MCAST_SNOOPING = 1, 2, 1, 23
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_GATEWAY, _RTA_OIF = 5, 4
 _IFF_UP = 1
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_PART = 128
+_GROUP_LINK, _DATAGRAMS_A_TURN = 1, 64
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
@@ -64,23 +67,37 @@ def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", length, kind) + value + b"\0" * (-length % 4)
 
 
-def _name(name: str) -> bytes:
+def link_name(name: str) -> bytes:
+    """As an attribute."""
     return attribute(_IFLA_IFNAME, name.encode() + b"\0")
 
 
-def _link(index: int, attributes: bytes, *, up: bool = False) -> bytes:
+def link(index: int, attributes: bytes, *, up: bool = False, family: int = socket.AF_UNSPEC) -> bytes:
+    """The body of a message about a link, 0 for none or one named by an attribute."""
     flags = _IFF_UP if up else 0
-    return _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, flags) + attributes
+    return _IFINFO.pack(family, 0, index, flags, flags) + attributes
 
 
-def add_bridge(name: str, mac: str) -> Message:
+def link_index_of(body: bytes) -> int:
+    """Which link an answer is about."""
+    index: int = _IFINFO.unpack_from(body)[2]
+    return index
+
+
+def link_attributes(body: bytes) -> dict[int, bytes]:
+    """What an answer says of a link."""
+    return dict(attributes(body[_IFINFO.size :]))
+
+
+def add_bridge(name: str, mac: str, *, snooping: bool) -> Message:
     """A bridge that is up. A MAC of its own keeps it from taking on that of a port that comes or goes."""
-    info = attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, b"bridge"))
+    data = b"" if snooping else attribute(_INFO_DATA, attribute(_IFLA_BR_MCAST_SNOOPING, b"\0"))
+    info = attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, b"bridge") + data)
     mac_bytes = attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
     return Message(
         _RTM_NEWLINK,
         _CREATE | _EXCL,
-        _link(0, _name(name) + mac_bytes + info, up=True),
+        link(0, link_name(name) + mac_bytes + info, up=True),
         f"bridge {name}",
         (errno.EEXIST,),
     )
@@ -91,17 +108,17 @@ def add_veth(host_name: str, bridge_index: int, peer_name: str, peer_mac: str, p
 
     The far end cannot be up yet: it is made first, and has no peer at that moment (ENOTCONN).
     """
-    peer = _link(
+    peer = link(
         0,
-        _name(peer_name)
+        link_name(peer_name)
         + attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
         + attribute(_IFLA_MTU, struct.pack("=I", mtu))
         + attribute(_IFLA_NET_NS_FD, struct.pack("=I", peer_namespace_fd)),
     )
     data = attribute(_INFO_DATA, attribute(_VETH_INFO_PEER, peer))
-    body = _link(
+    body = link(
         0,
-        _name(host_name)
+        link_name(host_name)
         + attribute(_IFLA_MTU, struct.pack("=I", mtu))
         + attribute(_IFLA_MASTER, struct.pack("=I", bridge_index))
         + attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, b"veth") + data),
@@ -112,12 +129,12 @@ def add_veth(host_name: str, bridge_index: int, peer_name: str, peer_mac: str, p
 
 def delete_link(name: str) -> Message:
     """Gone already is fine."""
-    return Message(_RTM_DELLINK, 0, _link(0, _name(name)), f"delete {name}", (errno.ENODEV,))
+    return Message(_RTM_DELLINK, 0, link(0, link_name(name)), f"delete {name}", (errno.ENODEV,))
 
 
 def set_up(index: int) -> Message:
     """Switch a link on."""
-    return Message(_RTM_NEWLINK, 0, _link(index, b"", up=True), f"up link {index}")
+    return Message(_RTM_NEWLINK, 0, link(index, b"", up=True), f"up link {index}")
 
 
 def add_address(index: int, address: IPInterface) -> Message:
@@ -159,20 +176,27 @@ def decode(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 @contextlib.contextmanager
+def inside(namespace_fd: int | None) -> Iterator[None]:
+    """Have this thread in another network namespace for a while. Raises OSError."""
+    if namespace_fd is None:
+        yield
+        return
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(namespace_fd, CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            setns(home, CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
 def connection(namespace_fd: int | None = None, protocol: int = ROUTE) -> Iterator[socket.socket]:
     """A netlink socket of this thread's network namespace, or of another's (the thread comes back at once)."""
-    if namespace_fd is None:
+    with inside(namespace_fd):
         made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-    else:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            setns(namespace_fd, CLONE_NEWNET)
-            try:
-                made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-            finally:
-                setns(home, CLONE_NEWNET)
-        finally:
-            os.close(home)
     with made:
         made.settimeout(5.0)
         made.bind((0, 0))
@@ -180,7 +204,17 @@ def connection(namespace_fd: int | None = None, protocol: int = ROUTE) -> Iterat
 
 
 def send(sock: socket.socket, messages: Sequence[Message]) -> None:
-    """Carry out a batch in order. Raises OSError for the first that failed, naming it; the others were still done."""
+    """Carry out a batch in order. Raises OSError for the first that failed, naming it; the others were still done.
+
+    In parts, for the answers to all of one have to fit into the socket's buffer.
+    """
+    failures = [_send(sock, messages[start : start + _PART]) for start in range(0, len(messages), _PART)]
+    for failure in failures:
+        if failure:
+            raise failure
+
+
+def _send(sock: socket.socket, messages: Sequence[Message]) -> OSError | None:
     sock.send(encode(messages))
     failure: OSError | None = None
     waiting = set(range(1, len(messages) + 1))
@@ -193,13 +227,12 @@ def send(sock: socket.socket, messages: Sequence[Message]) -> None:
             message = messages[number - 1]
             if code and code not in message.ignore and failure is None:
                 failure = OSError(code, f"{message.what}: {os.strerror(code)}")
-    if failure:
-        raise failure
+    return failure
 
 
 def link_index(sock: socket.socket, name: str) -> int:
     """Index of one link. Raises OSError (ENODEV)."""
-    body = _link(0, _name(name) + attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS)))
+    body = link(0, link_name(name) + attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS)))
     sock.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST, 1, 0) + body)
     while True:
         for kind, _, answer in decode(sock.recv(1 << 18)):
@@ -207,19 +240,52 @@ def link_index(sock: socket.socket, name: str) -> int:
                 code = -struct.unpack_from("=i", answer)[0]
                 raise OSError(code, f"link {name}: {os.strerror(code)}")
             if kind == _RTM_NEWLINK:
-                index: int = _IFINFO.unpack_from(answer)[2]
-                return index
+                return link_index_of(answer)
 
 
 def links(sock: socket.socket) -> dict[str, tuple[int, int]]:
     """Index and master's index (0: none) of every link, by name."""
     found: dict[str, tuple[int, int]] = {}
-    for body in dump(sock, _RTM_GETLINK, _link(0, b"")):
-        known = dict(attributes(body[_IFINFO.size :]))
+    for body in dump(sock, _RTM_GETLINK, link(0, b"")):
+        known = link_attributes(body)
         name = known.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
         master = known.get(_IFLA_MASTER)
-        found[name] = (_IFINFO.unpack_from(body)[2], struct.unpack("=I", master)[0] if master else 0)
+        found[name] = (link_index_of(body), struct.unpack("=I", master)[0] if master else 0)
     return found
+
+
+def watch_links(gone: Callable[[str], None]) -> Callable[[], None]:
+    """Call ``gone`` on the event loop with the name of a link that went from this thread's network namespace, or left its
+    bridge; "" when there were more than the socket holds. Returns what ends it. Raises OSError.
+    """
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    made = socket.socket(socket.AF_NETLINK, kind, ROUTE)
+    try:
+        made.bind((0, _GROUP_LINK))
+    except BaseException:
+        made.close()
+        raise
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        names: set[str] = set()
+        for _ in range(_DATAGRAMS_A_TURN):
+            try:
+                heard = [body for kind, _, body in decode(made.recv(65536)) if kind == _RTM_DELLINK]
+                names |= {link_attributes(body).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode() for body in heard}
+            except BlockingIOError:
+                break
+            except OSError:  # ENOBUFS
+                names.add("")
+        for name in names:
+            gone(name)
+
+    def stop() -> None:
+        loop.remove_reader(made.fileno())
+        made.close()
+
+    loop.add_reader(made.fileno(), readable)
+    return stop
 
 
 def addresses(sock: socket.socket) -> list[LinkAddress]:

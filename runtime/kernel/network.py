@@ -8,20 +8,40 @@ kernel.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPInterface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class AddBridge(msgspec.Struct, frozen=True):
-    """A bridge that is up, with a MAC of its own. There already is fine."""
+    """A bridge that is up, with a MAC of its own. There already is fine.
+
+    Without ``snooping`` it asks nobody who wants which multicast, and sends it to every port.
+    """
 
     name: str
     mac: str
+    snooping: bool = True
+
+
+class AddVxlan(msgspec.Struct, frozen=True):
+    """A VXLAN device in the network namespace at the path, whose packets go out in the namespace of the batch.
+
+    It learns nothing: where a MAC is, and which MAC an address has, is what ``SetForwarding`` and ``SetNeighbour`` say,
+    and it answers for those neighbours itself. ``local`` is the source of what it sends, and the only address it hears.
+    """
+
+    name: str
+    vni: int
+    local: IPAddress
+    port: int
+    mtu: int
+    namespace: str
 
 
 class AddVeth(msgspec.Struct, frozen=True):
@@ -33,6 +53,44 @@ class AddVeth(msgspec.Struct, frozen=True):
     peer: str
     peer_mac: str
     peer_namespace: str
+
+
+class SetPort(msgspec.Struct, frozen=True):
+    """Make a link a port of a bridge, and up, that learns no MAC. ``flood``: whether it gets what has no known place."""
+
+    link: str
+    bridge: str
+    flood: bool
+
+
+class SetForwarding(msgspec.Struct, frozen=True):
+    """Where frames for a MAC go: from a VXLAN device to a host, or (None) from a bridge to this port of it."""
+
+    link: str
+    mac: str
+    host: IPAddress | None = None
+
+
+class DeleteForwarding(msgspec.Struct, frozen=True):
+    """Of a VXLAN device. Gone already is fine."""
+
+    link: str
+    mac: str
+
+
+class SetNeighbour(msgspec.Struct, frozen=True):
+    """The MAC of an address, for good."""
+
+    link: str
+    address: IPAddress
+    mac: str
+
+
+class DeleteNeighbour(msgspec.Struct, frozen=True):
+    """Gone already is fine."""
+
+    link: str
+    address: IPAddress
 
 
 class AddAddress(msgspec.Struct, frozen=True):
@@ -48,6 +106,39 @@ class AddDefaultRoute(msgspec.Struct, frozen=True):
     gateway: IPAddress
 
 
+class AddRoute(msgspec.Struct, frozen=True):
+    """A route by a link, in place of another: through ``gateway``, which needs no address of ours beside it, or on link.
+
+    ``table`` 0 is the main one.
+    """
+
+    destination: IPNetwork
+    link: str
+    gateway: IPAddress | None = None
+    table: int = 0
+
+
+class AddMarkRule(msgspec.Struct, frozen=True):
+    """What comes in by a link with a mark of the firewall (``mark`` of the bits ``mask``) is routed by ``table``.
+
+    IPv4. There already is fine.
+    """
+
+    link: str
+    mark: int
+    mask: int
+    table: int
+
+
+class DeleteMarkRule(msgspec.Struct, frozen=True):
+    """Gone already is fine."""
+
+    link: str
+    mark: int
+    mask: int
+    table: int
+
+
 class SetUp(msgspec.Struct, frozen=True):
     """Switch a link on."""
 
@@ -60,7 +151,23 @@ class DeleteLink(msgspec.Struct, frozen=True):
     name: str
 
 
-Change: TypeAlias = AddBridge | AddVeth | AddAddress | AddDefaultRoute | SetUp | DeleteLink
+Change: TypeAlias = (
+    AddBridge
+    | AddVxlan
+    | AddVeth
+    | SetPort
+    | SetForwarding
+    | DeleteForwarding
+    | SetNeighbour
+    | DeleteNeighbour
+    | AddAddress
+    | AddDefaultRoute
+    | AddRoute
+    | AddMarkRule
+    | DeleteMarkRule
+    | SetUp
+    | DeleteLink
+)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -75,6 +182,18 @@ class Link(msgspec.Struct, frozen=True):
 
     name: str
     bridge: str = ""
+
+
+class VxlanLink(msgspec.Struct, frozen=True):
+    """What a VXLAN device is, and what it was told."""
+
+    vni: int
+    local: IPAddress | None
+    port: int
+    mtu: int
+    bridge: str
+    forwarding: dict[str, IPAddress]
+    neighbours: dict[IPAddress, str]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -95,6 +214,15 @@ class FlowsTo(msgspec.Struct, frozen=True):
     port: int
 
 
+class Translation(msgspec.Struct, frozen=True):
+    """Flows that began towards ``address`` and were led to ``target``; ``protocol`` is its number in IP."""
+
+    protocol: int
+    address: IPAddress
+    port: int
+    target: IPAddress
+
+
 class KernelNetwork(Protocol):
     """Devices, addresses, routes and rules. What blocks is done in a thread."""
 
@@ -106,8 +234,24 @@ class KernelNetwork(Protocol):
         """
         ...
 
+    async def keep_namespace(self, path: str) -> None:
+        """A network namespace that is kept at the path, of processes or none. There already is fine. Raises OSError."""
+        ...
+
+    async def drop_namespace(self, path: str) -> None:
+        """Let it go; it ends with its last process. Gone already is fine. Raises OSError."""
+        ...
+
+    async def has_namespace(self, path: str) -> bool:
+        """Whether one is kept at the path."""
+        ...
+
     async def links(self, namespace: str = "") -> dict[str, Link]:
         """Every link of a namespace by name. Raises OSError."""
+        ...
+
+    async def vxlan(self, name: str, namespace: str = "") -> VxlanLink | None:
+        """A VXLAN device with its entries, None where there is no such link or it is of another kind. Raises OSError."""
         ...
 
     async def routes(self) -> list[Route]:
@@ -118,12 +262,12 @@ class KernelNetwork(Protocol):
         """One parameter of the daemon's namespace, as ``set_sysctls`` names it. Raises OSError."""
         ...
 
-    async def set_sysctls(self, values: Mapping[str, str]) -> None:
-        """Set parameters of the daemon's namespace, named by path below /proc/sys/net. Raises OSError."""
+    async def set_sysctls(self, values: Mapping[str, str], namespace: str = "") -> None:
+        """Set parameters of a namespace, named by path below /proc/sys/net. Raises OSError."""
         ...
 
-    async def run_rules(self, commands: str) -> None:
-        """Carry out commands in nft's language, all or none. Raises HostError with nft's reason."""
+    async def run_rules(self, commands: str, namespace: str = "") -> None:
+        """Carry out commands in nft's language, all or none. Raises HostError with nft's reason, OSError."""
         ...
 
     async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
@@ -133,13 +277,28 @@ class KernelNetwork(Protocol):
         """
         ...
 
-    def watch_rules(self, changed: Callable[[], None]) -> Callable[[], None]:
+    async def translations(self, namespace: str = "") -> set[Translation]:
+        """What the flows that there are have been translated to, of both address families. Raises OSError."""
+        ...
+
+    async def forget_translations(self, gone: Collection[Translation], namespace: str = "") -> None:
+        """Have the rules asked anew for these flows. Raises OSError."""
+        ...
+
+    def watch_rules(self, changed: Callable[[], None], namespace: str = "") -> Callable[[], None]:
         """Call ``changed`` on the event loop whenever a table has gone, ours or not, or may have; returns what ends it.
 
         A table that was replaced has gone as well. Raises OSError.
         """
         ...
 
-    async def tables(self) -> set[str]:
-        """Tables of rules: family and name, such as "ip engine-swarm0". Raises HostError."""
+    def watch_links(self, changed: Callable[[str], None], namespace: str = "") -> Callable[[], None]:
+        """Call ``changed`` on the event loop with the name of a link that has gone ("": some may have); returns what ends it.
+
+        Raises OSError.
+        """
+        ...
+
+    async def tables(self, namespace: str = "") -> set[str]:
+        """Tables of rules: family and name, such as "ip engine-swarm0". Raises HostError, OSError."""
         ...

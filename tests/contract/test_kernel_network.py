@@ -18,15 +18,26 @@ from runtime.kernel.network import (
     AddAddress,
     AddBridge,
     AddDefaultRoute,
+    AddMarkRule,
+    AddRoute,
     AddVeth,
+    AddVxlan,
     Batch,
     Change,
+    DeleteForwarding,
     DeleteLink,
+    DeleteMarkRule,
+    DeleteNeighbour,
     FlowsTo,
     KernelNetwork,
     Link,
     Route,
+    SetForwarding,
+    SetNeighbour,
+    SetPort,
     SetUp,
+    Translation,
+    VxlanLink,
 )
 from runtime.networks.rules import PublishedPort, ruleset
 from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
@@ -50,6 +61,11 @@ class Host:
 
     async def apply(self, *changes: Change, namespace: str = "") -> None:
         await self.kernel.apply(Batch(changes, namespace))
+
+
+HERE, PEER = ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("192.0.2.2")
+FAR = ipaddress.ip_address("10.0.7.9")
+FAR_MAC = "02:42:0a:00:07:09"
 
 
 @pytest.fixture(params=["memory", pytest.param("linux", marks=pytest.mark.root)])
@@ -176,3 +192,112 @@ async def test_rules_are_replaced_all_or_none(host: Host) -> None:
     assert await host.kernel.tables() == {"ip engine-br7"}
     await host.kernel.run_rules("add table ip engine-br7\ndelete table ip engine-br7\n")
     assert await host.kernel.tables() == set()
+
+
+def vxlan(inside: str, name: str = "vxlan0", vni: int = 4099) -> AddVxlan:
+    return AddVxlan(name, vni, HERE, 4789, 1450, inside)
+
+
+async def test_a_vxlan_device_is_born_elsewhere_and_knows_what_it_was_told(host: Host) -> None:
+    await host.apply(vxlan(host.inside))
+    await host.apply(
+        AddBridge("br0", "02:42:0a:00:07:01", snooping=False),
+        SetPort("vxlan0", "br0", flood=True),
+        namespace=host.inside,
+    )
+    for _ in range(2):
+        await host.apply(
+            SetForwarding("vxlan0", FAR_MAC, HERE),
+            SetForwarding("vxlan0", FAR_MAC, PEER),
+            SetNeighbour("vxlan0", FAR, FAR_MAC),
+            SetNeighbour("vxlan0", ipaddress.ip_address("fd00:7::9"), FAR_MAC),
+            namespace=host.inside,
+        )
+    neighbours = {FAR: FAR_MAC, ipaddress.ip_address("fd00:7::9"): FAR_MAC}
+    assert await host.kernel.vxlan("vxlan0", host.inside) == VxlanLink(
+        4099, HERE, 4789, 1450, "br0", {FAR_MAC: PEER}, neighbours
+    )
+    for _ in range(2):
+        await host.apply(
+            DeleteForwarding("vxlan0", FAR_MAC),
+            *(DeleteNeighbour("vxlan0", each) for each in neighbours),
+            namespace=host.inside,
+        )
+    assert await host.kernel.vxlan("vxlan0", host.inside) == VxlanLink(4099, HERE, 4789, 1450, "br0", {}, {})
+    assert await host.kernel.vxlan("br0", host.inside) is None
+    assert await host.kernel.vxlan("vxlan0") is None
+
+
+async def test_ten_thousand_places_are_one_batch(host: Host) -> None:
+    await host.apply(vxlan(host.inside))
+    macs = [f"02:42:0a:01:{number >> 8:02x}:{number & 255:02x}" for number in range(10_000)]
+    await host.apply(*(SetForwarding("vxlan0", mac, PEER) for mac in macs), namespace=host.inside)
+    found = await host.kernel.vxlan("vxlan0", host.inside)
+    assert found is not None
+    assert found.forwarding == dict.fromkeys(macs, PEER)
+
+
+async def test_a_vni_is_used_once(host: Host) -> None:
+    await host.apply(vxlan(host.inside))
+    with pytest.raises(OSError, match="exists"):
+        await host.apply(vxlan(host.inside, "vxlan1"))
+    await host.apply(vxlan(host.inside, "vxlan1", 4100))
+
+
+async def test_a_port_has_its_mac_in_one_place(host: Host) -> None:
+    await host.apply(BRIDGE, host.pair(), SetPort("veth0000007", "br7", flood=False))
+    await host.apply(SetForwarding("veth0000007", "02:42:0a:00:07:02"))
+    with pytest.raises(OSError, match=r".+"):
+        await host.apply(SetPort("veth0000007", "br8", flood=False))
+
+
+async def test_a_namespace_of_nobody_is_there_until_it_is_taken_away(host: Host, tmp_path: Path) -> None:
+    path = str(tmp_path / "overlays" / "n1")
+    assert not await host.kernel.has_namespace(path)
+    for _ in range(2):
+        await host.kernel.keep_namespace(path)
+    assert await host.kernel.has_namespace(path)
+    assert set(await host.kernel.links(path)) == {"lo"}
+    await host.apply(BRIDGE, namespace=path)
+    assert set(await host.kernel.links(path)) == {"lo", "br7"}
+    await host.kernel.run_rules(ruleset("br7", NET, []), path)
+    assert (await host.kernel.tables(path), await host.kernel.tables()) == ({"ip engine-br7"}, set())
+    await host.kernel.set_sysctls({"ipv4/conf/br7/rp_filter": "2"}, path)
+    for _ in range(2):
+        await host.kernel.drop_namespace(path)
+    assert not await host.kernel.has_namespace(path)
+
+
+async def test_a_link_that_goes_is_told_of_until_the_watch_ends(host: Host) -> None:
+    told: list[str] = []
+    stop = host.kernel.watch_links(told.append, host.inside)
+    await host.apply(AddBridge("br8", "02:42:0a:00:08:01"), DeleteLink("br8"), namespace=host.inside)
+    await until(lambda: "br8" in told, what="the link's end told")
+    stop()
+    told.clear()
+    await host.apply(BRIDGE, DeleteLink("br7"), namespace=host.inside)
+    await asyncio.sleep(0)
+    assert told == []
+
+
+async def test_routes_by_link_and_by_mark(host: Host) -> None:
+    await host.apply(BRIDGE, AddAddress("br7", ipaddress.ip_interface("10.0.7.1/24")), SetUp("br7"))
+    for _ in range(2):
+        await host.apply(
+            AddRoute(ipaddress.ip_network("10.8.0.0/16"), "br7"),
+            AddRoute(ipaddress.ip_network("fd00:8::/64"), "br7"),
+            AddRoute(ipaddress.ip_network("0.0.0.0/0"), "br7", ipaddress.ip_address("169.254.7.1"), table=97),
+            AddMarkRule("br7", 0x100, 0xFF00, 97),
+        )
+    for _ in range(2):
+        await host.apply(DeleteMarkRule("br7", 0x100, 0xFF00, 97))
+    with pytest.raises(OSError, match=r".+"):
+        await host.apply(AddRoute(ipaddress.ip_network("10.8.0.0/16"), "br8"))
+
+
+async def test_to_forget_translations_that_there_are_not_is_no_error(host: Host) -> None:
+    assert await host.kernel.translations(host.inside) == set()
+    for count in (1, 20):
+        gone = {Translation(17, FAR, 53, ipaddress.ip_address(f"10.0.7.{number + 1}")) for number in range(count)}
+        await host.kernel.forget_translations(gone, host.inside)
+    await host.kernel.forget_translations({Translation(6, FAR, 53, ipaddress.ip_address("fd00:7::9"))})

@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -17,22 +17,30 @@ from runtime.kernel.network import (
     AddAddress,
     AddBridge,
     AddDefaultRoute,
+    AddMarkRule,
+    AddRoute,
     AddVeth,
+    AddVxlan,
     Batch,
     Change,
+    DeleteForwarding,
     DeleteLink,
+    DeleteMarkRule,
+    DeleteNeighbour,
     FlowsTo,
     IPInterface,
     Link,
     Route,
+    SetForwarding,
+    SetNeighbour,
+    SetPort,
     SetUp,
+    Translation,
+    VxlanLink,
 )
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
 
-Step = (
-    type[AddBridge | AddVeth | AddAddress | AddDefaultRoute | SetUp | DeleteLink]
-    | Literal["rules", "sysctls", "flows", "watch"]
-)
+Step = type[Change] | Literal["rules", "sysctls", "flows", "watch"]
 
 
 @dataclass
@@ -43,6 +51,9 @@ class Device:
     up: bool = False
     addresses: list[IPInterface] = field(default_factory=list)
     peer: tuple[str, str] | None = None
+    vxlan: VxlanLink | None = None
+    places: dict[str, str] = field(default_factory=dict)
+    """Of a bridge: MAC to port."""
 
 
 class RecordingKernel:
@@ -54,6 +65,10 @@ class RecordingKernel:
     def __init__(self) -> None:
         self.devices: dict[str, dict[str, Device]] = {"": {"lo": Device(up=True)}}
         self.rules: dict[str, str] = {}
+        self.rules_inside: dict[str, dict[str, str]] = {}
+        self.routing_rules: list[AddMarkRule] = []
+        self.flows: dict[str, set[Translation]] = {}
+        self.link_watchers: list[tuple[str, Callable[[str], None]]] = []
         self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0"}
         self.watchers: list[Callable[[], None]] = []
         self.done: list[Change | FlowsTo | str] = []
@@ -82,6 +97,36 @@ class RecordingKernel:
                 self._make(change, batch.namespace)
                 self.done.append(change)
 
+    async def keep_namespace(self, path: str) -> None:
+        self.devices.setdefault(path, {"lo": Device()})
+
+    async def drop_namespace(self, path: str) -> None:
+        if path in self.devices:
+            self.end_namespace(path)
+
+    async def has_namespace(self, path: str) -> bool:
+        return path in self.devices
+
+    async def vxlan(self, name: str, namespace: str = "") -> VxlanLink | None:
+        await self.links(namespace)
+        device = self.devices[namespace].get(name)
+        return msgspec.structs.replace(device.vxlan, bridge=device.bridge) if device and device.vxlan else None
+
+    async def translations(self, namespace: str = "") -> set[Translation]:
+        await self.links(namespace)
+        return set(self.flows.get(namespace, ()))
+
+    async def forget_translations(self, gone: Collection[Translation], namespace: str = "") -> None:
+        await self.links(namespace)
+        self.flows.get(namespace, set()).difference_update(gone)
+
+    def watch_links(self, changed: Callable[[str], None], namespace: str = "") -> Callable[[], None]:
+        if namespace not in self.devices:
+            raise _error(errno.ENOENT, namespace)
+        entry = namespace, changed
+        self.link_watchers.append(entry)
+        return lambda: self.link_watchers.remove(entry)
+
     async def links(self, namespace: str = "") -> dict[str, Link]:
         if namespace not in self.devices:
             raise _error(errno.ENOENT, namespace)
@@ -100,19 +145,27 @@ class RecordingKernel:
             raise _error(errno.ENOENT, name)
         return self.sysctls[name]
 
-    async def set_sysctls(self, values: Mapping[str, str]) -> None:
+    async def set_sysctls(self, values: Mapping[str, str], namespace: str = "") -> None:
         self._refuse_if_told("sysctls")
+        await self.links(namespace)
         for name, value in values.items():
             found = re.fullmatch(r"ipv[46]/conf/(.+)/\w+", name)
-            if found and found[1] not in self.devices[""]:
+            if found and found[1] not in {"default", "all", *self.devices[namespace]}:
                 raise _error(errno.ENOENT, name)
-            self.sysctls[name] = value
+            if not namespace:
+                self.sysctls[name] = value
 
-    async def run_rules(self, commands: str) -> None:
+    async def run_rules(self, commands: str, namespace: str = "") -> None:
         self._refuse_if_told("rules")
-        tables = dict(self.rules)
+        await self.links(namespace)
+        tables = dict(self.rules_inside.get(namespace, {}) if namespace else self.rules)
         rest = commands
         while rest := rest.lstrip():
+            line = re.match(r"(?:add|flush|delete) (?:element|chain|rule) (\w+ [\w-]+) .*\n", rest)
+            if line and line[1] in tables:
+                tables[line[1]] += line[0]
+                rest = rest[line.end() :]
+                continue
             found = re.match(r"(?:(add|delete) )?table (\w+ [\w-]+)(?: (\{.*?^\}))?", rest, re.DOTALL | re.MULTILINE)
             if found is None or (found[1] == "delete" and found[2] not in tables):
                 raise HostError(f"nftables: refused: {rest.splitlines()[0]}")
@@ -122,17 +175,22 @@ class RecordingKernel:
                 tables[found[2]] = found[3] or tables.get(found[2], "")
             rest = rest[found.end() :]
         has_lost = "delete table" in commands
-        self.rules = tables
+        if namespace:
+            self.rules_inside[namespace] = tables
+        else:
+            self.rules = tables
         self.done.append("rules")
-        if has_lost:
+        if has_lost and not namespace:
             self._tell()
 
     async def forget_flows(self, flows: Sequence[FlowsTo]) -> None:
         self._refuse_if_told("flows")
         self.done += flows
 
-    def watch_rules(self, changed: Callable[[], None]) -> Callable[[], None]:
+    def watch_rules(self, changed: Callable[[], None], namespace: str = "") -> Callable[[], None]:
         self._refuse_if_told("watch")
+        if namespace not in self.devices:
+            raise _error(errno.ENOENT, namespace)
         self.watchers.append(changed)
         return lambda: self.watchers.remove(changed)
 
@@ -145,8 +203,9 @@ class RecordingKernel:
         for changed in self.watchers:
             changed()
 
-    async def tables(self) -> set[str]:
-        return set(self.rules)
+    async def tables(self, namespace: str = "") -> set[str]:
+        await self.links(namespace)
+        return set(self.rules_inside.get(namespace, {}) if namespace else self.rules)
 
     def _refuse_if_told(self, step: Step) -> None:
         if step in self.refused:
@@ -159,6 +218,22 @@ class RecordingKernel:
             here.setdefault(change.name, Device(up=True))
         elif isinstance(change, AddVeth):
             self._make_pair(change, namespace)
+        elif isinstance(change, AddVxlan):
+            self._make_vxlan(change)
+        elif isinstance(change, SetPort):
+            if change.bridge not in here or change.link not in here:
+                raise _error(errno.ENODEV, f"{change}")
+            here[change.link].bridge, here[change.link].up = change.bridge, True
+        elif isinstance(change, SetForwarding | DeleteForwarding | SetNeighbour | DeleteNeighbour):
+            self._note_place(change, here)
+        elif isinstance(change, AddMarkRule | DeleteMarkRule):
+            rule = AddMarkRule(change.link, change.mark, change.mask, change.table)
+            self.routing_rules = [each for each in self.routing_rules if each != rule]
+            if isinstance(change, AddMarkRule):
+                self.routing_rules.append(rule)
+        elif isinstance(change, AddRoute):
+            if not (change.link in here and here[change.link].up):
+                raise _error(errno.ENODEV, f"{change}")
         elif isinstance(change, DeleteLink):
             self._delete(namespace, change.name)
         elif isinstance(change, AddDefaultRoute):
@@ -186,8 +261,44 @@ class RecordingKernel:
         here[change.name] = Device(change.bridge, up=True, peer=(change.peer_namespace, change.peer))
         there[change.peer] = Device(peer=(namespace, change.name))
 
+    def _make_vxlan(self, change: AddVxlan) -> None:
+        there = self.devices.get(change.namespace)
+        if there is None:
+            raise _error(errno.ENOENT, change.namespace)
+        twins = (each.vxlan for devices in self.devices.values() for each in devices.values() if each.vxlan)
+        if change.name in there or any((each.vni, each.port) == (change.vni, change.port) for each in twins):
+            raise _error(errno.EEXIST, change.name)
+        made = VxlanLink(change.vni, change.local, change.port, change.mtu, "", {}, {})
+        there[change.name] = Device(vxlan=made)
+
+    def _note_place(
+        self, change: SetForwarding | DeleteForwarding | SetNeighbour | DeleteNeighbour, here: dict[str, Device]
+    ) -> None:
+        device = here.get(change.link)
+        if device is None:
+            raise _error(errno.ENODEV, change.link)
+        if isinstance(change, SetForwarding) and change.host is None:
+            if device.bridge not in here:
+                raise _error(errno.EOPNOTSUPP, f"{change}")
+            here[device.bridge].places[change.mac] = change.link
+            return
+        if device.vxlan is None:
+            raise _error(errno.EOPNOTSUPP, f"{change}")
+        if isinstance(change, SetForwarding) and change.host:
+            device.vxlan.forwarding[change.mac] = change.host
+        elif isinstance(change, DeleteForwarding):
+            device.vxlan.forwarding.pop(change.mac, None)
+        elif isinstance(change, SetNeighbour):
+            device.vxlan.neighbours[change.address] = change.mac
+        elif isinstance(change, DeleteNeighbour):
+            device.vxlan.neighbours.pop(change.address, None)
+
     def _delete(self, namespace: str, name: str) -> None:
         gone = self.devices[namespace].pop(name, None)
+        if gone:
+            for place, changed in tuple(self.link_watchers):
+                if place == namespace:
+                    changed(name)
         for device in self.devices[namespace].values():
             device.bridge = "" if device.bridge == name else device.bridge
         if gone and gone.peer:

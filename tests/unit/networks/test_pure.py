@@ -161,7 +161,11 @@ def test_ruleset_text() -> None:
 
 
 def test_netlink_messages_are_aligned_and_numbered() -> None:
-    messages = [netlink.add_bridge("b", "02:42:00:00:00:01"), netlink.delete_link("xyz"), netlink.set_up(4)]
+    messages = [
+        netlink.add_bridge("b", "02:42:00:00:00:01", snooping=True),
+        netlink.delete_link("xyz"),
+        netlink.set_up(4),
+    ]
     decoded = list(netlink.decode(netlink.encode(messages)))
     assert [(kind, number) for kind, number, _ in decoded] == [(16, 1), (17, 2), (16, 3)]
     assert [body for _, _, body in decoded] == [message.body for message in messages]
