@@ -245,7 +245,9 @@ class Dispatcher:
                 return
             if self._sessions.get(node_id) is session and not session.ended.is_set():
                 break
-        log.error("session.copy_refused", node_id=node_id, addr=first.addr, addr_in_session=session.addr)
+        if (left_out := self._lines.due(("copy", node_id))) is not None:
+            addr = session.addr
+            log.error("session.copy_refused", node_id=node_id, addr=first.addr, addr_in_session=addr, left_out=left_out)
         await context.abort(
             grpc.StatusCode.ALREADY_EXISTS,
             f"node {node_id} is running on another machine already ({session.addr or 'address unknown'}): this machine "
@@ -260,9 +262,15 @@ class Dispatcher:
         reason = nodes.why_another_machine(node, first)
         if not reason:
             return
-        log.error(
-            "session.machine_refused", node_id=node_id, addr=first.addr, addr_before=node.status.addr, reason=reason
-        )
+        if (left_out := self._lines.due(("machine", node_id))) is not None:
+            log.error(
+                "session.machine_refused",
+                node_id=node_id,
+                addr=first.addr,
+                addr_before=node.status.addr,
+                reason=reason,
+                left_out=left_out,
+            )
         await context.abort(
             grpc.StatusCode.ALREADY_EXISTS,
             f"node {node_id} is another machine ({node.status.addr or 'address unknown'}): {reason}. If this one is to take "
@@ -276,10 +284,15 @@ class Dispatcher:
         async with asyncio.TaskGroup() as group:
             tasks: set[asyncio.Task[None]] = set()
 
+            def ended(task: asyncio.Task[None]) -> None:
+                tasks.discard(task)
+                if task.cancelled():  # a group makes nothing of it; without this part there is no session
+                    session.finish(End(grpc.StatusCode.UNAVAILABLE, f"{task.get_name()} was cut short"))
+
             def start(work: Coroutine[Any, Any, None], what: str) -> None:  # Any: as in ``asyncio.create_task``
                 task = group.create_task(work, name=f"session {session.node_id} {what}")
                 tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                task.add_done_callback(ended)
 
             start(self._read(session, requests, start), "in")
             start(self._write(session, context), "out")
@@ -337,10 +350,12 @@ class Dispatcher:
                 return
 
     def _reported(self, session: AgentSession, report: PendingReport) -> None:
-        if report.passed_over:  # one line, however many: a worker may send a thousand at a time
-            task_id, reason = report.example
-            count = report.passed_over
-            log.info("report.passed_over", node_id=report.node_id, count=count, task_id=task_id, reason=reason)
+        node_id = report.node_id
+        if report.passed_over and (left_out := self._lines.due(("passed over", node_id))) is not None:
+            (task_id, reason), count = report.example, report.passed_over
+            log.info(
+                "report.passed_over", node_id=node_id, count=count, task_id=task_id, reason=reason, left_out=left_out
+            )
         session.acknowledge()
 
     async def _describe(self, session: AgentSession) -> None:
@@ -513,7 +528,7 @@ class Dispatcher:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
     def _note_excess(self, node_id: str) -> None:
-        if (left_out := self._lines.due(node_id)) is not None:
+        if (left_out := self._lines.due(("budget", node_id))) is not None:
             log.warning("budget.exceeded", node_id=node_id, left_out=left_out)
 
     async def _refuse_write(self, context: Context, error: Exception) -> NoReturn:

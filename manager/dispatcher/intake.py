@@ -137,7 +137,11 @@ class Intake:
         for attempt in range(1, CONFLICT_ATTEMPTS_MAX + 1):
             working = self._store.begin()
             for pending in batch:
-                pending.change(working)
+                try:
+                    pending.change(working)
+                except Exception as error:  # of whatever a node said: no leader ends by it, nor the next one
+                    log.exception("change.failed")
+                    raise ChangeFailedError(f"{type(error).__name__}: {error}") from error
             if not working.size:
                 return
             try:
@@ -148,6 +152,10 @@ class Intake:
                 continue
             log.debug("batch.written", changes=len(batch), objects=working.size)
             return
+
+
+class ChangeFailedError(StoreError):
+    """A change did not get to its end; nothing of its batch was written."""
 
 
 class WriterStoppedError(ConsensusError):

@@ -84,7 +84,7 @@ async def test_a_session_that_describes_its_node_all_the_time_has_to_wait(
             for number in range(8):
                 await call.write(SessionRequest(description=NodeDescription(hostname=f"h{number}")))
             await until(lambda: any(line["event"] == "budget.exceeded" for line in lines))
-        assert manager.node("n1").description.hostname == "h3"
+        await until(lambda: manager.node("n1").description.hostname == "h3")
         now_s = 60.0
         await until(lambda: manager.node("n1").description.hostname == "h7")
         call.cancel()

@@ -69,6 +69,25 @@ async def test_a_batch_larger_than_an_entry_is_split(manager: Manager) -> None:
     assert all(task.slot == 9 for task in manager.store.view.tasks.values())
 
 
+async def test_a_change_that_breaks_ends_neither_the_writer_nor_what_waits_with_it(manager: Manager) -> None:
+    await manager.add(make_task("t1", "n1"))
+    intake = opened(manager)
+
+    def broken(working: Working) -> None:
+        raise ValueError("what is that")
+
+    async with asyncio.TaskGroup() as group:
+        bad = group.create_task(_outcome(intake.submit(broken)))
+        good = group.create_task(_outcome(intake.submit(rename("t1", 3))))
+        running = group.create_task(intake.run())
+        await asyncio.wait([bad, good, running], return_when=asyncio.FIRST_EXCEPTION, timeout=10)
+        assert not running.done()
+        running.cancel()
+    assert str(bad.result()) == "ValueError: what is that"
+    assert good.result() is None
+    assert manager.task("t1").slot == 3
+
+
 async def test_a_conflict_is_tried_again(manager: Manager) -> None:
     await manager.add(make_task("t1", "n1"))
     intake = opened(manager)

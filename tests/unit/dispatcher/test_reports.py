@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from manager.consensus.port import NoQuorumError
 from manager.dispatcher import status, status_intake
+from manager.dispatcher.intake import CONFLICT_ATTEMPTS_MAX
 from manager.dispatcher.reports import REPORT_LENGTH_MAX, REPORT_SIZE_BYTES_MAX, PendingReport, Reports, invalid_report
-from manager.store import SequenceConflictError, Working
+from manager.store import SequenceConflictError, TransactionTooLargeError, Working
 from manager.store.store import TRANSACTION_OBJECTS_MAX
 from proto.dispatcher_pb2 import SessionRequest, StatusReport, TaskStatusUpdate
-from proto.objects_pb2 import NetworkAttachment, NodeDescription, TaskState, TaskStatus
+from proto.objects_pb2 import NetworkAttachment, NodeDescription, Task, TaskState, TaskStatus
 from proto.store_pb2 import StoreAction
 from tests.unit.dispatcher.support import AgentHost, Manager, RawAgent, channel_of, make_node, make_task
 from tests.unit.dispatcher.test_status import NOW
@@ -237,7 +238,7 @@ async def test_a_task_that_cannot_be_written_keeps_no_other_from_it(
 
     async def choosy(working: Working, **options: Any) -> int:
         if any(action.update.task.id == "t2" for action in map(StoreAction.FromString, working.actions)):
-            raise SequenceConflictError(kind="task", object_id="t2", expected=1, actual=2)
+            raise TransactionTooLargeError(size_bytes=5_000_000, objects=1)
         return await commit(working, **options)
 
     monkeypatch.setattr(manager.store, "commit", choosy)
@@ -246,6 +247,96 @@ async def test_a_task_that_cannot_be_written_keeps_no_other_from_it(
     for number in (0, 1, 3):
         await until(lambda number=number: manager.task(f"t{number}").status.state == RUNNING)  # type: ignore[misc]
     assert manager.task("t2").status.state < RUNNING
+
+
+class Overtaken:
+    """A store in which somebody else is always faster to write one task."""
+
+    def __init__(self, manager: Manager, task_id: str) -> None:
+        self.tries, self.is_over = 0, False
+        self._commit, self._task_id = manager.store.commit, task_id
+
+    async def commit(self, working: Working, **options: Any) -> int:
+        actions = map(StoreAction.FromString, working.actions)
+        if not self.is_over and any(action.update.task.id == self._task_id for action in actions):
+            self.tries += 1
+            await asyncio.sleep(0)
+            raise SequenceConflictError(kind="task", object_id=self._task_id, expected=1, actual=2)
+        return await self._commit(working, **options)
+
+
+async def test_a_status_that_is_overtaken_again_and_again_is_not_lost(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last thing there is to say of a task: its agent would not say it again."""
+    await manager.add(*[make_task(f"t{number}", "n1") for number in range(3)])
+    overtaken = Overtaken(manager, "t1")
+    monkeypatch.setattr(manager.store, "commit", overtaken.commit)
+    async with channel_of("n1", manager.addr) as channel, asyncio.TaskGroup() as group:
+        agent = RawAgent(channel)
+        await agent.open()
+        reporting = group.create_task(agent.report(*[update(f"t{number}") for number in range(3)]))
+        await until(lambda: overtaken.tries > 5 * CONFLICT_ATTEMPTS_MAX)
+        assert [manager.task(f"t{number}").status.state == RUNNING for number in range(3)] == [True, False, True]
+        assert not reporting.done()
+        overtaken.is_over = True
+        await reporting
+        assert manager.task("t1").status.state == RUNNING
+        agent.call.cancel()
+
+
+async def test_nobody_waits_for_an_entry_that_is_overtaken(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    await manager.add(make_node("n2"), make_task("t1", "n1"), make_task("t2", "n2"))
+    overtaken = Overtaken(manager, "t1")
+    monkeypatch.setattr(manager.store, "commit", overtaken.commit)
+    async with channel_of("n1", manager.addr) as one, channel_of("n2", manager.addr) as other:
+        stuck, agent = RawAgent(one), RawAgent(other)
+        await stuck.open()
+        await agent.open()
+        await stuck.send(update("t1"))
+        await until(lambda: overtaken.tries > CONFLICT_ATTEMPTS_MAX)
+        async with asyncio.timeout(30):
+            await agent.report(update("t2"))
+        stuck.call.cancel()
+        await manager.forgotten("n1")
+        agent.call.cancel()
+
+
+async def test_what_nobody_foresaw_in_a_status_ends_no_leader(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await manager.add(make_task("t1", "n1"), make_task("t2", "n1"))
+    apply = status.apply
+
+    def fragile(task: Task, said: TaskStatusUpdate, now: Timestamp) -> Task | None:
+        if task.id == "t1":
+            raise ValueError("what is that")
+        return apply(task, said, now)
+
+    monkeypatch.setattr(status, "apply", fragile)
+    async with channel_of("n1", manager.addr) as channel:
+        agent = RawAgent(channel)
+        await agent.open()
+        async with asyncio.timeout(30):
+            await agent.report(update("t1"), update("t2"))
+        assert manager.task("t2").status.state == RUNNING
+        agent.call.cancel()
+
+
+async def test_a_session_whose_part_was_cut_short_ends(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task group makes nothing of it: the agent would be told nothing more, and say on that it lives."""
+
+    async def cut_short(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    async with channel_of("n1", manager.addr) as channel:
+        agent = RawAgent(channel)
+        await agent.open()
+        monkeypatch.setattr(manager.dispatcher._intake, "submit", cut_short)
+        await agent.call.write(SessionRequest(description=NodeDescription(hostname="another")))
+        async with asyncio.timeout(30):
+            assert await agent.call.code() is grpc.StatusCode.UNAVAILABLE
+        assert "description was cut short" in str(await agent.call.details())
 
 
 async def test_what_a_leader_did_not_acknowledge_goes_to_the_next(manager: Manager, host: AgentHost) -> None:
