@@ -114,10 +114,12 @@ class Engine:
             users=store.users_of_image,
         )
         self.volumes = volumes = Volumes(state / "volumes", events, users=store.users_of_volume)
+        kernel = LinuxNetwork()
         self.networks = networks = Networks(
             state,
-            drivers=[*predefined.drivers(LinuxNetwork(), run), *network_drivers],
+            drivers=[*predefined.drivers(kernel, run), *network_drivers],
             predefined=predefined.networks(bridge=bridge, subnet=bridge_subnet),
+            kernel=kernel,
             events=events,
             name_of=store.name_of,
         )

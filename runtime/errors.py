@@ -44,6 +44,14 @@ class UnavailableError(EngineError):
     """The host cannot do this now: no address left, a kernel feature missing (503)."""
 
 
+class AddressInUseError(ForbiddenError):
+    """Another container has this address, or asked for it by name and still exists, running or not."""
+
+    def __init__(self, address: str, holder: str) -> None:
+        super().__init__(f"Address already in use: {address} is reserved for container {holder}")
+        self.address, self.holder = address, holder
+
+
 class HostError(EngineError):
     """A tool or the kernel failed: runc, conmon, mount, netlink (500). The message carries its words."""
 

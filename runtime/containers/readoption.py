@@ -146,7 +146,7 @@ class Readoption:
         if frozen != (state.Status is Status.PAUSED):  # the daemon died between freezing and noting it down
             container.move(Event.PAUSED if frozen else Event.UNPAUSED)
             self._store.save_state(container)
-        self._networks.adopt(container.id, state.Endpoints)
+        self._networks.adopt(container.id, state.Endpoints, container.record.networks())
         for point in container.record.Mounts:
             if point.Type == "volume":
                 self._volumes.adopt(point.Name, container.id)

@@ -185,7 +185,7 @@ def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namesp
     if isinstance(change, AddAddress):
         return netlink.add_address(index_of(change.link), change.address)
     if isinstance(change, AddDefaultRoute):
-        return netlink.add_default_route(change.gateway)
+        return netlink.add_default_route(change.gateway, index_of(change.link) if change.link else 0)
     if isinstance(change, SetUp):
         return netlink.set_up(index_of(change.link))
     if isinstance(change, DeleteLink):

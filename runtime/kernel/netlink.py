@@ -39,7 +39,7 @@ _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBi")
 ROUTE, NETFILTER = 0, 12
 """Protocols of netlink (netlink(7))."""
-SCOPE_UNIVERSE = 0
+SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 """Addresses that other hosts may know (rtnetlink(7)); those of a link or of the host itself have other scopes."""
 
 
@@ -147,10 +147,18 @@ def add_address(index: int, address: IPInterface) -> Message:
     return Message(_RTM_NEWADDR, _CREATE | _EXCL, body, f"address {address}", (errno.EEXIST,))
 
 
-def add_default_route(gateway: IPAddress) -> Message:
-    """Default route of the gateway's address family, in the main table."""
-    body = struct.pack("=BBBBBBBBI", _FAMILIES[gateway.version], 0, 0, 0, 254, 3, 0, 1, 0)
-    body += attribute(_RTA_GATEWAY, gateway.packed)
+def add_default_route(gateway: IPAddress, index: int = 0) -> Message:
+    """Default route of the gateway's address family, in the main table; by a link (0: the one that leads there).
+
+    An unspecified gateway is none: the destinations are neighbours on the link.
+    """
+    on_link = gateway.is_unspecified
+    scope = _SCOPE_LINK if on_link and gateway.version == 4 else SCOPE_UNIVERSE
+    body = struct.pack("=BBBBBBBBI", _FAMILIES[gateway.version], 0, 0, 0, 254, 3, scope, 1, 0)
+    if not on_link:
+        body += attribute(_RTA_GATEWAY, gateway.packed)
+    if index:
+        body += attribute(_RTA_OIF, struct.pack("=I", index))
     return Message(_RTM_NEWROUTE, _CREATE | _REPLACE, body, f"default route via {gateway}")
 
 

@@ -101,9 +101,14 @@ class AddAddress(msgspec.Struct, frozen=True):
 
 
 class AddDefaultRoute(msgspec.Struct, frozen=True):
-    """The default route of the gateway's address family, in place of another."""
+    """The default route of the gateway's address family, in place of another.
+
+    ``link`` is "" where the addresses there are tell it. A gateway of zeros is none: what is anywhere is reached by the
+    link itself.
+    """
 
     gateway: IPAddress
+    link: str = ""
 
 
 class AddRoute(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.kernel.network import IPAddress
@@ -26,14 +26,17 @@ class AddressPool:
         self._taken: set[IPAddress] = {self.gateway}
         self._last = int(self.gateway)
 
-    def allocate(self, wanted: str = "") -> ipaddress.IPv4Address:
-        """A free address, or exactly ``wanted``. Raises UnavailableError, InvalidParameterError."""
+    def allocate(self, wanted: str = "", avoid: Collection[IPAddress] = ()) -> ipaddress.IPv4Address:
+        """A free address that is none of ``avoid``, or exactly ``wanted``.
+
+        Raises UnavailableError, InvalidParameterError.
+        """
         if wanted:
             return self._exactly(wanted)
         first, last = int(self.gateway) + 1, int(self.subnet.broadcast_address)
         for number in itertools.chain(range(self._last + 1, last), range(first, self._last + 1)):
             address = ipaddress.IPv4Address(number)
-            if address not in self._taken:
+            if address not in self._taken and address not in avoid:
                 self._taken.add(address)
                 self._last = number
                 return address

@@ -13,7 +13,7 @@ import contextlib
 import ipaddress
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,7 @@ from runtime.networks import rules
 from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_mac
 from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
 from runtime.networks.forwarding import Forwarding
-from runtime.networks.ports import PortClaims
+from runtime.networks.ports import PortClaims, PortRequest
 from runtime.types import EndpointSettings
 
 log = structlog.get_logger(__name__)
@@ -71,13 +71,13 @@ class _Bridge:
     def ruleset(self) -> str:
         return rules.ruleset(self.device, self.pools[0].subnet, self.claims.all())
 
-    def allocate(self, settings: EndpointSettings) -> list[ipaddress.IPv4Address]:
+    def allocate(self, settings: EndpointSettings, avoid: Collection[IPAddress]) -> list[ipaddress.IPv4Address]:
         """One address a pool, all or none. Raises UnavailableError, InvalidParameterError."""
         wanted = settings.IPAMConfig.IPv4Address if settings.IPAMConfig else ""
         found: list[ipaddress.IPv4Address] = []
         for pool in self.pools:
             try:
-                found.append(pool.allocate(wanted))
+                found.append(pool.allocate(wanted, avoid))
             except BaseException:
                 self.give_back(found)
                 raise
@@ -153,7 +153,7 @@ class BridgeDriver:
         bridge, settings = self._bridge(network), request.settings
         endpoint_id = secrets.token_hex(32)
         mac = parse_mac(settings.MacAddress) if settings.MacAddress else ""
-        addresses = bridge.allocate(settings)
+        addresses = bridge.allocate(settings, request.avoid)
         try:
             ports = bridge.claims.claim(endpoint_id, request.ports, str(addresses[0]))
         except BaseException:
@@ -186,6 +186,20 @@ class BridgeDriver:
             if isinstance(error, HostError):
                 raise
             raise HostError(f"failed to set up container networking: {error}") from error
+
+    async def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortRequest]) -> Endpoint:
+        bridge = self._bridge(network)
+        bridge.stale |= bridge.claims.release(endpoint.ID)
+        try:
+            claimed = bridge.claims.claim(endpoint.ID, ports, str(endpoint.interfaces()[0].ip))
+            bridge.stale |= bool(claimed)
+        finally:
+            if bridge.stale:
+                await self._apply_rules_or_release(bridge, endpoint)
+        changed = msgspec.structs.replace(endpoint, Ports=claimed)
+        for each in (endpoint, changed):
+            await self._forget_flows(each)
+        return changed
 
     async def detach(self, network: Network, endpoint: Endpoint) -> None:
         try:
@@ -292,6 +306,13 @@ class BridgeDriver:
                 await self._kernel.forget_flows(flows)
             except OSError as error:
                 log.warning("flows.kept", endpoint=endpoint.ID, error=str(error))
+
+    async def _apply_rules_or_release(self, bridge: _Bridge, endpoint: Endpoint) -> None:
+        try:
+            await self._apply_rules(bridge)
+        except HostError:
+            bridge.claims.release(endpoint.ID)
+            raise
 
     async def _apply_rules(self, bridge: _Bridge) -> None:
         async with bridge.lock:

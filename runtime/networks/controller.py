@@ -1,8 +1,10 @@
 """The networks of a host: which there are, which driver makes them, and which containers are on them.
 
-The engine speaks to this alone. A container may be on many networks at once: their endpoints are reserved and released
-together, and one of them gets the default route and the published ports (``sandbox``). What is kept of a network is in
-networks.json; what is kept of an endpoint in its container's record, and comes back by ``adopt`` after a restart.
+The engine speaks to this alone. A container may be on many networks at once: at its start their endpoints are reserved
+together, at its end released together, and in between it may join one more (``extend``, ``attach``) and leave one
+(``leave``, ``give_back``). One of them gets the default route and the published ports (``sandbox``). What is kept of a
+network is in networks.json; what is kept of an endpoint in its container's record, and comes back by ``adopt`` after a
+restart.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import datetime as dt
+import ipaddress
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +22,20 @@ import structlog
 
 from base.files import read_text
 from base.records import Records
-from runtime.errors import EngineError, HostError, InvalidParameterError, NetworkNotFoundError
+from runtime.errors import (
+    AddressInUseError,
+    EngineError,
+    HostError,
+    InvalidParameterError,
+    NetworkNotFoundError,
+    UnavailableError,
+)
 from runtime.events import EventBus
+from runtime.kernel.network import AddDefaultRoute, Batch, IPAddress, KernelNetwork
 from runtime.networks import sandbox, views
 from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network, Sandbox
-from runtime.networks.ports import PortRequest
+from runtime.networks.ports import PortRequest, requests_of
+from runtime.networks.reservations import Reservations
 from runtime.networks.types import NetworkResource
 from runtime.types import EndpointSettings
 
@@ -37,12 +49,21 @@ class _Saved(msgspec.Struct):
 
 
 class _Held:
-    """What one container has: endpoints in memory, and the names of the networks it is attached to."""
+    """What one container has, by network name: what was asked, endpoints in memory, which of them are attached."""
 
-    def __init__(self, gateway: str = "", endpoints: Mapping[str, Endpoint] | None = None) -> None:
-        self.gateway = gateway
+    def __init__(self, endpoints: Mapping[str, Endpoint] | None = None) -> None:
+        self.wanted: dict[str, EndpointSettings] = {}
         self.endpoints = dict(endpoints or {})
         self.attached = {name for name, endpoint in self.endpoints.items() if endpoint.ID}
+        self.gateways: tuple[str, ...] = ()
+
+    def sandbox(self, *, without: str = "") -> Sandbox:
+        endpoints = {name: endpoint for name, endpoint in self.endpoints.items() if name != without}
+        return Sandbox(endpoints, self.gateways)
+
+    def main(self) -> str:
+        """The network that has the published ports, or ""."""
+        return self.gateways[0] if self.gateways else ""
 
 
 class Networks:
@@ -52,6 +73,7 @@ class Networks:
         state: where networks.json is.
         drivers: one of each kind that ``predefined`` or the file needs.
         predefined: networks there always are; ID, time and a settled subnet come from the file once it has them.
+        kernel: for what is no driver's: default routes and parameters of interfaces in the namespaces of containers.
         events: is told who connects and disconnects.
         name_of: a container's name by ID, for inspect.
     """
@@ -62,15 +84,17 @@ class Networks:
         *,
         drivers: Sequence[Driver],
         predefined: Sequence[Network],
+        kernel: KernelNetwork,
         events: EventBus,
         name_of: Callable[[str], str],
     ) -> None:
         self._file, self._records = state / "networks.json", Records()
         self._drivers = {driver.name: driver for driver in drivers}
         self._predefined = {network.Name: network for network in predefined}
-        self._events, self._name_of = events, name_of
+        self._kernel, self._events, self._name_of = kernel, events, name_of
         self._table: dict[str, Network] = {}
         self._held: dict[str, _Held] = {}
+        self.reservations = Reservations()
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -110,9 +134,13 @@ class Networks:
         """Name of a network by name, ID or unique ID prefix. Raises NetworkNotFoundError."""
         return self._get(ref).Name
 
-    def id_of(self, ref: str) -> str:
-        """ID of a network by name. Raises NetworkNotFoundError."""
-        return self._get(ref).ID
+    def find(self, ref: str) -> Network:
+        """A network by name, ID or unique ID prefix. Raises NetworkNotFoundError."""
+        return self._get(ref)
+
+    def id_of(self, name: str) -> str:
+        """ID of a network by name; "" when it is there no more, as it may be for a container that does not run."""
+        return self._table[name].ID if name in self._table else ""
 
     def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[NetworkResource]:
         """All networks. Filters: driver, id, name, scope, type, dangling, label. Raises InvalidParameterError."""
@@ -143,33 +171,83 @@ class Networks:
 
         Raises:
             UnavailableError: no address left, an address or a port is taken.
+            AddressInUseError: another container has the address that this one asks for.
+            NetworkNotFoundError: a network was removed while the container did not run.
             HostError: a network could not be made.
         """
         await self.release(container_id)  # what the end of its last run could not
-        routing = {name: each for name, each in wanted.items() if self._driver(self._get(name)).routes}
-        held = self._held[container_id] = _Held(sandbox.gateway_network(routing))
+        interfaces = sandbox.interface_names(wanted)
+        held = self._held[container_id] = _Held()
         try:
-            for (name, settings), interface in zip(wanted.items(), sandbox.interface_names(), strict=False):
-                network = await self._ready(name)
-                published = ports if name == held.gateway else ()
-                request = EndpointRequest(container_id, settings, interface, published)
-                held.endpoints[name] = await self._driver(network).reserve(network, request)
+            ready = {name: await self._ready(name) for name in wanted}
+            held.gateways = self._gateways(wanted)
+            for name, settings in wanted.items():
+                published = ports if name == held.main() else ()
+                await self._reserve_on(ready[name], held, container_id, settings, interfaces[name], published)
         except BaseException:
             await self.release(container_id)
             raise
-        return Sandbox(dict(held.endpoints), held.gateway)
+        return held.sandbox()
 
     async def attach(self, container_id: str, pid: int) -> None:
-        """Give the network namespace of a process its interfaces. Raises HostError; ``release`` then."""
-        held = self._held[container_id]
+        """Give the network namespace of a process the interfaces it lacks. Raises HostError; ``release`` then."""
+        held, namespace = self._held[container_id], f"/proc/{pid}/ns/net"
         for name, endpoint in held.endpoints.items():
-            if endpoint.ID:
+            if endpoint.ID and name not in held.attached:
                 network = self._table[name]
-                await self._driver(network).attach(
-                    network, endpoint, f"/proc/{pid}/ns/net", default_route=name == held.gateway
-                )
+                await self._driver(network).attach(network, endpoint, namespace, default_route=name in held.gateways)
+                await self._set_sysctls(held.wanted[name], endpoint, namespace)
                 held.attached.add(name)
                 self._publish(network, "connect", container_id)
+
+    async def extend(
+        self, container_id: str, name: str, settings: EndpointSettings, ports: Sequence[PortRequest]
+    ) -> Sandbox:
+        """Reserve an endpoint on one more network for a container that runs; ``attach`` follows, or ``leave``.
+
+        ``ports`` are what the container publishes: they move when this network is its way out from now on.
+
+        Raises:
+            UnavailableError, AddressInUseError, HostError: as ``reserve``; all is as it was.
+        """
+        held = self._held.setdefault(container_id, _Held())
+        network = await self._ready(name)
+        taken = [endpoint.Interface for endpoint in held.endpoints.values()]
+        interface = sandbox.interface_names({name: settings}, taken)[name]
+        await self._reserve_on(network, held, container_id, settings, interface, ())
+        try:
+            await self._move_ports(held, self._gateways(held.wanted), ports)
+        except BaseException:
+            await self.give_back(container_id, name)
+            raise
+        return held.sandbox()
+
+    async def leave(self, container_id: str, name: str, ports: Sequence[PortRequest], pid: int) -> Sandbox:
+        """Take the interface of one network away from a container that runs on; returns what it has then.
+
+        Its default route and ``ports`` go by another network, if there is one. Until ``give_back`` its address is nobody
+        else's. Raises UnavailableError, HostError: it is on the network as before.
+        """
+        held, network = self._held[container_id], self._table[name]
+        rest = {other: settings for other, settings in held.wanted.items() if other != name}
+        try:
+            await self._move_ports(held, self._gateways(rest), ports)
+            await self._set_routes(held, pid)
+            await self._driver(network).detach(network, held.endpoints[name])
+        except BaseException:
+            await self._move_ports(held, self._gateways(held.wanted), ports)
+            await self._set_routes(held, pid)
+            raise
+        if name in held.attached:
+            held.attached.remove(name)
+            self._publish(network, "disconnect", container_id)
+        return held.sandbox(without=name)
+
+    async def give_back(self, container_id: str, name: str) -> None:
+        """Let others have what ``extend`` reserved, once it is detached. Raises HostError: ``release`` tries again."""
+        held, network = self._held[container_id], self._table[name]
+        await self._driver(network).release(network, held.endpoints[name])
+        del held.endpoints[name], held.wanted[name]
 
     async def release(self, container_id: str, *, namespace_stays: bool = False) -> None:
         """Give back what ``reserve`` took. Idempotent; what fails is raised once the rest is done, and may be tried again.
@@ -192,21 +270,26 @@ class Networks:
                 failed.append(error)
                 continue
             del held.endpoints[name]
+            held.wanted.pop(name, None)
             if name in held.attached:
                 self._publish(network, "disconnect", container_id)
         if failed:
             raise failed[0]
         del self._held[container_id]
 
-    def adopt(self, container_id: str, endpoints: Mapping[str, Endpoint]) -> None:
-        """Take back what a container that ran on while the daemon was away still has."""
+    def adopt(
+        self, container_id: str, endpoints: Mapping[str, Endpoint], wanted: Mapping[str, EndpointSettings]
+    ) -> None:
+        """Take back what a container that ran on while the daemon was away still has; ``wanted`` is what it asked for."""
         known = {name: endpoint for name, endpoint in endpoints.items() if name in self._table}
         if lost := sorted(set(endpoints) - set(known)):
             log.error("endpoints.without_network", container_id=container_id, networks=lost)
-        self._held[container_id] = _Held(endpoints=known)
+        held = self._held[container_id] = _Held(endpoints=known)
+        held.wanted = {name: wanted.get(name, EndpointSettings()) for name in known}
         for name, endpoint in known.items():
             network = self._table[name]
             self._driver(network).adopt(network, endpoint)
+        held.gateways = self._gateways(held.wanted)
 
     async def reconcile(self) -> None:
         """After a restart, with every container adopted: the kernel's side of what is in use as it should be."""
@@ -233,6 +316,8 @@ class Networks:
 
     async def _ready(self, name: str) -> Network:
         """A network that is settled and made."""
+        if name not in self._table:
+            raise NetworkNotFoundError(name)
         driver = self._driver(self._table[name])
         async with self._lock:
             if not self._table[name].Settled:
@@ -240,6 +325,91 @@ class Networks:
         network = self._table[name]
         await driver.create(network)
         return network
+
+    async def _reserve_on(
+        self,
+        network: Network,
+        held: _Held,
+        container_id: str,
+        settings: EndpointSettings,
+        interface: str,
+        ports: Sequence[PortRequest],
+    ) -> None:
+        name = network.Name
+        wanted = sandbox.static_addresses(settings)
+        for address in wanted:
+            holder = self.reservations.holder(name, address)
+            if holder is not None and holder != container_id:
+                raise AddressInUseError(str(address), self._name_of(holder))
+        request = EndpointRequest(container_id, settings, interface, ports, self.reservations.of(name))
+        try:
+            held.endpoints[name] = await self._driver(network).reserve(network, request)
+        except UnavailableError as error:
+            for address in wanted:
+                if (user := self._user_of(name, address)) is not None:
+                    raise AddressInUseError(str(address), self._name_of(user)) from error
+            raise
+        held.wanted[name] = settings
+
+    def _user_of(self, name: str, address: IPAddress) -> str | None:
+        """The container that has an address on a network now."""
+        for container_id, held in self._held.items():
+            endpoint = held.endpoints.get(name)
+            if endpoint is not None and any(each.ip == address for each in endpoint.interfaces()):
+                return container_id
+        return None
+
+    def _gateways(self, wanted: Mapping[str, EndpointSettings]) -> tuple[str, ...]:
+        return sandbox.gateway_networks(wanted, {name: self._families(self._table[name]) for name in wanted})
+
+    def _families(self, network: Network) -> set[int]:
+        """The address families in which it leads out."""
+        if not self._driver(network).routes:
+            return set()
+        return {6 if ":" in pool.Subnet else 4 for pool in network.Pools}
+
+    async def _move_ports(self, held: _Held, gateways: tuple[str, ...], ports: Sequence[PortRequest]) -> None:
+        """To the first of ``gateways``, the same ones on the host; all stays as it was when that cannot be done."""
+        old, new = held.main(), gateways[0] if gateways else ""
+        if old != new:
+            before = list(held.endpoints[old].Ports) if old else []
+            if before:
+                await self._have_publish(held, old, ())
+            wanted = requests_of(before) or ports
+            try:
+                if new and wanted:
+                    await self._have_publish(held, new, wanted)
+            except BaseException:
+                if before:
+                    await self._have_publish(held, old, requests_of(before))
+                raise
+        held.gateways = gateways
+
+    async def _have_publish(self, held: _Held, name: str, ports: Sequence[PortRequest]) -> None:
+        network = self._table[name]
+        held.endpoints[name] = await self._driver(network).publish(network, held.endpoints[name], ports)
+
+    async def _set_routes(self, held: _Held, pid: int) -> None:
+        """The default routes in place of those there are; the kernel takes those of a link that goes."""
+        changes = tuple(
+            AddDefaultRoute(ipaddress.ip_address(gateway), held.endpoints[name].Interface)
+            for name in held.gateways
+            if name in held.attached
+            for gateway in held.endpoints[name].Gateways
+        )
+        if changes:
+            try:
+                await self._kernel.apply(Batch(changes, f"/proc/{pid}/ns/net"))
+            except OSError as error:
+                raise HostError(f"cannot set the default route: {error}") from error
+
+    async def _set_sysctls(self, settings: EndpointSettings, endpoint: Endpoint, namespace: str) -> None:
+        values = sandbox.endpoint_sysctls(settings, endpoint.Interface)
+        if values:
+            try:
+                await self._kernel.set_sysctls(values, namespace)
+            except OSError as error:
+                raise HostError(f"failed to set network sysctl of {endpoint.Interface}: {error}") from error
 
     def _publish(self, network: Network, action: str, container_id: str) -> None:
         attributes = {"container": container_id, "name": network.Name, "type": network.Driver}

@@ -4,19 +4,20 @@ The bridge, host and null drivers of this package implement it; others (the clus
 from outside. The table of networks and of who is on them is ``Networks``'; a driver keeps what it has handed out
 (addresses, ports) in memory and what it has made in the kernel, and is told the rest.
 
-A container's endpoint goes one way: ``reserve`` before its process exists, ``attach`` once it has a network namespace,
-``release`` after its end; ``adopt`` instead of the first two when it ran on while the daemon was away.
+A container's endpoint goes one way: ``reserve`` before its process exists or while it runs, ``attach`` once it has a
+network namespace, ``detach`` if it leaves the network before its end, ``release`` after either; ``adopt`` instead of the
+first two when it ran on while the daemon was away. ``publish`` moves its ports to another of its endpoints meanwhile.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
-from runtime.kernel.network import IPInterface
+from runtime.kernel.network import IPAddress, IPInterface
 from runtime.networks.ports import PortRequest
 from runtime.networks.rules import PublishedPort
 from runtime.types import EndpointSettings
@@ -71,20 +72,26 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 class EndpointRequest(msgspec.Struct, frozen=True):
     """What a container wants of one network: ``settings`` as the user wrote them, ``interface`` the name to give.
 
-    ``ports`` are to be published, empty on all but one of a container's networks.
+    ``ports`` are to be published, empty on all but one of a container's networks. ``avoid`` are addresses that other
+    containers, running or not, have asked for by name: none of them may be chosen for one that asked for none.
     """
 
     container_id: str
     settings: EndpointSettings
     interface: str
     ports: Sequence[PortRequest] = ()
+    avoid: Collection[IPAddress] = ()
 
 
 class Sandbox(msgspec.Struct, frozen=True):
-    """A container's endpoints by network name, in order; the one named by ``gateway`` has the default route ("": none)."""
+    """A container's endpoints by network name, in order, and those of them that have its default routes.
+
+    ``gateways`` has one name; two when the routes of the two address families go by different networks, IPv4's first;
+    none when there is no way out. The first has the published ports.
+    """
 
     endpoints: Mapping[str, Endpoint] = msgspec.field(default_factory=dict)
-    gateway: str = ""
+    gateways: tuple[str, ...] = ()
 
     def addresses(self) -> Iterator[str]:
         """All, without the prefix length."""
@@ -92,7 +99,7 @@ class Sandbox(msgspec.Struct, frozen=True):
 
     def default_gateway(self) -> str:
         """The first there is, IPv4 before IPv6, or ""."""
-        return next(iter(self.endpoints[self.gateway].Gateways), "") if self.gateway else ""
+        return next((address for name in self.gateways for address in self.endpoints[name].Gateways), "")
 
 
 class Driver(Protocol):
@@ -134,6 +141,13 @@ class Driver(Protocol):
 
     async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
         """Give the network namespace at this path (/proc/PID/ns/net) its interface."""
+        ...
+
+    async def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortRequest]) -> Endpoint:
+        """Have an endpoint publish these ports and no other, at once; returns it with what it publishes then.
+
+        Raises UnavailableError: a port is taken; HostError. It publishes nothing then.
+        """
         ...
 
     async def detach(self, network: Network, endpoint: Endpoint) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
+from runtime.networks.ports import PortRequest
 
 
 class PlainDriver:
@@ -34,6 +35,9 @@ class PlainDriver:
 
     async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
         pass
+
+    async def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortRequest]) -> Endpoint:
+        return endpoint
 
     async def detach(self, network: Network, endpoint: Endpoint) -> None:
         pass

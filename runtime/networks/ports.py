@@ -49,6 +49,11 @@ def requests(config: ContainerConfig, host: HostConfig) -> list[PortRequest]:
     return found
 
 
+def requests_of(published: Sequence[PublishedPort]) -> list[PortRequest]:
+    """For the very ports that are published."""
+    return [PortRequest(each.protocol, each.container_port, each.host_ip, (each.host_port,)) for each in published]
+
+
 def _host_address(text: str) -> str:
     """An address, and no name: bind(2) would ask DNS for that, and the text goes into a rule."""
     try:

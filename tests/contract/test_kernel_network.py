@@ -55,6 +55,7 @@ class Host:
     kernel: KernelNetwork
     inside: str
     end_inside: Callable[[], None]
+    default_routes: Callable[[], set[str]]
 
     def pair(self, name: str = "veth0000007", bridge: str = "br7") -> AddVeth:
         return AddVeth(name, bridge, 1400, "eth0", "02:42:0a:00:07:02", self.inside)
@@ -73,7 +74,12 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     if request.param == "memory":
         kernel = RecordingKernel()
         kernel.add_namespace("/proc/7/ns/net")
-        yield Host(kernel, "/proc/7/ns/net", lambda: kernel.end_namespace("/proc/7/ns/net"))
+        yield Host(
+            kernel,
+            "/proc/7/ns/net",
+            lambda: kernel.end_namespace("/proc/7/ns/net"),
+            lambda: set(kernel.default_routes.values()),
+        )
         return
     request.getfixturevalue("network_namespace")
     holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
@@ -83,7 +89,18 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     with contextlib.ExitStack() as stack:
         stack.callback(holder.wait)
         stack.callback(holder.kill)
-        yield Host(LinuxNetwork(), str(inside), holder.kill)
+        yield Host(LinuxNetwork(), str(inside), holder.kill, lambda: _default_routes(inside))
+
+
+def _default_routes(namespace: Path) -> set[str]:
+    """Links of the default routes, of both address families."""
+    enter = ["nsenter", f"--net={namespace}", "ip"]
+    listed = [
+        subprocess.run([*enter, family, "route", "show", "default"], capture_output=True, text=True, check=True).stdout
+        for family in ("-4", "-6")
+    ]
+    assert [text.count("\n") for text in listed] == [1, 1]
+    return {text.split(" dev ")[1].split()[0] for text in listed}
 
 
 async def test_a_bridge_is_made_once_and_routed_by(host: Host) -> None:
@@ -112,6 +129,28 @@ async def test_a_pair_has_one_end_on_the_bridge_and_one_inside(host: Host) -> No
     assert (await host.kernel.links())["veth0000007"] == Link("veth0000007")
     await host.apply(DeleteLink("veth0000007"))
     assert set(await host.kernel.links(host.inside)) == {"lo"}
+
+
+async def test_a_default_route_moves_to_another_link(host: Host) -> None:
+    """By a gateway or by the link itself, one an address family: IPv6 would else have both."""
+    other = AddVeth("veth0000008", "br7", 1400, "eth1", "02:42:0a:00:07:03", host.inside)
+    ends = [(f"eth{n}", f"10.0.{n}.2/24", f"fd00:{n}::2/64") for n in range(2)]
+    inside: list[Change] = [
+        *(SetUp(link) for link, *_ in ends),
+        *(AddAddress(link, ipaddress.ip_interface(text)) for link, *texts in ends for text in texts),
+    ]
+    await host.kernel.apply(Batch((BRIDGE, host.pair(), other)), Batch(tuple(inside), host.inside))
+    for link, *gateways in (
+        ("eth0", "10.0.0.1", "fd00:0::1"),
+        ("eth1", "10.0.1.1", "fd00:1::1"),
+        ("eth0", "0.0.0.0", "::"),
+        ("eth1", "10.0.1.1", "fd00:1::1"),
+    ):
+        routes = [AddDefaultRoute(ipaddress.ip_address(text), link) for text in gateways]
+        await host.apply(*routes, namespace=host.inside)
+        assert host.default_routes() == {link}
+    with pytest.raises(OSError, match=r".+"):
+        await host.apply(AddDefaultRoute(ipaddress.ip_address("10.0.0.1"), "eth9"), namespace=host.inside)
 
 
 async def test_a_pair_goes_with_the_namespace(host: Host) -> None:
@@ -155,6 +194,10 @@ async def test_sysctls(host: Host) -> None:
         await host.kernel.read_sysctl("ipv4/conf/br8/route_localnet")
     with pytest.raises(OSError, match="br8"):
         await host.kernel.set_sysctls({"ipv4/conf/br8/route_localnet": "1"})
+    await host.apply(host.pair())
+    await host.kernel.set_sysctls({"ipv4/conf/eth0/log_martians": "1"}, host.inside)
+    with pytest.raises(OSError, match="eth0"):
+        await host.kernel.set_sysctls({"ipv4/conf/eth0/log_martians": "1"})
 
 
 async def test_a_table_that_goes_is_told_of_until_the_watch_ends(host: Host) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from runtime.networks import predefined
 from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network
+from runtime.networks.ports import PortRequest, requests_of
 from runtime.types import EndpointSettings
 from tests.unit.networks.fakes import FakeDriver, RecordingKernel
 
@@ -102,6 +103,33 @@ async def test_an_adopted_endpoint_is_as_good_as_a_reserved_one(place: Place) ->
     assert not set(endpoint.Addresses) & set(other.Addresses)
     await driver.detach(network, endpoint)
     await driver.release(network, endpoint)
+
+
+async def test_ports_come_and_go_while_the_endpoint_stays(place: Place) -> None:
+    driver, network = await made(place)
+    if not driver.routes:
+        return
+    endpoint = await driver.reserve(network, request())
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    for _ in range(2):
+        endpoint = await driver.publish(network, endpoint, [PortRequest("tcp", 80, "127.0.0.1", (0,))])
+        assert [port.container_port for port in endpoint.Ports] == [80]
+    before = endpoint
+    endpoint = await driver.publish(network, endpoint, [])
+    assert endpoint.Ports == []
+    endpoint = await driver.publish(network, endpoint, requests_of(before.Ports))
+    assert endpoint == before
+    await driver.release(network, endpoint)
+
+
+async def test_an_address_to_avoid_is_not_chosen(place: Place) -> None:
+    driver, network = await made(place)
+    first = await driver.reserve(network, request())
+    await driver.release(network, first)
+    avoid = {each.ip + number for each in first.interfaces() for number in range(9)}
+    wanted = msgspec.structs.replace(request(), avoid=avoid)
+    second = await driver.reserve(network, wanted)
+    assert not {each.ip for each in second.interfaces()} & avoid
 
 
 async def test_removal_takes_away_what_was_made(place: Place) -> None:

@@ -39,6 +39,8 @@ from runtime.kernel.network import (
     VxlanLink,
 )
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
+from runtime.networks.ports import PortRequest
+from runtime.networks.rules import PublishedPort
 
 Step = type[Change] | Literal["rules", "sysctls", "flows", "watch"]
 
@@ -73,6 +75,8 @@ class RecordingKernel:
         self.watchers: list[Callable[[], None]] = []
         self.done: list[Change | FlowsTo | str] = []
         self.refused: set[Step] = set()
+        self.default_routes: dict[int, str] = {}
+        """Links by address family, of the last namespace that got one."""
 
     def refuse(self, step: Step) -> None:
         self.refused.add(step)
@@ -237,9 +241,7 @@ class RecordingKernel:
         elif isinstance(change, DeleteLink):
             self._delete(namespace, change.name)
         elif isinstance(change, AddDefaultRoute):
-            nets = [each.network for device in here.values() if device.up for each in device.addresses]
-            if not any(change.gateway in net for net in nets):
-                raise _error(errno.ENETUNREACH, f"{change}")
+            self._route(change, here)
         elif isinstance(change, AddAddress | SetUp):
             if change.link not in here:
                 raise _error(errno.ENODEV, change.link)
@@ -249,6 +251,15 @@ class RecordingKernel:
                 here[change.link].addresses.append(change.address)
         else:
             assert_never(change)
+
+    def _route(self, change: AddDefaultRoute, here: Mapping[str, Device]) -> None:
+        if change.link and change.link not in here:
+            raise _error(errno.ENODEV, change.link)
+        links = [here[change.link]] if change.link else here.values()
+        nets = [each.network for device in links if device.up for each in device.addresses]
+        if not change.gateway.is_unspecified and not any(change.gateway in net for net in nets):
+            raise _error(errno.ENETUNREACH, f"{change}")
+        self.default_routes[change.gateway.version] = change.link
 
     def _make_pair(self, change: AddVeth, namespace: str) -> None:
         here, there = self.devices[namespace], self.devices.get(change.peer_namespace)
@@ -344,12 +355,17 @@ class FakeDriver:
             ID=f"endpoint-{next(self._numbers)}",
             Interface=request.interface,
             Aliases=request.settings.Aliases,
+            Ports=_published(request.ports),
         )
 
     async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
         self._note("attach", network)
         if default_route:
             self.default_routes.append(network.Name)
+
+    async def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortRequest]) -> Endpoint:
+        self._note("publish" if ports else "withdraw", network)
+        return msgspec.structs.replace(endpoint, Ports=_published(ports))
 
     async def detach(self, network: Network, endpoint: Endpoint) -> None:
         self._note("detach", network)
@@ -365,3 +381,10 @@ class FakeDriver:
 
     def close(self) -> None:
         pass
+
+
+def _published(ports: Sequence[PortRequest]) -> list[PublishedPort]:
+    return [
+        PublishedPort(each.protocol, each.host_ip, each.host_ports[0] or 49153, "", each.container_port)
+        for each in ports
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runtime.errors import HostError, InvalidParameterError, NetworkNotFoundError
+from runtime.errors import AddressInUseError, HostError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus, EventMessage
 from runtime.networks import Driver, Networks, predefined, views
-from runtime.networks.driver import Endpoint, Network
+from runtime.networks.driver import Endpoint, Network, Pool
 from runtime.networks.ports import PortRequest
 from runtime.types import EndpointIPAMConfig, EndpointSettings
 from tests.unit.networks.fakes import FakeDriver, RecordingKernel
@@ -25,12 +26,14 @@ def make(state: Path, *drivers: Driver, names: Mapping[str, str] | None = None) 
     """On networks a, b and c of the first driver and z of the second, and what a host has anyway."""
     networks = predefined.networks(bridge="br7", subnet="172.17.0.0/16")
     for name, driver in zip("abcz", [*drivers[:1] * 3, *drivers[1:]], strict=False):
-        networks.append(Network(ID="", Name=name, Driver=driver.name, Created="", Settled=True))
+        pools = [Pool(Subnet="10.7.0.0/16", Gateway="10.7.0.1")]
+        networks.append(Network(ID="", Name=name, Driver=driver.name, Created="", Pools=pools, Settled=True))
     events = EventBus()
     return Networks(
         state,
         drivers=[*predefined.drivers(RecordingKernel(), state), *drivers],
         predefined=networks,
+        kernel=RecordingKernel(),
         events=events,
         name_of=(names or {}).__getitem__,
     )
@@ -54,22 +57,125 @@ async def test_all_endpoints_are_reserved_attached_and_released_in_order(tmp_pat
     await networks.release("c1")
     await networks.release("c1")
     assert driver.done == [
-        *((step, name) for name in "bac" for step in ("create", "reserve")),
+        *((step, name) for step in ("create", "reserve") for name in "bac"),
         *(("attach", name) for name in "bac"),
         *(("release", name) for name in "bac"),
     ]
     assert [endpoint.Interface for endpoint in sandbox.endpoints.values()] == ["eth0", "eth1", "eth2"]
-    assert (sandbox.gateway, driver.default_routes) == ("a", ["a"])
+    assert (sandbox.gateways, driver.default_routes) == (("a",), ["a"])
     assert {name: list(made.ports) for name, made in driver.requests.items()} == {"b": [], "a": [PORT], "c": []}
 
 
 async def test_the_gateway_is_the_first_by_priority_and_name_of_those_that_route(tmp_path: Path) -> None:
     unrouted = FakeDriver("unrouted", routes=False)
     networks = await opened(tmp_path, FakeDriver(), unrouted)
-    for names, gateway in ((wanted("c", "b"), "b"), (wanted("z", "c", z=9), "c"), (wanted("z"), ""), ({}, "")):
-        assert (await networks.reserve("c1", names, [PORT])).gateway == gateway
+    for names, gateways in ((wanted("c", "b"), "b"), (wanted("z", "c", z=9), "c"), (wanted("z"), ""), ({}, "")):
+        assert (await networks.reserve("c1", names, [PORT])).gateways == tuple(gateways)
         await networks.release("c1")
     assert unrouted.requests["z"].ports == ()
+
+
+async def running(networks: Networks, *names: str, **priorities: int) -> None:
+    """c1 with PORT, on networks of the driver of the tests."""
+    await networks.reserve("c1", wanted(*names, **priorities), [PORT])
+    await networks.attach("c1", 7)
+
+
+async def test_a_network_more_takes_the_ports_when_it_is_the_way_out(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    networks = await opened(tmp_path, driver)
+    await running(networks, "b")
+    driver.done.clear()
+    sandbox = await networks.extend("c1", "c", EndpointSettings(), [PORT])
+    await networks.attach("c1", 7)
+    assert driver.done == [("create", "c"), ("reserve", "c"), ("attach", "c")]
+    assert (sandbox.gateways, sandbox.endpoints["c"].Interface) == (("b",), "eth1")
+    driver.done.clear()
+    sandbox = await networks.extend("c1", "a", EndpointSettings(GwPriority=1), [PORT])
+    assert driver.done == [("create", "a"), ("reserve", "a"), ("withdraw", "b"), ("publish", "a")]
+    assert sandbox.gateways == ("a",)
+    assert {name: [port.host_port for port in made.Ports] for name, made in sandbox.endpoints.items()} == {
+        "b": [],
+        "c": [],
+        "a": [49153],
+    }
+    await networks.attach("c1", 7)
+    assert driver.default_routes == ["b", "a"]
+
+
+async def test_a_network_that_is_left_hands_on_the_ports_and_keeps_its_address_meanwhile(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    networks = await opened(tmp_path, driver)
+    await running(networks, "a", "b")
+    driver.done.clear()
+    sandbox = await networks.leave("c1", "a", [PORT], 7)
+    assert driver.done == [("withdraw", "a"), ("publish", "b"), ("detach", "a")]
+    assert ([*sandbox.endpoints], sandbox.gateways) == (["b"], ("b",))
+    assert [port.host_port for port in sandbox.endpoints["b"].Ports] == [49153]
+    assert [*networks.inspect("a").Containers] == ["c1"]
+    await networks.give_back("c1", "a")
+    assert driver.done[-1] == ("release", "a")
+    assert networks.inspect("a").Containers == {}
+    assert (await networks.extend("c1", "a", EndpointSettings(), [PORT])).endpoints["a"].Interface == "eth0"
+    assert (await networks.leave("c1", "b", [PORT], 7)).gateways == ("a",)
+    await networks.give_back("c1", "b")
+    assert (await networks.leave("c1", "a", [PORT], 7)).gateways == ()
+
+
+@pytest.mark.parametrize("step", ["create", "reserve", "publish"])
+async def test_a_network_that_cannot_be_joined_changes_nothing(tmp_path: Path, step: str) -> None:
+    driver = FakeDriver()
+    networks = await opened(tmp_path, driver)
+    await running(networks, "b")
+    driver.refuse.add((step, "a"))
+    with pytest.raises(HostError, match=f"{step} a"):
+        await networks.extend("c1", "a", EndpointSettings(), [PORT])
+    assert networks.inspect("a").Containers == {}
+    driver.refuse.clear()
+    sandbox = await networks.extend("c1", "c", EndpointSettings(), [PORT])
+    assert (sandbox.gateways, len(sandbox.endpoints["b"].Ports)) == (("b",), 1)
+
+
+@pytest.mark.parametrize("step", ["publish b", "detach a"])
+async def test_a_network_that_cannot_be_left_keeps_what_it_had(tmp_path: Path, step: str) -> None:
+    driver = FakeDriver()
+    networks = await opened(tmp_path, driver)
+    await running(networks, "a", "b")
+    action, name = step.split()
+    driver.refuse.add((action, name))
+    with pytest.raises(HostError, match=step):
+        await networks.leave("c1", "a", [PORT], 7)
+    driver.refuse.clear()
+    sandbox = await networks.extend("c1", "c", EndpointSettings(), [PORT])
+    assert sandbox.gateways == ("a",)
+    assert {name: len(made.Ports) for name, made in sandbox.endpoints.items()} == {"a": 1, "b": 0, "c": 0}
+
+
+async def test_an_address_asked_for_is_nobody_elses_while_its_container_exists(tmp_path: Path) -> None:
+    driver = FakeDriver()
+    networks = await opened(tmp_path, driver)
+    address = ipaddress.ip_address("10.7.0.9")
+    asked = {"a": EndpointSettings(IPAMConfig=EndpointIPAMConfig(IPv4Address="10.7.0.9"))}
+    for container_id in ("c1", "c2"):
+        networks.reservations.add(container_id, "a", [address])
+    with pytest.raises(AddressInUseError, match=r"Address already in use: 10.7.0.9 is reserved for container one"):
+        await networks.reserve("c2", asked, [])
+    await networks.reserve("c3", wanted("a"), [])
+    assert list(driver.requests["a"].avoid) == [address]
+    await networks.reserve("c1", asked, [])
+    networks.reservations.drop("c1")
+    await networks.release("c1")
+    await networks.reserve("c2", asked, [])
+    networks.reservations.drop("c2", "a")
+    assert list(networks.reservations.of("a")) == []
+
+
+async def test_a_network_that_has_gone_is_told_at_the_start(tmp_path: Path) -> None:
+    networks = await opened(tmp_path, FakeDriver())
+    with pytest.raises(NetworkNotFoundError, match="network gone not found"):
+        await networks.reserve("c1", wanted("a", "gone"), [])
+    assert networks.inspect("a").Containers == {}
+    assert networks.id_of("gone") == ""
 
 
 @pytest.mark.parametrize("step", ["create", "reserve"])
@@ -79,7 +185,8 @@ async def test_a_failed_reservation_gives_back_those_before_it(tmp_path: Path, s
     networks = await opened(tmp_path, driver)
     with pytest.raises(HostError, match=f"{step} b"):
         await networks.reserve("c1", wanted("a", "b", "c"), [])
-    assert [done for done in driver.done if done[0] != "create"] == [("reserve", "a"), ("release", "a")]
+    given_back = [("reserve", "a"), ("release", "a")] if step == "reserve" else []
+    assert [done for done in driver.done if done[0] != "create"] == given_back
     assert networks.inspect("a").Containers == {}
 
 
@@ -168,6 +275,7 @@ async def test_connects_and_disconnects_are_told(tmp_path: Path) -> None:
         tmp_path,
         drivers=predefined.drivers(kernel := RecordingKernel(), tmp_path),
         predefined=predefined.networks(bridge="br7", subnet="172.17.0.0/16"),
+        kernel=kernel,
         events=bus,
         name_of=str,
     )
@@ -189,7 +297,7 @@ async def test_adopted_endpoints_are_known_and_released(tmp_path: Path) -> None:
     networks = await opened(tmp_path, driver)
     network_id = networks.id_of("a")
     endpoints = {name: Endpoint(NetworkID=network_id, ID=f"e-{name}") for name in ("a", "gone")}
-    networks.adopt("c1", endpoints)
+    networks.adopt("c1", endpoints, wanted("a"))
     await networks.reconcile()
     assert networks.inspect("a").Containers["c1"].EndpointID == "e-a"
     await networks.release("c1", namespace_stays=True)
@@ -219,6 +327,7 @@ async def test_a_settled_subnet_is_kept_though_another_is_wished_for(tmp_path: P
         tmp_path,
         drivers=predefined.drivers(RecordingKernel(), tmp_path),
         predefined=predefined.networks(bridge="br8", subnet="10.1.0.0/16"),
+        kernel=RecordingKernel(),
         events=EventBus(),
         name_of=str,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from runtime.kernel.linux_network import LinuxNetwork
 from runtime.networks import Networks, predefined
 from runtime.networks.bridge import DEVICE_OPTION, MTU_OPTION
 from runtime.networks.driver import Network, Pool
+from runtime.networks.ports import PortRequest
 from runtime.types import EndpointSettings
 from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
 
@@ -47,19 +50,24 @@ def make(tmp_path: Path) -> Callable[[], Networks]:
         tmp_path,
         drivers=predefined.drivers(LinuxNetwork(), tmp_path),
         predefined=[*predefined.networks(bridge="br7", subnet="10.7.0.0/24"), back],
+        kernel=LinuxNetwork(),
         events=EventBus(),
         name_of=str,
     )
 
 
+def enter(pid: int) -> list[str]:
+    return ["nsenter", f"--net=/proc/{pid}/ns/net"]
+
+
 def inside(pid: int, *arguments: str) -> list[dict[str, object]]:
-    command = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-4", "-j", *arguments]
+    command = [*enter(pid), "ip", "-4", "-j", *arguments]
     found: list[dict[str, object]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found
 
 
 def ping(pid: int, address: str) -> None:
-    command = ["nsenter", f"--net=/proc/{pid}/ns/net", "busybox", "ping", "-c1", "-W30", address]
+    command = [*enter(pid), "busybox", "ping", "-c1", "-W30", address]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -83,7 +91,7 @@ async def test_a_container_on_two_networks(pid: int, make: Callable[[], Networks
 
     networks = make()
     await networks.open()
-    networks.adopt("c1", sandbox.endpoints)
+    networks.adopt("c1", sandbox.endpoints, wanted)
     await networks.reconcile()
     other = await networks.reserve("c2", wanted, [])
     assert sorted(other.addresses()) == ["10.7.0.3", "10.8.0.3"]
@@ -95,3 +103,62 @@ async def test_a_container_on_two_networks(pid: int, make: Callable[[], Networks
     assert set(await kernel.links()) == {"lo"}
     assert await kernel.tables() == set()
     await networks.close()
+
+
+async def test_a_container_that_runs_joins_and_leaves(pid: int, make: Callable[[], Networks]) -> None:
+    """The default route and the published port, the same one on the host, go by whichever network is its way out."""
+    networks = make()
+    await networks.open()
+    server = serve(pid)
+    ports = [PortRequest("tcp", 80, "127.0.0.1", (0,))]
+    try:
+        sandbox = await networks.reserve("c1", {"bridge": EndpointSettings()}, ports)
+        (port,) = sandbox.endpoints["bridge"].Ports
+        await networks.attach("c1", pid)
+        sandbox = await networks.extend("c1", "back", EndpointSettings(GwPriority=1), ports)
+        await networks.attach("c1", pid)
+        assert [each.host_port for each in sandbox.endpoints["back"].Ports] == [port.host_port]
+        assert default_routes(pid) == [("10.8.0.1", "eth1")]
+        await asyncio.to_thread(knock, port.host_port)
+        sandbox = await networks.leave("c1", "bridge", ports, pid)
+        await networks.give_back("c1", "bridge")
+        assert [*sandbox.endpoints] == ["back"]
+        assert {link["ifname"] for link in inside(pid, "link")} == {"lo", "eth1"}
+        await asyncio.to_thread(knock, port.host_port)
+        await networks.extend("c1", "bridge", EndpointSettings(), ports)
+        await networks.attach("c1", pid)
+        assert default_routes(pid) == [("10.8.0.1", "eth1")]
+        sandbox = await networks.leave("c1", "back", ports, pid)
+        await networks.give_back("c1", "back")
+        assert sandbox.endpoints["bridge"].Interface == "eth0"
+        assert default_routes(pid) == [("10.7.0.1", "eth0")]
+        await asyncio.to_thread(knock, port.host_port)
+        await networks.leave("c1", "bridge", ports, pid)
+        await networks.give_back("c1", "bridge")
+        assert {link["ifname"] for link in inside(pid, "link")} == {"lo"}
+        socket.create_server(("127.0.0.1", port.host_port)).close()
+    finally:
+        server.kill()
+        server.wait()
+        await networks.remove_devices()
+        await networks.close()
+
+
+def serve(pid: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*enter(pid), "busybox", "nc", "-ll", "-p", "80", "-e", "echo", "here"])
+
+
+def default_routes(pid: int) -> list[tuple[object, object]]:
+    return [(route["gateway"], route["dev"]) for route in inside(pid, "route", "show", "default")]
+
+
+def knock(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as made:
+                assert made.recv(100) == b"here\n"
+                return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
