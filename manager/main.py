@@ -37,6 +37,7 @@ from manager.ca.state import StoreCAState
 from manager.consensus.port import (
     Admission,
     ConsensusError,
+    CorruptStateError,
     LeaderState,
     NodeID,
     NotLeaderError,
@@ -65,7 +66,7 @@ from manager.roles import RoleManager
 from manager.store import Store, StoreError, Working
 from pki.addresses import split_host_port
 from pki.encryption import ensure_data_keys
-from pki.errors import PKIError
+from pki.errors import InvalidCertificateError, PKIError
 from pki.grpc_credentials import RotatingChannel, server_credentials, server_options
 from pki.identifiers import new_id
 from pki.node_certificate import NodeCertificate
@@ -95,6 +96,10 @@ SOCKET_CHECK_S = 1.0
 TRANSFER_TIMEOUT_S = 2.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PR_SET_NAME = 15
+_WAY_OUT = (
+    "restore it from a backup, and the manager goes on; or, while other managers lead the swarm, let this node leave it with "
+    "force and join again"
+)
 
 T = TypeVar("T")
 
@@ -128,6 +133,8 @@ def failure_text(cause: BaseException, state_dir: str) -> str:
         return (
             f"{os.strerror(cause.errno)} for the swarm's log below {state_dir}: the manager goes on once there is room"
         )
+    if isinstance(cause, CorruptStateError | InvalidCertificateError):
+        return f"{cause}; {_WAY_OUT}"
     return str(cause) or repr(cause)
 
 
@@ -316,6 +323,8 @@ class _Manager:
         work.append(group.create_task(self._lead(), name="leadership"))
         members = {member.node_id: member for member in self._consensus.members}
         me = members.get(NodeID(self._config.node_id))
+        if me is None and not self._consensus.group_id and not self._others():
+            raise CorruptStateError(f"{self._state / RAFT}: empty, and nobody else is known to have the swarm's state")
         if me is not None and not me.learner:
             # A member by its own log: only its address may have to be told, which can wait for a leader.
             work.append(group.create_task(self._join(), name="raft.join"))
@@ -426,6 +435,10 @@ class _Manager:
         working.create(bootstrap.node)
         await self._store.commit(working)
 
+    def _others(self) -> set[str]:
+        """Addresses of the managers that this one was told of, beside itself."""
+        return {manager.grpc_addr for manager in self._config.managers if manager.node_id != self._config.node_id}
+
     async def _join(self) -> None:
         """Ask the leader to take us in (again after our address has changed), until it has."""
         request = RaftJoinRequest(
@@ -440,7 +453,7 @@ class _Manager:
             request.claim.CopyFrom(self._claim())
             if self._consensus.leader.leader_id == node_id:
                 return
-            targets = {manager.grpc_addr for manager in self._config.managers if manager.node_id != node_id}
+            targets = self._others()
             leader = self._link.leader_addr()
             for target in [leader] * bool(leader) + sorted(targets - {leader}):
                 async with RotatingChannel(target, self._certificate) as channel:

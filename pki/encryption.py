@@ -154,9 +154,9 @@ def load_data_keys(directory: Path, kek: bytes | None = None) -> DataKeys:
     try:
         content = msgspec.json.decode(path.read_bytes(), type=_KeyFile)
     except msgspec.MsgspecError as error:
-        raise InvalidCertificateError(f"{path.name}: damaged: {error}") from error
+        raise InvalidCertificateError(f"{path}: damaged: {error}") from error
     if content.format != _FILE_FORMAT:
-        raise InvalidCertificateError(f"{path.name}: format {content.format}, this version reads {_FILE_FORMAT}")
+        raise InvalidCertificateError(f"{path}: format {content.format}, this version reads {_FILE_FORMAT}")
     if content.wrapped and kek is None:
         raise LockedError
 
@@ -165,7 +165,7 @@ def load_data_keys(directory: Path, kek: bytes | None = None) -> DataKeys:
 
     keys = DataKeys(clear(content.current, b"dek"), clear(content.pending, b"dek-pending") if content.pending else None)
     if any(len(key) != KEY_SIZE_BYTES for key in (keys.current, keys.pending or keys.current)):
-        raise InvalidCertificateError(f"{path.name}: damaged: a key is not {KEY_SIZE_BYTES} bytes")
+        raise InvalidCertificateError(f"{path}: damaged: a key is not {KEY_SIZE_BYTES} bytes")
     return keys
 
 

@@ -12,7 +12,7 @@ Changes are made under a lock on the folder, and start from what lies there, so 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -267,11 +267,23 @@ def _read(directory: Path, kek: bytes | None) -> NodeCredentials:
         pair_pem = (directory / KEY_FILE).read_bytes()
     except FileNotFoundError as error:
         raise NodeCertificateMissingError(f"this node is not part of a swarm: no {error.filename}") from error
-    key = key_from_pem(pair_pem, kek)
-    begin = pair_pem.find(_BEGIN_CERTIFICATE)
-    if begin < 0:
-        raise InvalidCertificateError(f"{KEY_FILE}: holds no certificate")
-    return NodeCredentials.verified(chain_pem=pair_pem[begin:], key=key, root=TrustRoot(root_pem))
+    with _damage_in(directory / ROOT_FILE):
+        root = TrustRoot(root_pem)
+    with _damage_in(directory / KEY_FILE):
+        key = key_from_pem(pair_pem, kek)
+        begin = pair_pem.find(_BEGIN_CERTIFICATE)
+        if begin < 0:
+            raise InvalidCertificateError("holds no certificate")
+        return NodeCredentials.verified(chain_pem=pair_pem[begin:], key=key, root=root)
+
+
+@contextlib.contextmanager
+def _damage_in(path: Path) -> Iterator[None]:
+    """What is wrong inside is told with the file's name."""
+    try:
+        yield
+    except InvalidCertificateError as error:
+        raise InvalidCertificateError(f"{path}: {error}") from error
 
 
 def _stamp(directory: Path) -> _STAMP:

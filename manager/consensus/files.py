@@ -29,6 +29,15 @@ class AppendFile(Protocol):
     def close(self) -> None: ...
 
 
+class MarkFile(Protocol):
+    """A few bytes, below a sector, that are written over and over and never synced."""
+
+    def write(self, data: bytes) -> None:
+        """Replace the content, of the same length each time; a power loss may leave any earlier one. Raises OSError."""
+
+    def close(self) -> None: ...
+
+
 class Files(Protocol):
     """The file operations consensus needs. Each raises OSError."""
 
@@ -40,6 +49,9 @@ class Files(Protocol):
 
     def create(self, path: Path) -> AppendFile:
         """Create a new file, mode 0600. Raises FileExistsError."""
+
+    def open_mark(self, path: Path) -> MarkFile:
+        """Open the file for ``MarkFile.write``, as it is; created with mode 0600 if absent."""
 
     def read(self, path: Path) -> bytes: ...
 
@@ -82,6 +94,19 @@ class _OSAppendFile:
             self._fd = -1
 
 
+class _OSMarkFile:
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, data: bytes) -> None:
+        os.pwrite(self._fd, data, 0)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 class OSFiles:
     """The real file system."""
 
@@ -95,6 +120,9 @@ class OSFiles:
 
     def create(self, path: Path) -> AppendFile:
         return _OSAppendFile(path)
+
+    def open_mark(self, path: Path) -> MarkFile:
+        return _OSMarkFile(path)
 
     def read(self, path: Path) -> bytes:
         return path.read_bytes()

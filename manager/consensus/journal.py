@@ -11,6 +11,8 @@ to anybody, so a torn last record costs nothing.
 changes written behind the others. Every segment opens with a checkpoint (term, vote, commit index, what this member
 was admitted to and superseded by), so old segments can be deleted whole once a snapshot covers their entries.
 
+**What was durable is not forgotten.** A mark beside the folder says how far the newest segment was synced (``end_mark.py``).
+
 Layout of a record's plain text: a msgpack list of changes, see ``_Change``.
 """
 
@@ -24,6 +26,7 @@ from typing import overload
 
 import msgspec
 
+from manager.consensus.end_mark import EndMark, JournalEnd
 from manager.consensus.files import Files
 from manager.consensus.port import CorruptStateError
 from manager.consensus.sealed import KeyRing, SealedWriter, read_sealed
@@ -141,7 +144,12 @@ class Journal:
         self.on_commit: Callable[[], None] = lambda: None
         self.vote_dirty = False  # term or vote changed since the last sync
         files.make_folder(folder)
-        self._recover()
+        self._mark = EndMark(files, folder.with_name(f"{folder.name}.end"))
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
 
     # What pysyncobj calls. Names and argument order are the library's.
 
@@ -316,6 +324,7 @@ class Journal:
             self.syncs += 1
             self._pending.clear()
             self._pending_bytes, self._dirty, self.vote_dirty = 0, False, False
+            self._note_end()
             if self._writer.size_bytes >= self._segment_size_bytes:
                 self._rotate()
         except Exception as error:
@@ -329,9 +338,17 @@ class Journal:
         self._rotate()
 
     def close(self) -> None:
+        self._close_writer()
+        self._mark.close()
+
+    def _close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _note_end(self) -> None:
+        assert self._writer is not None
+        self._mark.note(JournalEnd(self._last_number, self._writer.size_bytes))
 
     def _note(self, change: _Change, size_bytes: int) -> None:
         if self.failed is not None:
@@ -372,10 +389,11 @@ class Journal:
         except Exception as error:
             self.failed = error
             raise
-        self.close()
+        self._close_writer()
         self._writer = writer
         self._segments.append(_Segment(path))
         self._last_number = number
+        self._note_end()
 
     def _drop_segments(self) -> None:
         """Delete from the oldest on those segments that the log no longer reaches."""
@@ -399,6 +417,7 @@ class Journal:
         paths = [self._folder / name for name in self._files.names(self._folder) if _SEGMENT_NAME.fullmatch(name)]
         if paths:
             self._files.sync_folder(self._folder)
+        self._mark.check_segments(self._folder, self._number(paths[-1]) if paths else 0)
         for position, path in enumerate(paths):
             self._recover_segment(path, last=position == len(paths) - 1)
         # A segment that holds nothing but its checkpoint is superseded by the new one: restarts leave no trail.
@@ -412,6 +431,7 @@ class Journal:
 
     def _recover_segment(self, path: Path, *, last: bool) -> None:
         content = read_sealed(self._files, path, self._keys, MAGIC)
+        self._mark.check_end(path, JournalEnd(self._number(path), content.end))
         if content.torn:
             if not last:
                 raise CorruptStateError(f"{path}: offset {content.end}: torn, but not the last segment")

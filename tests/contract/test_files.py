@@ -54,6 +54,17 @@ def test_an_empty_file(files: Files, folder: Path) -> None:
     assert list(files.read_chunks(folder / "a", 3)) == []
 
 
+def test_a_mark_is_replaced_and_opened_again_as_it_is(files: Files, folder: Path) -> None:
+    for content in (b"first", b"other"):
+        mark = files.open_mark(folder / "m")
+        mark.write(content)
+        assert files.read(folder / "m") == content
+        mark.close()
+        mark.close()
+    files.open_mark(folder / "m").close()
+    assert files.read(folder / "m") == b"other"
+
+
 def test_a_name_is_given_once(files: Files, folder: Path) -> None:
     write(files, folder / "a", b"first")
     with pytest.raises(FileExistsError):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manager.consensus.files import AppendFile
+from manager.consensus.files import AppendFile, MarkFile
 from manager.consensus.port import StateLockedError
 from manager.consensus.sealed import SECTOR_SIZE_BYTES
 
@@ -29,6 +29,7 @@ class Fault:
 class _Inode:
     data: bytearray = field(default_factory=bytearray)
     synced: int = 0
+    earlier: list[bytes] = field(default_factory=list)  # of a mark: what the disk may have of it
 
 
 class SimDisk:
@@ -36,7 +37,7 @@ class SimDisk:
 
     Names and contents become durable separately: a file's bytes with its ``sync``, a name (created,
     renamed, removed) with ``sync_folder``. A crash keeps a prefix of a folder's unsynced changes of
-    names, and of unsynced bytes any sectors, the others reading as zeros or cut off.
+    names, and of unsynced bytes any sectors, the others reading as zeros or cut off; of a mark any one of the last.
     """
 
     def __init__(self) -> None:
@@ -87,6 +88,10 @@ class SimDisk:
 
     @staticmethod
     def _lose_bytes(inode: _Inode, rng: random.Random) -> None:
+        if inode.earlier:
+            inode.data = bytearray(rng.choice(inode.earlier))
+            inode.earlier = [bytes(inode.data)]
+            return
         if inode.synced < len(inode.data):
             size = rng.randint(inode.synced, len(inode.data))
             del inode.data[size:]
@@ -115,6 +120,12 @@ class SimDisk:
         inode = _Inode()
         self.step(lambda: self._set(path, inode))
         return _SimFile(self, inode)
+
+    def open_mark(self, path: Path) -> MarkFile:
+        if path not in self._names:
+            inode = _Inode(earlier=[b""])
+            self.step(lambda: self._set(path, inode))
+        return _SimMark(self, self._at(path))
 
     def read(self, path: Path) -> bytes:
         return bytes(self._at(path).data)
@@ -193,6 +204,21 @@ class _SimFile:
             self._inode.synced = len(self._inode.data)
 
         self._disk.step(sync)
+
+    def close(self) -> None:
+        pass
+
+
+class _SimMark:
+    def __init__(self, disk: SimDisk, inode: _Inode) -> None:
+        self._disk, self._inode = disk, inode
+
+    def write(self, data: bytes) -> None:
+        def write() -> None:
+            self._inode.data[:] = data
+            self._inode.earlier = [*self._inode.earlier[-7:], data]
+
+        self._disk.step(write)
 
     def close(self) -> None:
         pass

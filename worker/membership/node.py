@@ -38,7 +38,7 @@ from worker.membership.leave import leave_warning, unusable_warning
 from worker.membership.manager_process import ManagerProcess
 from worker.membership.own_addresses import OwnAddresses, follow_host
 from worker.membership.participation import Participation
-from worker.membership.state_folder import CERTIFICATES, MANAGER_LOCK, RAFT, erase
+from worker.membership.state_folder import CERTIFICATES, MANAGER_LOCK, RAFT, erase, was_member
 
 if TYPE_CHECKING:
     from proto.control_pb2_grpc import ControlAsyncStub
@@ -137,6 +137,9 @@ class Node:
             self._cannot_use(LocalState(), _UNUSABLE.format(error=error))
             return
         if state is None:
+            if was_member(self._host.state_dir):
+                lost = f"{self._host.state_dir / local_state.FILE_NAME} is missing"
+                self._cannot_use(LocalState(), _UNUSABLE.format(error=lost))
             return
         try:
             certificate = NodeCertificate.load(self._host.state_dir / CERTIFICATES)

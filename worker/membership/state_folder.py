@@ -29,6 +29,11 @@ def log_on_disk(state_dir: Path) -> LogState:
     return LogState.ERASING if (state_dir / RAFT_REMOVED).exists() else LogState.NONE
 
 
+def was_member(state_dir: Path) -> bool:
+    """Whether what only a member has lies here. Certificates may be of a join that did not get further."""
+    return (state_dir / RAFT).exists() or (state_dir / AGENT).exists()
+
+
 def discard_log(state_dir: Path) -> None:
     """Remove it as a whole: half of a log would be refused as damaged by the manager of the next promotion.
 

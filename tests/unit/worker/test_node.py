@@ -445,6 +445,44 @@ async def test_the_engine_of_a_node_whose_place_cannot_be_read_works_and_the_res
     assert await tokens(manager) == cluster
 
 
+async def test_a_member_whose_place_is_lost_says_so_and_begins_nothing_new(manager: Place) -> None:
+    cluster = await tokens(manager)
+    await manager.node.close()
+    file = manager.host.state_dir / local_state.FILE_NAME
+    content = file.read_bytes()
+    file.unlink()
+    await manager.restart()
+    assert manager.node.info().local_node_state is LocalNodeState.ERROR
+    assert manager.node.info().error == (
+        f"{file} is missing; restore the file and start the daemon again, or leave the swarm with force"
+    )
+    with pytest.raises(AlreadyInSwarmError):
+        await manager.node.init(init_request(manager))
+    with pytest.raises(LeaveRefusedError):
+        await manager.node.leave(force=False)
+    file.write_bytes(content)
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
+    assert await tokens(manager) == cluster
+
+
+async def test_a_lost_log_that_nobody_else_has_is_told_and_not_begun_anew(manager: Place) -> None:
+    cluster = await tokens(manager)
+    await manager.node.close()
+    log, kept = manager.host.state_dir / RAFT, manager.host.state_dir / "kept"
+    log.rename(kept)
+    await manager.restart()
+    told = f"{log}: empty, and nobody else is known to have the swarm's state; restore it from a backup"
+    await until(lambda: told in manager.node.info().error)
+    assert not manager.node.info().control_available
+    await manager.node.close()
+    shutil.rmtree(log)
+    kept.rename(log)
+    await manager.restart()
+    await until(lambda: manager.node.info().control_available)
+    assert await tokens(manager) == cluster
+
+
 async def test_going_back_to_an_earlier_version_keeps_the_node(manager: Place) -> None:
     await manager.node.close()
     file = manager.host.state_dir / local_state.FILE_NAME
