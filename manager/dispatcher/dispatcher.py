@@ -12,6 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ import structlog
 from base.connections import peer_of
 from manager.consensus.port import ConsensusError, NotLeaderError
 from manager.dispatcher import budget, nodes
-from manager.dispatcher.assignments import AssignmentSet, MessagePacker, SharedChanges, is_news
+from manager.dispatcher.assignments import AssignmentSet, Key, MessagePacker, SharedChanges, is_news
 from manager.dispatcher.budget import Budgets
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
@@ -419,9 +420,19 @@ class Dispatcher:
         session.assignments_stream += 1
         stream = session.assignments_stream
         session.assignments_due.set()  # wakes an earlier call, which gives way
-        known, packer = AssignmentSet(session.node_id, shared=self._shared_changes), MessagePacker()
+        with closing(AssignmentSet(session.node_id, shared=self._shared_changes)) as known:
+            await self._follow(session, stream, known, context)
+        if session.end is not None:
+            if session.end.code is not grpc.StatusCode.OK:
+                await self._abort(context, session.end)
+            return
+        session.assignments_due.set()  # the call that took over may have been waiting for this event
+        await context.abort(grpc.StatusCode.ABORTED, "superseded by a newer call")
+
+    async def _follow(self, session: AgentSession, stream: int, known: AssignmentSet, context: Context) -> None:
+        """Tell the agent everything, then what changes, until the session ends or another call takes over."""
+        packer = MessagePacker()
         session.take_marks()
-        session.uses = known.uses
         messages = packer.complete(await self._everything(known))
         while True:
             for message in messages:
@@ -429,16 +440,10 @@ class Dispatcher:
                 tell_sent(session.node_id, message)
             await session.assignments_due.wait()
             if session.end is not None or session.assignments_stream != stream:
-                break
+                return
             task_ids, keys = session.take_marks()
             needed = [key for key in keys if known.uses(*key)]
             messages = packer.incremental(known.update(task_ids, needed, self._store.view))
-        if session.end is not None:
-            if session.end.code is not grpc.StatusCode.OK:
-                await self._abort(context, session.end)
-            return
-        session.assignments_due.set()  # the call that took over may have been waiting for this event
-        await context.abort(grpc.StatusCode.ABORTED, "superseded by a newer call")
 
     async def _everything(self, known: AssignmentSet) -> list[bytes]:
         """A complete set, some tasks at a time; what changes meanwhile is marked."""
@@ -461,13 +466,17 @@ class Dispatcher:
             elif change.kind.assigned is not None:
                 if change.new is None:
                     self._shared_changes.forget((change.kind, change.id))
-                for session in self._sessions.values():
-                    if session.mark_needed((change.kind, change.id)):
-                        self._rounds.add(session)
+                self._mark_needed((change.kind, change.id))
             elif change.kind is NODES:
                 self._node_changed(change.id, change.old, change.new)
             elif change.kind is CLUSTERS:
                 self._cluster_changed()
+
+    def _mark_needed(self, key: Key) -> None:
+        for known in self._shared_changes.users(key):
+            if (session := self._sessions.get(known.node_id)) is not None:
+                session.mark_needed(key)
+                self._rounds.add(session)
 
     def _mark_task(self, task_id: str, old: object, new: object) -> None:
         if isinstance(old, Task) and isinstance(new, Task) and not is_news(old, new):

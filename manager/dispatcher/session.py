@@ -15,7 +15,6 @@ import grpc
 from base.connections import Peer
 from manager.dispatcher.assignments import Key
 from manager.dispatcher.reports import PendingReport
-from manager.store.kinds import AnyKind
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest
 from proto.objects_pb2 import Node
@@ -64,8 +63,6 @@ class AgentSession:
         self.assignments_due = asyncio.Event()
         self.assignments_stream = 0
         """Number of the Assignments call that serves; an earlier one gives way."""
-        self.uses: Callable[[AnyKind, str], bool] = lambda _kind, _object_id: False
-        """Whether that object is needed by what was sent; the serving call knows."""
         self.alive = asyncio.Event()
         """Set at each sign of life; who wants to know clears it first."""
         self.report: PendingReport | None = None
@@ -119,12 +116,9 @@ class AgentSession:
         """Look at this task again."""
         self._tasks.add(task_id)
 
-    def mark_needed(self, key: Key) -> bool:
-        """Look at this object again, if it is needed: a thousand sessions are not woken for what concerns one."""
-        if self.uses(*key):
-            self._keys.add(key)
-            return True
-        return False
+    def mark_needed(self, key: Key) -> None:
+        """Look at this object, which a task of the node needs, again."""
+        self._keys.add(key)
 
     def take_marks(self) -> tuple[set[str], set[Key]]:
         """The marks since the last call."""

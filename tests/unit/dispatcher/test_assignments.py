@@ -117,6 +117,34 @@ def test_a_changed_secret_is_sent_to_its_users_only() -> None:
     assert known.uses(SPEC_VERSIONS, "db.1")
 
 
+def test_who_needs_an_object_is_known_by_its_key() -> None:
+    state, shared = make_state(), SharedChanges()
+    first, second = AssignmentSet("n1", shared=shared), AssignmentSet("n2", shared=shared)
+    state.put(make_task("t1", "n1", service_id="db"), make_task("t2", "n2", service_id="db"))
+    state.put(make_task("t3", "n2", service_id="db"))
+    first.complete(state.view)
+    second.complete(state.view)
+    assert [*shared.users((SECRETS, "s1"))] == [first, second]
+    assert [*shared.users((CONFIGS, "another"))] == []
+    state.put(make_task("t2", "n2", service_id="db", state=FAILED))
+    second.update(["t2"], [], state.view)
+    assert second in shared.users((SECRETS, "s1"))
+    state.put(make_task("t3", "n2", service_id="db", state=FAILED))
+    second.update(["t3"], [], state.view)
+    assert [*shared.users((SECRETS, "s1"))] == [first]
+    first.close()
+    assert not shared._users
+
+
+def test_a_change_of_what_was_never_needed_makes_nobody_its_user() -> None:
+    state, shared = make_state(), SharedChanges()
+    known = AssignmentSet("n1", shared=shared)
+    known.complete(state.view)
+    assert known.update([], [(SECRETS, "s1")], state.view) == []
+    assert not known.uses(SECRETS, "s1")
+    known.close()
+
+
 def test_large_sets_are_cut_and_say_where_they_end() -> None:
     packer = MessagePacker(size_bytes_max=1000)
     changes = [change_of(make_task(f"t{number}", "n1")) for number in range(50)]
