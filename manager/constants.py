@@ -64,6 +64,14 @@ that is shorter): a command that dies at once takes nothing down."""
 
 # ---------------------------------------------------------------- the reconcile loop
 
+PACE_S = 0.025
+"""While changes follow upon each other they are looked at, written and sent out once in so long at most, all that came
+together: a pass, an entry, a round costs a millisecond beside what it does. What comes alone waits for nothing."""
+
+DUE_PACE_S = 0.2
+"""The same of what is due though nothing changed: delays and monitor windows, as many as the slots of an update, end each
+for itself."""
+
 PASS_OBJECTS_MAX = 400
 """Objects one pass of the reconcile loop may write before it commits and lets others run (X25)."""
 

@@ -1,15 +1,17 @@
 """Whose assignments are sent when: in rounds, each session once in a round.
 
 A round takes those who have something to be told, and lets others have the loop after some of them. What changes
-meanwhile waits for the next round, which begins after a pause as long as this one took: with little to say there is none,
-and while thousands of tasks are being given out, each agent gets what several passes decided in one message, and sending
-takes half of the loop at most.
+meanwhile waits for the next round, which begins after a pause as long as this one took, and not sooner after it than
+``constants.PACE_S``: what comes alone is sent at once, and while thousands of tasks are being given out, each agent gets what
+several passes decided in one message, and sending takes half of the loop at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+from base.pace import Pace
+from manager.constants import PACE_S
 from manager.dispatcher.session import AgentSession
 
 AT_ONCE = 50
@@ -32,9 +34,10 @@ class Rounds:
 
     async def run(self) -> None:
         """Until cancelled."""
-        loop = asyncio.get_running_loop()
+        loop, pace = asyncio.get_running_loop(), Pace(PACE_S)
         while True:
             await self._wake.wait()
+            await pace.turn()
             self._wake.clear()
             due, self._due = self._due, {}
             began_s = loop.time()

@@ -1,7 +1,7 @@
 """What agents report goes into the log: all of them together, an entry at a time.
 
-While entries are on their way, what comes in waits and makes the next: with nothing under way a status is written at
-once, under load entries grow by themselves, and an agent that is not acknowledged sends nothing. Nothing fails here as
+While entries are on their way, and for a moment after the last began (``constants.PACE_S``), what comes in waits and makes the
+next: what comes alone is written at once, under load entries grow by themselves, and an agent that is not acknowledged sends nothing. Nothing fails here as
 seen by an agent: each update decides on the state it finds, so it is tried again until it is in the log or this manager
 leads no more; then its agent sends it to the next leader.
 """
@@ -15,7 +15,9 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from base.backoff import Backoff
+from base.pace import Pace
 from manager.consensus.port import ConsensusError
+from manager.constants import PACE_S
 from manager.dispatcher import status
 from manager.dispatcher.intake import CONFLICT_ATTEMPTS_MAX, put
 from manager.dispatcher.reports import PendingReport, Piece, Reports
@@ -69,9 +71,11 @@ class StatusIntake:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        pace = Pace(PACE_S)
         async with asyncio.TaskGroup() as aside:
             while True:
                 await self._wake.wait()
+                await pace.turn()
                 async with asyncio.TaskGroup() as group:
                     for number in range(ENTRIES_AT_ONCE_MAX):
                         pieces = self._reports.take(TRANSACTION_OBJECTS_MAX)

@@ -1,8 +1,8 @@
 """The reconcile loop: the one place on the leader where decisions about tasks are taken.
 
 It wakes when the store changes or a deadline comes, looks at what is dirty (``reconcile.reconcile_pass``), places
-what has no node (``scheduler.assign``) and commits the result. There is no fixed window: changes that come while a
-commit is under way are looked at together after it. A pass is bounded, and between passes others have their turn, so
+what has no node (``scheduler.assign``) and commits the result. What changes after a pause is looked at at once, what follows
+soon after together (``constants.PACE_S``). A pass is bounded, and between passes others have their turn, so
 that heartbeats and sessions are served however much there is to schedule (features X25).
 
 Level-triggered: a loop that starts looks at everything, a slice at a time, and what it keeps (``known``: dirty marks,
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from base.pace import Pace
 from manager import constants
 from manager.consensus.port import NotLeaderError, ProposalUnknownError
 from manager.model.transitions import InvariantError
@@ -67,6 +68,7 @@ class ReconcileLoop:
         self._limit = constants.PASS_OBJECTS_MAX
         self._refused = 0
         self._checked_at = (0, 0.0)
+        self._pace, self._due_pace = Pace(constants.PACE_S), Pace(constants.DUE_PACE_S)
         self.known = self._nothing_known()
 
     async def run(self) -> None:
@@ -79,6 +81,8 @@ class ReconcileLoop:
         try:
             while True:
                 await self._wait()
+                await self._pace.turn()
+                self._due_pace.begin()
                 await self.step()
         except NotLeaderError as error:
             log.info("reconcile.stopped", reason=str(error))
@@ -145,11 +149,13 @@ class ReconcileLoop:
 
     async def _wait(self) -> None:
         while not self.known.has_work():
-            deadline = self.known.agenda.next_deadline()
-            now = self._clock()
+            deadline, now = self.known.agenda.next_deadline(), self._clock()
             if self.known.agenda.is_due(now):
-                return
-            timeout_s = IDLE_CHECK_S if deadline is None else min(deadline - now, IDLE_CHECK_S)
+                timeout_s = self._due_pace.left_s()
+                if timeout_s <= 0:
+                    return
+            else:
+                timeout_s = IDLE_CHECK_S if deadline is None else min(deadline - now, IDLE_CHECK_S)
             self._wake.clear()
             try:
                 async with asyncio.timeout(timeout_s):

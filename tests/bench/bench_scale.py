@@ -4,8 +4,8 @@
 
 Managers are real daemons; the nodes join with the token and speak the real protocol, from one process on a host of its
 own. ``cpu_s`` is what all processes of all managers took until they were quiet again, the driver's left out.
-``statuses`` is how many were written, ``report_max_ms`` the longest that a report of them was under way, ``lag_p99_ms``
-how late the driver itself was.
+``statuses`` is how many were written and ``entries`` what all of it took in the log, ``report_max_ms`` the longest that a
+report was under way, ``lag_p99_ms`` how late the driver itself was.
 ``--nodes`` and ``--tasks`` take the place of each row's own numbers. ``--profile`` writes the manager's stacks of each row.
 """
 

@@ -50,8 +50,15 @@ class Api(UnixConnection):
         with self.getresponse() as response:
             return len(response.read())
 
-    def write_config(self, name: str) -> None:
-        self.ask("POST", "/configs/create", {"Name": name, "Data": base64.b64encode(b"x" * 512).decode()})
+    def write_config(self, name: str) -> str:
+        """Create a config; its ID."""
+        config = {"Name": name, "Data": base64.b64encode(b"x" * 512).decode()}
+        return str(self.ask("POST", "/configs/create", config)["ID"])
+
+    def log_index(self) -> int:
+        """Of the log, by an entry of its own."""
+        config_id = self.write_config(f"mark-{time.monotonic_ns()}")
+        return int(self.ask("GET", f"/configs/{config_id}")["Version"]["Index"])
 
 
 class ScaleTestbed(Testbed):

@@ -104,7 +104,7 @@ class Bench:
         """CPU until the managers are quiet again, wall time until the block ends; also when it ends by an error."""
         testbed, figures = self.testbed, self.figures
         testbed.driver.latencies()
-        statuses = testbed.driver.state()["statuses"]
+        statuses, index = testbed.driver.state()["statuses"], testbed.api().log_index()
         with testbed.profiled(self.profile_name):
             hosts = {host: testbed.cpu_s(host) for host in testbed.hosts()}
             begun_s = time.monotonic()
@@ -118,6 +118,7 @@ class Bench:
                 if testbed.count > 1:
                     figures.update({f"cpu_{host}_s": value for host, value in spent_s.items()})
         figures["statuses"] = testbed.driver.state()["statuses"] - statuses
+        figures["entries"] = testbed.api().log_index() - index - 1
         found = testbed.driver.latencies()
         for key in ("report_p99_ms", "report_max_ms", "lag_p99_ms"):
             figures[key] = found[key]

@@ -68,6 +68,41 @@ async def test_it_wakes_for_a_deadline() -> None:
         running.cancel()
 
 
+@pytest.mark.parametrize(("others_change", "period_s"), [(True, constants.PACE_S), (False, constants.DUE_PACE_S)])
+async def test_what_comes_in_a_stream_is_seen_to_together(others_change: bool, period_s: float) -> None:
+    """As many delays as an update has slots end within the same second, each for itself: no pass for each."""
+    harness = await Harness.started(nodes=1)
+    web = await harness.create_service("web", replicas=20)
+    await harness.settle()
+    harness.loop.close()
+    passes: list[float] = []
+
+    class Counting(ReconcileLoop):
+        async def step(self) -> bool:
+            passes.append(harness.now)
+            return await super().step()
+
+    loop = Counting(harness.store, lambda: harness.now, new_id)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(loop.run(), name="loop")
+        await until(lambda: bool(passes) and not loop.known.has_work())
+        passes.clear()
+        began_s = asyncio.get_running_loop().time()
+        for slot in range(1, 21):
+            loop.known.agenda.set_deadline(SlotKey(web, slot), harness.now + slot * 0.01)
+        loop._wake.set()
+        for _ in range(21):
+            harness.now += 0.01
+            if others_change:
+                loop.known.agenda.mark(SlotKey(web, 1))
+                loop._wake.set()
+            await asyncio.sleep(0.01)
+        await until(lambda: not loop.known.agenda.is_due(harness.now) and not loop.known.has_work())
+        took_s = asyncio.get_running_loop().time() - began_s
+        running.cancel()
+    assert 0 < len(passes) <= took_s / period_s + 2
+
+
 async def test_it_stops_when_it_does_not_lead_any_more() -> None:
     cluster = await Harness.started(nodes=1)
     await cluster.create_service("web")
