@@ -17,7 +17,6 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -264,17 +263,11 @@ def _remove_bridge(bridge: str, report: Report) -> None:
         links = netlink.links(sock)
         if bridge not in links:
             return
-        kind = subprocess.run(
-            ["ip", "-oneline", "link", "show", "dev", bridge, "type", "bridge"],
-            capture_output=True,
-            check=False,
-            timeout=10,
-        )
-        if not kind.stdout.strip():
+        index, _, kind = links[bridge]
+        if kind != "bridge":
             report.left.append(f"device {bridge}: no bridge, so not the engine's")
             return
-        index = links[bridge][0]
-        ports = [name for name, (_, master) in links.items() if master == index and name.startswith("veth")]
+        ports = [name for name, (_, master, _) in links.items() if master == index and name.startswith("veth")]
         netlink.send(sock, [netlink.delete_link(name) for name in [*ports, bridge]])
         report.removed.append(f"bridge {bridge} with {len(ports)} ports")
 

@@ -40,6 +40,7 @@ from runtime.kernel.network import (
 T = TypeVar("T")
 
 _SYSCTLS = Path("/proc/sys/net")
+_RTF_GATEWAY = 2
 _PROTOCOLS = {"udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 
 
@@ -198,8 +199,8 @@ def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namesp
 def _links(namespace: str) -> dict[str, Link]:
     with contextlib.ExitStack() as stack, _Namespaces(stack).connection(namespace) as sock:
         found = netlink.links(sock)
-    names = {index: name for name, (index, _) in found.items()}
-    return {name: Link(name, names.get(master, "")) for name, (_, master) in found.items()}
+    names = {index: name for name, (index, _, _) in found.items()}
+    return {name: Link(name, names.get(master, ""), kind) for name, (_, master, kind) in found.items()}
 
 
 def _vxlan(name: str, namespace: str) -> VxlanLink | None:
@@ -250,5 +251,5 @@ def parse_routes(table: str) -> list[Route]:
         address, mask = (int.from_bytes(bytes.fromhex(fields[i]), "little") for i in (1, 7))
         if mask:
             destination = ipaddress.IPv4Network((address, mask.bit_count()), strict=False)
-            found.append(Route(destination, fields[0]))
+            found.append(Route(destination, fields[0], on_link=not int(fields[3], 16) & _RTF_GATEWAY))
     return found

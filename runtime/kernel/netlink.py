@@ -251,14 +251,15 @@ def link_index(sock: socket.socket, name: str) -> int:
                 return link_index_of(answer)
 
 
-def links(sock: socket.socket) -> dict[str, tuple[int, int]]:
-    """Index and master's index (0: none) of every link, by name."""
-    found: dict[str, tuple[int, int]] = {}
+def links(sock: socket.socket) -> dict[str, tuple[int, int, str]]:
+    """Index, master's index (0: none) and kind ("bridge", "veth"; "" for hardware) of every link, by name."""
+    found: dict[str, tuple[int, int, str]] = {}
     for body in dump(sock, _RTM_GETLINK, link(0, b"")):
         known = link_attributes(body)
         name = known.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
         master = known.get(_IFLA_MASTER)
-        found[name] = (link_index_of(body), struct.unpack("=I", master)[0] if master else 0)
+        kind = dict(attributes(known.get(_IFLA_LINKINFO, b""))).get(_INFO_KIND, b"").rstrip(b"\0").decode()
+        found[name] = (link_index_of(body), struct.unpack("=I", master)[0] if master else 0, kind)
     return found
 
 

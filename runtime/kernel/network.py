@@ -183,10 +183,11 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A network device; ``bridge`` is the name of the one it is a port of, "" for none."""
+    """A network device; ``bridge`` is the name of the one it is a port of, "" for none; ``kind`` is "" for hardware."""
 
     name: str
     bridge: str = ""
+    kind: str = ""
 
 
 class VxlanLink(msgspec.Struct, frozen=True):
@@ -202,10 +203,11 @@ class VxlanLink(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A destination that the host reaches by a device; default routes are none."""
+    """A destination that the host reaches by a device, itself (``on_link``) or by a gateway; default routes are none."""
 
     destination: ipaddress.IPv4Network
     link: str
+    on_link: bool = True
 
 
 class FlowsTo(msgspec.Struct, frozen=True):

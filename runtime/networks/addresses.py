@@ -1,4 +1,4 @@
-"""Addresses of one subnet, and the choice of a subnet: no I/O."""
+"""Addresses of one subnet: which are free, and the MAC that goes with one. No I/O."""
 
 from __future__ import annotations
 
@@ -6,53 +6,65 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator
+from typing import TypeAlias
 
 from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.kernel.network import IPAddress
 
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 class AddressPool:
-    """Hands out host addresses of a subnet in turn; the gateway is its first one.
+    """Hands out host addresses of a subnet in turn.
 
     In turn rather than lowest first, so that an address rests as long as possible before somebody else has it: the
     kernel takes a dead container's link away a little later, and peers still hold connections to it.
+
+    Args:
+        part: what of the subnet is handed out unasked; all of it by default.
+        reserved: addresses of others in it, the gateway's among them.
     """
 
-    def __init__(self, subnet: ipaddress.IPv4Network) -> None:
-        if subnet.prefixlen > 30:
-            raise InvalidParameterError(f"subnet {subnet} is too small: want /30 or larger")
-        self.subnet = subnet
-        self.gateway = subnet.network_address + 1
-        self._taken: set[IPAddress] = {self.gateway}
-        self._last = int(self.gateway)
+    def __init__(self, subnet: IPNetwork, part: IPNetwork | None = None, reserved: Iterable[IPAddress] = ()) -> None:
+        self.subnet, self._part = subnet, part or subnet
+        self._reserved = {*reserved, *unusable(subnet)}
+        self._taken: set[IPAddress] = set()
+        self._last = int(self._part.network_address) - 1
 
-    def allocate(self, wanted: str = "", avoid: Collection[IPAddress] = ()) -> ipaddress.IPv4Address:
+    def allocate(self, wanted: str = "", avoid: Collection[IPAddress] = ()) -> IPAddress:
         """A free address that is none of ``avoid``, or exactly ``wanted``.
 
         Raises UnavailableError, InvalidParameterError.
         """
         if wanted:
             return self._exactly(wanted)
-        first, last = int(self.gateway) + 1, int(self.subnet.broadcast_address)
-        for number in itertools.chain(range(self._last + 1, last), range(first, self._last + 1)):
-            address = ipaddress.IPv4Address(number)
-            if address not in self._taken and address not in avoid:
+        for address in self._in_turn():
+            if self.is_free(address) and address not in avoid:
                 self._taken.add(address)
-                self._last = number
+                self._last = int(address)
                 return address
         raise UnavailableError(
-            f"no available IPv4 addresses on this network's address pools: {self.subnet} "
+            f"no available IPv{self.subnet.version} addresses on this network's address pools: {self._part} "
             f"({len(self._taken)} in use); remove containers or choose a larger subnet"
         )
 
-    def _exactly(self, wanted: str) -> ipaddress.IPv4Address:
+    def is_free(self, address: IPAddress) -> bool:
+        """Whether nobody has it; of another subnet is not free."""
+        return address in self.subnet and address not in self._taken and address not in self._reserved
+
+    def _in_turn(self) -> Iterator[IPAddress]:
+        first, last = int(self._part.network_address), int(self._part.broadcast_address)
+        make = type(self._part.network_address)
+        return (make(each) for each in itertools.chain(range(self._last + 1, last + 1), range(first, self._last + 1)))
+
+    def _exactly(self, wanted: str) -> IPAddress:
         try:
-            address = ipaddress.IPv4Address(wanted)
+            address = ipaddress.ip_address(wanted)
         except ValueError:
-            raise InvalidParameterError(f"invalid IPv4 address: {wanted}") from None
-        if address not in self.subnet or address in (self.subnet.network_address, self.subnet.broadcast_address):
+            raise InvalidParameterError(f"invalid IPv{self.subnet.version} address: {wanted}") from None
+        if address not in self.subnet or address in unusable(self.subnet):
             raise InvalidParameterError(f"no configured subnet contains IP address {wanted}")
-        if address in self._taken:
+        if not self.is_free(address):
             raise UnavailableError(f"Address already in use: {wanted}")
         self._taken.add(address)
         return address
@@ -63,13 +75,19 @@ class AddressPool:
             self._taken.add(address)
 
     def release(self, address: IPAddress) -> None:
-        """Give it back. Idempotent; the gateway stays."""
-        if address != self.gateway:
-            self._taken.discard(address)
+        """Give it back. Idempotent; what is reserved stays so."""
+        self._taken.discard(address)
 
     def __len__(self) -> int:
-        """Addresses in use, the gateway among them."""
+        """Addresses in use by endpoints."""
         return len(self._taken)
+
+
+def unusable(subnet: IPNetwork) -> set[IPAddress]:
+    """What no host has: the subnet itself, and the broadcast address of IPv4 (not so on a link of two, RFC 3021)."""
+    if subnet.version == 6:
+        return {subnet.network_address}
+    return {subnet.network_address, subnet.broadcast_address} if subnet.prefixlen < 31 else set()
 
 
 def mac_for(address: ipaddress.IPv4Address) -> str:
@@ -82,17 +100,3 @@ def parse_mac(text: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}", text):
         raise InvalidParameterError(f"invalid MAC address: {text[:100]!r}")
     return text.replace("-", ":").lower()
-
-
-def choose_subnet(wanted: ipaddress.IPv4Network, used: Iterable[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
-    """``wanted`` unless the host routes part of it already, else the next free private one. Raises UnavailableError."""
-    taken = list(used)
-    for candidate in (wanted, *_private()):
-        if not any(candidate.overlaps(other) for other in taken):
-            return candidate
-    raise UnavailableError("could not find an available, non-overlapping IPv4 address pool among the private ones")
-
-
-def _private() -> Iterator[ipaddress.IPv4Network]:
-    yield from (ipaddress.IPv4Network((f"172.{second}.0.0", 16)) for second in range(17, 32))
-    yield from (ipaddress.IPv4Network((f"192.168.{third}.0", 20)) for third in range(0, 256, 16))

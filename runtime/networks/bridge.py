@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import re
 import secrets
+import string
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ import msgspec
 import structlog
 
 from base.tasks import OwnedTasks
-from runtime.errors import HostError
+from runtime.errors import ForbiddenError, HostError, InvalidParameterError
 from runtime.kernel.network import (
     AddAddress,
     AddBridge,
@@ -35,19 +36,20 @@ from runtime.kernel.network import (
     KernelNetwork,
     SetUp,
 )
-from runtime.networks import rules
-from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_mac
+from runtime.networks import options, pools, rules
+from runtime.networks.addresses import AddressPool, IPNetwork, mac_for, parse_mac
 from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
 from runtime.networks.forwarding import Forwarding
+from runtime.networks.options import BridgeOptions
+from runtime.networks.pools import DefaultPool
 from runtime.networks.ports import PortClaims, PortRequest
 from runtime.types import EndpointSettings
 
 log = structlog.get_logger(__name__)
 
-DEVICE_OPTION = "com.docker.network.bridge.name"
-MTU_OPTION = "com.docker.network.driver.mtu"
-MTU = 1500
 MEND_DELAY_S = 0.1
+_OTHER_GATEWAY = "DefaultGatewayIPv4"
+"""The auxiliary address by which endpoints get to the world, in place of ours."""
 _LINK = re.compile(r"veth[0-9a-f]{7}")
 
 
@@ -55,9 +57,11 @@ class _Bridge:
     """What is handed out on one network, and whether its device is made."""
 
     def __init__(self, network: Network) -> None:
-        self.device = network.Options[DEVICE_OPTION]
-        self.mtu = int(network.Options.get(MTU_OPTION, MTU))
-        self.pools: list[AddressPool] = []
+        self.options = options.parse(network)
+        self.device = self.options.device
+        self.mtu = self.options.mtu or options.DEFAULT_MTU
+        self.pools = [_address_pool(pool) for pool in network.Pools]
+        self.gateways = [pool.AuxiliaryAddresses.get(_OTHER_GATEWAY, pool.Gateway) for pool in network.Pools]
         self.claims = PortClaims()
         self.made = False
         self.stale = False
@@ -69,12 +73,13 @@ class _Bridge:
         return f"ip {rules.table_name(self.device)}"
 
     def ruleset(self) -> str:
-        return rules.ruleset(self.device, self.pools[0].subnet, self.claims.all())
+        (subnet,) = [pool.subnet for pool in self.pools if isinstance(pool.subnet, ipaddress.IPv4Network)]
+        return rules.ruleset(self.device, subnet, self.claims.all())
 
-    def allocate(self, settings: EndpointSettings, avoid: Collection[IPAddress]) -> list[ipaddress.IPv4Address]:
+    def allocate(self, settings: EndpointSettings, avoid: Collection[IPAddress]) -> list[IPAddress]:
         """One address a pool, all or none. Raises UnavailableError, InvalidParameterError."""
         wanted = settings.IPAMConfig.IPv4Address if settings.IPAMConfig else ""
-        found: list[ipaddress.IPv4Address] = []
+        found: list[IPAddress] = []
         for pool in self.pools:
             try:
                 found.append(pool.allocate(wanted, avoid))
@@ -91,33 +96,51 @@ class _Bridge:
 
 
 class BridgeDriver:
-    """See ``Driver``. The device's name is an option of the network (``DEVICE_OPTION``); ``run`` goes with a reboot."""
+    """See ``Driver``. ``run`` goes with a reboot; ``defaults`` are where subnets come from that nobody asked for."""
 
     name = "bridge"
     scope: Literal["local"] = "local"
     routes = True
 
-    def __init__(self, kernel: KernelNetwork, run: Path) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: KernelNetwork, run: Path, defaults: Sequence[DefaultPool] = pools.DEFAULT_POOLS) -> None:
+        self._kernel, self._defaults = kernel, defaults
         self._forwarding = Forwarding(kernel, run / "forwarding")
         self._bridges: dict[str, _Bridge] = {}
         self._tasks = OwnedTasks()
         self._mending: asyncio.Task[None] | None = None
         self._end_watch: Callable[[], None] | None = None
 
-    async def settle(self, network: Network) -> Network:
-        """The wanted subnets, or for one that the host routes already the next free private one."""
-        device = network.Options[DEVICE_OPTION]
+    async def settle(self, network: Network, others: Sequence[Network] = ()) -> Network:
+        """Pools as asked for or of the default ones, around what the host uses, and which device."""
+        if network.Settled:
+            return network
+        asked = options.parse(network)
+        _refuse_unserved(network, asked)
+        device = asked.device
         try:
-            routes = await self._kernel.routes()
+            links, routes = await self._kernel.links(), await self._kernel.routes()
         except OSError as error:
             raise HostError(f"cannot make bridge {device}: {error}") from error
-        used = [route.destination for route in routes if route.link != device]
-        pools = []
-        for pool in network.Pools:
-            subnet = choose_subnet(ipaddress.IPv4Network(pool.Subnet), used)
-            pools.append(Pool(Subnet=str(subnet), Gateway=str(AddressPool(subnet).gateway)))
-        return msgspec.structs.replace(network, Pools=pools, Settled=True)
+        if device in links and links[device].kind != "bridge":
+            raise InvalidParameterError(f"existing interface {device} is not a bridge")
+        for other in others:
+            if other.Driver == self.name and other.Settled and options.parse(other).device == device:
+                raise ForbiddenError(
+                    f"cannot create network {network.ID} ({device}): conflicts with network {other.ID} ({device}): "
+                    "networks have same bridge name"
+                )
+        taken = [ipaddress.ip_network(pool.Subnet) for other in others for pool in other.Pools]
+        avoid = [route.destination for route in routes if route.on_link and route.link != device]
+        if network.Pools:  # wishes
+            chosen = [_wish_or_next(pool, [*taken, *avoid], self._defaults) for pool in network.Pools]
+        else:
+            without = asked.versions_without_gateway(internal=network.Internal)
+            chosen = pools.choose(
+                network, taken=taken, avoid=avoid, defaults=self._defaults, versions_without_gateway=without
+            )
+            _check_pools(network, chosen)
+        found = device in links and not network.Pools
+        return msgspec.structs.replace(network, Pools=chosen, Settled=True, DeviceFound=found)
 
     async def create(self, network: Network) -> None:
         """The bridge with its addresses, forwarding and rules."""
@@ -126,7 +149,7 @@ class BridgeDriver:
             if bridge.made:
                 return
             try:
-                await self._kernel.apply(Batch(_device_changes(bridge)))
+                await self._kernel.apply(Batch(_device_changes(network, bridge)))
                 # Rules first: at no moment does the host forward without them.
                 await self._kernel.run_rules(bridge.ruleset() + await self._forwarding.commands_for(bridge.device))
                 await self._kernel.set_sysctls({f"ipv4/conf/{bridge.device}/route_localnet": "1"})
@@ -143,7 +166,8 @@ class BridgeDriver:
         async with bridge.lock:  # nobody puts its rules back meanwhile
             bridge.made = False
             try:
-                await self._kernel.apply(Batch((DeleteLink(bridge.device),)))
+                if not network.DeviceFound:
+                    await self._kernel.apply(Batch((DeleteLink(bridge.device),)))
                 await self._forwarding.leave(bridge.device)
             except OSError as error:
                 raise HostError(f"cannot remove bridge {bridge.device}: {error}") from error
@@ -162,11 +186,11 @@ class BridgeDriver:
         return Endpoint(
             NetworkID=network.ID,
             ID=endpoint_id,
-            Interface=request.interface,
+            Interface=_interface_name(request.interface, bridge.options.interface_prefix),
             Link=f"veth{endpoint_id[:7]}",
             Addresses=[f"{each}/{pool.subnet.prefixlen}" for each, pool in zip(addresses, bridge.pools, strict=True)],
-            Gateways=[str(pool.gateway) for pool in bridge.pools],
-            MacAddress=mac or mac_for(addresses[0]),
+            Gateways=[gateway for gateway in bridge.gateways if gateway],
+            MacAddress=mac or next(mac_for(each) for each in addresses if isinstance(each, ipaddress.IPv4Address)),
             Aliases=settings.Aliases,
             Ports=ports,
         )
@@ -257,8 +281,6 @@ class BridgeDriver:
         bridge = self._bridges.get(network.ID)
         if bridge is None:
             bridge = self._bridges[network.ID] = _Bridge(network)
-        if network.Settled and not bridge.pools:
-            bridge.pools = [AddressPool(ipaddress.IPv4Network(pool.Subnet)) for pool in network.Pools]
         return bridge
 
     def _watch_rules(self) -> None:
@@ -321,15 +343,66 @@ class BridgeDriver:
             bridge.stale = False
 
 
-def _device_changes(bridge: _Bridge) -> tuple[Change, ...]:
-    addresses = [
-        AddAddress(bridge.device, ipaddress.ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}"))
-        for pool in bridge.pools
+def _device_changes(network: Network, bridge: _Bridge) -> tuple[Change, ...]:
+    gateways = [
+        ipaddress.ip_interface(f"{pool.Gateway}/{pool.Subnet.partition('/')[2]}")
+        for pool in network.Pools
+        if pool.Gateway and not (bridge.options.inhibit_ipv4 and ":" not in pool.Gateway)
     ]
-    return (AddBridge(bridge.device, mac_for(bridge.pools[0].gateway)), *addresses, SetUp(bridge.device))
+    addresses = [AddAddress(bridge.device, gateway) for gateway in gateways]
+    mac = next((mac_for(each.ip) for each in gateways if isinstance(each.ip, ipaddress.IPv4Address)), "")
+    return (AddBridge(bridge.device, mac or _mac_of(network)), *addresses, SetUp(bridge.device))
+
+
+def _mac_of(network: Network) -> str:
+    """Of a bridge without an IPv4 address."""
+    digits = network.ID[:8]
+    return ":".join(("02", "42", *(digits[at : at + 2] for at in range(0, 8, 2))))
 
 
 def _interface_changes(endpoint: Endpoint, *, default_route: bool) -> tuple[Change, ...]:
     addresses = [AddAddress(endpoint.Interface, address) for address in endpoint.interfaces()]
     gateways = [AddDefaultRoute(ipaddress.ip_address(gateway)) for gateway in endpoint.Gateways]
     return (SetUp(endpoint.Interface), *addresses, *(gateways if default_route else ()))
+
+
+def _interface_name(given: str, prefix: str) -> str:
+    """``given`` with another word before its number."""
+    return prefix + given.lstrip(string.ascii_lowercase) if prefix else given
+
+
+def _address_pool(pool: Pool) -> AddressPool:
+    reserved = [pool.Gateway, *pool.AuxiliaryAddresses.values()]
+    return AddressPool(
+        ipaddress.ip_network(pool.Subnet),
+        ipaddress.ip_network(pool.IPRange) if pool.IPRange else None,
+        [ipaddress.ip_address(each) for each in reserved if each],
+    )
+
+
+def _wish_or_next(wish: Pool, used: Sequence[IPNetwork], defaults: Sequence[DefaultPool]) -> Pool:
+    """The wish unless the host uses part of it already, else the next free subnet."""
+    subnet = ipaddress.ip_network(wish.Subnet)
+    if not pools.overlapping(subnet, used):
+        return wish
+    other = pools.next_free([each for each in defaults if each.base.version == subnet.version], used)
+    return Pool(Subnet=str(other), Gateway=str(other.network_address + 1))
+
+
+def _check_pools(network: Network, chosen: Sequence[Pool]) -> None:
+    versions = [ipaddress.ip_network(pool.Subnet).version for pool in chosen]
+    if not versions:
+        raise InvalidParameterError("IPv4 or IPv6 must be enabled")
+    if len(versions) > len(set(versions)):
+        raise ForbiddenError("bridge driver doesn't support multiple subnets")
+    for pool in chosen:
+        if pool.Subnet in ("0.0.0.0/0", "::/0"):
+            raise InvalidParameterError(f"ipv{6 if ':' in pool.Subnet else 4} pool is empty")
+
+
+def _refuse_unserved(network: Network, asked: BridgeOptions) -> None:
+    plain = BridgeOptions(
+        device=asked.device, mtu=asked.mtu, inhibit_ipv4=asked.inhibit_ipv4, interface_prefix=asked.interface_prefix
+    )
+    if network.EnableIPv6 or network.Internal or asked != plain:
+        raise InvalidParameterError("IPv6, internal networks and this option are not served yet")

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import datetime as dt
 import ipaddress
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,19 +26,27 @@ from base.files import read_text
 from base.records import Records
 from runtime.errors import (
     AddressInUseError,
+    ConflictError,
     EngineError,
+    ForbiddenError,
     HostError,
     InvalidParameterError,
     NetworkNotFoundError,
+    NotFoundError,
     UnavailableError,
 )
 from runtime.events import EventBus
 from runtime.kernel.network import AddDefaultRoute, Batch, IPAddress, KernelNetwork
-from runtime.networks import sandbox, views
+from runtime.network_types import (
+    NetworkCreateRequest,
+    NetworkCreateResponse,
+    NetworkPruneReport,
+    NetworkResource,
+)
+from runtime.networks import definition, sandbox, views
 from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network, Sandbox
 from runtime.networks.ports import PortRequest, requests_of
 from runtime.networks.reservations import Reservations
-from runtime.networks.types import NetworkResource
 from runtime.types import EndpointSettings
 
 log = structlog.get_logger(__name__)
@@ -53,6 +63,8 @@ class _Held:
 
     def __init__(self, endpoints: Mapping[str, Endpoint] | None = None) -> None:
         self.wanted: dict[str, EndpointSettings] = {}
+        self.reserving = ""
+        """The network that an endpoint is being reserved on."""
         self.endpoints = dict(endpoints or {})
         self.attached = {name for name, endpoint in self.endpoints.items() if endpoint.ID}
         self.gateways: tuple[str, ...] = ()
@@ -100,7 +112,7 @@ class Networks:
     async def open(self) -> None:
         """Read the table, or make it. Touches no device."""
         saved = {network.Name: network for network in self._read()}
-        created = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+        created = _now()
         self._table = {
             **{name: _kept(wanted, saved.get(name), created) for name, wanted in self._predefined.items()},
             **{name: network for name, network in saved.items() if name not in self._predefined},
@@ -128,6 +140,120 @@ class Networks:
         """Of all that networks here can be made by."""
         return [*self._drivers]
 
+    # ---- networks ----------------------------------------------------------------------------------------------------
+
+    async def create(self, request: NetworkCreateRequest) -> NetworkCreateResponse:
+        """Make a network of the user's. It is in the table, and stays there, once this returns, and not at all if it raises.
+
+        Raises:
+            ConflictError: there is one of that name.
+            ForbiddenError, InvalidParameterError, NotFoundError: with dockerd's text.
+            HostError: its devices cannot be made, or the table not be saved.
+        """
+        async with self._lock:
+            network = definition.define(request, secrets.token_hex(32), _now(), self._table.get)
+            found = self._table.get(network.Name)
+            if found and found.Incomplete:
+                await self._take_away(found)
+            elif found:
+                raise ConflictError(f"network with name {network.Name} already exists")
+            if network.ConfigOnly:
+                await self._save({**self._table, network.Name: network})
+            else:
+                network = await self._make(network)
+        if not network.ConfigOnly:
+            self._publish(network, "create", "")
+        warnings = definition.warnings(network)
+        if warnings:
+            log.warning("network.option_without_effect", network=network.Name, reasons=warnings)
+        return NetworkCreateResponse(Id=network.ID, Warning="; ".join(warnings))
+
+    async def _make(self, network: Network) -> Network:
+        """Under the lock. It is written before there is a device, so that none is ever forgotten."""
+        driver = self._drivers.get(network.Driver)
+        if driver is None:
+            raise NotFoundError(f'plugin "{network.Driver}" not found')
+        if network.Ingress and driver.scope == "local":
+            raise ForbiddenError("Ingress network can only be global scope network")
+        if network.Scope == "swarm" and driver.scope == "local":
+            raise ForbiddenError("cannot create a swarm scoped network when swarm is not active")
+        if network.Scope == "local" and driver.scope == "swarm":
+            raise ForbiddenError(f"cannot downgrade network scope for {network.Driver} networks")
+        others = [other for other in self._table.values() if not other.ConfigOnly]
+        network = await driver.settle(network, others)
+        await self._save({**self._table, network.Name: msgspec.structs.replace(network, Incomplete=True)})
+        try:
+            await driver.create(network)
+            await self._save({**self._table, network.Name: network})
+        except BaseException:
+            with contextlib.suppress(EngineError):  # it stays incomplete, and goes with the next start
+                await self._take_away(network)
+            raise
+        return network
+
+    async def remove(self, ref: str) -> None:
+        """Take a network of the user's away, for good.
+
+        Raises:
+            NetworkNotFoundError.
+            ForbiddenError: it is predefined, or somebody is on it.
+            HostError: a device of it stays; nobody gets on it any more, and the next removal or start tries again.
+        """
+        network = self._get(ref)
+        if network.Name in self._predefined:
+            raise ForbiddenError(f"{network.Name} is a pre-defined network and cannot be removed")
+        async with self._lock:
+            network = self._get(network.ID)
+            self._refuse_in_use(network)
+            before = self._table
+            # At once, not with the write: nobody gets on it meanwhile.
+            self._table = {**before, network.Name: msgspec.structs.replace(network, Incomplete=True)}
+            try:
+                await self._save(self._table)
+            except HostError:
+                self._table = before
+                raise
+            await self._take_away(network)
+        if not network.ConfigOnly:
+            self._publish(network, "destroy", "")
+
+    async def prune(self, filters: Mapping[str, Sequence[str]]) -> NetworkPruneReport:
+        """Remove networks of the user's that nobody is on. Filters: label, label!, until. Raises InvalidParameterError."""
+        leave = views.PruneFilter(filters, now_s=time.time())
+        deleted = []
+        for network in tuple(self._table.values()):
+            if network.Name in self._predefined or network.ConfigOnly or not leave.takes(network):
+                continue
+            try:
+                await self.remove(network.ID)
+            except (ForbiddenError, NetworkNotFoundError):  # in use, or removed meanwhile
+                continue
+            except EngineError as error:
+                log.warning("network.not_removed", network=network.Name, reason=str(error))
+                continue
+            deleted.append(network.Name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return NetworkPruneReport(NetworksDeleted=deleted or None)
+
+    def _refuse_in_use(self, network: Network) -> None:
+        if network.ConfigOnly and any(other.ConfigFrom == network.Name for other in self._table.values()):
+            raise ForbiddenError(f'error while removing network: configuration network "{network.Name}" is in use')
+        users = [
+            f'name:"{self._name_of(container_id)}" id:"{endpoint.ID[:12] if endpoint else ""}"'
+            for container_id, held in self._held.items()
+            if (endpoint := held.endpoints.get(network.Name)) or held.reserving == network.Name
+        ]
+        if users:
+            raise ForbiddenError(
+                f"error while removing network: network {network.Name} has active endpoints ({', '.join(users)})"
+            )
+
+    async def _take_away(self, network: Network) -> None:
+        """Under the lock, with the record saying that it goes. Raises HostError."""
+        if not network.ConfigOnly:
+            await self._driver(network).remove(network)
+        await self._save({name: other for name, other in self._table.items() if name != network.Name})
+
     # ---- lookup ----------------------------------------------------------------------------------------------------
 
     def resolve(self, ref: str) -> str:
@@ -144,11 +270,9 @@ class Networks:
 
     def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[NetworkResource]:
         """All networks. Filters: driver, id, name, scope, type, dangling, label. Raises InvalidParameterError."""
-        filters = filters or {}
-        if unknown := set(filters) - views.KNOWN_FILTERS:
-            raise InvalidParameterError(f"invalid filter '{min(unknown)}'")
+        wanted = views.NetworkFilter(filters or {})
         found = [(name in self._predefined, self.inspect(name)) for name in self._table]
-        return [network for builtin, network in found if views.matches(network, filters, builtin=builtin)]
+        return [network for builtin, network in found if wanted.fits(network, builtin=builtin)]
 
     def inspect(self, ref: str) -> NetworkResource:
         """One network and who is on it. Raises NetworkNotFoundError."""
@@ -292,11 +416,33 @@ class Networks:
         held.gateways = self._gateways(held.wanted)
 
     async def reconcile(self) -> None:
-        """After a restart, with every container adopted: the kernel's side of what is in use as it should be."""
-        for network in self._table.values():
-            if network.Settled:
-                users = [held.endpoints[network.Name] for held in self._held.values() if network.Name in held.endpoints]
-                await self._driver(network).reconcile(network, users)
+        """After a restart, with every container adopted: the kernel's side of what is in use as it should be.
+
+        What was being made or removed goes.
+        """
+        for network in tuple(self._table.values()):
+            if network.Incomplete:
+                await self._finish_removal(network)
+            elif network.Name in self._predefined and network.Settled:
+                await self._driver(network).reconcile(network, self._endpoints_on(network))
+            elif network.Settled:
+                try:
+                    await self._driver(network).create(network)
+                    await self._driver(network).reconcile(network, self._endpoints_on(network))
+                except EngineError as error:  # the others go on; the next container on it tries again
+                    log.error("network.not_restored", network=network.Name, reason=str(error))
+
+    def _endpoints_on(self, network: Network) -> builtins.list[Endpoint]:
+        return [held.endpoints[network.Name] for held in self._held.values() if network.Name in held.endpoints]
+
+    async def _finish_removal(self, network: Network) -> None:
+        async with self._lock:
+            try:
+                await self._take_away(network)
+            except EngineError as error:
+                log.error("network.not_removed", network=network.Name, reason=str(error), retry="next start")
+            else:
+                log.info("network.removed", network=network.Name)
 
     # ---- behind the methods ----------------------------------------------------------------------------------------
 
@@ -304,7 +450,9 @@ class Networks:
         if ref in self._table:
             return self._table[ref]
         found = [network for network in self._table.values() if ref and network.ID.startswith(ref)]
-        if len(found) != 1:
+        if len(found) > 1:
+            raise InvalidParameterError(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
+        if not found:
             raise NetworkNotFoundError(ref)
         return found[0]
 
@@ -316,13 +464,16 @@ class Networks:
 
     async def _ready(self, name: str) -> Network:
         """A network that is settled and made."""
-        if name not in self._table:
+        network = self._get(name)
+        if network.ConfigOnly or network.Incomplete:
             raise NetworkNotFoundError(name)
-        driver = self._driver(self._table[name])
-        async with self._lock:
-            if not self._table[name].Settled:
-                await self._save({**self._table, name: await driver.settle(self._table[name])})
-        network = self._table[name]
+        driver = self._driver(network)
+        if not network.Settled:
+            async with self._lock:
+                if not self._table[name].Settled:
+                    others = [other for other in self._table.values() if other.Name != name and not other.ConfigOnly]
+                    await self._save({**self._table, name: await driver.settle(self._table[name], others)})
+            network = self._table[name]
         await driver.create(network)
         return network
 
@@ -336,12 +487,15 @@ class Networks:
         ports: Sequence[PortRequest],
     ) -> None:
         name = network.Name
+        if self._get(name).Incomplete:  # removed since it was looked at
+            raise NetworkNotFoundError(name)
         wanted = sandbox.static_addresses(settings)
         for address in wanted:
             holder = self.reservations.holder(name, address)
             if holder is not None and holder != container_id:
                 raise AddressInUseError(str(address), self._name_of(holder))
         request = EndpointRequest(container_id, settings, interface, ports, self.reservations.of(name))
+        held.reserving = name
         try:
             held.endpoints[name] = await self._driver(network).reserve(network, request)
         except UnavailableError as error:
@@ -349,6 +503,8 @@ class Networks:
                 if (user := self._user_of(name, address)) is not None:
                     raise AddressInUseError(str(address), self._name_of(user)) from error
             raise
+        finally:
+            held.reserving = ""
         held.wanted[name] = settings
 
     def _user_of(self, name: str, address: IPAddress) -> str | None:
@@ -412,7 +568,9 @@ class Networks:
                 raise HostError(f"failed to set network sysctl of {endpoint.Interface}: {error}") from error
 
     def _publish(self, network: Network, action: str, container_id: str) -> None:
-        attributes = {"container": container_id, "name": network.Name, "type": network.Driver}
+        attributes = {"name": network.Name, "type": network.Driver}
+        if container_id:
+            attributes["container"] = container_id
         self._events.publish("network", action, network.ID, attributes)
 
     def _read(self) -> Sequence[Network]:
@@ -431,6 +589,10 @@ class Networks:
         except OSError as error:
             raise HostError(f"cannot save the networks: {error}") from error
         self._table = table
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
 
 
 def _encoded(table: Mapping[str, Network]) -> bytes:

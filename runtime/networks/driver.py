@@ -18,32 +18,53 @@ from typing import Literal, Protocol
 import msgspec
 
 from runtime.kernel.network import IPAddress, IPInterface
+from runtime.network_types import IPAM
 from runtime.networks.ports import PortRequest
 from runtime.networks.rules import PublishedPort
 from runtime.types import EndpointSettings
 
 
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """A subnet in CIDR form, of either address family, and the address of its gateway."""
+class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A subnet in CIDR form, of either address family, and what of it is whose.
+
+    ``Gateway`` is the host's address, "" where there is none. Endpoints get addresses out of ``IPRange`` (CIDR form, "" for
+    all of the subnet) that are not among ``AuxiliaryAddresses``, which belong to devices beside us, by name.
+    """
 
     Subnet: str
-    Gateway: str
+    Gateway: str = ""
+    IPRange: str = ""
+    AuxiliaryAddresses: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
     """A network as it is kept.
 
-    ``Pools`` holds at most one pool an address family. While it is not ``Settled`` they are wishes, and the network has
-    no devices; from then on they are what its endpoints' addresses come from.
+    ``IPAM`` is what was asked for, as inspect shows it. ``Pools`` is what endpoints' addresses come from: wishes at most
+    while the network is not ``Settled``, and it has no devices then. A ``ConfigOnly`` network is never settled: it is a
+    configuration, for the networks whose ``ConfigFrom`` names it. A device that was ``DeviceFound`` stays when it goes. One that is ``Incomplete`` was being made or removed
+    when it was written: nobody gets on it, and the next start removes what there is of it.
     """
 
     ID: str
     Name: str
     Driver: str
     Created: str
+    Scope: str = ""
     Options: dict[str, str] = msgspec.field(default_factory=dict)
+    Labels: dict[str, str] = msgspec.field(default_factory=dict)
+    EnableIPv4: bool = True
+    EnableIPv6: bool = False
+    Internal: bool = False
+    Attachable: bool = False
+    Ingress: bool = False
+    ConfigOnly: bool = False
+    ConfigFrom: str = ""
+    IPAM: IPAM = IPAM()
     Pools: list[Pool] = msgspec.field(default_factory=list)
     Settled: bool = False
+    DeviceFound: bool = False
+    Incomplete: bool = False
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,8 +141,12 @@ class Driver(Protocol):
         """Whether an endpoint here can have the default route and published ports."""
         ...
 
-    async def settle(self, network: Network) -> Network:
-        """Choose what was left open: the pools as they will be. Makes no device. Raises UnavailableError."""
+    async def settle(self, network: Network, others: Sequence[Network] = ()) -> Network:
+        """Choose what was left open: the pools as they will be. Makes no device.
+
+        ``others`` are the settled networks of this host, whose devices and addresses are taken. Raises what a user who
+        asked for such a network is to be told: InvalidParameterError, ForbiddenError, UnavailableError.
+        """
         ...
 
     async def create(self, network: Network) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
+
+from runtime.errors import ForbiddenError
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
 from runtime.networks.ports import PortRequest
 
@@ -21,8 +24,10 @@ class PlainDriver:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def settle(self, network: Network) -> Network:
-        return network
+    async def settle(self, network: Network, others: Sequence[Network] = ()) -> Network:
+        if any(other.Driver == self.name and other.ID != network.ID for other in others):
+            raise ForbiddenError(f'only one instance of "{self.name}" network is allowed')
+        return msgspec.structs.replace(network, Settled=True)
 
     async def create(self, network: Network) -> None:
         pass

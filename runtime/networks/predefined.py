@@ -6,7 +6,8 @@ import ipaddress
 from pathlib import Path
 
 from runtime.kernel.network import KernelNetwork
-from runtime.networks.bridge import DEVICE_OPTION, MTU, MTU_OPTION, BridgeDriver
+from runtime.networks import options
+from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Driver, Network, Pool
 from runtime.networks.plain import PlainDriver
 
@@ -19,16 +20,17 @@ def drivers(kernel: KernelNetwork, run: Path) -> list[Driver]:
 def networks(*, bridge: str, subnet: str) -> list[Network]:
     """Without ID and time. ``bridge`` is the device of the default bridge, ``subnet`` what it would like to have."""
     wanted = ipaddress.IPv4Network(subnet)
-    options = {
+    given = {
         "com.docker.network.bridge.default_bridge": "true",
         "com.docker.network.bridge.enable_icc": "true",
         "com.docker.network.bridge.enable_ip_masquerade": "true",
-        DEVICE_OPTION: bridge,
-        MTU_OPTION: str(MTU),
+        "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+        options.DEVICE: bridge,
+        options.MTU: str(options.DEFAULT_MTU),
     }
     pool = Pool(Subnet=str(wanted), Gateway=str(wanted.network_address + 1))
     return [
-        Network(ID="", Name="bridge", Driver="bridge", Created="", Options=options, Pools=[pool]),
+        Network(ID="", Name="bridge", Driver="bridge", Created="", Options=given, Pools=[pool]),
         Network(ID="", Name="host", Driver="host", Created="", Settled=True),
         Network(ID="", Name="none", Driver="null", Created="", Settled=True),
     ]

@@ -181,6 +181,36 @@ def test_volumes_and_predefined_networks(host: EngineHost) -> None:
     assert "pre-defined network" in refused.stderr
 
 
+def test_networks_of_the_users(host: EngineHost) -> None:
+    made = host.ok("network", "create", "--subnet", "10.9.0.0/24", "--label", "a=b", "back")
+    assert ID.fullmatch(made)
+    shown = json.loads(host.ok("network", "inspect", "back"))[0]
+    assert (shown["Id"], shown["Driver"], shown["Scope"], shown["Labels"]) == (made, "bridge", "local", {"a": "b"})
+    assert shown["IPAM"] == {"Driver": "default", "Options": {}, "Config": [{"Subnet": "10.9.0.0/24"}]}
+    for arguments, text in (
+        (["create", "back"], "network with name back already exists"),
+        (["create", "--subnet", "10.9.0.0/25", "other"], "Pool overlaps with other one on this address space"),
+        (["create", "-d", "nope", "other"], 'plugin "nope" not found'),
+        (["inspect", "nope"], "network nope not found"),
+    ):
+        refused = host.cli("network", *arguments)
+        assert refused.returncode == 1
+        assert text in refused.stderr
+    web = host.ok("run", "-d", "--name", "web", "--network", "back", IMAGE, "sleep", "600")
+    assert host.ok("inspect", "-f", "{{.NetworkSettings.Networks.back.IPAddress}}", "web") == "10.9.0.2"
+    assert host.ok("run", "--rm", "--network", "back", IMAGE, "ping", "-c1", "-W30", "10.9.0.2")
+    assert web in json.loads(host.ok("network", "inspect", "back"))[0]["Containers"]
+    in_use = host.cli("network", "rm", "back")
+    assert in_use.returncode == 1
+    assert 'network back has active endpoints (name:"web"' in in_use.stderr
+    host.ok("rm", "-f", "web")
+    host.ok("network", "create", "front")
+    assert host.ok("network", "ls", "-q", "--filter", "dangling=true", "--filter", "label=a=b", "--no-trunc") == made
+    assert host.ok("network", "rm", "back") == "back"
+    assert host.ok("network", "prune", "-f").split() == ["Deleted", "Networks:", "front"]
+    assert set(host.ok("network", "ls", "--format", "{{.Name}}").split()) == {"bridge", "host", "none"}
+
+
 def test_events_tell_the_life_of_a_container(host: EngineHost) -> None:
     since = f"{time.time():.9f}"
     container = host.ok("run", "-d", "--name", "short", IMAGE, "true")

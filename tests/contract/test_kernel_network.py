@@ -107,7 +107,7 @@ async def test_a_bridge_is_made_once_and_routed_by(host: Host) -> None:
     address = AddAddress("br7", ipaddress.ip_interface("10.0.7.1/24"))
     for _ in range(2):
         await host.apply(BRIDGE, address, SetUp("br7"))
-    assert (await host.kernel.links())["br7"] == Link("br7")
+    assert (await host.kernel.links())["br7"] == Link("br7", kind="bridge")
     assert Route(NET, "br7") in await host.kernel.routes()
     await host.apply(DeleteLink("br7"))
     assert "br7" not in await host.kernel.links()
@@ -122,11 +122,11 @@ async def test_a_pair_has_one_end_on_the_bridge_and_one_inside(host: Host) -> No
     await host.kernel.apply(
         Batch((host.pair(),)), Batch((SetUp("eth0"), *addresses, *gateways, *gateways), host.inside)
     )
-    assert (await host.kernel.links())["veth0000007"] == Link("veth0000007", "br7")
+    assert (await host.kernel.links())["veth0000007"] == Link("veth0000007", "br7", "veth")
     assert set(await host.kernel.links(host.inside)) == {"lo", "eth0"}
     assert set(await host.kernel.links()) == {"lo", "br7", "veth0000007"}
     await host.apply(DeleteLink("br7"))
-    assert (await host.kernel.links())["veth0000007"] == Link("veth0000007")
+    assert (await host.kernel.links())["veth0000007"] == Link("veth0000007", kind="veth")
     await host.apply(DeleteLink("veth0000007"))
     assert set(await host.kernel.links(host.inside)) == {"lo"}
 

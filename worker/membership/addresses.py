@@ -126,7 +126,7 @@ async def system_addresses() -> list[SystemAddress]:
 
 def _read_system_addresses() -> list[SystemAddress]:
     with netlink.connection() as sock:
-        names = {index: name for name, (index, _) in netlink.links(sock).items()}
+        names = {index: name for name, (index, _, _) in netlink.links(sock).items()}
         return [
             SystemAddress(names.get(address.link_index, ""), str(address.ip))
             for address in netlink.addresses(sock)

@@ -50,6 +50,7 @@ class Device:
     """A link in memory."""
 
     bridge: str = ""
+    kind: str = ""
     up: bool = False
     addresses: list[IPInterface] = field(default_factory=list)
     peer: tuple[str, str] | None = None
@@ -134,7 +135,7 @@ class RecordingKernel:
     async def links(self, namespace: str = "") -> dict[str, Link]:
         if namespace not in self.devices:
             raise _error(errno.ENOENT, namespace)
-        return {name: Link(name, device.bridge) for name, device in self.devices[namespace].items()}
+        return {name: Link(name, device.bridge, device.kind) for name, device in self.devices[namespace].items()}
 
     async def routes(self) -> list[Route]:
         return [
@@ -219,7 +220,7 @@ class RecordingKernel:
     def _make(self, change: Change, namespace: str) -> None:
         here = self.devices[namespace]
         if isinstance(change, AddBridge):
-            here.setdefault(change.name, Device(up=True))
+            here.setdefault(change.name, Device(kind="bridge", up=True))
         elif isinstance(change, AddVeth):
             self._make_pair(change, namespace)
         elif isinstance(change, AddVxlan):
@@ -269,8 +270,8 @@ class RecordingKernel:
             raise _error(errno.ENOENT, change.peer_namespace)
         if change.name in here or change.peer in there:
             raise _error(errno.EEXIST, change.name)
-        here[change.name] = Device(change.bridge, up=True, peer=(change.peer_namespace, change.peer))
-        there[change.peer] = Device(peer=(namespace, change.name))
+        here[change.name] = Device(change.bridge, "veth", up=True, peer=(change.peer_namespace, change.peer))
+        there[change.peer] = Device(kind="veth", peer=(namespace, change.name))
 
     def _make_vxlan(self, change: AddVxlan) -> None:
         there = self.devices.get(change.namespace)
@@ -338,7 +339,7 @@ class FakeDriver:
             raise HostError(f"{step} {network.Name}")
         self.done.append((step, network.Name))
 
-    async def settle(self, network: Network) -> Network:
+    async def settle(self, network: Network, others: Sequence[Network] = ()) -> Network:
         return msgspec.structs.replace(network, Settled=True)
 
     async def create(self, network: Network) -> None:

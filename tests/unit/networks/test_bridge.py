@@ -206,7 +206,7 @@ async def test_detach_takes_the_link_of_a_namespace_that_goes_on(kernel: Recordi
 async def test_a_subnet_the_host_routes_is_passed_over_but_not_by_the_bridge_itself(
     kernel: RecordingKernel, driver: BridgeDriver
 ) -> None:
-    kernel.devices[""]["br7"] = Device(up=True, addresses=[interface("172.17.0.1/16")])
+    kernel.devices[""]["br7"] = Device(kind="bridge", up=True, addresses=[interface("172.17.0.1/16")])
     assert (await settled(driver)).Pools[0].Subnet == "172.17.0.0/16"
     kernel.devices[""]["busy"] = Device(up=True, addresses=[interface("172.17.5.1/24")])
     network = await settled(driver)

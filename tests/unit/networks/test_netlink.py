@@ -20,7 +20,7 @@ def test_links_and_addresses_are_those_that_pyroute2_reads() -> None:
             (address["index"], str(address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")), address["scope"])
             for address in witness.get_addr()
         ]
-    assert {index: name for name, (index, _) in links.items()} == names
+    assert {index: name for name, (index, _, _) in links.items()} == names
     assert [(address.link_index, str(address.ip), address.scope) for address in addresses] == seen
     assert ipaddress.ip_address("127.0.0.1") in [address.ip for address in addresses]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from runtime.errors import InvalidParameterError, UnavailableError
 from runtime.kernel import netlink
 from runtime.kernel.linux_network import parse_routes
-from runtime.kernel.network import Route
-from runtime.networks.addresses import AddressPool, choose_subnet, mac_for, parse_mac
+from runtime.kernel.network import IPAddress, Route
+from runtime.networks.addresses import AddressPool, mac_for, parse_mac
 from runtime.networks.ports import PortClaims, PortRequest, parse_port, requests
 from runtime.networks.rules import PublishedPort, ruleset
 from runtime.types import ContainerConfig, HostConfig, PortBinding
@@ -22,12 +22,13 @@ Net = ipaddress.IPv4Network
 
 
 def test_a_pool_hands_out_each_address_once_in_turn_until_none_is_left() -> None:
-    pool = AddressPool(Net("10.0.0.0/29"))
+    gateway = ipaddress.IPv4Address("10.0.0.1")
+    pool = AddressPool(Net("10.0.0.0/29"), reserved=[gateway])
     assert [str(pool.allocate()) for _ in range(5)] == [f"10.0.0.{n}" for n in range(2, 7)]
     with pytest.raises(UnavailableError, match="no available IPv4 addresses"):
         pool.allocate()
     pool.release(ipaddress.IPv4Address("10.0.0.3"))
-    pool.release(pool.gateway)
+    pool.release(gateway)
     assert str(pool.allocate()) == "10.0.0.3"
     with pytest.raises(UnavailableError):
         pool.allocate()
@@ -46,23 +47,15 @@ def test_wanted_addresses() -> None:
 @given(st.lists(st.sampled_from(["take", "give"]), max_size=60))
 def test_a_pool_never_gives_one_address_to_two(steps: list[str]) -> None:
     pool = AddressPool(Net("10.0.0.0/28"))
-    held: list[ipaddress.IPv4Address] = []
+    held: list[IPAddress] = []
     for step in steps:
         if step == "give" and held:
             pool.release(held.pop(0))
-        elif len(held) < 13:
+        elif len(held) < 14:
             address = pool.allocate()
             assert address not in held
             held.append(address)
-    assert len(pool) == len(held) + 1
-
-
-def test_subnet_choice() -> None:
-    wanted = Net("172.17.0.0/16")
-    assert choose_subnet(wanted, []) == wanted
-    assert choose_subnet(wanted, [Net("172.17.4.0/24"), Net("172.18.0.0/16")]) == Net("172.19.0.0/16")
-    with pytest.raises(UnavailableError):
-        choose_subnet(wanted, [Net("172.16.0.0/12"), Net("192.168.0.0/16")])
+    assert len(pool) == len(held)
 
 
 def test_routes() -> None:
@@ -71,7 +64,11 @@ def test_routes() -> None:
         "eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
         "eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
     )
-    assert parse_routes(table) == [Route(Net("172.17.0.0/16"), "eth0")]
+    table += "tun0\t0000000A\t010011AC\t0003\t0\t0\t0\t000000FF\t0\t0\t0\n"
+    assert parse_routes(table) == [
+        Route(Net("172.17.0.0/16"), "eth0"),
+        Route(Net("10.0.0.0/8"), "tun0", on_link=False),
+    ]
 
 
 def test_mac() -> None:

@@ -14,8 +14,7 @@ import pytest
 
 from runtime.events import EventBus
 from runtime.kernel.linux_network import LinuxNetwork
-from runtime.networks import Networks, predefined
-from runtime.networks.bridge import DEVICE_OPTION, MTU_OPTION
+from runtime.networks import Networks, options, predefined
 from runtime.networks.driver import Network, Pool
 from runtime.networks.ports import PortRequest
 from runtime.types import EndpointSettings
@@ -43,7 +42,7 @@ def make(tmp_path: Path) -> Callable[[], Networks]:
         Name="back",
         Driver="bridge",
         Created="",
-        Options={DEVICE_OPTION: "br8", MTU_OPTION: "1400"},
+        Options={options.DEVICE: "br8", options.MTU: "1400"},
         Pools=[Pool(Subnet="10.8.0.0/24", Gateway="10.8.0.1")],
     )
     return lambda: Networks(
