@@ -66,6 +66,7 @@ ROLES_BY_METHOD: Mapping[str, frozenset[Role]] = {
         "ListTasks",
         *_object_methods("Secret"),
         *_object_methods("Config"),
+        *_object_methods("Network"),
         "GetManagerInfo",
     ),
     # A manager is a worker, too. What a node sees there is cut down to itself by the dispatcher, by the caller's ID.

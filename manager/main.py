@@ -49,6 +49,7 @@ from manager.consensus.settings import RaftConfig
 from manager.consensus.transport import PeerRefusedError
 from manager.control.defaults import fill_cluster
 from manager.control.forward import LeaderForwarder
+from manager.control.networks import ingress_network
 from manager.control.rpc import CHANNEL_OPTIONS, control_handler
 from manager.control.service import ControlService
 from manager.dispatcher.dispatcher import Dispatcher
@@ -421,7 +422,7 @@ class _Manager:
     # ------------------------------------------------------------------ entering the cluster
 
     async def _bootstrap(self, bootstrap: Bootstrap) -> None:
-        """The first entry of a new cluster: the cluster object and this node's."""
+        """The first entry of a new cluster: the cluster object, this node's, and the routing mesh's network."""
         async with asyncio.timeout(BOOTSTRAP_TIMEOUT_S):
             while not self._consensus.leader.is_leader:
                 self._leadership.clear()
@@ -431,6 +432,7 @@ class _Manager:
         working = self._store.begin()
         cluster = bootstrap.cluster
         fill_cluster(cluster)
+        working.create(ingress_network(cluster, new_id()))
         working.create(cluster)
         working.create(bootstrap.node)
         await self._store.commit(working)

@@ -149,6 +149,31 @@ class ControlStub:
                 request_serializer=proto_dot_control__pb2.RemoveConfigRequest.SerializeToString,
                 response_deserializer=proto_dot_control__pb2.RemoveConfigResponse.FromString,
                 _registered_method=True)
+        self.CreateNetwork = channel.unary_unary(
+                '/swarm.v1.Control/CreateNetwork',
+                request_serializer=proto_dot_control__pb2.CreateNetworkRequest.SerializeToString,
+                response_deserializer=proto_dot_control__pb2.CreateNetworkResponse.FromString,
+                _registered_method=True)
+        self.GetNetwork = channel.unary_unary(
+                '/swarm.v1.Control/GetNetwork',
+                request_serializer=proto_dot_control__pb2.GetNetworkRequest.SerializeToString,
+                response_deserializer=proto_dot_control__pb2.GetNetworkResponse.FromString,
+                _registered_method=True)
+        self.ListNetworks = channel.unary_unary(
+                '/swarm.v1.Control/ListNetworks',
+                request_serializer=proto_dot_control__pb2.ListNetworksRequest.SerializeToString,
+                response_deserializer=proto_dot_control__pb2.ListNetworksResponse.FromString,
+                _registered_method=True)
+        self.UpdateNetwork = channel.unary_unary(
+                '/swarm.v1.Control/UpdateNetwork',
+                request_serializer=proto_dot_control__pb2.UpdateNetworkRequest.SerializeToString,
+                response_deserializer=proto_dot_control__pb2.UpdateNetworkResponse.FromString,
+                _registered_method=True)
+        self.RemoveNetwork = channel.unary_unary(
+                '/swarm.v1.Control/RemoveNetwork',
+                request_serializer=proto_dot_control__pb2.RemoveNetworkRequest.SerializeToString,
+                response_deserializer=proto_dot_control__pb2.RemoveNetworkResponse.FromString,
+                _registered_method=True)
         self.GetManagerInfo = channel.unary_unary(
                 '/swarm.v1.Control/GetManagerInfo',
                 request_serializer=proto_dot_control__pb2.GetManagerInfoRequest.SerializeToString,
@@ -297,6 +322,36 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateNetwork(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNetwork(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNetworks(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateNetwork(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveNetwork(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetManagerInfo(self, request, context):
         """What GET /info says of the cluster, from this manager's own knowledge (never passed on).
         """
@@ -421,6 +476,31 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.RemoveConfig,
                     request_deserializer=proto_dot_control__pb2.RemoveConfigRequest.FromString,
                     response_serializer=proto_dot_control__pb2.RemoveConfigResponse.SerializeToString,
+            ),
+            'CreateNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateNetwork,
+                    request_deserializer=proto_dot_control__pb2.CreateNetworkRequest.FromString,
+                    response_serializer=proto_dot_control__pb2.CreateNetworkResponse.SerializeToString,
+            ),
+            'GetNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNetwork,
+                    request_deserializer=proto_dot_control__pb2.GetNetworkRequest.FromString,
+                    response_serializer=proto_dot_control__pb2.GetNetworkResponse.SerializeToString,
+            ),
+            'ListNetworks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNetworks,
+                    request_deserializer=proto_dot_control__pb2.ListNetworksRequest.FromString,
+                    response_serializer=proto_dot_control__pb2.ListNetworksResponse.SerializeToString,
+            ),
+            'UpdateNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateNetwork,
+                    request_deserializer=proto_dot_control__pb2.UpdateNetworkRequest.FromString,
+                    response_serializer=proto_dot_control__pb2.UpdateNetworkResponse.SerializeToString,
+            ),
+            'RemoveNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNetwork,
+                    request_deserializer=proto_dot_control__pb2.RemoveNetworkRequest.FromString,
+                    response_serializer=proto_dot_control__pb2.RemoveNetworkResponse.SerializeToString,
             ),
             'GetManagerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetManagerInfo,
@@ -1049,6 +1129,141 @@ class Control:
             '/swarm.v1.Control/RemoveConfig',
             proto_dot_control__pb2.RemoveConfigRequest.SerializeToString,
             proto_dot_control__pb2.RemoveConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.Control/CreateNetwork',
+            proto_dot_control__pb2.CreateNetworkRequest.SerializeToString,
+            proto_dot_control__pb2.CreateNetworkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.Control/GetNetwork',
+            proto_dot_control__pb2.GetNetworkRequest.SerializeToString,
+            proto_dot_control__pb2.GetNetworkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNetworks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.Control/ListNetworks',
+            proto_dot_control__pb2.ListNetworksRequest.SerializeToString,
+            proto_dot_control__pb2.ListNetworksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.Control/UpdateNetwork',
+            proto_dot_control__pb2.UpdateNetworkRequest.SerializeToString,
+            proto_dot_control__pb2.UpdateNetworkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.Control/RemoveNetwork',
+            proto_dot_control__pb2.RemoveNetworkRequest.SerializeToString,
+            proto_dot_control__pb2.RemoveNetworkResponse.FromString,
             options,
             channel_credentials,
             insecure,

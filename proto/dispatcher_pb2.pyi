@@ -36,6 +36,7 @@ class _AssignmentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assign
     ASSIGNMENT_KIND_SPEC_VERSION: _AssignmentKind.ValueType  # 2
     ASSIGNMENT_KIND_SECRET: _AssignmentKind.ValueType  # 3
     ASSIGNMENT_KIND_CONFIG: _AssignmentKind.ValueType  # 4
+    ASSIGNMENT_KIND_NETWORK: _AssignmentKind.ValueType  # 5
 
 class AssignmentKind(_AssignmentKind, metaclass=_AssignmentKindEnumTypeWrapper):
     """What an agent can be told of: tasks, and what tasks need. A value ASSIGNMENT_KIND_X goes with the field `x` of
@@ -48,6 +49,7 @@ ASSIGNMENT_KIND_TASK: AssignmentKind.ValueType  # 1
 ASSIGNMENT_KIND_SPEC_VERSION: AssignmentKind.ValueType  # 2
 ASSIGNMENT_KIND_SECRET: AssignmentKind.ValueType  # 3
 ASSIGNMENT_KIND_CONFIG: AssignmentKind.ValueType  # 4
+ASSIGNMENT_KIND_NETWORK: AssignmentKind.ValueType  # 5
 Global___AssignmentKind: _TypeAlias = AssignmentKind  # noqa: Y015
 
 @_typing.final
@@ -255,6 +257,7 @@ class AssignmentChange(_message.Message):
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     kind: Global___AssignmentKind.ValueType
     id: _builtins.str
     @_builtins.property
@@ -269,6 +272,8 @@ class AssignmentChange(_message.Message):
     def secret(self) -> _objects_pb2.Secret: ...
     @_builtins.property
     def config(self) -> _objects_pb2.Config: ...
+    @_builtins.property
+    def network(self) -> _objects_pb2.Network: ...
     def __init__(
         self,
         *,
@@ -279,12 +284,13 @@ class AssignmentChange(_message.Message):
         spec_version: _objects_pb2.SpecVersion | None = ...,
         secret: _objects_pb2.Secret | None = ...,
         config: _objects_pb2.Config | None = ...,
+        network: _objects_pb2.Network | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "network", b"network", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "kind", b"kind", "needs", b"needs", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "kind", b"kind", "needs", b"needs", "network", b"network", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["task", "spec_version", "secret", "config"]  # noqa: Y015
+    _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["task", "spec_version", "secret", "config", "network"]  # noqa: Y015
     _WhichOneofArgType_object: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_object) -> _WhichOneofReturnType_object | None: ...
 

@@ -190,12 +190,15 @@ class Cluster(_message.Message):
     ROOT_CA_FIELD_NUMBER: _builtins.int
     REMOVED_NODES_FIELD_NUMBER: _builtins.int
     UNLOCK_KEY_FIELD_NUMBER: _builtins.int
+    LAST_VNI_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     root_rotation_in_progress: _builtins.bool
     subnet_size: _builtins.int
     data_path_port: _builtins.int
     unlock_key: _builtins.bytes
     """32 bytes when managers are autolocked (A2.06); shown as SWMKEY-1-..."""
+    last_vni: _builtins.int
+    """The VXLAN network identifier that was chosen last."""
     @_builtins.property
     def version(self) -> Global___Version: ...
     @_builtins.property
@@ -227,10 +230,11 @@ class Cluster(_message.Message):
         root_ca: Global___RootCA | None = ...,
         removed_nodes: _abc.Mapping[_builtins.str, Global___RemovedNode] | None = ...,
         unlock_key: _builtins.bytes = ...,
+        last_vni: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "root_ca", b"root_ca", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data_path_port", b"data_path_port", "default_addr_pool", b"default_addr_pool", "id", b"id", "removed_nodes", b"removed_nodes", "root_ca", b"root_ca", "root_rotation_in_progress", b"root_rotation_in_progress", "spec", b"spec", "subnet_size", b"subnet_size", "unlock_key", b"unlock_key", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data_path_port", b"data_path_port", "default_addr_pool", b"default_addr_pool", "id", b"id", "last_vni", b"last_vni", "removed_nodes", b"removed_nodes", "root_ca", b"root_ca", "root_rotation_in_progress", b"root_rotation_in_progress", "spec", b"spec", "subnet_size", b"subnet_size", "unlock_key", b"unlock_key", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,6 +509,7 @@ class Node(_message.Message):
     MANAGER_CERTIFICATES_VOID_BEFORE_FIELD_NUMBER: _builtins.int
     MACHINE_FIELD_NUMBER: _builtins.int
     BOOT_NONCE_FIELD_NUMBER: _builtins.int
+    INGRESS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     role: _specs_pb2.NodeRole.ValueType
     """Observed role: follows spec.role once the Raft membership has changed."""
@@ -543,6 +548,10 @@ class Node(_message.Message):
     def machine(self) -> Global___Machine:
         """The machine, and the boot of its daemon, that registered last."""
 
+    @_builtins.property
+    def ingress(self) -> Global___NetworkAttachment:
+        """Its address on the routing mesh's network; given when services publish ports there."""
+
     def __init__(
         self,
         *,
@@ -562,10 +571,11 @@ class Node(_message.Message):
         manager_certificates_void_before: _timestamp_pb2.Timestamp | None = ...,
         machine: Global___Machine | None = ...,
         boot_nonce: _builtins.str = ...,
+        ingress: Global___NetworkAttachment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "ingress", b"ingress", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_nonce", b"boot_nonce", "certificate_serial", b"certificate_serial", "created_at", b"created_at", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_nonce", b"boot_nonce", "certificate_serial", b"certificate_serial", "created_at", b"created_at", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "ingress", b"ingress", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -946,7 +956,9 @@ class NetworkAttachment(_message.Message):
     network_id: _builtins.str
     """The network's ID; "bridge" is each node's own default bridge, its address is reported by the node."""
     @_builtins.property
-    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In CIDR form, one an address family."""
+
     def __init__(
         self,
         *,
@@ -1072,6 +1084,59 @@ class Task(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Network(_message.Message):
+    """---------------------------------------------------------------- network"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    DRIVER_STATE_FIELD_NUMBER: _builtins.int
+    IPAM_FIELD_NUMBER: _builtins.int
+    VNI_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    vni: _builtins.int
+    """VXLAN network identifier, 24 bits; 0 of drivers that have none."""
+    @_builtins.property
+    def version(self) -> Global___Version: ...
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def spec(self) -> _specs_pb2.NetworkSpec: ...
+    @_builtins.property
+    def driver_state(self) -> _specs_pb2.Driver:
+        """What was chosen when it was made, and holds as long as it is there: the driver with the network's own number among its
+        options, and the subnets with their gateways.
+        """
+
+    @_builtins.property
+    def ipam(self) -> _specs_pb2.IPAMOptions: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        version: Global___Version | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        spec: _specs_pb2.NetworkSpec | None = ...,
+        driver_state: _specs_pb2.Driver | None = ...,
+        ipam: _specs_pb2.IPAMOptions | None = ...,
+        vni: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "driver_state", b"driver_state", "ipam", b"ipam", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "driver_state", b"driver_state", "id", b"id", "ipam", b"ipam", "spec", b"spec", "updated_at", b"updated_at", "version", b"version", "vni", b"vni"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Network: _TypeAlias = Network  # noqa: Y015
 
 @_typing.final
 class Secret(_message.Message):

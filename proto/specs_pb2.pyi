@@ -1387,6 +1387,158 @@ class Driver(_message.Message):
 Global___Driver: _TypeAlias = Driver  # noqa: Y015
 
 @_typing.final
+class NetworkSpec(_message.Message):
+    """---------------------------------------------------------------- network"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    DRIVER_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    IPV6_ENABLED_FIELD_NUMBER: _builtins.int
+    IPV4_DISABLED_FIELD_NUMBER: _builtins.int
+    INTERNAL_FIELD_NUMBER: _builtins.int
+    ATTACHABLE_FIELD_NUMBER: _builtins.int
+    INGRESS_FIELD_NUMBER: _builtins.int
+    IPAM_OPTIONS_FIELD_NUMBER: _builtins.int
+    CONFIG_FROM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    ipv6_enabled: _builtins.bool
+    """Which address families its endpoints have."""
+    ipv4_disabled: _builtins.bool
+    internal: _builtins.bool
+    """No way out of it but to its own endpoints."""
+    attachable: _builtins.bool
+    """Containers that are no tasks may be on it, on any node."""
+    ingress: _builtins.bool
+    """The routing mesh's; there is one at most."""
+    config_from: _builtins.str
+    """Name of a network of each node, made there with --config-only, that says the rest."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def driver_configuration(self) -> Global___Driver: ...
+    @_builtins.property
+    def ipam_options(self) -> Global___IPAMOptions: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        driver_configuration: Global___Driver | None = ...,
+        ipv6_enabled: _builtins.bool = ...,
+        ipv4_disabled: _builtins.bool = ...,
+        internal: _builtins.bool = ...,
+        attachable: _builtins.bool = ...,
+        ingress: _builtins.bool = ...,
+        ipam_options: Global___IPAMOptions | None = ...,
+        config_from: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["driver_configuration", b"driver_configuration", "ipam_options", b"ipam_options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachable", b"attachable", "config_from", b"config_from", "driver_configuration", b"driver_configuration", "ingress", b"ingress", "internal", b"internal", "ipam_options", b"ipam_options", "ipv4_disabled", b"ipv4_disabled", "ipv6_enabled", b"ipv6_enabled", "labels", b"labels", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkSpec: _TypeAlias = NetworkSpec  # noqa: Y015
+
+@_typing.final
+class IPAMOptions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVER_FIELD_NUMBER: _builtins.int
+    CONFIGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def driver(self) -> Global___Driver: ...
+    @_builtins.property
+    def configs(self) -> _containers.RepeatedCompositeFieldContainer[Global___IPAMConfig]: ...
+    def __init__(
+        self,
+        *,
+        driver: Global___Driver | None = ...,
+        configs: _abc.Iterable[Global___IPAMConfig] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["driver", b"driver"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configs", b"configs", "driver", b"driver"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IPAMOptions: _TypeAlias = IPAMOptions  # noqa: Y015
+
+@_typing.final
+class IPAMConfig(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AuxiliaryAddressesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SUBNET_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    AUXILIARY_ADDRESSES_FIELD_NUMBER: _builtins.int
+    subnet: _builtins.str
+    """CIDR form, both; addresses come from the range where there is one."""
+    range: _builtins.str
+    gateway: _builtins.str
+    @_builtins.property
+    def auxiliary_addresses(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Addresses that nobody is given, by what they are for."""
+
+    def __init__(
+        self,
+        *,
+        subnet: _builtins.str = ...,
+        range: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        auxiliary_addresses: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auxiliary_addresses", b"auxiliary_addresses", "gateway", b"gateway", "range", b"range", "subnet", b"subnet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IPAMConfig: _TypeAlias = IPAMConfig  # noqa: Y015
+
+@_typing.final
 class UpdateConfig(_message.Message):
     """Also the rollback configuration. Absent as a whole means the defaults of A8.04 to A8.10."""
 

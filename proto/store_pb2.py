@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from proto import objects_pb2 as proto_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11proto/store.proto\x12\x08swarm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13proto/objects.proto\"\x9a\x02\n\x0bStoreObject\x12$\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x11.swarm.v1.ClusterH\x00\x12\x1e\n\x04node\x18\x02 \x01(\x0b\x32\x0e.swarm.v1.NodeH\x00\x12$\n\x07service\x18\x03 \x01(\x0b\x32\x11.swarm.v1.ServiceH\x00\x12-\n\x0cspec_version\x18\x04 \x01(\x0b\x32\x15.swarm.v1.SpecVersionH\x00\x12\x1e\n\x04task\x18\x05 \x01(\x0b\x32\x0e.swarm.v1.TaskH\x00\x12\"\n\x06secret\x18\x06 \x01(\x0b\x32\x10.swarm.v1.SecretH\x00\x12\"\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x10.swarm.v1.ConfigH\x00\x42\x08\n\x06object\"\x93\x01\n\x0bStoreAction\x12\'\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x15.swarm.v1.StoreObjectH\x00\x12\'\n\x06update\x18\x02 \x01(\x0b\x32\x15.swarm.v1.StoreObjectH\x00\x12(\n\x06remove\x18\x03 \x01(\x0b\x32\x16.swarm.v1.StoreRemovalH\x00\x42\x08\n\x06\x61\x63tion\"?\n\x0cStoreRemoval\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rversion_index\x18\x03 \x01(\x04\"[\n\x0bTransaction\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x0bproposed_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\x0c\"f\n\x0eSnapshotHeader\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x15\n\robjects_total\x18\x03 \x01(\x04\x12\x1e\n\x16recent_transaction_ids\x18\x04 \x03(\t\" \n\rSnapshotChunk\x12\x0f\n\x07objects\x18\x01 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11proto/store.proto\x12\x08swarm.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13proto/objects.proto\"\xc0\x02\n\x0bStoreObject\x12$\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x11.swarm.v1.ClusterH\x00\x12\x1e\n\x04node\x18\x02 \x01(\x0b\x32\x0e.swarm.v1.NodeH\x00\x12$\n\x07service\x18\x03 \x01(\x0b\x32\x11.swarm.v1.ServiceH\x00\x12-\n\x0cspec_version\x18\x04 \x01(\x0b\x32\x15.swarm.v1.SpecVersionH\x00\x12\x1e\n\x04task\x18\x05 \x01(\x0b\x32\x0e.swarm.v1.TaskH\x00\x12\"\n\x06secret\x18\x06 \x01(\x0b\x32\x10.swarm.v1.SecretH\x00\x12\"\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x10.swarm.v1.ConfigH\x00\x12$\n\x07network\x18\x08 \x01(\x0b\x32\x11.swarm.v1.NetworkH\x00\x42\x08\n\x06object\"\x93\x01\n\x0bStoreAction\x12\'\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x15.swarm.v1.StoreObjectH\x00\x12\'\n\x06update\x18\x02 \x01(\x0b\x32\x15.swarm.v1.StoreObjectH\x00\x12(\n\x06remove\x18\x03 \x01(\x0b\x32\x16.swarm.v1.StoreRemovalH\x00\x42\x08\n\x06\x61\x63tion\"?\n\x0cStoreRemoval\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rversion_index\x18\x03 \x01(\x04\"[\n\x0bTransaction\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x0bproposed_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\x0c\"f\n\x0eSnapshotHeader\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x15\n\robjects_total\x18\x03 \x01(\x04\x12\x1e\n\x16recent_transaction_ids\x18\x04 \x03(\t\" \n\rSnapshotChunk\x12\x0f\n\x07objects\x18\x01 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STOREOBJECT']._serialized_start=86
-  _globals['_STOREOBJECT']._serialized_end=368
-  _globals['_STOREACTION']._serialized_start=371
-  _globals['_STOREACTION']._serialized_end=518
-  _globals['_STOREREMOVAL']._serialized_start=520
-  _globals['_STOREREMOVAL']._serialized_end=583
-  _globals['_TRANSACTION']._serialized_start=585
-  _globals['_TRANSACTION']._serialized_end=676
-  _globals['_SNAPSHOTHEADER']._serialized_start=678
-  _globals['_SNAPSHOTHEADER']._serialized_end=780
-  _globals['_SNAPSHOTCHUNK']._serialized_start=782
-  _globals['_SNAPSHOTCHUNK']._serialized_end=814
+  _globals['_STOREOBJECT']._serialized_end=406
+  _globals['_STOREACTION']._serialized_start=409
+  _globals['_STOREACTION']._serialized_end=556
+  _globals['_STOREREMOVAL']._serialized_start=558
+  _globals['_STOREREMOVAL']._serialized_end=621
+  _globals['_TRANSACTION']._serialized_start=623
+  _globals['_TRANSACTION']._serialized_end=714
+  _globals['_SNAPSHOTHEADER']._serialized_start=716
+  _globals['_SNAPSHOTHEADER']._serialized_end=818
+  _globals['_SNAPSHOTCHUNK']._serialized_start=820
+  _globals['_SNAPSHOTCHUNK']._serialized_end=852
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,7 @@ class StoreObject(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cluster(self) -> _objects_pb2.Cluster: ...
     @_builtins.property
@@ -47,6 +48,8 @@ class StoreObject(_message.Message):
     def secret(self) -> _objects_pb2.Secret: ...
     @_builtins.property
     def config(self) -> _objects_pb2.Config: ...
+    @_builtins.property
+    def network(self) -> _objects_pb2.Network: ...
     def __init__(
         self,
         *,
@@ -57,12 +60,13 @@ class StoreObject(_message.Message):
         task: _objects_pb2.Task | None = ...,
         secret: _objects_pb2.Secret | None = ...,
         config: _objects_pb2.Config | None = ...,
+        network: _objects_pb2.Network | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "config", b"config", "node", b"node", "object", b"object", "secret", b"secret", "service", b"service", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "config", b"config", "network", b"network", "node", b"node", "object", b"object", "secret", b"secret", "service", b"service", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "config", b"config", "node", b"node", "object", b"object", "secret", b"secret", "service", b"service", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "config", b"config", "network", b"network", "node", b"node", "object", b"object", "secret", b"secret", "service", b"service", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["cluster", "node", "service", "spec_version", "task", "secret", "config"]  # noqa: Y015
+    _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["cluster", "node", "service", "spec_version", "task", "secret", "config", "network"]  # noqa: Y015
     _WhichOneofArgType_object: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_object) -> _WhichOneofReturnType_object | None: ...
 

@@ -15,6 +15,7 @@ from base.marked_fields import without_marked
 from manager.control import objects
 from manager.control.filters import filter_values, object_filter
 from manager.control.lookup import find
+from manager.control.networks import MANAGED_NETWORKS
 from manager.control.objects import Managed, S
 from manager.control.parts import encoded
 from manager.control.payloads import MANAGED_CONFIGS, MANAGED_SECRETS
@@ -25,7 +26,7 @@ from proto.options_pb2 import write_only
 
 log = structlog.get_logger(__name__)
 
-MANAGED: tuple[Managed[Any], ...] = (MANAGED_SECRETS, MANAGED_CONFIGS)
+MANAGED: tuple[Managed[Any], ...] = (MANAGED_SECRETS, MANAGED_CONFIGS, MANAGED_NETWORKS)
 """The kinds that are served by their declaration. Of each the functions are given its own objects, hence the Any."""
 
 
@@ -86,7 +87,7 @@ class ObjectMethods(Generic[S]):
         self._managed.validate(wanted)
         object_id = self._make_id()
         obj = await self._transactions.write(
-            lambda working: objects.create(working, self._kind, wanted, object_id=object_id, now=self._now())
+            lambda working: objects.create(working, self._managed, wanted, object_id=object_id, now=self._now())
         )
         log.info("object.created", kind=self._kind.name, id=obj.id, name=self._kind.name_of(obj))
         return self._with_object("Create", self._as_stored(obj))
@@ -113,6 +114,7 @@ class ObjectMethods(Generic[S]):
     async def remove(self, request: _WithRef) -> Message:
         def change(working: Working) -> S:
             obj = find(working, self._kind, request.ref)
+            self._managed.removable(working, obj)
             working.remove(obj)
             return obj
 

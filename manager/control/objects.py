@@ -29,6 +29,10 @@ class SpecObject(StoredObject, Protocol):
 S = TypeVar("S", bound=SpecObject)
 
 
+def _nothing(_: Working, __: SpecObject) -> None:
+    pass
+
+
 @dataclass(frozen=True, eq=False)
 class Managed(Generic[S]):
     """A kind whose objects users make and remove through the five RPCs called after it (CreateSecret, ListSecrets).
@@ -39,12 +43,16 @@ class Managed(Generic[S]):
         change: writes into a copy of an object, the first argument, what is to be changed of it by the second, which has
             the wanted spec; refuses what may not be changed.
         filter_keys: the filters a list takes.
+        complete: writes into an object that is made what is chosen for it; may change others; refuses what is not to be had.
+        removable: refuses to remove an object that is needed, where that is more than being named by others.
     """
 
     kind: Kind[S]
     validate: Callable[[S], None]
     change: Callable[[S, S], None]
     filter_keys: frozenset[str] = OBJECT_KEYS
+    complete: Callable[[Working, S], None] = _nothing
+    removable: Callable[[Working, S], None] = _nothing
 
     @property
     def word(self) -> str:
@@ -58,15 +66,16 @@ class Managed(Generic[S]):
         return obj
 
 
-def create(working: Working, kind: Kind[S], wanted: S, *, object_id: str, now: Timestamp) -> S:
+def create(working: Working, managed: Managed[S], wanted: S, *, object_id: str, now: Timestamp) -> S:
     """Add an object.
 
     Args:
         wanted: its spec, which is valid; the rest is filled in.
 
     Raises:
-        AlreadyExistsError.
+        AlreadyExistsError, and what completing it raises.
     """
+    kind = managed.kind
     if kind.unique_names:
         for name in kind.names(wanted):
             if working.of(kind).by_name(name) is not None:
@@ -75,6 +84,7 @@ def create(working: Working, kind: Kind[S], wanted: S, *, object_id: str, now: T
     obj.id = object_id
     obj.created_at.CopyFrom(now)
     obj.updated_at.CopyFrom(now)
+    managed.complete(working, obj)
     working.create(obj)
     return obj
 

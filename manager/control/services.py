@@ -19,6 +19,7 @@ from manager.control.errors import (
     UnimplementedError,
 )
 from manager.control.lookup import check_version
+from manager.control.networks import resolve_networks
 from manager.model.defaults import restart_rules
 from manager.model.modes import mode_of
 from manager.model.times import from_timestamp
@@ -39,6 +40,7 @@ def create_service(working: Working, spec: ServiceSpec, *, service_id: str) -> S
     """
     if working.services.by_name(spec.name) is not None:
         raise AlreadyExistsError(f"name conflicts with an existing object: service {spec.name} already exists")
+    resolve_networks(working, spec)
     _check_references(working, spec)
     check_port_conflicts(working, spec, service_id="")
     service = first_version(service_id, spec)
@@ -60,6 +62,7 @@ def update_service(working: Working, service: Service, spec: ServiceSpec, *, ver
         InvalidArgumentError: a secret, config or port it wants is not to be had.
     """
     check_version(service, version)
+    resolve_networks(working, spec)
     _check_references(working, spec)
     if mode_of(service.spec) is not mode_of(spec):
         raise UnimplementedError("service mode change is not allowed")

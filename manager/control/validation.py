@@ -20,6 +20,7 @@ from manager.model.constraints import ConstraintError
 from manager.model.constraints import parse as parse_constraints
 from manager.model.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
 from manager.model.modes import mode_of
+from manager.model.networks import PREDEFINED_NETWORKS, is_of_the_node
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,
@@ -41,7 +42,7 @@ from proto.specs_pb2 import (
     UpdateConfig,
 )
 
-SERVICE_NAME_LENGTH_MAX = 63
+DNS_NAME_LENGTH_MAX = 63
 PAYLOAD_NAME_LENGTH_MAX = 64
 SECRET_SIZE_BYTES_MAX = 500 * 1024
 """Exclusive, as in SwarmKit."""
@@ -61,8 +62,6 @@ MINIMUM_DURATION_NS = 1_000_000
 CERTIFICATE_EXPIRY_NS_MIN = 3600 * 10**9
 HEARTBEAT_PERIOD_NS_MIN, HEARTBEAT_PERIOD_NS_MAX = 100 * 1_000_000, 24 * 3600 * 10**9
 """Below, every node is late and all tasks move; far above, the period that a session is told does not fit its field."""
-PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none"})
-
 # The published patterns ((?:[-_]*[A-Za-z0-9]+)* and the like) take exponential time on a hostile name in a
 # backtracking engine; these accept the same names in linear time.
 _DNS_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", re.ASCII)
@@ -85,7 +84,7 @@ def validate_service_spec(spec: ServiceSpec) -> None:
         InvalidArgumentError, UnimplementedError.
     """
     check_size(spec)
-    _service_name(spec.name)
+    check_dns_name(spec.name)
     _mode(spec)
     _update_config(spec.update_config)
     _update_config(spec.rollback_config)
@@ -97,13 +96,14 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     _endpoint_spec(spec.endpoint_spec)
 
 
-def _service_name(name: str) -> None:
+def check_dns_name(name: str) -> None:
+    """Raises: InvalidArgumentError: not a name that could be part of one in DNS, or too long for that."""
     if not name:
         raise InvalidArgumentError("meta: name must be provided")
     if not _DNS_NAME.fullmatch(name):
         raise InvalidArgumentError("name must be valid as a DNS name component")
-    if len(name) > SERVICE_NAME_LENGTH_MAX:
-        raise InvalidArgumentError("name must be 63 characters or fewer")
+    if len(name) > DNS_NAME_LENGTH_MAX:
+        raise InvalidArgumentError(f"name must be {DNS_NAME_LENGTH_MAX} characters or fewer")
 
 
 def _mode(spec: ServiceSpec) -> None:
@@ -186,7 +186,7 @@ def _placement(spec: TaskSpec) -> None:
 
 def _networks(targets: Iterable[str]) -> None:
     for target in targets:
-        if target not in PREDEFINED_NETWORKS:
+        if not is_of_the_node(target):
             raise UnimplementedError(
                 f"network {target} cannot be used: overlay networks are not served yet, "
                 f"services attach to {', '.join(sorted(PREDEFINED_NETWORKS))}"

@@ -16,6 +16,7 @@ from manager.model.nodes import is_node_lost
 from manager.model.tasks import changed_at, has_ended
 from manager.orchestrator import rollout
 from manager.reconcile.agenda import Agenda, NodeKey, ServiceKey, SlotKey
+from manager.reconcile.allocation import Allocation
 from manager.reconcile.kept_slots import KeptSlots
 from manager.reconcile.reconcile_pass import ReconcilePass, slot_key
 from manager.scheduler.assign import is_unassigned
@@ -26,6 +27,7 @@ from proto.objects_pb2 import (
     TASK_STATE_REMOVE,
     TASK_STATE_RUNNING,
     Cluster,
+    Network,
     Node,
     Service,
     SpecVersion,
@@ -39,6 +41,7 @@ class Known:
         agenda: what is to be looked at, and when.
         nodes: their load.
         slots: those of the services that were looked at.
+        allocation: addresses, and who waits for some.
         per_node_services: IDs of the services that have a task a node, in no particular order.
     """
 
@@ -55,6 +58,7 @@ class Known:
         self.agenda = Agenda()
         self.nodes = NodeSet(lambda task: self.needs_of(task, self._store.view))
         self.slots = KeptSlots()
+        self.allocation = Allocation(store.view, self.agenda)
         self.per_node_services: dict[str, None] = {}
         self._needs: dict[tuple[str, int], Needs] = {}
         self._unassigned: dict[str, None] = {}
@@ -70,7 +74,13 @@ class Known:
 
     def has_work(self) -> bool:
         """Whether something is to be taken in, looked at or placed."""
-        return self._unseen is not None or bool(self.agenda) or self._schedule_again or bool(self._waiting)
+        return (
+            self._unseen is not None
+            or bool(self.agenda)
+            or self._schedule_again
+            or bool(self._waiting)
+            or self.allocation.has_work()
+        )
 
     def schedule_again(self) -> None:
         """Tasks without a node are to be tried again, all of them."""
@@ -80,8 +90,10 @@ class Known:
 
     def _see_nodes(self) -> None:
         """All at once, there are few: from here on every task that changes finds its node, to be accounted to it."""
+        self.allocation.begin()
         for node in self._store.view.nodes:
             self.nodes.put_node(node)
+            self.allocation.follow_node(None, node)
             self.agenda.mark(NodeKey(node.id))
 
     def _everything(self) -> Iterator[None]:
@@ -140,6 +152,8 @@ class Known:
                 self._follow_service(_service(old), _service(new))
             elif isinstance(about, SpecVersion) and new is None:
                 self._needs.pop((about.service_id, about.spec_version), None)
+            elif isinstance(about, Network):
+                self.allocation.follow_network(about, is_there=new is not None)
             elif isinstance(about, Cluster):
                 self._follow_cluster(old, new)
 
@@ -147,6 +161,7 @@ class Known:
         task = new if new is not None else old
         assert task is not None
         self.slots.task_changed(task)
+        self.allocation.follow_task(task, is_there=new is not None)
         service = self._store.view.services.get(task.service_id)
         if (
             service is None
@@ -189,6 +204,7 @@ class Known:
         return not task.node_id or not is_node_lost(view.nodes.get(task.node_id))
 
     def _follow_node(self, old: Node | None, new: Node | None) -> None:
+        self.allocation.follow_node(old, new)
         if new is None:
             assert old is not None
             self.nodes.drop_node(old.id)
@@ -228,6 +244,7 @@ class Known:
             self.per_node_services[new.id] = None
         else:
             self.per_node_services.pop(service.id, None)
+        self.allocation.follow_service(service, is_there=new is not None)
         if new is None:
             self.slots.forget(service.id)
         elif old is not None and (new.pending_delete, _attempts(new)) != (old.pending_delete, _attempts(old)):

@@ -144,6 +144,8 @@ class ReconcileLoop:
         self._checked_at = moment
         for difference in self.known.slots.differences(self._store.view, self._clock()):
             raise InvariantError(f"kept of the slots: {difference}")
+        for difference in self.known.allocation.differences():
+            raise InvariantError(f"kept of the addresses: {difference}")
 
     # ------------------------------------------------------------------ waking
 
@@ -176,6 +178,7 @@ class ReconcileLoop:
         for key in work.looked_at:
             self.known.agenda.mark(key)
         self.known.schedule_again()
+        self.known.allocation.try_again()
         self._refused += 1
         self._limit = max(self._limit // 4, LIMIT_AFTER_CONFLICT_MIN)
         log.debug("pass.refused", reason=str(error), refused=self._refused)
@@ -190,6 +193,7 @@ class ReconcileLoop:
             working=self._store.begin(),
             agenda=self.known.agenda,
             slots=self.known.slots,
+            allocation=self.known.allocation,
             now=now,
             new_id=self._ids,
             limit=self._limit,
@@ -198,6 +202,8 @@ class ReconcileLoop:
             needs_of=self.known.needs_of,
         )
         work.run()
+        for task_id in self.known.allocation.next_tasks(max(self._limit - work.working.size, 0)):
+            work.allocate(task_id)
         self._schedule(work)
         return work
 

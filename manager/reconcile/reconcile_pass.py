@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from manager import constants
-from manager.allocator.allocate import allocate_service, allocate_task
+from manager.allocator.allocate import allocate_node, allocate_service, allocate_task
 from manager.model.actions import Action, CreateTask, Outcome, RemoveService, RemoveTask, UpdateService, UpdateTask
 from manager.model.inputs import NewID
 from manager.model.modes import mode_of
@@ -24,10 +24,11 @@ from manager.orchestrator.inputs import ServiceInputs
 from manager.orchestrator.modes import ORCHESTRATORS
 from manager.orchestrator.restart import SlotRules
 from manager.reconcile.agenda import Agenda, Key, NodeKey, ServiceKey, SlotKey
+from manager.reconcile.allocation import Allocation, Holder
 from manager.reconcile.kept_slots import KeptSlots, spec_in
 from manager.store import SERVICES, Working
-from proto.objects_pb2 import Cluster, Service, Task
-from proto.specs_pb2 import ServiceSpec
+from proto.objects_pb2 import Cluster, Node, Service, Task
+from proto.specs_pb2 import PortProtocol, ServiceSpec
 
 
 @dataclass
@@ -37,13 +38,15 @@ class ReconcilePass:
         working: the transaction; reads see what the pass has written.
         agenda: where keys are taken from, and where more are marked.
         slots: of the services that were looked at; told of what the pass writes.
+        allocation: addresses; told of what the pass writes.
         limit: objects to write at most (a little more when a step has several).
         looks_max: after so many looks nothing more is taken from the agenda.
         needs_of: needs of a task as it was made.
         touched: tasks written and still there, by ID, for the scheduler.
         created, placed: IDs of those among them that are new, and that the scheduler gave to a node.
         removed: tasks that are gone, by ID.
-        services_written: IDs of services that were changed or removed.
+        services_written: services that were changed or removed, by ID.
+        nodes_written: nodes that were given something.
         looked_at: keys taken from the agenda.
         looks: how much was looked at so far: keys, and the tasks of nodes and services.
     """
@@ -51,6 +54,7 @@ class ReconcilePass:
     working: Working
     agenda: Agenda
     slots: KeptSlots
+    allocation: Allocation
     now: float
     new_id: NewID
     limit: int
@@ -61,7 +65,8 @@ class ReconcilePass:
     created: set[str] = field(default_factory=set)
     placed: set[str] = field(default_factory=set)
     removed: dict[str, Task] = field(default_factory=dict)
-    services_written: set[str] = field(default_factory=set)
+    services_written: dict[str, Service] = field(default_factory=dict)
+    nodes_written: list[Node] = field(default_factory=list)
     looked_at: list[Key] = field(default_factory=list)
     looks: int = 0
 
@@ -103,6 +108,7 @@ class ReconcilePass:
         self.looks += len(tasks)
         outcome = nodes.orphan(node, tasks, self.now)
         if node is not None:
+            self._give_address(node)
             enforced = nodes.enforce(
                 node, tasks, lambda task: self.needs_of(task, self.working), self._placements_of, self.now
             )
@@ -115,6 +121,13 @@ class ReconcilePass:
         for service_id in self.per_node_services:
             self.agenda.mark(SlotKey(service_id, key.node_id))
         return outcome
+
+    def _give_address(self, node: Node) -> None:
+        given = allocate_node(node, self.allocation.mesh_network_id(), self.allocation.addresses)
+        if given is not None:
+            self.working.update(given)
+            self.nodes_written.append(given)
+            self.working.boundary()
 
     def _placements_of(self, task: Task) -> list[Needs]:
         """What the task's service asks of its nodes now; and what it asked when the task was made, while an update is
@@ -193,13 +206,20 @@ class ReconcilePass:
 
     def _prepared(self, service: Service) -> Service:
         """The service with its endpoint allocated and its present spec kept as a version."""
-        allocated = allocate_service(service)
+        allocated = allocate_service(service, self.allocation.addresses, self._is_taken)
         if allocated is not None:
             self._write_service(allocated)
             service = allocated
         self._keep_version(service)
         self.working.boundary()
         return service
+
+    def _is_taken(self, protocol: PortProtocol.ValueType, number: int) -> bool:
+        return any(
+            port.published_port == number and port.protocol == protocol
+            for service in self.working.services.publishing(number)
+            for port in (*service.spec.endpoint_spec.ports, *service.endpoint.ports)
+        )
 
     def _reconciled_service(self, service: Service) -> Outcome:
         orchestrator = ORCHESTRATORS.get(mode_of(service.spec))
@@ -264,7 +284,7 @@ class ReconcilePass:
         match action:
             case CreateTask(task):
                 self._keep_version_of(task)
-                task = allocate_task(self._with_log_driver(task), self.now)
+                task = self._allocated(self._with_log_driver(task))
                 self.working.create(task)
                 self.touched[task.id] = task
                 self.created.add(task.id)
@@ -273,6 +293,7 @@ class ReconcilePass:
                 self.working.update(task)
                 self.touched[task.id] = task
                 self.slots.task_changed(task)
+                self.allocation.put(task)
                 if is_live(task) and has_ended(task):
                     self.mark_slot_of(task)
             case RemoveTask(task):
@@ -280,22 +301,42 @@ class ReconcilePass:
                 self.touched.pop(task.id, None)
                 self.removed[task.id] = task
                 self.slots.task_changed(task)
+                self.allocation.drop(task)
                 if not self.working.tasks.any_of_spec_version(task.service_id, task.spec_version):
                     self.agenda.mark(ServiceKey(task.service_id))
             case UpdateService(service):
                 self._write_service(service)
             case RemoveService(service):
                 self.working.remove(service)
-                self.services_written.add(service.id)
+                self.services_written[service.id] = service
+                self.allocation.drop(service)
             case _:
                 assert_never(action)
 
     def _write_service(self, service: Service) -> None:
         self.working.update(service)
-        self.services_written.add(service.id)
+        self.services_written[service.id] = service
+
+    def allocate(self, task_id: str) -> None:
+        """Try again to give a task what it waits for."""
+        task = self.working.tasks.get(task_id)
+        if task is None or not is_live(task):
+            return
+        allocated = self._allocated(task)
+        if allocated is not task:
+            self.working.update(allocated)
+            self.touched[task.id] = allocated
+            self.slots.task_changed(allocated)
+            self.working.boundary()
+
+    def _allocated(self, task: Task) -> Task:
+        service = self.working.services.get(task.service_id)
+        return allocate_task(task, service, self._spec_of(task), self.allocation.addresses, self.now)
 
     def refused(self) -> None:
         """Nothing of it was committed, or not all: what was judged by it is not to be gone by."""
+        written: list[Holder] = [*self.touched.values(), *self.removed.values()]
+        self.allocation.refused([*written, *self.services_written.values(), *self.nodes_written])
         for service_id in self.services_written:
             self.slots.forget(service_id)
         for task in (*self.touched.values(), *self.removed.values()):

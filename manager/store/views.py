@@ -17,7 +17,7 @@ from manager.store.kinds import AnyKind, Kind, Kinds, NodeTable, ServiceTable, S
 from manager.store.objects import StoredObject, T
 from manager.store.rows import NAME_INDEX, CommittedRows, LayeredRows, Rows
 from manager.store.tables import Table
-from proto.objects_pb2 import Cluster, Config, Secret
+from proto.objects_pb2 import Cluster, Config, Network, Secret
 
 Committed = Mapping[str, CommittedRows[Any]]
 """Kind name -> its rows. Any, here and below: a state holds rows of every kind, each with objects of its own."""
@@ -41,6 +41,7 @@ class View:
     tasks: TaskTable
     secrets: Table[Secret]
     configs: Table[Config]
+    networks: Table[Network]
 
     def __init__(self, kinds: Kinds, rows: Mapping[str, Rows[Any]]) -> None:
         self._kinds, self._all_rows = kinds, rows
@@ -71,7 +72,7 @@ class View:
             table = self.of(reference.to)
             for object_id, name in reference.named(obj):
                 found = table.get(object_id)
-                if found is None or name not in reference.to.names(found):
+                if found is None or (name != object_id and name not in reference.to.names(found)):
                     yield reference.to, name
 
     @property

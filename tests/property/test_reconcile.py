@@ -21,6 +21,7 @@ from proto.objects_pb2 import (
     NODE_STATE_DOWN,
     NODE_STATE_READY,
     TASK_STATE_ASSIGNED,
+    TASK_STATE_NEW,
     TASK_STATE_PENDING,
     TASK_STATE_RUNNING,
     Node,
@@ -31,6 +32,7 @@ from proto.specs_pb2 import (
     NODE_AVAILABILITY_DRAIN,
     NODE_AVAILABILITY_PAUSE,
     UPDATE_ORDER_START_FIRST,
+    NetworkAttachmentConfig,
     ServiceSpec,
 )
 from tests.unit.loop.harness import Harness
@@ -38,6 +40,9 @@ from tests.unit.loop.harness import Harness
 MEMORY_BYTES = 4 << 30
 RESERVED_BYTES = 1 << 30
 """A node bears four tasks of the service that reserves."""
+
+ADDRESSES_FOR_TASKS = 4
+"""Of those of a /29 network one is the gateway's and one the service's."""
 
 NODES = ("n1", "n2", "n3", "n4")
 
@@ -59,7 +64,8 @@ class World:
             await world.cluster.add_node(name, labels={"zone": name[-1]}, memory_bytes=MEMORY_BYTES)
         world.cluster.store.on_change(world._watch)
         create = world.cluster.create_service
-        world.services["plain"] = await create("plain", replicas=3)
+        await world.cluster.create_network("front", subnet="10.0.0.0/29")
+        world.services["plain"] = await create("plain", replicas=3, change=_on_network)
         world.services["booked"] = await create("booked", replicas=5, change=_reserving)
         world.services["agent"] = await create("agent", replicas=None)
         world.services["first"] = await create("first", replicas=2, change=_start_first)
@@ -102,6 +108,15 @@ class World:
             assert all(len(tasks) <= 2 for tasks in slots.values()), (
                 f"{service_id}: a slot has more than two live tasks"
             )
+        held_addresses = [
+            (attachment.network_id, address)
+            for task in view.tasks
+            if task.status.state <= TASK_STATE_RUNNING
+            for attachment in task.networks_attachments
+            for address in attachment.addresses
+        ]
+        held_addresses += [(v.network_id, v.addr) for service in view.services for v in service.endpoint.virtual_ips]
+        assert len(held_addresses) == len(set(held_addresses)), f"an address is held twice: {sorted(held_addresses)}"
         for node in view.nodes:
             held = [
                 task
@@ -123,11 +138,15 @@ class World:
             running, live = self.cluster.running(service_id), self.cluster.live(service_id)
             assert len(live) == wanted, f"{service_id}: {len(live)} live, {wanted} wanted"
             for task in live:
-                if task not in running:
+                if task.status.state == TASK_STATE_NEW:
+                    assert task.status.err.startswith("no available IPv4 addresses"), f"{task.id} does not say why"
+                elif task not in running:
                     assert task.status.state == TASK_STATE_PENDING, f"{task.id} hangs"
                     assert task.status.err.startswith("no suitable node ("), f"{task.id} does not say why"
             if service_id == self.services["booked"]:
                 assert len(running) == min(wanted, len(NODES) * MEMORY_BYTES // RESERVED_BYTES)
+            elif service_id == self.services["plain"]:
+                assert len(running) == min(wanted, ADDRESSES_FOR_TASKS)
             else:
                 assert len(running) == wanted
             # The service may have been rolled back or paused; with nothing failing it has been brought up to date.
@@ -149,6 +168,10 @@ def _same_template(cluster: Harness, task: Task) -> bool:
     version = cluster.store.view.spec_versions.of(task.service_id, task.spec_version)
     service = cluster.service(task.service_id)
     return version is not None and version.spec.task_template == service.spec.task_template
+
+
+def _on_network(spec: ServiceSpec) -> None:
+    spec.task_template.networks.append(NetworkAttachmentConfig(target="front"))
 
 
 def _reserving(spec: ServiceSpec) -> None:
@@ -296,6 +319,7 @@ async def _play(history: list[Event], looks_max: int, compared: bool) -> None:
     world.check_converged()
     cluster = world.cluster
     assert list(cluster.loop.known.slots.differences(cluster.store.view, cluster.now)) == []
+    assert list(cluster.loop.known.allocation.differences()) == []
     await _check_nothing_left(world)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from manager.store.kinds.clusters import CLUSTERS
 from manager.store.kinds.configs import CONFIGS
 from manager.store.kinds.kind import AnyKind, Assigned, Kind, Kinds, Reference, UnknownKindError
+from manager.store.kinds.networks import NETWORKS
 from manager.store.kinds.nodes import NODES, NodeTable
 from manager.store.kinds.secrets import SECRETS
 from manager.store.kinds.services import SERVICES, ServiceTable
@@ -15,6 +16,7 @@ __all__ = [
     "CLUSTERS",
     "CONFIGS",
     "KINDS",
+    "NETWORKS",
     "NODES",
     "SECRETS",
     "SERVICES",
@@ -32,4 +34,4 @@ __all__ = [
     "UnknownKindError",
 ]
 
-KINDS = Kinds(CLUSTERS, NODES, SERVICES, SPEC_VERSIONS, TASKS, SECRETS, CONFIGS)
+KINDS = Kinds(CLUSTERS, NODES, SERVICES, SPEC_VERSIONS, TASKS, SECRETS, CONFIGS, NETWORKS)

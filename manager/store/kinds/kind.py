@@ -44,8 +44,8 @@ class Reference(Generic[T]):
 
     Attributes:
         to: the kind that is named.
-        named: what an object names: IDs, each with the name that messages call it by. An object may begin to name
-            only what is there.
+        named: what an object names: IDs, each with the name that messages call it by (the ID where it says none). An
+            object may begin to name only what is there.
     """
 
     to: AnyKind

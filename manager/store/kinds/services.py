@@ -1,13 +1,15 @@
 """Services. One that its user has removed (``pending_delete``) is there until its last task has stopped, but answers to
-no name or ID prefix, holds no name and uses no secret or config.
+no name or ID prefix, holds no name and uses no secret, config or network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+from manager.model.networks import cluster_networks
 from manager.store.kinds.configs import CONFIGS
 from manager.store.kinds.kind import Kind, Reference
+from manager.store.kinds.networks import NETWORKS
 from manager.store.kinds.secrets import SECRETS
 from manager.store.tables import Table
 from proto.objects_pb2 import Service
@@ -49,6 +51,12 @@ def _configs(service: Service) -> Collection[tuple[str, str]]:
     return [(ref.config_id, ref.config_name) for ref in service.spec.task_template.container_spec.configs]
 
 
+def _networks(service: Service) -> Collection[tuple[str, str]]:
+    if service.pending_delete:
+        return ()
+    return [(each.target, each.target) for each in cluster_networks(service.spec)]
+
+
 SERVICES = Kind(
     name="service",
     plural="services",
@@ -58,5 +66,5 @@ SERVICES = Kind(
     unique_names=True,
     labels=lambda service: service.spec.labels,
     indexes={"published port": _published_ports},
-    references=(Reference(SECRETS, _secrets), Reference(CONFIGS, _configs)),
+    references=(Reference(SECRETS, _secrets), Reference(CONFIGS, _configs), Reference(NETWORKS, _networks)),
 )

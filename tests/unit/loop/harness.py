@@ -13,7 +13,9 @@ from itertools import count
 from manager import constants
 from manager.consensus.inprocess import InProcessConsensus
 from manager.consensus.port import LeaderState
+from manager.control import objects
 from manager.control import services as control
+from manager.control.networks import MANAGED_NETWORKS
 from manager.control.nodes import Membership, remove_node
 from manager.dispatcher import status
 from manager.dispatcher.intake import put
@@ -37,7 +39,7 @@ from proto.objects_pb2 import (
     Task,
     TaskState,
 )
-from proto.specs_pb2 import NODE_AVAILABILITY_ACTIVE, NodeAvailability, ServiceSpec
+from proto.specs_pb2 import NODE_AVAILABILITY_ACTIVE, IPAMConfig, NetworkSpec, NodeAvailability, ServiceSpec
 
 STEPS_MAX = 500
 
@@ -201,6 +203,19 @@ class Harness:
             remove_node(working, working.cluster, node, nobody, force=True, now=to_timestamp(self.now))
 
         await self.store.update(change)
+
+    async def create_network(self, name: str, *, subnet: str, ingress: bool = False) -> str:
+        """What ``docker network create -d overlay`` has control do. Returns its ID."""
+        spec = NetworkSpec(name=name, ingress=ingress)
+        spec.ipam_options.configs.append(IPAMConfig(subnet=subnet))
+        wanted, now = MANAGED_NETWORKS.wanted(spec), to_timestamp(self.now)
+        await self.store.update(
+            lambda working: objects.create(working, MANAGED_NETWORKS, wanted, object_id=f"network-{name}", now=now)
+        )
+        return f"network-{name}"
+
+    async def remove_network(self, network_id: str) -> None:
+        await self.store.update(lambda working: working.remove(working.networks.find(network_id)))
 
     async def create_service(self, name: str, *, replicas: int | None = 1, change: Change | None = None) -> str:
         """Replicated, or global when ``replicas`` is None. Returns its ID."""

@@ -223,11 +223,11 @@ async def test_users_make_list_change_and_remove_it(store: Store) -> None:
     managed = Managed[Config](GADGETS, validate=lambda gadget: None, change=change_colour)
     working = store.begin()
     made = [
-        objects.create(working, GADGETS, managed.wanted(gadget(name, colour).spec), object_id=f"id-{name}", now=now)
+        objects.create(working, managed, managed.wanted(gadget(name, colour).spec), object_id=f"id-{name}", now=now)
         for name, colour in (("lamp", "red"), ("lens", "blue"))
     ]
     with pytest.raises(AlreadyExistsError, match="config lamp already exists"):
-        objects.create(working, GADGETS, made[0], object_id="another", now=now)
+        objects.create(working, managed, made[0], object_id="another", now=now)
     working.create(owner("ann", "lamp"))
     await store.commit(working)
 
