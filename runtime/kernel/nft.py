@@ -6,15 +6,12 @@ command costs 3 ms a call, this 0.1 ms. The context belongs to the network names
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
-import ctypes.util
 import functools
 import socket
 from collections.abc import Callable
 
 from runtime.errors import HostError
-from runtime.kernel import netlink
 
 _GROUP_NFTABLES = 7
 _DELETE_TABLE = 10 << 8 | 2
@@ -54,6 +51,10 @@ def watch(table_gone: Callable[[], None]) -> Callable[[], None]:
 
     Returns what ends it. Raises OSError.
     """
+    import asyncio  # here: small processes run rules, and have no use for these
+
+    from runtime.kernel import netlink
+
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     made = socket.socket(socket.AF_NETLINK, kind, netlink.NETFILTER)
     try:

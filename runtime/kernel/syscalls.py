@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import errno
 import os
@@ -93,6 +92,8 @@ class Watcher:
     """
 
     def __init__(self) -> None:
+        import asyncio  # here: small processes use this module for its system calls alone
+
         self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
         self._callbacks: dict[int, list[Callable[[str], None]]] = {}
         self._loop = asyncio.get_running_loop()
