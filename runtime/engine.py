@@ -49,6 +49,7 @@ from runtime.types import (
     ContainerConfig,
     ContainerJSON,
     ContainerSummary,
+    EndpointSettings,
     ExecConfig,
     ExecInspect,
     HostConfig,
@@ -133,7 +134,7 @@ class Engine:
             events=events,
             facts=self._facts,
             apparmor=apparmor,
-            resolve_network=networks.resolve,
+            networks=networks,
         )
         self._lifecycle = Lifecycle(
             store=store,
@@ -275,6 +276,26 @@ class Engine:
             raise InvalidParameterError("Renaming a container with the same name as its current name")
         await self._store.rename(container, name.removeprefix("/"))
         announce(self.events, container, "rename", oldName=f"/{old}")
+
+    async def connect(self, network: str, ref: str, settings: EndpointSettings | None = None) -> None:
+        """Put a container on one network more, by name or ID, at once when it runs, else from its next start on.
+
+        Raises:
+            NetworkNotFoundError, InvalidParameterError (its mode or its other networks forbid it).
+            ForbiddenError: it runs and is on it already; AddressInUseError.
+            UnavailableError, HostError: it could not be attached; it is not on it then.
+        """
+        await self._lifecycle.connect(self._store.get(ref), network, settings or EndpointSettings())
+
+    async def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
+        """Take a container off a network. ``force`` does so, too, when the network is not there any more.
+
+        Raises:
+            NetworkNotFoundError, NotConnectedError.
+            InvalidParameterError: it runs in the host's network.
+            HostError: it is on it still.
+        """
+        await self._lifecycle.disconnect(self._store.get(ref), network, force=force)
 
     def inspect(self, ref: str) -> ContainerJSON:
         """Everything about one container; the structure is a copy."""

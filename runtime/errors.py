@@ -117,6 +117,14 @@ class NotRunningError(ConflictError):
         self.container_id = container_id
 
 
+class NotConnectedError(EngineError):
+    """The container is not on the network that it is to leave (500, as in dockerd)."""
+
+    def __init__(self, *, container_id: str, network: str) -> None:
+        super().__init__(f"container {container_id} is not connected to network {network}")
+        self.container_id, self.network = container_id, network
+
+
 class NameConflictError(ConflictError):
     """Another container has this name."""
 

@@ -13,6 +13,7 @@ from api.engine_routes.auth import AuthRoutes
 from api.engine_routes.container_io import ContainerIORoutes
 from api.engine_routes.containers import ContainerRoutes
 from api.engine_routes.context import EngineContext
+from api.engine_routes.endpoints import EndpointRoutes
 from api.engine_routes.events import EventRoutes
 from api.engine_routes.images import ImageRoutes
 from api.engine_routes.networks import NetworkRoutes
@@ -31,6 +32,7 @@ def routes(context: EngineContext) -> list[web.RouteDef]:
         StatsRoutes(context),
         ImageRoutes(context),
         NetworkRoutes(context),
+        EndpointRoutes(context),
         VolumeRoutes(context),
         SystemRoutes(context),
         EventRoutes(context),

@@ -17,7 +17,6 @@ from runtime.errors import NetworkNotFoundError
 from runtime.network_types import NetworkCreateRequest
 
 NOT_SERVED = "networks of more than one host are not served yet"
-CONNECT_NOT_SERVED = "connecting a container that exists is not served yet"
 _IPV4_CHOICE_SINCE = APIVersion(1, 48)
 
 
@@ -35,8 +34,6 @@ class NetworkRoutes:
             web.post("/networks/prune", self.prune),
             web.get("/networks/{id}", self.inspect),
             web.delete("/networks/{id}", self.remove),
-            web.post("/networks/{id}/connect", self.refuse),
-            web.post("/networks/{id}/disconnect", self.refuse),
         ]
 
     async def list(self, request: web.Request) -> web.Response:
@@ -68,6 +65,3 @@ class NetworkRoutes:
     async def prune(self, request: web.Request) -> web.Response:
         change = self._engine.networks.prune(filters_of(request))
         return json_response(await self._operations.run_to_end(change, name="network.prune"))
-
-    async def refuse(self, request: web.Request) -> web.Response:
-        raise NotServedError(CONNECT_NOT_SERVED)

@@ -128,12 +128,10 @@ class BundleBuilder:
         if host.NetworkMode == "host" and not host.ExtraHosts:
             hosts = read_text(Path("/etc/hosts")) or ""
         else:
-            domain = container.record.Config.Domainname
-            names = [f"{hostname}.{domain}", hostname] if domain else [hostname]
             hosts = files.hosts_text(
                 host.ExtraHosts or (),
                 addresses=[*sandbox.addresses()],
-                names=names,
+                names=names_in_hosts(container),
                 gateway=sandbox.default_gateway(),
             )
         try:
@@ -175,6 +173,12 @@ def hostname_of(container: Container) -> str:
     if record.HostConfig.NetworkMode == "host" or record.HostConfig.UTSMode == "host":
         return platform.node()
     return record.ID[:12]
+
+
+def names_in_hosts(container: Container) -> list[str]:
+    """What its addresses are called in its own /etc/hosts."""
+    hostname, domain = hostname_of(container), container.record.Config.Domainname
+    return [f"{hostname}.{domain}", hostname] if domain else [hostname]
 
 
 def devices(wanted: Sequence[DeviceMapping], *, privileged: bool) -> list[dict[str, Any]]:

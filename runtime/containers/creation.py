@@ -11,14 +11,12 @@ from runtime.containers.container import Container
 from runtime.containers.mounts import MountRequest
 from runtime.errors import InvalidParameterError
 from runtime.images import ImageConfig
-from runtime.networks.addresses import parse_mac
 from runtime.networks.ports import requests as port_requests
 from runtime.types import (
     TASK_ID_LABEL,
     ContainerConfig,
     HealthConfig,
     HostConfig,
-    NetworkingConfig,
 )
 
 _INHERITED_MODES = {"ro", "rw", "z", "Z", "cached", "delegated", "consistent"}
@@ -161,27 +159,6 @@ def _check_unserved(host: HostConfig) -> None:
         raise InvalidParameterError(f"invalid IPC mode: {host.IpcMode}")
     if host.PidMode not in ("", "host") and not host.PidMode.startswith("container:"):
         raise InvalidParameterError(f"invalid PID mode: {host.PidMode}")
-
-
-def check_networking(config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None) -> None:
-    """The one network of this engine at a time, and no name beside a borrowed one. Raises InvalidParameterError."""
-    if config.Hostname and host.UTSMode == "host":
-        raise InvalidParameterError("conflicting options: hostname and the UTS mode")
-    if config.Hostname and host.NetworkMode.startswith("container:"):
-        raise InvalidParameterError("conflicting options: hostname and the network mode")
-    endpoints = (networking.EndpointsConfig if networking else None) or {}
-    if len(endpoints) > 1:
-        raise InvalidParameterError(
-            "Container cannot be created with network endpoints: "
-            f"{', '.join(sorted(endpoints))} (one network per container)"
-        )
-    for settings in endpoints.values():
-        if settings and settings.MacAddress:
-            parse_mac(settings.MacAddress)
-    if host.NetworkMode.startswith("container:") and (host.PortBindings or host.ExtraHosts):
-        raise InvalidParameterError(
-            "conflicting options: port publishing or custom host-to-IP mapping and the container type network mode"
-        )
 
 
 def inherited_mounts(host: HostConfig, sources: Sequence[Container]) -> list[MountRequest]:

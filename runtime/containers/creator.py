@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,7 @@ import structlog
 from base.backoff import Backoff
 from base.tasks import OwnedTasks, try_again
 from base.times import rfc3339
-from runtime.containers import creation, limits, mounts, spec
+from runtime.containers import creation, limits, mounts, networking, spec
 from runtime.containers.announcements import announce
 from runtime.containers.apparmor import AppArmor
 from runtime.containers.mounts import MountRequest, mount_point
@@ -20,9 +20,10 @@ from runtime.containers.record import Record
 from runtime.containers.removal import AGAIN_S_MAX, AGAIN_S_MIN
 from runtime.containers.spec import HostFacts
 from runtime.containers.store import ContainerStore
-from runtime.errors import EngineError, InvalidParameterError, NetworkNotFoundError
+from runtime.errors import EngineError, InvalidParameterError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
+from runtime.networks import Networks
 from runtime.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
 from runtime.volumes import Volumes
 
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class Creator:
-    """Carries out create requests. ``resolve_network`` gives a network's name by name or ID."""
+    """Carries out create requests."""
 
     def __init__(
         self,
@@ -41,28 +42,28 @@ class Creator:
         events: EventBus,
         facts: HostFacts,
         apparmor: AppArmor,
-        resolve_network: Callable[[str], str],
+        networks: Networks,
     ) -> None:
         self._store, self._images, self._volumes, self._events = store, images, volumes, events
-        self._facts, self._apparmor, self._resolve_network = facts, apparmor, resolve_network
+        self._facts, self._apparmor, self._networks = facts, apparmor, networks
         self._tasks = OwnedTasks()
 
     async def create(
-        self, config: ContainerConfig, host: HostConfig, networking: NetworkingConfig | None, name: str | None
+        self, config: ContainerConfig, host: HostConfig, on: NetworkingConfig | None, name: str | None
     ) -> tuple[str, list[str]]:
-        """See ``Engine.create``."""
+        """See ``Engine.create``; ``on`` are the networks."""
         if not config.Image:
             raise InvalidParameterError("no image given")
+        networking.check_modes(config, host)
         image = self._images.get(config.Image)
         config = creation.merge(config, image.config)
         host, warnings = limits.settle(host, self._facts.capacity)
         warnings += creation.validate(config, host, self._facts)
         self._apparmor.check(spec.wanted_apparmor(host.SecurityOpt or ()))
-        creation.check_networking(config, host, networking)
         if not host.LogConfig.Type:  # docker-py reads output only through a driver that it knows by name
             host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))
         host = msgspec.structs.replace(host, Runtime=host.Runtime or "runc")
-        host, endpoints = self._networks(host, networking)
+        host, endpoints = self._on_networks(config, host, on)
         sources = [self._store.get(entry.partition(":")[0]) for entry in host.VolumesFrom or ()]
         planned = mounts.plan(config, host, creation.inherited_mounts(host, sources))
         container_id = self._store.new_id()
@@ -86,6 +87,7 @@ class Creator:
                     Requests=requests,
                 )
                 container = await self._store.add(record)
+            self._networks.reservations.ask(record.ID, record.Endpoints)
         except BaseException:
             self._store.release_name(name, container_id)
             await self._undo(container_id, anonymous)
@@ -94,26 +96,15 @@ class Creator:
         announce(self._events, container, "create")
         return container_id, warnings
 
-    def _networks(
-        self, host: HostConfig, networking: NetworkingConfig | None
+    def _on_networks(
+        self, config: ContainerConfig, host: HostConfig, on: NetworkingConfig | None
     ) -> tuple[HostConfig, dict[str, EndpointSettings]]:
-        """The network mode by name (IDs resolved), and what the request says of the endpoint there."""
-        mode = host.NetworkMode
-        if mode.startswith("container:"):
-            other = self._store.get(mode.removeprefix("container:"))
-            return msgspec.structs.replace(host, NetworkMode=f"container:{other.id}"), {}
-        asked = dict((networking.EndpointsConfig if networking else None) or {})
-        if mode in ("", "default"):
-            mode = next((key for key in asked if key != "default"), "default")
-        if mode != "default":
-            mode = self._resolve_network(mode)
-        wanted: EndpointSettings | None = None
-        for key, value in asked.items():
-            if key != "default" and self._resolve_network(key) != ("bridge" if mode == "default" else mode):
-                raise NetworkNotFoundError(key)
-            wanted = value
-        name = "bridge" if mode == "default" else mode
-        return msgspec.structs.replace(host, NetworkMode=mode), {name: wanted or EndpointSettings()}
+        """The network mode by name or full ID, and what is asked of each network."""
+        if host.NetworkMode.startswith("container:"):
+            other = self._store.get(host.NetworkMode.removeprefix("container:"))
+            host = msgspec.structs.replace(host, NetworkMode=f"container:{other.id}")
+        mode, endpoints = networking.settle(config, host, on, self._networks.find)
+        return msgspec.structs.replace(host, NetworkMode=mode), endpoints
 
     async def _settle(
         self, planned: Sequence[MountRequest], container_id: str, anonymous: list[str]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.files import read_text
-from runtime.errors import InvalidParameterError
+from runtime.errors import HostError, InvalidParameterError
 from runtime.types import HostConfig
 
 _LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -29,7 +29,29 @@ def hosts_text(extra: Sequence[str], *, addresses: Sequence[str], names: Sequenc
                 )
             value = gateway
         text += f"{value.strip('[]')}\t{name}\n"
-    return text + "".join(f"{address}\t{' '.join(names)}\n" for address in addresses)
+    return text + _hosts_lines(addresses, names)
+
+
+def _hosts_lines(addresses: Sequence[str], names: Sequence[str]) -> str:
+    return "".join(f"{address}\t{' '.join(names)}\n" for address in addresses)
+
+
+def changed_hosts(text: str, names: Sequence[str], *, come: Sequence[str], gone: Sequence[str]) -> str:
+    """/etc/hosts of a container with other addresses of its own; what else is in it stays, whoever wrote it."""
+    ours = _hosts_lines([*come, *gone], names).splitlines(keepends=True)
+    return "".join(line for line in text.splitlines(keepends=True) if line not in ours) + _hosts_lines(come, names)
+
+
+def rewrite_hosts(path: Path, names: Sequence[str], *, come: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
+    """``changed_hosts`` in place: the file is mounted in the container. Raises HostError."""
+    try:
+        with path.open("r+", encoding="utf-8", errors="surrogateescape") as file:
+            text = changed_hosts(file.read(), names, come=come, gone=gone)
+            file.seek(0)
+            file.write(text)
+            file.truncate()
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error}") from error
 
 
 def resolv_text(host: HostConfig, source: str) -> str:

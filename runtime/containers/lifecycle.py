@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.containers.bundle import BundleBuilder
+from runtime.containers.connecting import Connecting
+from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.exits import Exits
 from runtime.containers.monitors import Monitors
@@ -20,6 +22,7 @@ from runtime.events import EventBus
 from runtime.images import ImageStore
 from runtime.kernel.syscalls import Watcher
 from runtime.networks import Networks
+from runtime.types import EndpointSettings
 from runtime.volumes import Volumes
 
 
@@ -47,9 +50,11 @@ class Lifecycle:
         )
         self.execs = execs = ExecManager(store=store, runc=runc, events=events, capabilities=capabilities)
         self.stopping = stopping = Stopping(store=store, runc=runc, events=events)
+        self._connecting = connecting = Connecting(store=store, networks=networks)
         self.removal = removal = Removal(
             store=store,
             images=images,
+            networks=networks,
             volumes=volumes,
             stopping=stopping,
             execs=execs,
@@ -91,6 +96,7 @@ class Lifecycle:
             removal=removal,
             starting=starting,
             exits=exits,
+            connecting=connecting,
             transitions=transitions,
         )
 
@@ -100,6 +106,16 @@ class Lifecycle:
         self._monitors.open(watcher)
         self._exits.open()
         await self._readoption.run()
+
+    async def connect(self, container: Container, network: str, settings: EndpointSettings) -> None:
+        """See ``Engine.connect``."""
+        work = self._connecting.connect(container, network, settings)
+        await self._transitions.to_its_end("connect", container, work)
+
+    async def disconnect(self, container: Container, network: str, *, force: bool) -> None:
+        """See ``Engine.disconnect``."""
+        work = self._connecting.disconnect(container, network, force=force)
+        await self._transitions.to_its_end("disconnect", container, work)
 
     async def close(self) -> None:
         """What is under way is finished, for at most ten seconds; containers run on. The store stays."""

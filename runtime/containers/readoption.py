@@ -8,6 +8,7 @@ import time
 import structlog
 
 from runtime.containers import conmon, processes, restart
+from runtime.containers.connecting import Connecting
 from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.exits import Exits
@@ -44,15 +45,19 @@ class Readoption:
         removal: Removal,
         starting: Starting,
         exits: Exits,
+        connecting: Connecting,
         transitions: Transitions,
     ) -> None:
         self._store, self._runc, self._monitors, self._execs = store, runc, monitors, execs
         self._images, self._networks, self._volumes = images, networks, volumes
         self._removal, self._starting, self._exits, self._transitions = removal, starting, exits, transitions
+        self._connecting = connecting
 
     async def run(self) -> None:
         """Take over, note down, clean, and start what is to run. Raises HostError."""
         containers = list(self._store)
+        for container in sorted(containers, key=lambda each: each.record.CreatedNs):
+            self._networks.reservations.ask(container.id, container.record.Endpoints)
         said_to_run = {container.id for container in containers if container.running}
         await self._runc.run(conmon.end_strays, self._runc.paths, said_to_run)
         for container in containers:
@@ -65,6 +70,10 @@ class Readoption:
         await self._remove_orphans(running)
         await self._images.tidy_rootfs(self._store.kept_ids(), running)
         await self._networks.reconcile()
+        for container in containers:
+            if container.running:
+                async with container.lock:
+                    await self._connecting.settle(container)
         await self._volumes.unmount_unused()
         for container in containers:
             self._go_on(container)

@@ -1,6 +1,6 @@
 """A container as it is kept: what was asked for, and what became of it.
 
-``STATE/containers/ID/container.json`` (Record) changes on create, rename and update only and is synced to disk;
+``STATE/containers/ID/container.json`` (Record) changes on create, rename, update, connect and disconnect only and is synced to disk;
 ``state.json`` (RunState) changes at every start and exit and is written atomically, but not synced: after power loss
 the container is gone anyway, and what it was doing is found out from the host.
 """
@@ -24,7 +24,7 @@ from runtime.types import (
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """What does not change after create, but for the name, the limits and the restart policy.
+    """What does not change after create, but for the name, the limits, the restart policy and the networks.
 
     ``Config`` is merged with the image's; ``Endpoints`` is what the request said about networks, by name;
     ``Mounts`` (for inspect) and ``Requests`` (for the spec) are settled at create, so that an anonymous volume keeps

@@ -19,6 +19,7 @@ from runtime.containers.transitions import Transitions
 from runtime.errors import ConflictError, EngineError, VolumeNotFoundError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
+from runtime.networks import Networks
 from runtime.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ class Removal:
         *,
         store: ContainerStore,
         images: ImageStore,
+        networks: Networks,
         volumes: Volumes,
         stopping: Stopping,
         execs: ExecManager,
@@ -41,6 +43,7 @@ class Removal:
         events: EventBus,
     ) -> None:
         self._store, self._images, self._volumes, self._events = store, images, volumes, events
+        self._networks = networks
         self._stopping, self._execs, self._transitions = stopping, execs, transitions
         self._tasks = OwnedTasks()
 
@@ -99,6 +102,7 @@ class Removal:
             # and not a container that cannot start. Unmounting is what may fail, and comes first.
             await self._images.unmount_rootfs(container.id)
             await self._store.forget(container, volumes=volumes)
+            self._networks.reservations.drop(container.id)
             try:
                 await self._images.remove_rootfs(container.id)
             except (ImagesError, OSError) as error:

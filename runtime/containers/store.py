@@ -21,7 +21,7 @@ from runtime.containers.record import Record, RunState
 from runtime.containers.states import Status
 from runtime.errors import ContainerNotFoundError, HostError, InvalidNameError, InvalidParameterError, NameConflictError
 from runtime.images import ContainerUse
-from runtime.types import HostConfig
+from runtime.types import EndpointSettings, HostConfig
 
 log = structlog.get_logger(__name__)
 
@@ -177,6 +177,16 @@ class ContainerStore:
         except OSError as error:
             container.record.HostConfig = old
             raise HostError(f"cannot update container {container.id[:12]}: {error}") from error
+
+    async def set_endpoints(self, container: Container, endpoints: dict[str, EndpointSettings]) -> None:
+        """On these networks. Raises HostError: it is on those it was on."""
+        old = container.record.Endpoints
+        container.record.Endpoints = endpoints
+        try:
+            await asyncio.to_thread(_write_record, container.folder, container.record)
+        except OSError as error:
+            container.record.Endpoints = old
+            raise HostError(f"cannot save the networks of container {container.id[:12]}: {error}") from error
 
     def save_state(self, container: Container, *, required: bool = False) -> None:
         """Write what changed, now or when the disk can take it (``is_safe``).

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from base.durations import human_duration
 from base.labels import has_labels
-from runtime.containers import spec
+from runtime.containers import networking, spec
 from runtime.containers.container import Container
 from runtime.errors import InvalidParameterError
 from runtime.networks import views as network_views
@@ -48,7 +48,7 @@ TASK_LABEL = "com.docker.swarm.task"
 def inspect(container: Container, *, network_id: Callable[[str], str], apparmor: str = "") -> ContainerJSON:
     """The answer of ``GET /containers/{id}/json``.
 
-    ``network_id`` gives a network's ID by its name; ``apparmor`` is the container's profile.
+    ``network_id`` gives a network's ID by its name, "" of one that is gone; ``apparmor`` is the container's profile.
     """
     record, folder = container.record, container.folder
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
@@ -88,11 +88,13 @@ def inspect(container: Container, *, network_id: Callable[[str], str], apparmor:
 
 def _networks(container: Container, network_id: Callable[[str], str]) -> dict[str, EndpointSettings]:
     """The facts while it runs, the request (with the network's ID) before and after."""
-    endpoints = container.state.Endpoints if container.running else {}
-    return {
-        name: network_views.endpoint_settings(asked, endpoints.get(name), network_id(name))
-        for name, asked in container.record.networks().items()
-    }
+    record, endpoints = container.record, container.state.Endpoints if container.running else {}
+    shown = {}
+    for name, asked in record.networks().items():
+        shown[name] = network_views.endpoint_settings(asked, endpoints.get(name), network_id(name))
+        if networking.has_names(name):
+            shown[name].DNSNames = networking.dns_names(record.Name, record.ID, record.Config.Hostname, asked.Aliases)
+    return shown
 
 
 def _ports(container: Container) -> dict[str, list[PortBinding] | None]:

@@ -350,9 +350,12 @@ class Networks:
         """Take the interface of one network away from a container that runs on; returns what it has then.
 
         Its default route and ``ports`` go by another network, if there is one. Until ``give_back`` its address is nobody
-        else's. Raises UnavailableError, HostError: it is on the network as before.
+        else's. Idempotent. Raises UnavailableError, HostError: it is on the network as before.
         """
-        held, network = self._held[container_id], self._table[name]
+        held = self._held[container_id]
+        if name not in held.endpoints:
+            return held.sandbox()
+        network = self._table[name]
         rest = {other: settings for other, settings in held.wanted.items() if other != name}
         try:
             await self._move_ports(held, self._gateways(rest), ports)
@@ -368,8 +371,14 @@ class Networks:
         return held.sandbox(without=name)
 
     async def give_back(self, container_id: str, name: str) -> None:
-        """Let others have what ``extend`` reserved, once it is detached. Raises HostError: ``release`` tries again."""
-        held, network = self._held[container_id], self._table[name]
+        """Let others have what an endpoint had, once it is detached. Idempotent.
+
+        Raises HostError: ``release`` tries again, at the end of the container.
+        """
+        held = self._held[container_id]
+        if name not in held.endpoints:
+            return
+        network = self._table[name]
         await self._driver(network).release(network, held.endpoints[name])
         del held.endpoints[name], held.wanted[name]
 
@@ -487,7 +496,7 @@ class Networks:
         ports: Sequence[PortRequest],
     ) -> None:
         name = network.Name
-        if self._get(name).Incomplete:  # removed since it was looked at
+        if self._table.get(name) != network:  # removed since it was looked at
             raise NetworkNotFoundError(name)
         wanted = sandbox.static_addresses(settings)
         for address in wanted:
@@ -520,24 +529,24 @@ class Networks:
 
     def _families(self, network: Network) -> set[int]:
         """The address families in which it leads out."""
-        if not self._driver(network).routes:
+        if network.Internal or not self._driver(network).routes:
             return set()
         return {6 if ":" in pool.Subnet else 4 for pool in network.Pools}
 
     async def _move_ports(self, held: _Held, gateways: tuple[str, ...], ports: Sequence[PortRequest]) -> None:
         """To the first of ``gateways``, the same ones on the host; all stays as it was when that cannot be done."""
-        old, new = held.main(), gateways[0] if gateways else ""
-        if old != new:
-            before = list(held.endpoints[old].Ports) if old else []
-            if before:
-                await self._have_publish(held, old, ())
-            wanted = requests_of(before) or ports
+        new = gateways[0] if gateways else ""
+        before = {name: each.Ports for name, each in held.endpoints.items() if each.Ports and name != new}
+        if before or new != held.main():
+            for name in before:
+                await self._have_publish(held, name, ())
+            wanted = requests_of([port for published in before.values() for port in published]) or ports
             try:
                 if new and wanted:
                     await self._have_publish(held, new, wanted)
             except BaseException:
-                if before:
-                    await self._have_publish(held, old, requests_of(before))
+                for name, published in before.items():
+                    await self._have_publish(held, name, requests_of(published))
                 raise
         held.gateways = gateways
 

@@ -6,9 +6,11 @@ one's until that is gone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 
 from runtime.kernel.network import IPAddress
+from runtime.networks.sandbox import static_addresses
+from runtime.types import EndpointSettings
 
 
 class Reservations:
@@ -18,13 +20,14 @@ class Reservations:
         self._asked: dict[str, dict[IPAddress, list[str]]] = {}
         self._by_container: dict[str, set[str]] = {}
 
-    def add(self, container_id: str, network: str, addresses: Iterable[IPAddress]) -> None:
-        """Idempotent."""
-        for address in addresses:
-            waiting = self._asked.setdefault(network, {}).setdefault(address, [])
-            if container_id not in waiting:
-                waiting.append(container_id)
-            self._by_container.setdefault(container_id, set()).add(network)
+    def ask(self, container_id: str, endpoints: Mapping[str, EndpointSettings]) -> None:
+        """What a container asks of its networks, by name. Idempotent."""
+        for network, settings in endpoints.items():
+            for address in static_addresses(settings):
+                waiting = self._asked.setdefault(network, {}).setdefault(address, [])
+                if container_id not in waiting:
+                    waiting.append(container_id)
+                self._by_container.setdefault(container_id, set()).add(network)
 
     def drop(self, container_id: str, network: str | None = None) -> None:
         """Of one network, or of all that the container asked of. Idempotent."""

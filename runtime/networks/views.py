@@ -141,13 +141,12 @@ def _is_found(pattern: str, text: str) -> bool:
 def endpoint_settings(asked: EndpointSettings, endpoint: Endpoint | None, network_id: str) -> EndpointSettings:
     """One of ``NetworkSettings.Networks``: the facts where there is an endpoint, else the request."""
     if endpoint is None or not endpoint.ID:
-        return EndpointSettings(IPAMConfig=asked.IPAMConfig, Aliases=asked.Aliases, NetworkID=network_id)
+        return msgspec.structs.replace(asked, NetworkID=network_id)
     v4, _, v4_length = _text(endpoint.Addresses, 4).partition("/")
     v6, _, v6_length = _text(endpoint.Addresses, 6).partition("/")
-    return EndpointSettings(
-        IPAMConfig=asked.IPAMConfig,
+    return msgspec.structs.replace(
+        asked,
         Aliases=endpoint.Aliases,
-        DriverOpts=asked.DriverOpts,
         NetworkID=endpoint.NetworkID,
         EndpointID=endpoint.ID,
         Gateway=_text(endpoint.Gateways, 4),

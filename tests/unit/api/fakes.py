@@ -35,7 +35,8 @@ from runtime.images import Image, ImageConfig, ImageNotFoundError, ImageStore, P
 from runtime.images.login import login
 from runtime.images.transport import Transport
 from runtime.images.types import Descriptor, DistributionInspect, Platform
-from runtime.networks import Endpoint
+from runtime.networks import Endpoint, Networks
+from runtime.networks.driver import Network
 from runtime.types import (
     ContainerConfig,
     ContainerJSON,
@@ -188,6 +189,13 @@ def _make_container() -> Container:
 CAPACITY = Capacity(cpus=2, cpuset_cpus="0-1", cpuset_mems="0", swap=False, swappiness=False, oom_kill_disable=False)
 
 
+class FakeNetworks(Networks):
+    """One network, ``back``."""
+
+    def __init__(self) -> None:
+        self._table = {"back": Network(ID="b" * 64, Name="back", Driver="bridge", Created="")}
+
+
 class FakeEngine(Engine):
     """One container, ``web``, without processes; a test decides its life by ``end``.
 
@@ -203,6 +211,8 @@ class FakeEngine(Engine):
         self.create_error: Exception | None = None
         self.created: list[tuple[ContainerConfig, HostConfig | None, NetworkingConfig | None, str | None]] = []
         self.calls: list[tuple[object, ...]] = []
+        self.networks = FakeNetworks()
+        self.connected: list[tuple[str, str, EndpointSettings]] = []
         self.stop_called, self.stop_may_end, self.stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         self.disk_warnings: list[str] = []
@@ -282,6 +292,14 @@ class FakeEngine(Engine):
 
     async def update(self, ref: str, wanted: HostConfig) -> None:
         self.calls.append(("update", self._find(ref).id, wanted))
+
+    async def connect(self, network: str, ref: str, settings: EndpointSettings | None = None) -> None:
+        made = (self.networks.find(network).Name, self._find(ref).id, settings or EndpointSettings())
+        self.connected.append(made)
+
+    async def disconnect(self, network: str, ref: str, *, force: bool = False) -> None:
+        gone = (self._find(ref).id, self.networks.find(network).Name)
+        self.connected = [each for each in self.connected if each[1::-1] != gone]
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         container = self._find(ref)

@@ -22,6 +22,7 @@ from runtime.images import ImageStore
 from runtime.kernel.syscalls import Watcher
 from runtime.networks import Networks, Sandbox
 from runtime.networks.ports import PortRequest
+from runtime.networks.reservations import Reservations
 from runtime.types import ContainerConfig, EndpointSettings, HostConfig
 from runtime.volumes import Volumes
 
@@ -129,7 +130,7 @@ class FakeImages(ImageStore):
 
 class FakeNetworks(Networks):
     def __init__(self, asked: Asked) -> None:
-        self._asked = asked
+        self._asked, self.reservations = asked, Reservations()
 
     async def reserve(
         self, container_id: str, wanted: Mapping[str, EndpointSettings], ports: Sequence[PortRequest]

@@ -16,7 +16,6 @@ from runtime.networks import ports
 from runtime.types import (
     BindOptions,
     ContainerConfig,
-    EndpointSettings,
     ExecConfig,
     Health,
     HealthcheckResult,
@@ -24,7 +23,6 @@ from runtime.types import (
     HostConfig,
     LogConfig,
     Mount,
-    NetworkingConfig,
     PortBinding,
     RestartPolicy,
 )
@@ -337,10 +335,3 @@ def test_a_digit_that_is_no_number_is_a_name(wanted: str) -> None:
     """``"¹".isdigit()`` holds, and ``int`` refuses it."""
     with pytest.raises(InvalidParameterError):
         users.resolve(wanted, (), "", "")
-
-
-def test_a_container_is_made_on_one_network() -> None:
-    two = NetworkingConfig(EndpointsConfig={"web": EndpointSettings(), "db": None})
-    with pytest.raises(InvalidParameterError, match=r"network endpoints: db, web \(one network per container\)"):
-        creation.check_networking(ContainerConfig(), HostConfig(), two)
-    creation.check_networking(ContainerConfig(), HostConfig(), NetworkingConfig(EndpointsConfig={"web": None}))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any  # Any: fields of ContainerConfig, of many types
 
 import pytest
 
 from runtime.engine import Engine
 from runtime.errors import EngineError
-from runtime.types import ContainerConfig, HostConfig
+from runtime.types import ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig
 from tests.support_images import BUSYBOX_TAG, busybox_rootfs
 
 
@@ -26,16 +27,32 @@ class Bench:
     folder: Path
     cgroup: str
 
-    async def run(self, *command: str, host: HostConfig | None = None, **config: object) -> str:
+    async def run(
+        self,
+        *command: str,
+        host: HostConfig | None = None,
+        networks: Mapping[str, EndpointSettings | None] | None = None,
+        name: str | None = None,
+        **config: Any,
+    ) -> str:
         """Create and start a container; returns its ID."""
-        container_id = await self.create(*command, host=host, **config)
+        container_id = await self.create(*command, host=host, networks=networks, name=name, **config)
         await self.engine.start(container_id)
         return container_id
 
-    async def create(self, *command: str, host: HostConfig | None = None, **config: object) -> str:
+    async def create(
+        self,
+        *command: str,
+        host: HostConfig | None = None,
+        networks: Mapping[str, EndpointSettings | None] | None = None,
+        name: str | None = None,
+        **config: Any,
+    ) -> str:
         """Create one; no network unless ``host`` says so."""
-        wanted = ContainerConfig(Image=BUSYBOX_TAG, Cmd=list(command), **config)  # type: ignore[arg-type]  # test brevity
-        container_id, _ = await self.engine.create(wanted, host or HostConfig(NetworkMode="none"))
+        wanted = ContainerConfig(Image=BUSYBOX_TAG, Cmd=list(command), **config)
+        container_id, _ = await self.engine.create(
+            wanted, host or HostConfig(NetworkMode="none"), NetworkingConfig(EndpointsConfig=dict(networks or {})), name
+        )
         return container_id
 
     async def output(self, container_id: str) -> str:

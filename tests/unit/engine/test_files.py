@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any  # Any: as in Bench.run
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.unit.engine.support import Bench
 pytestmark = pytest.mark.root
 
 
-async def run_to_end(bench: Bench, script: str, host: HostConfig, **config: object) -> str:
+async def run_to_end(bench: Bench, script: str, host: HostConfig, **config: Any) -> str:
     container_id = await bench.run("sh", "-c", script, host=host, **config)
     result = await bench.engine.wait(container_id)
     output = await bench.output(container_id)

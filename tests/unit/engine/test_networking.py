@@ -13,10 +13,7 @@ import pytest
 from runtime.errors import InvalidParameterError, NetworkNotFoundError, UnavailableError
 from runtime.types import (
     ContainerConfig,
-    EndpointIPAMConfig,
-    EndpointSettings,
     HostConfig,
-    NetworkingConfig,
     PortBinding,
 )
 from tests.support_images import BUSYBOX_TAG
@@ -139,23 +136,10 @@ async def test_host_none_and_container_modes(bench: Bench) -> None:
     assert "eth0" not in output
 
 
-async def test_a_wanted_address_and_unknown_networks(bench: Bench) -> None:
+async def test_unknown_networks(bench: Bench) -> None:
     config = ContainerConfig(Image=BUSYBOX_TAG, Cmd=["sleep", "1000"])
-    wanted = NetworkingConfig(
-        EndpointsConfig={"bridge": EndpointSettings(IPAMConfig=EndpointIPAMConfig(IPv4Address="172.17.9.9"))}
-    )
-    container_id, _ = await bench.engine.create(config, HostConfig(), wanted)
-    await bench.engine.start(container_id)
-    assert bench.engine.inspect(container_id).NetworkSettings.Networks["bridge"].IPAddress == "172.17.9.9"
     with pytest.raises(NetworkNotFoundError, match="network nowhere not found"):
         await bench.engine.create(config, HostConfig(NetworkMode="nowhere"))
-    other, _ = await bench.engine.create(config, HostConfig(), wanted)
-    with pytest.raises(UnavailableError, match="Address already in use"):
-        await bench.engine.start(other)
-    with pytest.raises(InvalidParameterError, match="conflicting options"):
-        await bench.engine.create(
-            config, HostConfig(NetworkMode=f"container:{other}", PortBindings={"80/tcp": [PortBinding()]})
-        )
 
 
 async def test_a_subnet_the_host_uses_is_avoided(bench: Bench) -> None:

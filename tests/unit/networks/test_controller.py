@@ -157,7 +157,7 @@ async def test_an_address_asked_for_is_nobody_elses_while_its_container_exists(t
     address = ipaddress.ip_address("10.7.0.9")
     asked = {"a": EndpointSettings(IPAMConfig=EndpointIPAMConfig(IPv4Address="10.7.0.9"))}
     for container_id in ("c1", "c2"):
-        networks.reservations.add(container_id, "a", [address])
+        networks.reservations.ask(container_id, asked)
     with pytest.raises(AddressInUseError, match=r"Address already in use: 10.7.0.9 is reserved for container one"):
         await networks.reserve("c2", asked, [])
     await networks.reserve("c3", wanted("a"), [])
@@ -380,7 +380,7 @@ async def test_the_api_shows_both_address_families(tmp_path: Path) -> None:
         GlobalIPv6Address="fd00::2",
         GlobalIPv6PrefixLen=64,
     )
-    before = EndpointSettings(IPAMConfig=asked.IPAMConfig, NetworkID="n1")
+    before = msgspec.structs.replace(asked, NetworkID="n1")
     for none in (None, Endpoint(NetworkID="n1")):
         assert views.endpoint_settings(asked, none, "n1") == before
 

@@ -1,0 +1,42 @@
+"""Connect and disconnect over HTTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.types import EndpointIPAMConfig, EndpointSettings
+from tests.unit.api.conftest import Client
+from tests.unit.api.fakes import CONTAINER_ID, FakeEngine
+
+
+async def test_a_container_is_put_on_a_network_as_asked(client: Client, engine: FakeEngine) -> None:
+    body = {
+        "Container": "web",
+        "EndpointConfig": {
+            "ipamconfig": {"IPv4Address": "10.0.0.9"},
+            "Aliases": ["db"],
+            "GwPriority": 3,
+            "Links": None,
+        },
+    }
+    assert (await client.post("/v1.47/networks/back/connect", json=body)).status == 200
+    settings = EndpointSettings(IPAMConfig=EndpointIPAMConfig(IPv4Address="10.0.0.9"), Aliases=["db"], GwPriority=3)
+    assert engine.connected == [("back", CONTAINER_ID, settings)]
+    assert (await client.post("/networks/back/disconnect", json={"Container": "web", "Force": True})).status == 200
+    assert engine.connected == []
+
+
+@pytest.mark.parametrize(
+    ("container", "network", "force", "message"),
+    [
+        ("web", "nowhere", False, "network nowhere not found"),
+        ("nobody", "back", False, "No such container: nobody"),
+        ("nobody", "nowhere", True, "network nowhere not found"),
+        ("nobody", "back", True, "endpoint nobody not found"),
+    ],
+)
+async def test_what_is_not_there_is_named(
+    client: Client, container: str, network: str, force: bool, message: str
+) -> None:
+    answer = await client.post(f"/networks/{network}/disconnect", json={"Container": container, "Force": force})
+    assert (answer.status, (await answer.json())["message"]) == (404, message)
