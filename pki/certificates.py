@@ -228,17 +228,37 @@ class TrustRoot:
             InvalidCertificateError: subject not of our form.
         """
         leaf, *between = chain
+        return self._verify(leaf, between, now, self._policy(now).build_client_verifier())
+
+    def verify_manager(self, leaf: x509.Certificate, now: datetime) -> Identity:
+        """Believe who answered on a connection that we opened, or not: a manager, by one of the roots themselves.
+
+        What TLS asks of a server besides (that it holds the key) is the handshake's to show.
+
+        Raises:
+            As ``verify``; UntrustedCertificateError also when it is not a manager's.
+        """
+        verifier = self._policy(now).build_server_verifier(x509.DNSName(Role.MANAGER.value))
+        identity = self._verify(leaf, (), now, verifier)
+        if identity.role is not Role.MANAGER:
+            raise UntrustedCertificateError(f"node {identity.node_id} is no manager")
+        return identity
+
+    def _policy(self, now: datetime) -> verification.PolicyBuilder:
+        time = now.astimezone(UTC).replace(tzinfo=None)
+        return verification.PolicyBuilder().store(self._store).time(time).max_chain_depth(2)
+
+    def _verify(
+        self,
+        leaf: x509.Certificate,
+        between: Sequence[x509.Certificate],
+        now: datetime,
+        verifier: verification.ClientVerifier | verification.ServerVerifier,
+    ) -> Identity:
         identity = identity_of(leaf)
         identity.check_time(now)
-        verifier = (
-            verification.PolicyBuilder()
-            .store(self._store)
-            .time(now.astimezone(UTC).replace(tzinfo=None))
-            .max_chain_depth(2)
-            .build_client_verifier()
-        )
         try:
-            verifier.verify(leaf, between)
+            verifier.verify(leaf, [*between])
         except (verification.VerificationError, ValueError) as error:
             raise UntrustedCertificateError(
                 f"certificate of node {identity.node_id} is not signed by this cluster's root: {error}"

@@ -4,8 +4,7 @@ A frame is a 4-byte big-endian length and a protobuf message, ``JoinRequest`` fr
 manager. A connection carries at most one question for the root and one for a certificate, in this order, each
 answered before the next. The rest is a breach of protocol, and the end of the connection.
 
-The node asks on two connections (``pki.join_client``): on the first, which believes anybody, for the root alone, and
-on the second, which believes only managers by that root, for its certificate.
+Between the two the node makes sure that the connection is with a manager by that root (``pki.join_client``).
 """
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ class JoinServerProtocol:
 
 
 class JoinClientProtocol:
-    """The node's side of one connection that asks one question."""
+    """The node's side of one question."""
 
     def __init__(self) -> None:
         self._decoder = FrameDecoder(RESPONSE_SIZE_BYTES_MAX)

@@ -1,4 +1,11 @@
-"""Joining a cluster with a token: fetch the root, compare its digest, and only then send the secret (A1.15)."""
+"""Joining a cluster with a token: fetch the root, compare its digest, believe the peer, and only then send the secret
+(A1.15).
+
+All of it on one connection, which begins with anybody. Once the root is the one that the token names, the certificate of
+this very connection has to be a manager's by that root; that the peer holds the certificate's key the handshake has shown
+(TLS 1.3 signs what was said in it, whether the certificate is believed or not). So what follows goes to a manager alone,
+as it would on a second connection, which every joining node would cost its manager a handshake.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +13,14 @@ import asyncio
 import contextlib
 import hmac
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 
 import msgspec
 import structlog
 
 from pki.addresses import split_host_port
-from pki.certificates import Role, TrustRoot, new_csr, root_digest
+from pki.certificates import TrustRoot, new_csr, root_digest
 from pki.errors import (
     CertificateExpiredError,
     FingerprintMismatchError,
@@ -21,11 +28,12 @@ from pki.errors import (
     InvalidCertificateError,
     JoinRefusedError,
     JoinUnreachableError,
+    UntrustedCertificateError,
 )
 from pki.join import JoinClientProtocol, encode_frame
 from pki.keys import new_key
 from pki.node_certificate import NodeCredentials, utc_now
-from pki.tls import JOIN_ALPN, join_context, root_fetch_context
+from pki.tls import JOIN_ALPN, join_context, peer_certificate
 from pki.tokens import JoinToken, parse_token
 from proto.ca_pb2 import (
     GetRootCACertificateRequest,
@@ -42,9 +50,6 @@ log = structlog.get_logger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 15.0
 _READ_SIZE_BYTES = 64 * 1024
-
-_OUT_OF_TIME = frozenset({9, 10})
-"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 
 _CLOCKS = "do the clocks of this host and of the manager agree?"
 _UNAVAILABLE = 14
@@ -101,23 +106,6 @@ async def join_cluster(
     raise JoinUnreachableError("; ".join(failures))
 
 
-async def fetch_root(host: str, port: int, token: JoinToken) -> TrustRoot:
-    """Ask whoever listens for its root, and believe it if the token names it.
-
-    Raises:
-        FingerprintMismatchError: another root.
-        JoinUnreachableError, FrameError, InvalidCertificateError, JoinRefusedError: as ``join_cluster``.
-    """
-    request = JoinRequest(get_root_ca_certificate=GetRootCACertificateRequest())
-    response = await _ask(host, port, root_fetch_context(), request)
-    if response.WhichOneof("response") != "get_root_ca_certificate":
-        raise FrameError("join protocol: the answer is not to the question")
-    pem = response.get_root_ca_certificate.root_ca_pem
-    if not hmac.compare_digest(root_digest(pem), token.root_digest):
-        raise FingerprintMismatchError(expected=token.root_digest)
-    return TrustRoot(pem)
-
-
 async def _join_at(
     host: str,
     port: int,
@@ -125,20 +113,29 @@ async def _join_at(
     availability: NodeAvailability.ValueType,
     clock: Callable[[], datetime],
 ) -> JoinResult:
-    root = await fetch_root(host, port, token)
-    key = new_key()
-    request = JoinRequest(
-        issue_node_certificate=IssueNodeCertificateRequest(
-            csr_pem=new_csr(key), token=token.text, availability=availability
-        )
-    )
-    response = await _ask(host, port, join_context(root), request)
+    async with _connected(host, port) as connection:
+        root = await _fetch_root(connection, token)
+        connection.require_manager(root, clock())  # before the secret leaves
+        key = new_key()
+        request = IssueNodeCertificateRequest(csr_pem=new_csr(key), token=token.text, availability=availability)
+        response = await connection.ask(JoinRequest(issue_node_certificate=request))
     if response.WhichOneof("response") != "issue_node_certificate":
         raise FrameError("join protocol: the answer is not to the question")
     answer = response.issue_node_certificate
     credentials = NodeCredentials.verified(chain_pem=answer.certificate_chain_pem, key=key, root=root)
     _check_answer(credentials, answer, clock())
     return JoinResult(credentials=credentials, managers=tuple(answer.managers))
+
+
+async def _fetch_root(connection: _Connection, token: JoinToken) -> TrustRoot:
+    """Ask whoever answers for its root, and believe that if the token names it."""
+    response = await connection.ask(JoinRequest(get_root_ca_certificate=GetRootCACertificateRequest()))
+    if response.WhichOneof("response") != "get_root_ca_certificate":
+        raise FrameError("join protocol: the answer is not to the question")
+    pem = response.get_root_ca_certificate.root_ca_pem
+    if not hmac.compare_digest(root_digest(pem), token.root_digest):
+        raise FingerprintMismatchError(expected=token.root_digest)
+    return TrustRoot(pem)
 
 
 def _check_answer(credentials: NodeCredentials, answer: IssueNodeCertificateResponse, now: datetime) -> None:
@@ -151,51 +148,65 @@ def _check_answer(credentials: NodeCredentials, answer: IssueNodeCertificateResp
         raise InvalidCertificateError("node certificate: not for the node that the manager says we are")
 
 
-async def _ask(host: str, port: int, context: ssl.SSLContext, request: JoinRequest) -> JoinResponse:
-    """One connection, one question, one answer."""
+@contextlib.asynccontextmanager
+async def _connected(host: str, port: int) -> AsyncIterator[_Connection]:
+    """A connection with whoever listens there. Raises: JoinUnreachableError, FrameError."""
     where = f"{host}:{port}"
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(
-                host,
-                port,
-                ssl=context,
-                server_hostname=Role.MANAGER.value if context.check_hostname else None,
-            )
-    except ssl.SSLCertVerificationError as error:
-        if error.verify_code in _OUT_OF_TIME:
-            raise InvalidCertificateError(f"{where}: {error.verify_message}; {_CLOCKS}") from error
-        raise InvalidCertificateError(
-            f"{where} is no manager of the cluster of this token: {error.verify_message}"
-        ) from error
+            reader, writer = await asyncio.open_connection(host, port, ssl=join_context())
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
         raise JoinUnreachableError(f"could not connect to {where}: {str(error) or 'timeout'}") from error
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            response = await _exchange(reader, writer, request)
-    except (OSError, TimeoutError) as error:
-        raise JoinUnreachableError(f"no answer from {where}: {str(error) or 'timeout'}") from error
+        yield _Connection(where, reader, writer)
     finally:
         writer.close()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(1):
                 await writer.wait_closed()
-    if response.HasField("error"):
-        if response.error.code == _UNAVAILABLE:
-            raise JoinUnreachableError(f"{where}: {response.error.message}")
-        raise JoinRefusedError(response.error.code, response.error.message)
-    return response
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: JoinRequest) -> JoinResponse:
-    connection = writer.get_extra_info("ssl_object")
-    if connection.selected_alpn_protocol() != JOIN_ALPN:
-        raise FrameError("the peer does not speak the join protocol: not a manager's port 2377")
-    protocol = JoinClientProtocol()
-    writer.write(encode_frame(request))
-    await writer.drain()
-    while data := await reader.read(_READ_SIZE_BYTES):
-        response = protocol.receive(data)
-        if response is not None:
-            return response
-    raise ConnectionResetError("connection closed before the answer")
+class _Connection:
+    """Questions and answers, one after another. It may be with anybody until ``require_manager`` has returned."""
+
+    def __init__(self, where: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._where, self._reader, self._writer = where, reader, writer
+        self._tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        if self._tls.selected_alpn_protocol() != JOIN_ALPN:
+            raise FrameError("the peer does not speak the join protocol: not a manager's port 2377")
+
+    def require_manager(self, root: TrustRoot, now: datetime) -> None:
+        """Believe that the other end is a manager by that root. Raises: InvalidCertificateError."""
+        try:
+            certificate = peer_certificate(self._tls)
+            if certificate is None:
+                raise UntrustedCertificateError("it showed no certificate")
+            root.verify_manager(certificate, now)
+        except CertificateExpiredError as error:
+            raise InvalidCertificateError(f"{self._where}: {error}; {_CLOCKS}") from error
+        except (UntrustedCertificateError, InvalidCertificateError) as error:
+            text = f"{self._where} is no manager of the cluster of this token: {error}"
+            raise InvalidCertificateError(text) from error
+
+    async def ask(self, request: JoinRequest) -> JoinResponse:
+        """Raises: JoinRefusedError, JoinUnreachableError, FrameError."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                response = await self._exchange(request)
+        except (OSError, TimeoutError) as error:
+            raise JoinUnreachableError(f"no answer from {self._where}: {str(error) or 'timeout'}") from error
+        if response.HasField("error"):
+            if response.error.code == _UNAVAILABLE:
+                raise JoinUnreachableError(f"{self._where}: {response.error.message}")
+            raise JoinRefusedError(response.error.code, response.error.message)
+        return response
+
+    async def _exchange(self, request: JoinRequest) -> JoinResponse:
+        protocol = JoinClientProtocol()
+        self._writer.write(encode_frame(request))
+        await self._writer.drain()
+        while data := await self._reader.read(_READ_SIZE_BYTES):
+            response = protocol.receive(data)
+            if response is not None:
+                return response
+        raise ConnectionResetError("connection closed before the answer")

@@ -11,6 +11,8 @@ import os
 import ssl
 from collections.abc import Callable
 
+from cryptography import x509
+
 from pki.certificates import Identity, Role, TrustRoot, chain_to_pem, identity_of, load_chain
 from pki.errors import UntrustedCertificateError
 from pki.node_certificate import NodeCertificate, NodeCredentials
@@ -36,16 +38,10 @@ def raft_client_context(credentials: NodeCredentials) -> ssl.SSLContext:
     return context
 
 
-def join_context(root: TrustRoot) -> ssl.SSLContext:
-    """For joining: we have no certificate yet, the manager must have one by ``root``."""
-    context = _bare_context(ssl.PROTOCOL_TLS_CLIENT)
-    _trust(context, root)
-    context.set_alpn_protocols([JOIN_ALPN])
-    return context
-
-
-def root_fetch_context() -> ssl.SSLContext:
-    """For the first question of a join, for the root itself: believes anybody, so nothing secret may pass over it."""
+def join_context() -> ssl.SSLContext:
+    """For joining: we know no root yet, so this believes anybody. Nothing secret may pass before ``peer_certificate`` has
+    been believed, by a root that the token names: the handshake has shown that the peer holds its key.
+    """
     context = _bare_context(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -79,6 +75,15 @@ class TLSContexts:
         return made[1]
 
 
+def peer_certificate(connection: ssl.SSLObject | ssl.SSLSocket) -> x509.Certificate | None:
+    """What the other end of a connection whose handshake is done has shown, and holds the key of; None if nothing.
+
+    Whether it is believed is another matter: that depends on the context.
+    """
+    der = connection.getpeercert(binary_form=True)
+    return None if der is None else load_chain(ssl.DER_cert_to_PEM_cert(der).encode())[0]
+
+
 def peer_identity(connection: ssl.SSLObject | ssl.SSLSocket) -> Identity | None:
     """Who is at the other end of a connection whose handshake is done, None if it showed no certificate.
 
@@ -88,10 +93,8 @@ def peer_identity(connection: ssl.SSLObject | ssl.SSLSocket) -> Identity | None:
     Raises:
         InvalidCertificateError: verified, but its subject is not of our form.
     """
-    der = connection.getpeercert(binary_form=True)
-    if der is None:
-        return None
-    return identity_of(load_chain(ssl.DER_cert_to_PEM_cert(der).encode())[0])
+    certificate = peer_certificate(connection)
+    return None if certificate is None else identity_of(certificate)
 
 
 def require_manager(identity: Identity | None, cluster_id: str) -> Identity:

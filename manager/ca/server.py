@@ -104,7 +104,10 @@ class CAState(Protocol):
 
     @property
     def trust_root_pem(self) -> bytes:
-        """The roots in force, as handed to nodes: what the digest in the tokens covers while none is being rotated."""
+        """The roots in force, as handed to nodes: what the digest in the tokens covers while none is being rotated.
+
+        Any thread: strangers ask for it.
+        """
 
     @property
     def join_tokens(self) -> JoinTokens: ...
@@ -199,7 +202,7 @@ class CertificateServer:
         self._state, self._forward, self._clock, self._new_node_id = state, forward, clock, new_node_id
 
     def root_certificate(self) -> GetRootCACertificateResponse:
-        """The roots in force; for anybody: a node that joins compares their digest with its token."""
+        """The roots in force; for anybody: a node that joins compares their digest with its token. Any thread."""
         return GetRootCACertificateResponse(root_ca_pem=self._state.trust_root_pem)
 
     async def issue(

@@ -136,8 +136,12 @@ class JoinService:
                     await _send(writer, await self._answer(request, source))
 
     async def _answer(self, request: JoinRequest, source: str) -> JoinResponse:
+        if request.HasField(
+            "get_root_ca_certificate"
+        ):  # answered here: what strangers ask costs the other loop nothing
+            return JoinResponse(get_root_ca_certificate=self._server.root_certificate())
         now_s = asyncio.get_running_loop().time()
-        if request.HasField("issue_node_certificate") and not self._joins.take(source, now_s):
+        if not self._joins.take(source, now_s):
             message = f"too many nodes join from {source}: try again in a minute"
             return _error(grpc.StatusCode.UNAVAILABLE, message)
         try:
@@ -149,14 +153,8 @@ class JoinService:
             return _error(grpc.StatusCode.UNAVAILABLE, "the cluster did not decide in time: no leader, or no quorum")
 
     async def _decide(self, request: JoinRequest) -> JoinResponse:
-        match request.WhichOneof("request"):
-            case "get_root_ca_certificate":
-                return JoinResponse(get_root_ca_certificate=self._server.root_certificate())
-            case "issue_node_certificate":
-                answer = await self._server.issue(request.issue_node_certificate)
-                return JoinResponse(issue_node_certificate=answer)
-            case _:
-                raise CertificateRefusedError(grpc.StatusCode.INVALID_ARGUMENT, "join protocol: empty request")
+        answer = await self._server.issue(request.issue_node_certificate)
+        return JoinResponse(issue_node_certificate=answer)
 
     async def _on_server_loop(self, work: Callable[[], Awaitable[JoinResponse]]) -> JoinResponse:
         async def run() -> JoinResponse:

@@ -45,7 +45,8 @@ class StoreCAState:
         self._managers, self._clock = managers, clock
         self._trust_root_pem = trust_root_pem
         self._root: RootCA | None = None
-        # Both replaced as a whole: the listener asks on the raft thread.
+        # All replaced as a whole: the listener asks on the raft thread.
+        self._kept_root_pem = self._root_pem_in_store()
         self._removed: frozenset[str] = frozenset()
         self._void_before: dict[str, datetime] = {}
         self._on_refused: Callable[[str], None] = lambda node_id: None
@@ -63,6 +64,7 @@ class StoreCAState:
             removed = frozenset(node for cluster in self._store.view.clusters for node in cluster.removed_nodes)
             refused |= removed - self._removed
             self._removed = removed
+            self._kept_root_pem = self._root_pem_in_store()
         nodes = set()
         for change in changes:
             if change.kind is NODES:
@@ -111,9 +113,12 @@ class StoreCAState:
 
     @property
     def trust_root_pem(self) -> bytes:
-        """The cluster's, or what this manager itself trusts while its store is still empty."""
+        """The cluster's, or what this manager itself trusts while its store is still empty. Any thread."""
+        return self._kept_root_pem or self._trust_root_pem()
+
+    def _root_pem_in_store(self) -> bytes:
         cluster = next(iter(self._store.view.clusters), None)
-        return cluster.root_ca.ca_cert_pem if cluster is not None else self._trust_root_pem()
+        return cluster.root_ca.ca_cert_pem if cluster is not None else b""
 
     @property
     def join_tokens(self) -> JoinTokens:

@@ -53,7 +53,7 @@ from worker.agent.task_machine import MESSAGES
 
 JOINS_AT_ONCE = 16
 JOINS_A_SECOND = 60
-"""A manager takes 128 connections of strangers a second, two a join."""
+"""A manager takes 128 connections of strangers a second, one a join."""
 
 LAG_PERIOD_S = 0.02
 
