@@ -8,6 +8,10 @@ A call is let in when all of this is true, checked in this order on every call, 
 3. of this cluster, of a node that was not removed, in a role of the row: else PERMISSION_DENIED; what only managers
    may call is closed to a node that was demoted, whatever certificate it has kept.
 
+Nothing of a request is read before that: what gRPC takes in meanwhile is its window of a stream, not a message. Then the
+node must not have too many calls under way, and a single request has to come in time, so that what a node sends by halves
+is bounded, over however many connections.
+
 Metadata counts for nothing. The manager's unix socket (the node process of the same host, root only) has no TLS; its
 calls are a manager's by ``LocalInterceptor``.
 """
@@ -16,11 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -158,7 +164,16 @@ REFUSALS_BURST, REFUSALS_RATE_S = 60, 10.0
 REFUSAL_DELAY_S = 2.0
 """... beyond them each is answered after that: with ``STREAMS_MAX`` a connection cannot ask in a tight loop."""
 
-Admit = Callable[[str, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]
+CALLS_AT_ONCE_MAX: Mapping[Role, int] = {Role.WORKER: 24, Role.MANAGER: 256}
+"""Of one node. An agent has three at most, and some more on connections that broke and that gRPC has not given up yet."""
+
+REQUEST_TIMEOUT_S = 20.0
+"""For a single request to come as a whole, from when its call was let in."""
+
+# Any: of the messages of whatever RPC.
+Context = grpc.aio.ServicerContext[Any, Any]
+LetIn = Callable[[str, Context], AbstractAsyncContextManager[None]]
+"""Around the work of a call: lets it in, or aborts it."""
 
 
 class _Interceptor(grpc.aio.ServerInterceptor):
@@ -168,21 +183,29 @@ class _Interceptor(grpc.aio.ServerInterceptor):
         self._lines = LogLimit()
         self._refusals, self._refusal_delay = RateLimit(REFUSALS_BURST, REFUSALS_RATE_S), refusal_delay
 
-    def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
+    def _check(self, method: str, context: Context) -> Identity | Denial:
         raise NotImplementedError
 
-    async def _admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    @asynccontextmanager
+    async def _let_in(self, method: str, context: Context) -> AsyncIterator[None]:
+        await self._admit(method, context)
+        yield
+
+    async def _admit(self, method: str, context: Context) -> Identity:
         verdict = self._check(method, context)
         if isinstance(verdict, Denial):
-            if (left_out := self._lines.due((method, verdict.message))) is not None:
-                code, peer = verdict.code.name, context.peer()
-                log.warning(
-                    "call.refused", method=method, peer=peer, code=code, reason=verdict.message, left_out=left_out
-                )
-            if not self._refusals.take(context.peer().rpartition(":")[0], asyncio.get_running_loop().time()):
-                await self._refusal_delay()
-            await context.abort(verdict.code, verdict.message)
+            await self._refuse(verdict, method, context)
         _caller.set(verdict)
+        return verdict
+
+    async def _refuse(self, denial: Denial, method: str, context: Context) -> NoReturn:
+        peer = context.peer()
+        if (left_out := self._lines.due((method, denial.message))) is not None:
+            code = denial.code.name
+            log.warning("call.refused", method=method, peer=peer, code=code, reason=denial.message, left_out=left_out)
+        if not self._refusals.take(peer.rpartition(":")[0], asyncio.get_running_loop().time()):
+            await self._refusal_delay()
+        await context.abort(denial.code, denial.message)
 
     async def intercept_service(
         self,
@@ -192,7 +215,10 @@ class _Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # grpc answers UNIMPLEMENTED
-        return _guarded(handler, handler_call_details.method, self._admit)
+        return self._guarded(handler, handler_call_details.method)
+
+    def _guarded(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        return _guarded(handler, method, self._let_in)
 
 
 class AuthorizationInterceptor(_Interceptor):
@@ -219,8 +245,27 @@ class AuthorizationInterceptor(_Interceptor):
         super().__init__(refusal_delay=refusal_delay)
         self._trust_root, self._cluster_id = trust_root, cluster_id
         self._is_removed, self._is_demoted, self._clock = is_removed, is_demoted, clock
+        self._calls = Counter[str]()
 
-    def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
+    @asynccontextmanager
+    async def _let_in(self, method: str, context: Context) -> AsyncIterator[None]:
+        identity = await self._admit(method, context)
+        node_id, most = identity.node_id, CALLS_AT_ONCE_MAX[identity.role]
+        if self._calls[node_id] >= most:
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            await self._refuse(Denial(code, f"node {node_id} has {most} calls under way"), method, context)
+        self._calls[node_id] += 1
+        try:
+            yield
+        finally:
+            self._calls[node_id] -= 1
+            if not self._calls[node_id]:
+                del self._calls[node_id]
+
+    def _guarded(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        return _guarded(_reading_late(handler), method, self._let_in)
+
+    def _check(self, method: str, context: Context) -> Identity | Denial:
         # The leaf is the one that the handshake proved; the chain holds only what the peer sent besides, in its order.
         properties = context.auth_context()
         leaf = next(iter(properties.get("x509_pem_cert", ())), None)
@@ -248,20 +293,39 @@ class LocalInterceptor(_Interceptor):
         super().__init__(refusal_delay=lambda: asyncio.sleep(0))
         self._identity = identity
 
-    def _check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Identity | Denial:
+    def _check(self, method: str, context: Context) -> Identity | Denial:
         if method not in ROLES_BY_METHOD:
             return _unlisted(method)
         return self._identity()
 
 
-def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same handler behind ``admit``. Any: a handler's messages are of whatever types its service has."""
+def _reading_late(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    """The same RPC to who calls it, but the handler itself reads a single request: gRPC would do it before the handler."""
+    if handler.request_streaming:
+        return handler
+    behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    assert inspect.iscoroutinefunction(behaviour)  # streams of answers are written, see ``Dispatcher.Assignments``
+
+    async def call(requests: AsyncIterator[Any], context: Context) -> Any:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                request = await anext(requests)
+        except (TimeoutError, StopAsyncIteration):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request did not come")
+        return await behaviour(request, context)
+
+    make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+    return make(call, handler.request_deserializer, handler.response_serializer)
+
+
+def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, let_in: LetIn) -> grpc.RpcMethodHandler[Any, Any]:
+    """The same handler behind ``let_in``."""
 
     def unary(behaviour: Any) -> Callable[..., Any]:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            await admit(method, context)
-            answer = behaviour(request, context)
-            return await answer if inspect.isawaitable(answer) else answer
+        async def call(request: Any, context: Context) -> Any:
+            async with let_in(method, context):
+                answer = behaviour(request, context)
+                return await answer if inspect.isawaitable(answer) else answer
 
         return call
 
@@ -269,14 +333,14 @@ def _guarded(handler: grpc.RpcMethodHandler[Any, Any], method: str, admit: Admit
         if not inspect.isasyncgenfunction(behaviour):
             return unary(behaviour)  # a coroutine that writes by context.write
 
-        async def generate(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            await admit(method, context)
-            answers = behaviour(request, context)
-            try:
-                async for answer in answers:
-                    yield answer
-            finally:
-                await answers.aclose()
+        async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with let_in(method, context):
+                answers = behaviour(request, context)
+                try:
+                    async for answer in answers:
+                        yield answer
+                finally:
+                    await answers.aclose()
 
         return generate
 

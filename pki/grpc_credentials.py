@@ -31,8 +31,8 @@ ChannelOptions = Sequence[tuple[str, str | int]]
 T = TypeVar("T")
 
 REQUEST_SIZE_BYTES_MAX = 5 * 1024 * 1024
-"""A server takes in no larger message, whoever sends it: it is read before the call can be refused, and as many as there
-are streams may be kept half sent. What becomes an entry of the log fits."""
+"""A server takes in no larger message, whoever sends it, and reads none before its call was let in
+(``manager.authorization``). What becomes an entry of the log fits."""
 
 CONNECTIONS_MAX = 8192
 """Of one server. gRPC tells addresses apart no earlier than a call, so this is for all together."""

@@ -23,7 +23,9 @@ import proto.control_pb2
 import proto.dispatcher_pb2
 import proto.health_pb2
 import proto.raft_pb2
+from manager import authorization as manager_authorization
 from manager.authorization import (
+    CALLS_AT_ONCE_MAX,
     REFUSALS_BURST,
     ROLES_BY_METHOD,
     AuthorizationInterceptor,
@@ -279,13 +281,62 @@ async def test_a_peer_that_is_refused_again_and_again_has_to_wait(manager: Manag
     assert {code for code, _ in answers} == {grpc.StatusCode.PERMISSION_DENIED}
 
 
+async def test_nothing_is_read_of_a_call_that_is_not_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many calls, over however many connections: half a message each was kept, 5 MiB."""
+    monkeypatch.setattr(manager_authorization, "REFUSALS_BURST", 1)  # the second one has to wait
+    monkeypatch.setattr(manager_authorization, "REFUSALS_RATE_S", 0.0)
+    manager = Manager(tmp_path, options=server_options())
+    port = manager.server.add_secure_port("127.0.0.1:0", server_credentials(manager.source))
+    manager.target = f"127.0.0.1:{port}"
+    await manager.server.start()
+    try:
+        async with channel(manager, manager.node()) as chan:
+            await refusal(chan.unary_unary(MANAGERS_ONLY)(b""))
+            call = chan.stream_unary(MANAGERS_ONLY)()
+            writing = asyncio.ensure_future(call.write(bytes(REQUEST_SIZE_BYTES_MAX - 1000)))
+            await until(lambda: manager.held == 1)
+            is_read = writing.done()
+            manager.go_on.set()
+            assert not is_read
+            assert (await refusal(call))[0] is grpc.StatusCode.PERMISSION_DENIED
+            await asyncio.wait([writing])
+            writing.exception()
+    finally:
+        await manager.server.stop(None)
+
+
+async def test_a_request_that_comes_by_halves_is_not_waited_for(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_authorization, "REQUEST_TIMEOUT_S", 0.1)
+    async with channel(manager, manager.node(Role.MANAGER)) as chan:
+        call = chan.stream_unary(MANAGERS_ONLY)()
+        assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, "the request did not come")
+
+
+async def test_a_node_has_so_many_calls_under_way_and_no_more(manager: Manager) -> None:
+    most = CALLS_AT_ONCE_MAX[Role.WORKER]
+    async with channel(manager, manager.node()) as chan, channel(manager, manager.node(name="other")) as other:
+        streams = [chan.stream_stream(ECHO)() for _ in range(most)]
+        for stream in streams:
+            await stream.write(b"a")
+            assert await stream.read()
+        code, message = await refusal(chan.stream_stream(ECHO)().read())
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert message.endswith(f"has {most} calls under way")
+        assert [item async for item in other.unary_stream(COUNT)(b"")]
+        await streams[0].done_writing()
+        assert await streams[0].read() is grpc.aio.EOF
+        assert [item async for item in chan.unary_stream(COUNT)(b"")]
+
+
 def _option(name: str) -> object:
     (value,) = (value for key, value in server_options() if key == name)  # a second one would be without effect
     return value
 
 
 def test_what_a_peer_may_take_up_before_it_is_authorised_is_bounded() -> None:
-    """gRPC reads a call's message, and makes its stream, before any of our code sees it."""
+    """gRPC makes a call's stream before any of our code sees it."""
     assert _option("grpc.max_receive_message_length") == REQUEST_SIZE_BYTES_MAX
     assert _option("grpc.max_concurrent_streams") == STREAMS_MAX
     assert _option("grpc.max_allowed_incoming_connections") == CONNECTIONS_MAX
