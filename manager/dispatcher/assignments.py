@@ -22,7 +22,7 @@ from manager.model.tasks import has_ended
 from manager.store import KINDS, Kinds, StoredObject, View
 from manager.store.kinds import AnyKind
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKey, AssignmentKind, AssignmentsMessage
-from proto.objects_pb2 import NetworkAttachment, Task, TaskState
+from proto.objects_pb2 import TASK_STATE_ASSIGNED, NetworkAttachment, Task
 
 MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
 """Changes are packed up to here; gRPC refuses messages above 4 MiB. One larger object travels alone."""
@@ -41,7 +41,7 @@ Key = tuple[AnyKind, str]
 
 def is_assigned(task: Task, node_id: str) -> bool:
     """Whether the node has to know of the task."""
-    return task.node_id == node_id and task.status.state >= TaskState.TASK_STATE_ASSIGNED
+    return task.node_id == node_id and task.status.state >= TASK_STATE_ASSIGNED
 
 
 @dataclass(slots=True)
@@ -259,7 +259,7 @@ def is_news(old: Task, new: Task) -> bool:
 
 def _phase(task: Task) -> int:
     """Not given to its node yet, under way, ended: each is another thing to tell."""
-    return (task.status.state >= TaskState.TASK_STATE_ASSIGNED) + has_ended(task)
+    return (task.status.state >= TASK_STATE_ASSIGNED) + has_ended(task)
 
 
 def _decided(task: Task) -> list[NetworkAttachment]:

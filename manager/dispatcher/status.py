@@ -16,7 +16,7 @@ from manager.dispatcher.cleaning import clean
 from manager.model.tasks import copy_task, has_ended
 from manager.model.transitions import REPORTABLE, TRANSITIONS, Owner, replace_status
 from proto.dispatcher_pb2 import TaskStatusUpdate
-from proto.objects_pb2 import NetworkAttachment, Task, TaskState, TaskStatus
+from proto.objects_pb2 import TASK_STATE_RUNNING, NetworkAttachment, Task, TaskStatus
 
 TEXT_LENGTH_MAX = 4096
 """Of message and error, in characters; the rest is cut off. A report enters the log of every manager."""
@@ -25,6 +25,8 @@ PORTS_MAX = 1024
 PORTS_SIZE_BYTES_MAX = 16 * 1024
 ATTACHMENT_ADDRESSES_MAX = 16
 ADDRESS_LENGTH_MAX = 64
+
+_AGENTS = TRANSITIONS[Owner.AGENT]
 
 
 def refusal(task: Task | None, update: TaskStatusUpdate, node_id: str) -> str:
@@ -38,7 +40,7 @@ def refusal(task: Task | None, update: TaskStatusUpdate, node_id: str) -> str:
         return "not a state an agent reports"
     if reported < known:
         return "the state is behind what is known"
-    if reported == known or (known, reported) in TRANSITIONS[Owner.AGENT]:
+    if reported == known or (known, reported) in _AGENTS:
         return ""
     return "the task has ended already" if has_ended(task) else "the task is not assigned yet"
 
@@ -64,12 +66,14 @@ def apply(task: Task, update: TaskStatusUpdate, now: Timestamp) -> Task | None:
     elif started := _running_since(update.status, now):
         status.running_since.CopyFrom(started)
     attachments = _merged(task.networks_attachments, update.networks_attachments)
-    if _same(task.status, status) and list(task.networks_attachments) == attachments:
+    is_further = status.state != task.status.state
+    if not is_further and attachments is None and _same(task.status, status):
         return None
     changed = copy_task(task)
     replace_status(changed, Owner.AGENT, status)
-    del changed.networks_attachments[:]
-    changed.networks_attachments.extend(attachments)
+    if attachments is not None:
+        del changed.networks_attachments[:]
+        changed.networks_attachments.extend(attachments)
     return changed
 
 
@@ -79,9 +83,9 @@ def _running_since(status: TaskStatus, now: Timestamp) -> Timestamp | None:
     An agent that was cut off reports the end of a run that the managers never saw: it tells how long it was, by its
     own clock, and only this length is believed.
     """
-    if status.state == TaskState.TASK_STATE_RUNNING:
+    if status.state == TASK_STATE_RUNNING:
         return now
-    if status.state < TaskState.TASK_STATE_RUNNING or not status.HasField("running_since"):
+    if status.state < TASK_STATE_RUNNING or not status.HasField("running_since"):
         return None
     if not _is_time(status.running_since) or not _is_time(status.timestamp):
         return None
@@ -128,13 +132,16 @@ def _same(old: TaskStatus, new: TaskStatus) -> bool:
     return old == copy
 
 
-def _merged(known: Sequence[NetworkAttachment], reported: Sequence[NetworkAttachment]) -> list[NetworkAttachment]:
-    """The managers' attachments as they are, the node's own as reported."""
+def _merged(
+    known: Sequence[NetworkAttachment], reported: Sequence[NetworkAttachment]
+) -> list[NetworkAttachment] | None:
+    """The managers' attachments as they are, the node's own as reported; None when that is as it was."""
     own = [attachment for attachment in reported if attachment.network_id == NODE_NETWORK_ID][:1]
     if not own:
-        return list(known)
+        return None
     merged = [attachment for attachment in known if attachment.network_id != NODE_NETWORK_ID]
     attachment = NetworkAttachment(network_id=NODE_NETWORK_ID)
     addresses = [one_line(address) for address in own[0].addresses if len(address) <= ADDRESS_LENGTH_MAX]
     attachment.addresses.extend(addresses[:ATTACHMENT_ADDRESSES_MAX])
-    return [*merged, attachment]
+    merged.append(attachment)
+    return merged if merged != list(known) else None

@@ -21,10 +21,12 @@ from manager.constants import PACE_S
 from manager.dispatcher import status
 from manager.dispatcher.intake import CONFLICT_ATTEMPTS_MAX, put
 from manager.dispatcher.reports import PendingReport, Piece, Reports
-from manager.dispatcher.telling import tell_reported
+from manager.dispatcher.telling import tell_removed, tell_reported
 from manager.log_limit import LogLimit
+from manager.orchestrator.reaper import is_removable
 from manager.store import ObjectNotFoundError, SequenceConflictError, Store, StoreError
 from manager.store.store import TRANSACTION_OBJECTS_MAX
+from proto.objects_pb2 import Task
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +122,7 @@ class StatusIntake:
         """Write them in one entry. Returns what was passed over, and why."""
         working, now = self._store.begin(), self._now()
         tasks = working.tasks
-        passed_over = []
+        passed_over, removed = [], list[Task]()
         for piece in pieces:
             node_id = piece.report.node_id
             for update in piece.updates:
@@ -133,11 +135,19 @@ class StatusIntake:
                 except Exception as error:  # whatever a worker found to say: no leader ends by it, nor the next one
                     log.exception("report.not_understood", node_id=node_id, task_id=task.id)
                     passed_over.append((piece.report, task.id, f"{type(error).__name__} while it was read"))
+                    continue
+                if changed is not None and is_removable(changed, working.nodes):
+                    working.remove(
+                        task
+                    )  # an end that is written only to be deleted would be an entry's object for nobody
+                    working.boundary()
+                    removed.append(changed)
                 else:
                     put(working, changed)
         if working.size:
             await self._store.commit(working, split=True)
             log.debug("reports.written", reports=len(pieces), objects=working.size)
+            tell_removed(removed)
         return passed_over
 
     async def _write_one_by_one(self, pieces: Sequence[Piece]) -> None:

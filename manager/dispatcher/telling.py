@@ -1,15 +1,20 @@
-"""The dispatcher's part of a task's story in the log: what its node was sent, what it said. One line a task, at debug."""
+"""The dispatcher's part of a task's story in the log: what its node was sent, what it said. One line a task, at debug.
+
+And that it was removed with its node's report of its end, which is the reconcile loop's line where that removes it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from proto.dispatcher_pb2 import AssignmentKind, AssignmentsMessage, TaskStatusUpdate
 from proto.objects_pb2 import Task
 from proto.task_states import state_name
+
+TASKS_LOGGED_PER_ENTRY = 50
 
 log = structlog.get_logger(__name__)
 
@@ -49,3 +54,23 @@ def tell_reported(node_id: str, updates: Iterable[TaskStatusUpdate], find_task: 
                 state=state_name(update.status.state),
                 err=update.status.err[:256],
             )
+
+
+def tell_removed(tasks: Sequence[Task]) -> None:
+    """They are gone, with what their nodes said last; of many the number."""
+    tell = log.info
+    if len(tasks) > TASKS_LOGGED_PER_ENTRY:
+        log.info("tasks.changed", tasks=0, removed=len(tasks))
+        tell = log.debug
+        if not log.is_enabled_for(logging.DEBUG):
+            return
+    for task in tasks:
+        tell(
+            "task.removed",
+            task_id=task.id,
+            service_id=task.service_id,
+            slot=task.slot,
+            node_id=task.node_id,
+            state=state_name(task.status.state),
+            desired_state=state_name(task.desired_state),
+        )

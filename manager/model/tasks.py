@@ -27,15 +27,16 @@ def new_task(
     service: Service, *, task_id: str, now: float, slot: int = 0, node_id: str = "", desired: TaskState.ValueType
 ) -> Task:
     """A task of the service's present spec, in ``slot`` (replicated) or bound to ``node_id`` (global)."""
+    at = to_timestamp(now)  # each field copies it
     return Task(
         id=task_id,
-        created_at=to_timestamp(now),
-        updated_at=to_timestamp(now),
+        created_at=at,
+        updated_at=at,
         service_id=service.id,
         spec_version=service.spec_version,
         slot=slot,
         node_id=node_id,
-        status=TaskStatus(state=TASK_STATE_NEW, message="created", timestamp=to_timestamp(now)),
+        status=TaskStatus(state=TASK_STATE_NEW, message="created", timestamp=at),
         desired_state=desired,
     )
 

@@ -53,6 +53,8 @@ class Owner(Enum):
     AGENT = "agent"
     CONTROL = "control API"
 
+    __hash__ = object.__hash__  # each is there once; Enum's own is a call in Python, of which each status makes two
+
 
 UNASSIGNED: tuple[State, ...] = (TASK_STATE_NEW, TASK_STATE_PENDING)
 
@@ -95,11 +97,10 @@ def set_status(task: Task, owner: Owner, state: State, message: str, now: float,
         InvariantError: ``owner`` may not do that (``TRANSITIONS``).
     """
     _check(task, owner, state)
-    task.status.state = state
-    task.status.message = message
-    task.status.err = err
-    task.status.timestamp.CopyFrom(to_timestamp(now))
-    task.updated_at.CopyFrom(to_timestamp(now))  # the store's to write; the rest of this pass goes by it
+    at, status = to_timestamp(now), task.status
+    status.state, status.message, status.err = state, message, err
+    status.timestamp.CopyFrom(at)
+    task.updated_at.CopyFrom(at)  # the store's to write; the rest of this pass goes by it
 
 
 def replace_status(task: Task, owner: Owner, status: TaskStatus) -> None:

@@ -171,7 +171,9 @@ class Known:
             or (service.pending_delete and new is None)
         ):
             self.agenda.mark(ServiceKey(task.service_id))
-        if new is None or not self._is_as_it_should_be(new, service):
+        if new is None and self._is_gone(task, service):
+            self.agenda.mark(ServiceKey(task.service_id))
+        elif new is None or not self._is_as_it_should_be(new, service):
             self.agenda.mark(slot_key(task, service))
         if old is not None and new is not None and _is_progress(old, new):
             return  # it lies on its node as before
@@ -184,6 +186,12 @@ class Known:
             self._schedule_again |= bool(self._unassigned)
         if old is not None and new is not None and has_failed(new) and not has_failed(old):
             self.nodes.note_failure(new, self._clock())
+
+    def _is_gone(self, removed: Task, service: Service | None) -> bool:
+        """Whether nothing is left of its slot: whether that is filled is decided for the whole service."""
+        if service is not None and mode_of(service.spec).per_node:
+            return False
+        return not self._store.view.tasks.by_slot(removed.service_id, removed.slot)
 
     def _is_as_it_should_be(self, task: Task, service: Service | None) -> bool:
         """Whether a look at its slot is sure to find nothing to do, so that it need not be made.

@@ -182,6 +182,25 @@ async def test_statuses_of_all_nodes_share_entries(manager: Manager) -> None:
         agent.call.cancel()
 
 
+@pytest.mark.parametrize("end", [TaskState.TASK_STATE_SHUTDOWN, TaskState.TASK_STATE_FAILED])
+async def test_a_task_that_is_to_be_removed_goes_with_the_report_of_its_end(
+    manager: Manager, end: TaskState.ValueType
+) -> None:
+    """In one entry: an end that is written only to be deleted is nothing to anybody."""
+    remove, shutdown = TaskState.TASK_STATE_REMOVE, TaskState.TASK_STATE_SHUTDOWN
+    await manager.add(make_node("m1"), make_task("t1", "m1", desired_state=remove, state=RUNNING))
+    await manager.add(make_task("t2", "m1", desired_state=remove), make_task("t3", "m1", desired_state=shutdown))
+    async with channel_of("m1", manager.addr) as channel:
+        agent = RawAgent(channel)
+        await agent.open()
+        before = manager.proposals
+        await agent.report(update("t1", end), update("t2"), update("t3", end))
+        assert manager.proposals == before + 1
+        assert {task.id: task.status.state for task in manager.store.view.tasks} == {"t2": RUNNING, "t3": end}
+        await agent.report(update("t1", end))  # told again, as by an agent that did not hear of it
+        agent.call.cancel()
+
+
 async def test_an_agent_whose_report_waits_is_heard_and_keeps_its_session(manager: Manager, host: AgentHost) -> None:
     """A loaded manager acknowledges late: what comes meanwhile is the next report, and nobody is dead."""
     host.start()
