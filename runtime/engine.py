@@ -21,11 +21,12 @@ from typing import Literal
 
 import structlog
 
-from runtime.containers import capabilities, cgroups, conmon, logs, prune, spec, stats, update, views
+from runtime.containers import capabilities, cgroups, conmon, links, logs, prune, spec, stats, update, views
 from runtime.containers.announcements import announce
 from runtime.containers.apparmor import AppArmor
 from runtime.containers.attach import AttachStream
 from runtime.containers.bundle import BundleBuilder
+from runtime.containers.container import Container
 from runtime.containers.creator import Creator
 from runtime.containers.lifecycle import Lifecycle
 from runtime.containers.limits import Capacity
@@ -149,6 +150,7 @@ class Engine:
                 paths=paths,
                 apparmor=apparmor,
                 lookup=store.get,
+                find=store.find,
             ),
             events=events,
             capabilities=self._facts.capabilities,
@@ -266,6 +268,18 @@ class Engine:
         """
         await self._lifecycle.removal.remove(self._store.get(ref), force=force, volumes=volumes)
 
+    async def unlink(self, ref: str) -> None:
+        """Remove a legacy link by its name, ``PARENT/ALIAS``. Raises ConflictError, ContainerNotFoundError."""
+        name, _, alias = ref.removeprefix("/").partition("/")
+        if not alias:
+            raise ConflictError("Conflict, cannot remove the default link name of the container")
+        parent = self._store.get(name)
+        child = self._store.get(ref)
+        async with parent.lock:
+            await self._store.unlink(parent, alias)
+        if parent.running:
+            links.rewrite(parent, links.as_linked(alias, child, None))
+
     async def rename(self, ref: str, name: str) -> None:
         """Give the container another name. Raises NameConflictError, InvalidParameterError."""
         if not name.strip("/"):
@@ -303,7 +317,8 @@ class Engine:
         host = container.record.HostConfig
         wanted = spec.wanted_apparmor(host.SecurityOpt or ())
         profile = self._apparmor.shown(wanted, privileged=host.Privileged)
-        return views.inspect(container, network_id=self.networks.id_of, apparmor=profile)
+        shown = links.shown(container, self._store.find)
+        return views.inspect(container, network_id=self.networks.id_of, links=shown, apparmor=profile)
 
     def list(
         self,
@@ -323,7 +338,13 @@ class Engine:
         found = [item for item in self._store if (everything or item.running) and chosen.takes(item)]
         found.sort(key=lambda item: item.record.CreatedNs, reverse=True)
         shown = found[:limit] if limit > 0 else found
-        return [views.summary(item, network_id=self.networks.id_of, now=now) for item in shown]
+        return [
+            views.summary(item, network_id=self.networks.id_of, now=now, aliases=self._link_names(item))
+            for item in shown
+        ]
+
+    def _link_names(self, container: Container) -> builtins.list[str]:
+        return [f"/{parent.record.Name}/{alias}" for parent, alias in self._store.linking_to(container.id)]
 
     def logs(
         self,

@@ -90,7 +90,7 @@ class ContainerRoutes:
             web.get("/containers/{id}/json", self.inspect),
             web.post("/containers/{id}/start", self.start),
             web.post("/containers/{id}/wait", self.wait),
-            web.delete("/containers/{id}", self.remove),
+            web.delete("/containers/{id:[^/]+(?:/[^/]+)?}", self.remove),
             web.post("/containers/{id}/stop", self.stop),
             web.post("/containers/{id}/kill", self.kill),
             web.post("/containers/{id}/restart", self.restart),
@@ -184,7 +184,8 @@ class ContainerRoutes:
 
     async def remove(self, request: web.Request) -> web.Response:
         if flag(request, "link"):
-            raise BadRequestError("container links are not supported")
+            await self._operations.run_to_end(self._engine.unlink(request.match_info["id"]), name="container.unlink")
+            return no_content()
         change = self._engine.remove(request.match_info["id"], force=flag(request, "force"), volumes=flag(request, "v"))
         await self._operations.run_to_end(change, name="container.remove")
         return no_content()

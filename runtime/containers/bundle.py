@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any  # Any: a value of the OCI spec's JSON
 
 from base.files import make_public_folder, read_text
-from runtime.containers import files, mounts, spec, users
+from runtime.containers import files, links, mounts, spec, users
 from runtime.containers.apparmor import AppArmor
 from runtime.containers.conmon import CreateRequest, Paths
 from runtime.containers.container import Container
@@ -28,7 +28,10 @@ from runtime.volumes.population import populate
 
 
 class BundleBuilder:
-    """Builds create requests for conmon. ``lookup`` finds another container for the ``container:ID`` modes."""
+    """Builds create requests for conmon.
+
+    ``lookup`` finds another container for the ``container:ID`` modes, ``find`` one that is linked to, if it is there.
+    """
 
     def __init__(
         self,
@@ -39,9 +42,10 @@ class BundleBuilder:
         paths: Paths,
         apparmor: AppArmor,
         lookup: Callable[[str], Container],
+        find: Callable[[str], Container | None],
     ) -> None:
         self._volumes, self._facts, self._parent = volumes, facts, cgroup_parent
-        self._paths, self._apparmor, self._lookup = paths, apparmor, lookup
+        self._paths, self._apparmor, self._lookup, self._find = paths, apparmor, lookup, find
 
     def build(self, container: Container, rootfs: Path, sandbox: Sandbox) -> CreateRequest:
         """Raises InvalidParameterError, ConflictError, HostError."""
@@ -51,7 +55,8 @@ class BundleBuilder:
         security = spec.parse_security(host.SecurityOpt or ())
         profile = self._apparmor.choose(security.apparmor, privileged=host.Privileged)
         own = [self._mount(request, rootfs, record.ID) for request in record.Requests]
-        folder = self._files(container, hostname, sandbox)
+        children = links.linked(container, self._find)
+        folder = self._files(container, hostname, sandbox, children)
         document = spec.build(
             spec.SpecInput(
                 container_id=record.ID,
@@ -68,6 +73,7 @@ class BundleBuilder:
                 facts=self._facts,
                 apparmor=profile,
                 sockets_hidden=self._apparmor.hides_sockets(profile),
+                linked_env=[item for each in children for item in links.environment(record.Name, each)],
             )
         )
         return CreateRequest(
@@ -121,7 +127,7 @@ class BundleBuilder:
         finally:
             os.close(found)
 
-    def _files(self, container: Container, hostname: str, sandbox: Sandbox) -> Path:
+    def _files(self, container: Container, hostname: str, sandbox: Sandbox, children: Sequence[links.Linked]) -> Path:
         host, folder = container.record.HostConfig, container.folder
         if host.NetworkMode.startswith("container:"):
             return self._lookup(host.NetworkMode.removeprefix("container:")).folder
@@ -133,7 +139,7 @@ class BundleBuilder:
                 addresses=[*sandbox.addresses()],
                 names=names_in_hosts(container),
                 gateway=sandbox.default_gateway(),
-            )
+            ) + links.hosts_lines(children)
         try:
             for name, text in (
                 ("hosts", hosts),

@@ -19,10 +19,11 @@ and its successor does the second half of a disconnect (``settle``): nobody was 
 
 from __future__ import annotations
 
-from runtime.containers import networking
+from collections.abc import Sequence
+
+from runtime.containers import files, links, networking
 from runtime.containers.bundle import names_in_hosts
 from runtime.containers.container import Container
-from runtime.containers.files import rewrite_hosts
 from runtime.containers.store import ContainerStore
 from runtime.errors import (
     ConflictError,
@@ -112,7 +113,7 @@ class Connecting:
             self._note_down(container, sandbox, required=True)
             await self._networks.attach(container.id, container.state.Pid)
             addresses = [str(each.ip) for each in sandbox.endpoints[name].interfaces()]
-            rewrite_hosts(container.folder / "hosts", names_in_hosts(container), come=addresses)
+            self._write_hosts(container, come=addresses)
             await self._store.set_endpoints(container, {**container.record.Endpoints, name: settings})
         except BaseException:
             await self._leave(container, name)
@@ -126,9 +127,14 @@ class Connecting:
         await self._networks.give_back(container.id, name)
         addresses = [str(each.ip) for each in endpoint.interfaces()] if endpoint else []
         try:
-            rewrite_hosts(container.folder / "hosts", names_in_hosts(container), gone=addresses)
+            self._write_hosts(container, gone=addresses)
         except HostError as error:  # an address too much, which its next start puts right
             container.log.warning("hosts.not_written", reason=str(error))
+
+    def _write_hosts(self, container: Container, *, come: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
+        names = names_in_hosts(container)
+        files.rewrite(container.folder / "hosts", lambda text: files.changed_hosts(text, names, come=come, gone=gone))
+        links.refresh(container, self._store.linking_to(container.id))
 
     def _note_down(self, container: Container, sandbox: Sandbox, *, required: bool) -> None:
         before, container.state.Endpoints = container.state.Endpoints, dict(sandbox.endpoints)

@@ -145,8 +145,6 @@ def _check_unserved(host: HostConfig) -> None:
             raise InvalidParameterError(f"{option} is not served: run without it")
     for rule in host.DeviceCgroupRules or ():
         spec.device_rule(rule)
-    if host.Links:
-        raise InvalidParameterError("links are not supported; put the containers on one network")
     if host.UsernsMode not in ("", "host"):
         raise InvalidParameterError(f"invalid USER mode: {host.UsernsMode}")
     if host.Isolation not in ("", "default"):

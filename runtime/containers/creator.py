@@ -12,7 +12,7 @@ import structlog
 from base.backoff import Backoff
 from base.tasks import OwnedTasks, try_again
 from base.times import rfc3339
-from runtime.containers import creation, limits, mounts, networking, spec
+from runtime.containers import creation, limits, links, mounts, networking, spec
 from runtime.containers.announcements import announce
 from runtime.containers.apparmor import AppArmor
 from runtime.containers.mounts import MountRequest, mount_point
@@ -64,6 +64,7 @@ class Creator:
             host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))
         host = msgspec.structs.replace(host, Runtime=host.Runtime or "runc")
         host, endpoints = self._on_networks(config, host, on)
+        linked = links.settle(host.Links or (), self._store.get) if host.NetworkMode in networking.PREDEFINED else {}
         sources = [self._store.get(entry.partition(":")[0]) for entry in host.VolumesFrom or ()]
         planned = mounts.plan(config, host, creation.inherited_mounts(host, sources))
         container_id = self._store.new_id()
@@ -85,6 +86,7 @@ class Creator:
                     Endpoints=endpoints,
                     Mounts=points,
                     Requests=requests,
+                    Links=linked,
                 )
                 container = await self._store.add(record)
             self._networks.reservations.ask(record.ID, record.Endpoints)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from base.files import read_text
@@ -36,17 +36,17 @@ def _hosts_lines(addresses: Sequence[str], names: Sequence[str]) -> str:
     return "".join(f"{address}\t{' '.join(names)}\n" for address in addresses)
 
 
-def changed_hosts(text: str, names: Sequence[str], *, come: Sequence[str], gone: Sequence[str]) -> str:
+def changed_hosts(text: str, names: Sequence[str], *, come: Sequence[str] = (), gone: Sequence[str] = ()) -> str:
     """/etc/hosts of a container with other addresses of its own; what else is in it stays, whoever wrote it."""
     ours = _hosts_lines([*come, *gone], names).splitlines(keepends=True)
     return "".join(line for line in text.splitlines(keepends=True) if line not in ours) + _hosts_lines(come, names)
 
 
-def rewrite_hosts(path: Path, names: Sequence[str], *, come: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
-    """``changed_hosts`` in place: the file is mounted in the container. Raises HostError."""
+def rewrite(path: Path, change: Callable[[str], str]) -> None:
+    """Other text in place, as the file is mounted in the container. Raises HostError."""
     try:
         with path.open("r+", encoding="utf-8", errors="surrogateescape") as file:
-            text = changed_hosts(file.read(), names, come=come, gone=gone)
+            text = change(file.read())
             file.seek(0)
             file.write(text)
             file.truncate()

@@ -27,7 +27,7 @@ class Record(msgspec.Struct, kw_only=True):
     """What does not change after create, but for the name, the limits, the restart policy and the networks.
 
     ``Config`` is merged with the image's; ``Endpoints`` is what the request said about networks, by name;
-    ``Mounts`` (for inspect) and ``Requests`` (for the spec) are settled at create, so that an anonymous volume keeps
+    ``Links`` are legacy links of the default bridge: IDs of containers by alias. ``Mounts`` (for inspect) and ``Requests`` (for the spec) are settled at create, so that an anonymous volume keeps
     its name.
     """
 
@@ -41,6 +41,7 @@ class Record(msgspec.Struct, kw_only=True):
     Endpoints: dict[str, EndpointSettings]
     Mounts: list[MountPoint]
     Requests: list[MountRequest] = msgspec.field(default_factory=list)
+    Links: dict[str, str] = msgspec.field(default_factory=dict)
 
     def networks(self) -> dict[str, EndpointSettings]:
         """The networks to be on, by name, as requested. None of its own in another container's namespace."""

@@ -97,7 +97,8 @@ class SpecInput(msgspec.Struct, frozen=True):
     ``config`` is already merged with the image's. ``mounts`` are OCI mounts of the user, ``files`` those of the
     engine (/etc/hosts and the like). ``namespaces`` maps network, pid, ipc to "" (new), None (the host's) or a path
     (another container's). ``devices`` are OCI devices, each with an extra key ``access``. ``apparmor`` is the profile,
-    "" for none; ``sockets_hidden``: it keeps address families from the container that a filter cannot see.
+    "" for none; ``sockets_hidden``: it keeps address families from the container that a filter cannot see. ``linked_env``
+    are variables of legacy links.
     """
 
     container_id: str
@@ -114,6 +115,7 @@ class SpecInput(msgspec.Struct, frozen=True):
     facts: HostFacts
     apparmor: str = ""
     sockets_hidden: bool = False
+    linked_env: Sequence[str] = ()
 
 
 class Security(msgspec.Struct, frozen=True):
@@ -173,12 +175,13 @@ def command(config: ContainerConfig) -> list[str]:
     return args
 
 
-def environment(config: ContainerConfig, hostname: str) -> list[str]:
-    """PATH, HOSTNAME and (with a TTY) TERM first, each replaced by the configuration's own; unset names dropped."""
+def environment(config: ContainerConfig, hostname: str, linked: Sequence[str] = ()) -> list[str]:
+    """PATH, HOSTNAME, (with a TTY) TERM and those of links first, each replaced by the configuration's own; unset names
+    dropped."""
     env = {"PATH": f"PATH={DEFAULT_PATH}", "HOSTNAME": f"HOSTNAME={hostname}"}
     if config.Tty:
         env["TERM"] = "TERM=xterm"
-    for item in config.Env or ():
+    for item in (*linked, *(config.Env or ())):
         name, sep, _ = item.partition("=")
         if sep:
             env[name] = item
@@ -233,7 +236,7 @@ def _process(given: SpecInput, args: list[str], granted: list[str], security: Se
             "additionalGids": sorted({user.gid, *user.additional_gids}),
         },
         "args": args,
-        "env": environment(config, given.hostname),
+        "env": environment(config, given.hostname, given.linked_env),
         "cwd": config.WorkingDir or "/",
         "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
         "noNewPrivileges": security.no_new_privileges,

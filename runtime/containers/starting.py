@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 
 from base.times import rfc3339
-from runtime.containers import attach, conmon, processes
+from runtime.containers import attach, conmon, links, processes
 from runtime.containers.announcements import announce
 from runtime.containers.bundle import BundleBuilder
 from runtime.containers.container import Container
@@ -121,6 +121,7 @@ class Starting:
             await self._networks.attach(container.id, created.pid)
             self._connect_attaches(container)
             self._note_down(container, created, sandbox)
+            links.refresh(container, self._store.linking_to(container.id))
             await self._runc.start(container.id, created.pid)
             self._monitors.watch(container)
         except BaseException:

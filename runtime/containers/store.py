@@ -43,6 +43,8 @@ class ContainerStore:
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
         self._half_removed: list[Record] = []
+        self._linking: dict[str, set[str]] = {}
+        """By ID of a container those that link to it."""
 
     async def open(self) -> None:
         """Read every record. One that cannot be read is left alone on disk and said so."""
@@ -64,8 +66,8 @@ class ContainerStore:
                 self._half_removed.append(record)
                 continue
             container = Container(record, self._read_state(folder), folder)
-            self._containers[record.ID] = container
             self._names[record.Name] = record.ID
+            self._hold(container)
         self.records.tidy()
 
     async def close(self) -> None:
@@ -84,11 +86,15 @@ class ContainerStore:
         return self._containers.get(container_id)
 
     def get(self, ref: str) -> Container:
-        """By full ID, exact name, unique ID prefix. Raises ContainerNotFoundError, InvalidParameterError."""
+        """By full ID, exact name, name of a link (``PARENT/ALIAS``), unique ID prefix. Raises ContainerNotFoundError, InvalidParameterError."""
         if ref in self._containers:
             return self._containers[ref]
-        if (owner := self._names.get(ref.removeprefix("/"))) in self._containers:
-            return self._containers[owner or ""]
+        name, _, alias = ref.removeprefix("/").partition("/")
+        if (found_by_name := self._containers.get(self._names.get(name, ""))) is not None:
+            if not alias:
+                return found_by_name
+            if (child := self._containers.get(found_by_name.record.Links.get(alias, ""))) is not None:
+                return child
         found = [container_id for container_id in self._containers if ref and container_id.startswith(ref)]
         if len(found) > 1:
             raise InvalidParameterError(f"multiple IDs found with provided prefix: {ref}")
@@ -151,8 +157,30 @@ class ContainerStore:
             if isinstance(error, OSError):
                 raise HostError(f"cannot save container {record.ID[:12]}: {error}") from error
             raise
-        self._containers[record.ID] = container
+        self._hold(container)
         return container
+
+    def _hold(self, container: Container) -> None:
+        self._containers[container.id] = container
+        for child_id in container.record.Links.values():
+            self._linking.setdefault(child_id, set()).add(container.id)
+
+    def linking_to(self, container_id: str) -> list[tuple[Container, str]]:
+        """The containers that link to one, with the alias of each link."""
+        parents = [self._containers[each] for each in self._linking.get(container_id, ()) if each in self._containers]
+        return [
+            (each, alias) for each in parents for alias, child in each.record.Links.items() if child == container_id
+        ]
+
+    async def unlink(self, parent: Container, alias: str) -> None:
+        """Forget a link. Raises HostError: it is there still."""
+        old = parent.record.Links
+        parent.record.Links = {name: child for name, child in old.items() if name != alias}
+        try:
+            await asyncio.to_thread(_write_record, parent.folder, parent.record)
+        except OSError as error:
+            parent.record.Links = old
+            raise HostError(f"cannot save the links of container {parent.id[:12]}: {error}") from error
 
     async def rename(self, container: Container, name: str) -> None:
         """Under another name. Raises what ``claim_name`` raises, HostError."""
@@ -224,6 +252,9 @@ class ContainerStore:
         await asyncio.to_thread(_forget)
         self.records.drop(_state_file(container))
         self._containers.pop(container.id, None)
+        self._linking.pop(container.id, None)
+        for child_id in container.record.Links.values():
+            self._linking.get(child_id, set()).discard(container.id)
         self.release_name(container.record.Name, container.id)
 
     async def discard(self, container_id: str) -> None:

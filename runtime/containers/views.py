@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from base.durations import human_duration
 from base.labels import has_labels
 from runtime.containers import networking, spec
@@ -45,10 +47,12 @@ KNOWN_FILTERS = {
 TASK_LABEL = "com.docker.swarm.task"
 
 
-def inspect(container: Container, *, network_id: Callable[[str], str], apparmor: str = "") -> ContainerJSON:
+def inspect(
+    container: Container, *, network_id: Callable[[str], str], links: list[str] | None = None, apparmor: str = ""
+) -> ContainerJSON:
     """The answer of ``GET /containers/{id}/json``.
 
-    ``network_id`` gives a network's ID by its name, "" of one that is gone; ``apparmor`` is the container's profile.
+    ``network_id`` gives a network's ID by its name, "" of one that is gone; ``links`` are as shown; ``apparmor`` is the container's profile.
     """
     record, folder = container.record, container.folder
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
@@ -78,7 +82,9 @@ def inspect(container: Container, *, network_id: Callable[[str], str], apparmor:
         ProcessLabel="",
         AppArmorProfile=apparmor,
         ExecIDs=list(container.exec_ids) or None,
-        HostConfig=record.HostConfig,
+        HostConfig=msgspec.structs.replace(record.HostConfig, Links=links)
+        if record.HostConfig.Links
+        else record.HostConfig,
         GraphDriver=GraphDriver(),
         Mounts=list(record.Mounts),
         Config=record.Config,
@@ -109,8 +115,10 @@ def _ports(container: Container) -> dict[str, list[PortBinding] | None]:
     return {key: bound.get(key) for key in sorted(exposed | set(bound))}
 
 
-def summary(container: Container, *, network_id: Callable[[str], str], now: dt.datetime) -> ContainerSummary:
-    """One row of ``docker ps``; ``network_id`` as in ``inspect``."""
+def summary(
+    container: Container, *, network_id: Callable[[str], str], now: dt.datetime, aliases: Sequence[str] = ()
+) -> ContainerSummary:
+    """One row of ``docker ps``; ``network_id`` as in ``inspect``, ``aliases`` are names of links to it."""
     record = container.record
     args = [*(record.Config.Entrypoint or ()), *(record.Config.Cmd or ())]
     ports = []
@@ -126,7 +134,7 @@ def summary(container: Container, *, network_id: Callable[[str], str], now: dt.d
     state = container.state_json()
     return ContainerSummary(
         Id=record.ID,
-        Names=[f"/{record.Name}"],
+        Names=[f"/{record.Name}", *aliases],
         Image=record.Config.Image,
         ImageID=record.ImageID,
         Command=spec.display_command(args[0], args[1:]) if args else "",

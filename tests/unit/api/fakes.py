@@ -301,6 +301,9 @@ class FakeEngine(Engine):
         gone = (self._find(ref).id, self.networks.find(network).Name)
         self.connected = [each for each in self.connected if each[1::-1] != gone]
 
+    async def unlink(self, ref: str) -> None:
+        self.calls.append(("unlink", ref))
+
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         container = self._find(ref)
         if not container.running:

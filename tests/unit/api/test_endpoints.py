@@ -40,3 +40,9 @@ async def test_what_is_not_there_is_named(
 ) -> None:
     answer = await client.post(f"/networks/{network}/disconnect", json={"Container": container, "Force": force})
     assert (answer.status, (await answer.json())["message"]) == (404, message)
+
+
+async def test_a_link_is_removed_by_its_name(client: Client, engine: FakeEngine) -> None:
+    assert (await client.delete("/v1.47/containers/web/data?link=1")).status == 204
+    assert engine.calls[-1] == ("unlink", "web/data")
+    assert (await client.delete("/containers/web/logs/more")).status == 404
