@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
+from base.files import sync_folder
 from base.retrying import FIRST_S, Retrier
 from base.trees import remove_tree
 
@@ -59,3 +61,16 @@ class Leftovers:
 
     def _is_pending(self) -> bool:
         return bool(self._left)
+
+
+def remove_as_a_whole(path: Path, aside: Path) -> None:
+    """Make ``path`` a tree that does not count in one step, ``aside``, and remove that; what lies there already goes first.
+
+    Raises:
+        OSError: ``path`` is as it was, or gone; of ``aside`` something may be left, for the next time.
+    """
+    remove_tree(aside)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        sync_folder(path.parent)
+    remove_tree(aside)

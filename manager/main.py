@@ -27,6 +27,7 @@ import structlog
 from base.backoff import Backoff
 from base.files import lock_file, make_public_folder, open_lock_file
 from base.grpc_events import take_all_events
+from base.leftovers import remove_as_a_whole
 from base.machine import BOOTS_FILE, known_boots, this_machine
 from base.tasks import unless
 from base.unix_rpc import UnixServer
@@ -46,6 +47,7 @@ from manager.consensus.port import (
 from manager.consensus.raft import RaftConsensus
 from manager.consensus.sealed import KeyRing
 from manager.consensus.settings import RaftConfig
+from manager.consensus.thread import MemberRemovedError
 from manager.consensus.transport import PeerRefusedError
 from manager.control.defaults import fill_cluster
 from manager.control.forward import LeaderForwarder
@@ -85,6 +87,7 @@ log = structlog.get_logger(__name__)
 
 CERTIFICATES = "certificates"
 RAFT = "raft"
+RAFT_REMOVED = "raft.removed"
 AGENT = "agent"
 LOCK_FILE = "manager.lock"
 SOCKET_FILE = "manager.sock"
@@ -303,8 +306,19 @@ class _Manager:
             await self._control.close()
             await self._link.close()
             (self._run_dir / SOCKET_FILE).unlink(missing_ok=True)
+        if isinstance(self._failure, MemberRemovedError):
+            await asyncio.to_thread(self._discard_log)
         if self._failure is not None:
             raise self._failure
+
+    def _discard_log(self) -> None:
+        """The log of a member that was removed is of no use to anybody, and keeps this node from becoming one again.
+
+        Who is to be a manager all the same (demoted and promoted again while this host was away) starts with an empty
+        one, as after any other promotion.
+        """
+        remove_as_a_whole(self._state / RAFT, self._state / RAFT_REMOVED)
+        log.warning("log.discarded", node_id=self._config.node_id)
 
     async def _hand_over(self) -> None:
         """Give leadership away before the streams are closed: the cluster does not notice our end."""

@@ -146,7 +146,11 @@ class RaftCore(Adapter):
 
     def connected(self, peer: NodeID) -> None:
         self.heard[peer] = self.now()
-        self._bridge.connected(self.peer(peer))
+        node = self.peer(peer)
+        if node in self._SyncObj__raftMatchIndex:
+            # It may be another process by now, on a disk that lost what the one before acknowledged.
+            self._SyncObj__raftMatchIndex[node] = 0
+        self._bridge.connected(node)
 
     def disconnected(self, peer: NodeID) -> None:
         """A closed connection to the leader is a strong hint of its death: look soon instead of at the timeout."""

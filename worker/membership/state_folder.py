@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
-from base.files import sync_folder
+from base.leftovers import remove_as_a_whole
 from base.trees import remove_tree
 from pki.node_certificate import forget_key
 from worker.membership import local_state
@@ -39,12 +38,7 @@ def discard_log(state_dir: Path) -> None:
 
     Raises: OSError: it is no log any more, or a whole one; what is left of it is to be removed again.
     """
-    folder, removed = state_dir / RAFT, state_dir / RAFT_REMOVED
-    remove_tree(removed)
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(removed)
-        sync_folder(state_dir)
-    remove_tree(removed)
+    remove_as_a_whole(state_dir / RAFT, state_dir / RAFT_REMOVED)
 
 
 def erase(state_dir: Path) -> None:

@@ -351,6 +351,22 @@ def test_5_3_an_acknowledgement_beyond_the_log_is_a_protocol_error() -> None:
         rig.core.receive(B, wire.AppendReply(rig.core.term(), 1, 1000, True, False))
 
 
+def test_5_3_what_was_acknowledged_on_a_stream_of_before_counts_no_more() -> None:
+    """Its disk may have been lost meanwhile: the fifth of five would make a majority with a copy that is nowhere."""
+    rig = leader(A, B, C, D, E)
+    rig.core.propose(b"0" * 16, b"x")
+    rig.core.pump()
+    rig.acknowledge(B)
+    rig.core.disconnected(B)
+    rig.connect(B)
+    rig.acknowledge(C)
+    rig.core.pump()
+    assert rig.core.commit_index() == 1
+    rig.acknowledge(B)
+    rig.core.pump()
+    assert rig.core.commit_index() == rig.core.journal.last_index
+
+
 # 5.4 Safety
 
 

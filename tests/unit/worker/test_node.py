@@ -17,10 +17,11 @@ import pytest
 from pki.certificates import Role
 from pki.encryption import DATA_KEY_FILE
 from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate
+from pki.renewal import Renewer
 from proto.ca_pb2 import ManagerAddress
 from proto.control_pb2 import GetClusterRequest, GetNodeRequest, ListNodesRequest, UpdateNodeRequest
 from proto.node_pb2 import LocalState
-from proto.objects_pb2 import JoinTokens, Node, NodeState
+from proto.objects_pb2 import JoinTokens, Node, NodeState, Reachability
 from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
 from tests.unit.pki.support import Authority
 from tests.unit.worker.support import PATIENCE_S, Place, place
@@ -38,6 +39,7 @@ from worker.membership.cluster_member import (
     NotInSwarmError,
     NotManagerError,
 )
+from worker.membership.peers import ask_for_renewal
 from worker.membership.state_folder import CERTIFICATES, MANAGER_SOCKET, RAFT
 
 ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
@@ -481,6 +483,54 @@ async def test_a_lost_log_that_nobody_else_has_is_told_and_not_begun_anew(manage
     await manager.restart()
     await until(lambda: manager.node.info().control_available)
     assert await tokens(manager) == cluster
+
+
+async def test_a_manager_that_was_demoted_and_promoted_while_it_was_away_is_one_again(
+    manager: Place, other: Place, tmp_path: Path
+) -> None:
+    """It never heard of its demotion, and its log is that of a member that was removed."""
+
+    async def look() -> Node:
+        return (await manager.node.control().GetNode(GetNodeRequest(ref=node_id))).node
+
+    async def give_role(role: NodeRole.ValueType) -> None:
+        node = await look()
+        node.spec.role = role
+        await manager.node.control().UpdateNode(
+            UpdateNodeRequest(ref=node_id, version=node.version.index, spec=node.spec)
+        )
+
+    secret = (await tokens(manager)).manager
+    async with place(tmp_path / "c") as third:
+        for host in (other, third):
+            await host.node.join(join_request(host, manager.listen, secret))
+        node_id = other.node.info().node_id
+        await other.node.close()
+        await give_role(NodeRole.NODE_ROLE_WORKER)
+        while (await look()).role != NodeRole.NODE_ROLE_WORKER:
+            await asyncio.sleep(0.02)
+        await give_role(NodeRole.NODE_ROLE_MANAGER)
+        certificate, state = (
+            NodeCertificate.load(other.host.state_dir / CERTIFICATES),
+            local_state.load(other.host.state_dir),
+        )
+        assert state is not None
+        managers = list(state.managers)
+        await Renewer(certificate, lambda csr: ask_for_renewal(managers, certificate, csr)).renew_once()
+        file, log = other.host.state_dir / local_state.FILE_NAME, other.host.state_dir / RAFT
+        content = file.read_text()
+        file.write_text(content.replace(":7946", ":1"))  # asks nobody to take it in before it hears that it is out
+        (log / "of before").touch()
+        await other.restart()
+        await until(lambda: not (log / "of before").exists(), deadline_s=PATIENCE_S)
+        await other.node.close()
+        file.write_text(content)
+        await other.restart()
+        async with asyncio.timeout(PATIENCE_S):
+            while (await look()).manager_status.reachability != Reachability.REACHABILITY_REACHABLE:
+                await asyncio.sleep(0.1)
+            await other.node.wait_control(PATIENCE_S)
+        assert await tokens(other) == await tokens(manager)
 
 
 async def test_going_back_to_an_earlier_version_keeps_the_node(manager: Place) -> None:

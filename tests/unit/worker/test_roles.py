@@ -12,6 +12,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from base import leftovers
 from base.trees import remove_tree
 from base.unix_rpc import UnixServer
 from pki.certificates import Role
@@ -25,7 +26,6 @@ from proto.specs_pb2 import NodeRole
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.pki.support import Authority
 from tests.waiting import until
-from worker.membership import state_folder
 from worker.membership.cluster_member import MembershipError
 from worker.membership.host import Host
 from worker.membership.participation import Participation
@@ -299,7 +299,7 @@ async def test_a_log_whose_removal_is_cut_short_is_gone_for_the_next_promotion(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(state_folder, "remove_tree", cut_short)
+        patch.setattr(leftovers, "remove_tree", cut_short)
         with pytest.raises(Killed):
             discard_log(tmp_path)
     assert not (tmp_path / RAFT).exists()
