@@ -26,7 +26,9 @@ from runtime.kernel.network import (
     DeleteLink,
     DeleteMarkRule,
     DeleteNeighbour,
+    FlowPattern,
     FlowsTo,
+    IPAddress,
     Link,
     Route,
     SetForwarding,
@@ -50,8 +52,8 @@ class LinuxNetwork:
     async def apply(self, *batches: Batch) -> None:
         await asyncio.to_thread(_apply, batches)
 
-    async def keep_namespace(self, path: str) -> None:
-        await asyncio.to_thread(namespaces.add, Path(path))
+    async def keep_namespace(self, path: str, of: str = "") -> None:
+        await asyncio.to_thread(namespaces.keep, Path(path), of)
 
     async def drop_namespace(self, path: str) -> None:
         await asyncio.to_thread(namespaces.remove, Path(path))
@@ -83,8 +85,8 @@ class LinuxNetwork:
     async def translations(self, namespace: str = "") -> set[Translation]:
         return await asyncio.to_thread(_translations, namespace)
 
-    async def forget_translations(self, gone: Collection[Translation], namespace: str = "") -> None:
-        await asyncio.to_thread(_forget_translations, frozenset(gone), namespace)
+    async def forget_translations(self, gone: Collection[FlowPattern], namespace: str = "") -> None:
+        await asyncio.to_thread(_forget_translations, gone, namespace)
 
     def watch_rules(self, changed: Callable[[], None], namespace: str = "") -> Callable[[], None]:
         return _inside(namespace, lambda: nft.watch(changed))
@@ -235,10 +237,17 @@ def _translations(namespace: str) -> set[Translation]:
         return {each.translation for each in conntrack.translated(sock)}
 
 
-def _forget_translations(gone: frozenset[Translation], namespace: str) -> None:
+def _forget_translations(gone: Collection[FlowPattern], namespace: str) -> None:
+    patterns: dict[IPAddress, list[FlowPattern]] = {}
+    for each in gone:
+        patterns.setdefault(each.target, []).append(each)
     with contextlib.ExitStack() as stack, _Namespaces(stack).connection(namespace, netlink.NETFILTER) as sock:
-        found = [each for each in conntrack.translated(sock, {one.target for one in gone}) if each.translation in gone]
-        conntrack.forget(sock, [each.key for each in found])
+        found = [
+            flow.key
+            for flow in conntrack.translated(sock, patterns)
+            if any(each.fits(flow.translation) for each in patterns.get(flow.translation.target, ()))
+        ]
+        conntrack.forget(sock, found)
 
 
 def parse_routes(table: str) -> list[Route]:

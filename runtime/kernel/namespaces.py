@@ -26,26 +26,27 @@ def exists(path: Path) -> bool:
         os.close(fd)
 
 
-def add(path: Path) -> None:
-    """There already is fine. Blocks. Raises OSError.
-
-    Made by a thread that ends with it: one that could not come back must not go on to serve others.
-    """
+def keep(path: Path, of: str) -> None:
+    """A new one, or the one at the path ``of``. Kept there already is fine. Blocks. Raises OSError."""
     if exists(path):
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
+    if of:
+        _bind(of, path)
+    else:
+        _make(path)
+
+
+def _make(path: Path) -> None:
+    """By a thread that ends with it: one that could not come back must not go on to serve others."""
     failure: list[OSError] = []
 
     def make() -> None:
         try:
             if _libc.unshare(CLONE_NEWNET) != 0:
                 raise OSError(code := ctypes.get_errno(), os.strerror(code), "unshare")
-            fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                mount_descriptor(path, fd)
-            finally:
-                os.close(fd)
+            _bind("/proc/thread-self/ns/net", path)
         except OSError as error:
             failure.append(error)
 
@@ -54,6 +55,14 @@ def add(path: Path) -> None:
     thread.join()
     if failure:
         raise failure[0]
+
+
+def _bind(namespace: str, path: Path) -> None:
+    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mount_descriptor(path, fd)
+    finally:
+        os.close(fd)
 
 
 def remove(path: Path) -> None:

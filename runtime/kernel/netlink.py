@@ -29,6 +29,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_
 _IFLA_EXT_MASK, _SKIP_STATS = 29, 8
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER, _IFLA_BR_MCAST_SNOOPING = 1, 2, 1, 23
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_NODAD = 2
 _RTA_GATEWAY, _RTA_OIF = 5, 4
 _IFF_UP = 1
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -138,9 +139,12 @@ def set_up(index: int) -> Message:
 
 
 def add_address(index: int, address: IPInterface) -> Message:
-    """With the broadcast address of its subnet, in IPv4; there already is fine."""
-    packed = address.ip.packed
-    body = _IFADDR.pack(_FAMILIES[address.version], address.network.prefixlen, 0, SCOPE_UNIVERSE, index)
+    """With the broadcast address of its subnet, in IPv4; there already is fine.
+
+    In use at once, in IPv6 too: addresses come from one hand, so that nobody has to ask who else has it.
+    """
+    packed, flags = address.ip.packed, _IFA_F_NODAD if address.version == 6 else 0
+    body = _IFADDR.pack(_FAMILIES[address.version], address.network.prefixlen, flags, SCOPE_UNIVERSE, index)
     body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     if address.version == 4:
         body += attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)

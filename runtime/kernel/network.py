@@ -230,6 +230,24 @@ class Translation(msgspec.Struct, frozen=True):
     target: IPAddress
 
 
+class FlowPattern(msgspec.Struct, frozen=True, kw_only=True):
+    """Translated flows; what is None fits any."""
+
+    target: IPAddress
+    address: IPAddress | None = None
+    protocol: int | None = None
+    port: int | None = None
+
+    def fits(self, flow: Translation) -> bool:
+        """Whether a flow is one of these."""
+        return (
+            flow.target == self.target
+            and self.address in (None, flow.address)
+            and self.protocol in (None, flow.protocol)
+            and self.port in (None, flow.port)
+        )
+
+
 class KernelNetwork(Protocol):
     """Devices, addresses, routes and rules. What blocks is done in a thread."""
 
@@ -241,8 +259,11 @@ class KernelNetwork(Protocol):
         """
         ...
 
-    async def keep_namespace(self, path: str) -> None:
-        """A network namespace that is kept at the path, of processes or none. There already is fine. Raises OSError."""
+    async def keep_namespace(self, path: str, of: str = "") -> None:
+        """Keep a network namespace at the path: a new one, or that of the processes at ``of`` (/proc/PID/ns/net).
+
+        One that is kept there already is fine, and goes on to be it. Raises OSError.
+        """
         ...
 
     async def drop_namespace(self, path: str) -> None:
@@ -288,7 +309,7 @@ class KernelNetwork(Protocol):
         """What the flows that there are have been translated to, of both address families. Raises OSError."""
         ...
 
-    async def forget_translations(self, gone: Collection[Translation], namespace: str = "") -> None:
+    async def forget_translations(self, gone: Collection[FlowPattern], namespace: str = "") -> None:
         """Have the rules asked anew for these flows. Raises OSError."""
         ...
 

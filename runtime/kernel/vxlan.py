@@ -14,7 +14,8 @@ from runtime.kernel import netlink
 from runtime.kernel.netlink import Message, attribute, attributes
 from runtime.kernel.network import IPAddress, IPNetwork, VxlanLink
 
-_NEWLINK, _GETLINK, _NEWROUTE, _NEWNEIGH, _DELNEIGH, _GETNEIGH, _NEWRULE, _DELRULE = 16, 18, 24, 28, 29, 30, 32, 33
+_NEWLINK, _GETLINK, _SETLINK, _NEWROUTE, _NEWNEIGH, _DELNEIGH, _GETNEIGH = 16, 18, 19, 24, 28, 29, 30
+_NEWRULE, _DELRULE = 32, 33
 _CREATE, _EXCL, _REPLACE = 0x400, 0x200, 0x100
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 4, 10, 12, 18, 28
 _INFO_KIND, _INFO_DATA = 1, 2
@@ -69,7 +70,7 @@ def set_port_flags(index: int, *, flood: bool) -> Message:
     """No learning; floods or not."""
     flags = attribute(_BRPORT_LEARNING, b"\0") + attribute(_BRPORT_UNICAST_FLOOD, bytes((flood,)))
     body = netlink.link(index, attribute(_IFLA_PROTINFO | _NESTED, flags), family=socket.AF_BRIDGE)
-    return Message(_NEWLINK, 0, body, f"port flags of link {index}")
+    return Message(_SETLINK, 0, body, f"port flags of link {index}")
 
 
 def set_forwarding(index: int, mac: str, host: IPAddress | None) -> Message:

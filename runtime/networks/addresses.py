@@ -90,9 +90,9 @@ def unusable(subnet: IPNetwork) -> set[IPAddress]:
     return {subnet.network_address, subnet.broadcast_address} if subnet.prefixlen < 31 else set()
 
 
-def mac_for(address: ipaddress.IPv4Address) -> str:
-    """A locally administered MAC that goes with the address, as dockerd makes it."""
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.packed)
+def mac_for(address: IPAddress) -> str:
+    """A locally administered MAC that goes with the address (an IPv6 one's end), as dockerd makes it."""
+    return (b"\x02\x42" + address.packed[-4:]).hex(":")
 
 
 def parse_mac(text: str) -> str:

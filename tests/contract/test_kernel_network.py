@@ -28,6 +28,7 @@ from runtime.kernel.network import (
     DeleteLink,
     DeleteMarkRule,
     DeleteNeighbour,
+    FlowPattern,
     FlowsTo,
     KernelNetwork,
     Link,
@@ -36,7 +37,6 @@ from runtime.kernel.network import (
     SetNeighbour,
     SetPort,
     SetUp,
-    Translation,
     VxlanLink,
 )
 from runtime.networks.rules import PublishedPort, ruleset
@@ -341,6 +341,6 @@ async def test_routes_by_link_and_by_mark(host: Host) -> None:
 async def test_to_forget_translations_that_there_are_not_is_no_error(host: Host) -> None:
     assert await host.kernel.translations(host.inside) == set()
     for count in (1, 20):
-        gone = {Translation(17, FAR, 53, ipaddress.ip_address(f"10.0.7.{number + 1}")) for number in range(count)}
+        gone = [FlowPattern(target=ipaddress.ip_address(f"10.0.7.{number + 1}")) for number in range(count)]
         await host.kernel.forget_translations(gone, host.inside)
-    await host.kernel.forget_translations({Translation(6, FAR, 53, ipaddress.ip_address("fd00:7::9"))})
+    await host.kernel.forget_translations([FlowPattern(target=ipaddress.ip_address("fd00:7::9"), protocol=6, port=53)])

@@ -27,6 +27,7 @@ from runtime.kernel.network import (
     DeleteLink,
     DeleteMarkRule,
     DeleteNeighbour,
+    FlowPattern,
     FlowsTo,
     IPInterface,
     Link,
@@ -74,7 +75,7 @@ class RecordingKernel:
         self.link_watchers: list[tuple[str, Callable[[str], None]]] = []
         self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0"}
         self.watchers: list[Callable[[], None]] = []
-        self.done: list[Change | FlowsTo | str] = []
+        self.done: list[Change | FlowsTo | FlowPattern | str] = []
         self.refused: set[Step] = set()
         self.default_routes: dict[int, str] = {}
         """Links by address family, of the last namespace that got one."""
@@ -102,8 +103,10 @@ class RecordingKernel:
                 self._make(change, batch.namespace)
                 self.done.append(change)
 
-    async def keep_namespace(self, path: str) -> None:
-        self.devices.setdefault(path, {"lo": Device()})
+    async def keep_namespace(self, path: str, of: str = "") -> None:
+        if of not in self.devices:
+            raise _error(errno.ENOENT, of)
+        self.devices.setdefault(path, self.devices[of] if of else {"lo": Device()})
 
     async def drop_namespace(self, path: str) -> None:
         if path in self.devices:
@@ -121,9 +124,11 @@ class RecordingKernel:
         await self.links(namespace)
         return set(self.flows.get(namespace, ()))
 
-    async def forget_translations(self, gone: Collection[Translation], namespace: str = "") -> None:
+    async def forget_translations(self, gone: Collection[FlowPattern], namespace: str = "") -> None:
         await self.links(namespace)
-        self.flows.get(namespace, set()).difference_update(gone)
+        left = {flow for flow in self.flows.get(namespace, ()) if not any(each.fits(flow) for each in gone)}
+        self.flows[namespace] = left
+        self.done += gone
 
     def watch_links(self, changed: Callable[[str], None], namespace: str = "") -> Callable[[], None]:
         if namespace not in self.devices:

@@ -32,22 +32,22 @@ class Place:
 
     def udp(self, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
         """A UDP socket there: it stays where it was made, whichever thread uses it."""
-        made = self._socket(socket.SOCK_DGRAM, 0)
+        made = self.socket(socket.SOCK_DGRAM, 0)
         made.settimeout(DEADLINE_S)
         made.bind((address, port))
         return made
 
     def send_forged(self, data: bytes, *, source: str, to: tuple[str, int]) -> None:
         """A UDP datagram with any source, as a process with CAP_NET_RAW sends it."""
-        with self._socket(socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
+        with self.socket(socket.SOCK_RAW, socket.IPPROTO_RAW) as made:
             made.sendto(_datagram(data, source, to), to)
 
     def send_past_routes(self, data: bytes, *, source: str, to: tuple[str, int], neighbour: bytes) -> None:
         """The same to any address, by eth0 to the device with the MAC ``neighbour``: its own routes are not asked."""
-        with self._socket(socket.SOCK_DGRAM, 0, socket.AF_PACKET) as made:
+        with self.socket(socket.SOCK_DGRAM, 0, socket.AF_PACKET) as made:
             made.sendto(_datagram(data, source, to), ("eth0", _ETHERTYPE_IPV4, 0, 0, neighbour))
 
-    def _socket(self, kind: int, protocol: int, family: int = socket.AF_INET) -> socket.socket:
+    def socket(self, kind: int, protocol: int, family: int = socket.AF_INET) -> socket.socket:
         made: list[socket.socket] = []
 
         def make() -> None:
