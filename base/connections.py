@@ -89,37 +89,42 @@ class KernelConnection:
         return data_ms / 1000, acknowledged_ms / 1000
 
 
-def find(peer: Peer, taken: Container[int]) -> KernelConnection | None:
-    """The connection of this process with that peer, as ``find_all`` finds it."""
-    return find_all([peer], taken).get(peer)
+def find_each(peer: Peer) -> list[KernelConnection]:
+    """All connections of this process with that peer, with keep-alive switched on, by descriptor."""
+    return [connection for connection in _connections(()) if connection.peer == peer and _keep_alive(connection)]
 
 
 def find_all(peers: Iterable[Peer], taken: Container[int]) -> dict[Peer, KernelConnection]:
-    """The connections of this process with those peers, with keep-alive switched on. All descriptors are looked at once.
+    """A connection of this process with each of those peers, with keep-alive switched on. All descriptors are looked at once.
 
     Args:
         taken: descriptors known to be others', looked at last: there may be a thousand of them.
     """
     wanted, found = {*peers}, dict[Peer, KernelConnection]()
+    if wanted:
+        for connection in _connections(taken):
+            if connection.peer in wanted and _keep_alive(connection):
+                wanted.discard(connection.peer)
+                found[connection.peer] = connection
+                if not wanted:
+                    break
+    return found
+
+
+def _connections(taken: Container[int]) -> Iterator[KernelConnection]:
+    """Over TCP, whoever's; those of descriptors that are taken last."""
     try:
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:  # without descriptors there is none to look with, either
-        return {}
-    for descriptor in sorted(numbers, key=lambda number: number in taken):
-        if not wanted:
-            break
+        return
+    for descriptor in sorted(numbers, key=lambda number: (number in taken, number)):
         try:
-            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                continue
-            with _borrowed(descriptor) as connection:
-                peer = _peer(connection)
-                if peer in wanted:
-                    _keep_alive(connection)
-                    wanted.discard(peer)
-                    found[peer] = KernelConnection(peer, descriptor, connection.family)
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                with _borrowed(descriptor) as connection:
+                    if (peer := _peer(connection)) is not None:
+                        yield KernelConnection(peer, descriptor, connection.family)
         except OSError:
             continue  # closed meanwhile, or not connected
-    return found
 
 
 @contextmanager
@@ -139,7 +144,13 @@ def _peer(connection: socket.socket) -> Peer | None:
     return _plain(host), port
 
 
-def _keep_alive(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_S)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def _keep_alive(connection: KernelConnection) -> bool:
+    """False when it is gone by now."""
+    try:
+        with _borrowed(connection.descriptor) as borrowed:
+            borrowed.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S)
+            borrowed.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_S)
+            borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except OSError:
+        return False
+    return True

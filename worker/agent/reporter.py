@@ -33,7 +33,8 @@ _INTERIM = frozenset(
 )
 
 TEXT_LENGTH_MAX = 4096
-"""A status that is larger has its texts cut to what managers keep of them, and tells no ports."""
+"""A status that is larger has its texts cut to what managers keep of them; one that is too large still tells neither ports
+nor addresses."""
 
 
 class StatusReporter:
@@ -124,12 +125,17 @@ class StatusReporter:
 
 
 def _cut(update: TaskStatusUpdate) -> TaskStatusUpdate:
-    """The update, or a copy that a report has room for."""
+    """The update, or of a giant what managers keep and a report has room for: whoever made it, it is bounded."""
     if update.ByteSize() <= UPDATE_SIZE_BYTES_MAX:
         return update
     cut = TaskStatusUpdate()
     cut.CopyFrom(update)
-    cut.status.message = cut.status.message[:TEXT_LENGTH_MAX]
-    cut.status.err = cut.status.err[:TEXT_LENGTH_MAX]
-    cut.status.ClearField("port_status")
+    cut.DiscardUnknownFields()
+    status = cut.status
+    status.message, status.err = status.message[:TEXT_LENGTH_MAX], status.err[:TEXT_LENGTH_MAX]
+    if status.HasField("container_status"):
+        status.container_status.container_id = status.container_status.container_id[:TEXT_LENGTH_MAX]
+    if cut.ByteSize() > UPDATE_SIZE_BYTES_MAX:
+        status.ClearField("port_status")
+        cut.ClearField("networks_attachments")
     return cut

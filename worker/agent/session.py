@@ -270,14 +270,19 @@ class Session:
     async def _listen(self) -> None:
         """End a session whose other end says nothing: what a dead host would never do itself."""
         loop = asyncio.get_running_loop()
-        connection: KernelConnection | None = None
+        known: list[KernelConnection] = []
         found_s = 0.0
         while self._peer is not None:
-            silence_s = connection.silence_s() if connection is not None else None
-            if silence_s is None:
-                connection, found_s = connections.find(self._peer, ()), loop.time()
-            elif silence_s > QUIET_S and loop.time() - found_s > QUIET_S:  # before it was found nobody was asked
-                raise SessionError(f"the manager's host was silent for {QUIET_S:.0f} s")
+            # gRPC does not tell which of the connections with that manager is the session's: one that is draining may
+            # have lost its way for good. The host is silent when all of them are.
+            silence_s = min(
+                (heard for connection in known if (heard := connection.silence_s()) is not None), default=None
+            )
+            if silence_s is None or silence_s > QUIET_S:
+                if (found := connections.find_each(self._peer)) != known:
+                    known, found_s = found, loop.time()
+                elif silence_s is not None and loop.time() - found_s > QUIET_S:  # before, nobody was asked
+                    raise SessionError(f"the manager's host was silent for {QUIET_S:.0f} s")
             await asyncio.sleep(LISTEN_PERIOD_S)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage, TaskStatusUpdate
-from proto.objects_pb2 import TaskState, TaskStatus
+from proto.objects_pb2 import NetworkAttachment, TaskState, TaskStatus
+from proto.specs_pb2 import PortConfig
 from tests.unit.dispatcher.support import make_task
+from tests.unit.dispatcher.test_status import UNKNOWN_FIELD
 from worker.agent.assignments import AssignmentGapError, ReceivedAssignments
 from worker.agent.contents import change_of
 from worker.agent.managers import BACKOFF_S_MAX, ManagerChoice
-from worker.agent.reporter import INTERIM_S, REPORT_LENGTH_MAX, UPDATE_SIZE_BYTES_MAX, StatusReporter
+from worker.agent.reporter import INTERIM_S, REPORT_LENGTH_MAX, TEXT_LENGTH_MAX, UPDATE_SIZE_BYTES_MAX, StatusReporter
 
 READY, RUNNING = TaskState.TASK_STATE_READY, TaskState.TASK_STATE_RUNNING
 PREPARING, FAILED = TaskState.TASK_STATE_PREPARING, TaskState.TASK_STATE_FAILED
@@ -54,13 +56,28 @@ class TestReporter:
         assert reporter.wake.is_set()
         assert reporter.take() == [update("t2", RUNNING)]
 
-    def test_a_giant_is_cut_to_what_a_manager_takes(self) -> None:
+    @pytest.mark.parametrize("part", ["err", "container", "ports", "addresses", "unknown"])
+    def test_a_giant_is_cut_to_what_a_manager_takes(self, part: str) -> None:
+        """One that is not ends each session in which it is sent, with all that the node has to say."""
         reporter = StatusReporter()
         giant = update("t1", FAILED)
-        giant.status.err = "x" * 2_000_000
+        giant.status.message = "\N{GRINNING FACE}" * 10_000
+        match part:
+            case "err":
+                giant.status.err = "\N{GRINNING FACE}" * 500_000
+            case "container":
+                giant.status.container_status.container_id = "\N{GRINNING FACE}" * 500_000
+            case "ports":
+                giant.status.port_status.ports.extend([PortConfig(name="p" * 1000)] * 2000)
+            case "addresses":
+                attachment = NetworkAttachment(network_id="bridge", addresses=["1" * 1000] * 2000)
+                giant.networks_attachments.append(attachment)
+            case _:
+                giant.status.MergeFromString(UNKNOWN_FIELD)
         reporter.put(giant)
         (cut,) = reporter.take()
         assert (cut.task_id, cut.status.state) == ("t1", FAILED)
+        assert len(cut.status.message) == TEXT_LENGTH_MAX
         assert 4000 < cut.ByteSize() < UPDATE_SIZE_BYTES_MAX
 
     def test_what_was_not_acknowledged_goes_again_unless_outdone(self) -> None:

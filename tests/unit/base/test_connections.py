@@ -87,9 +87,8 @@ async def called(addr: str) -> AsyncIterator[tuple[Peer, Callable[[], object]]]:
 @pytest.mark.parametrize("addr", ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"])
 async def test_the_connection_of_a_peer_is_found_and_kept_alive(addr: str) -> None:
     async with called(addr) as (peer, close):
-        found = connections.find(peer, ())
-        assert found is not None
-        assert connections.find(peer, {found.descriptor}) == found
+        (found,) = connections.find_each(peer)
+        assert connections.find_all([peer], {found.descriptor}) == {peer: found}
         with socket.socket(fileno=os.dup(found.descriptor)) as connection:
             assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == connections.KEEP_ALIVE_S
@@ -101,6 +100,14 @@ async def test_the_connection_of_a_peer_is_found_and_kept_alive(addr: str) -> No
         await until(lambda: (found.silence_s() or 9) < 0.5)
         await close()  # type: ignore[misc]  # a coroutine
         await until(lambda: found.silence_s() is None)
+
+
+def test_each_connection_of_one_peer_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        peer = ("127.0.0.1", server.getsockname()[1])
+        with socket.create_connection(peer) as one, socket.create_connection(peer) as other:
+            found = connections.find_each(peer)
+            assert [connection.descriptor for connection in found] == sorted([one.fileno(), other.fileno()])
 
 
 async def test_many_connections_are_found_at_once() -> None:

@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
+from base import connections
 from manager.dispatcher import heartbeat, liveness
 from manager.dispatcher.assignments import AssignmentSet, Key
 from manager.dispatcher.looking import Answer
@@ -376,6 +377,32 @@ async def test_an_agent_leaves_a_manager_whose_host_is_silent(
     await until(lambda: any("host was silent" in reason for reason in host.heard.sessions))
     monkeypatch.setattr(session, "QUIET_S", 60.0)
     await until(lambda: host.heard.sessions[-1] == "")
+
+
+class Connection:
+    """One of several that this process has with a manager."""
+
+    def __init__(self, silence_s: float) -> None:
+        self.said_s, self.asked = silence_s, 0
+
+    def silence_s(self) -> float:
+        self.asked += 1
+        return self.said_s
+
+
+async def test_a_connection_that_lost_its_way_is_no_silence_of_a_host_that_others_hear(
+    manager: Manager, host: AgentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of before the last renewal, say: each new session would watch it anew, and end."""
+    lost, well = Connection(60.0), Connection(0.0)
+    monkeypatch.setattr(session, "QUIET_S", 0.05)
+    monkeypatch.setattr(session, "LISTEN_PERIOD_S", 0.01)
+    monkeypatch.setattr(connections, "find_each", lambda peer: [lost, well])
+    host.start()
+    await until(lambda: well.asked > 50)
+    assert host.heard.sessions == [""]
+    well.said_s = 60.0
+    await until(lambda: any("host was silent" in reason for reason in host.heard.sessions))
 
 
 @pytest.mark.parametrize("answer", [Answer.ANSWERED, Answer.SILENT])
