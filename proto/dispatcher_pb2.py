@@ -28,7 +28,7 @@ from proto import options_pb2 as proto_dot_options__pb2
 from proto import specs_pb2 as proto_dot_specs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16proto/dispatcher.proto\x12\x08swarm.v1\x1a\x0eproto/ca.proto\x1a\x13proto/objects.proto\x1a\x13proto/options.proto\x1a\x11proto/specs.proto\"\xf6\x01\n\x0eSessionRequest\x12.\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x19.swarm.v1.NodeDescription\x12\x30\n\x0c\x61vailability\x18\x02 \x01(\x0e\x32\x1a.swarm.v1.NodeAvailability\x12\x0c\n\x04\x61\x64\x64r\x18\x03 \x01(\t\x12\x12\n\nboot_nonce\x18\x04 \x01(\t\x12\"\n\x07machine\x18\x05 \x01(\x0b\x32\x11.swarm.v1.Machine\x12\x14\n\x0cknown_nonces\x18\x06 \x03(\t\x12&\n\x06report\x18\x07 \x01(\x0b\x32\x16.swarm.v1.StatusReport\"\xb2\x01\n\x0eSessionMessage\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x13heartbeat_period_ns\x18\x02 \x01(\x03\x12*\n\x08managers\x18\x03 \x03(\x0b\x32\x18.swarm.v1.ManagerAddress\x12\x1c\n\x04node\x18\x04 \x01(\x0b\x32\x0e.swarm.v1.Node\x12\x13\n\x0broot_ca_pem\x18\x05 \x01(\x0c\x12\x10\n\x08reported\x18\x06 \x01(\x04\"(\n\x12\x41ssignmentsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xf4\x01\n\x12\x41ssignmentsMessage\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.swarm.v1.AssignmentsMessage.Type\x12\x12\n\napplies_to\x18\x02 \x01(\x04\x12\x12\n\nresults_in\x18\x03 \x01(\x04\x12+\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x1a.swarm.v1.AssignmentChange\x12\x11\n\tlast_part\x18\x05 \x01(\x08\"E\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rTYPE_COMPLETE\x10\x01\x12\x14\n\x10TYPE_INCREMENTAL\x10\x02\"C\n\rAssignmentKey\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.swarm.v1.AssignmentKind\x12\n\n\x02id\x18\x02 \x01(\t\"\xb5\x02\n\x10\x41ssignmentChange\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.swarm.v1.AssignmentKind\x12\n\n\x02id\x18\x02 \x01(\t\x12&\n\x05needs\x18\x03 \x03(\x0b\x32\x17.swarm.v1.AssignmentKey\x12\x1e\n\x04task\x18\x0b \x01(\x0b\x32\x0e.swarm.v1.TaskH\x00\x12-\n\x0cspec_version\x18\x0c \x01(\x0b\x32\x15.swarm.v1.SpecVersionH\x00\x12\"\n\x06secret\x18\r \x01(\x0b\x32\x10.swarm.v1.SecretH\x00\x12\"\n\x06\x63onfig\x18\x0e \x01(\x0b\x32\x10.swarm.v1.ConfigH\x00\x12$\n\x07network\x18\x0f \x01(\x0b\x32\x11.swarm.v1.NetworkH\x00\x42\x08\n\x06object\"\x84\x01\n\x10TaskStatusUpdate\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x14.swarm.v1.TaskStatus\x12\x39\n\x14networks_attachments\x18\x03 \x03(\x0b\x32\x1b.swarm.v1.NetworkAttachment\"K\n\x0cStatusReport\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12+\n\x07updates\x18\x02 \x03(\x0b\x32\x1a.swarm.v1.TaskStatusUpdate*\xc8\x01\n\x0e\x41ssignmentKind\x12\x1f\n\x1b\x41SSIGNMENT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41SSIGNMENT_KIND_TASK\x10\x01\x12 \n\x1c\x41SSIGNMENT_KIND_SPEC_VERSION\x10\x02\x12 \n\x16\x41SSIGNMENT_KIND_SECRET\x10\x03\x1a\x04\x90\xb5\x18\x01\x12\x1a\n\x16\x41SSIGNMENT_KIND_CONFIG\x10\x04\x12\x1b\n\x17\x41SSIGNMENT_KIND_NETWORK\x10\x05\x32\x9c\x01\n\nDispatcher\x12\x41\n\x07Session\x12\x18.swarm.v1.SessionRequest\x1a\x18.swarm.v1.SessionMessage(\x01\x30\x01\x12K\n\x0b\x41ssignments\x12\x1c.swarm.v1.AssignmentsRequest\x1a\x1c.swarm.v1.AssignmentsMessage0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16proto/dispatcher.proto\x12\x08swarm.v1\x1a\x0eproto/ca.proto\x1a\x13proto/objects.proto\x1a\x13proto/options.proto\x1a\x11proto/specs.proto\"\x8e\x02\n\x0eSessionRequest\x12.\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x19.swarm.v1.NodeDescription\x12\x30\n\x0c\x61vailability\x18\x02 \x01(\x0e\x32\x1a.swarm.v1.NodeAvailability\x12\x0c\n\x04\x61\x64\x64r\x18\x03 \x01(\t\x12\x12\n\nboot_nonce\x18\x04 \x01(\t\x12\"\n\x07machine\x18\x05 \x01(\x0b\x32\x11.swarm.v1.Machine\x12\x14\n\x0cknown_nonces\x18\x06 \x03(\t\x12&\n\x06report\x18\x07 \x01(\x0b\x32\x16.swarm.v1.StatusReport\x12\x16\n\x0e\x64\x61ta_path_addr\x18\x08 \x01(\t\"\xb2\x01\n\x0eSessionMessage\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x13heartbeat_period_ns\x18\x02 \x01(\x03\x12*\n\x08managers\x18\x03 \x03(\x0b\x32\x18.swarm.v1.ManagerAddress\x12\x1c\n\x04node\x18\x04 \x01(\x0b\x32\x0e.swarm.v1.Node\x12\x13\n\x0broot_ca_pem\x18\x05 \x01(\x0c\x12\x10\n\x08reported\x18\x06 \x01(\x04\"(\n\x12\x41ssignmentsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xf4\x01\n\x12\x41ssignmentsMessage\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.swarm.v1.AssignmentsMessage.Type\x12\x12\n\napplies_to\x18\x02 \x01(\x04\x12\x12\n\nresults_in\x18\x03 \x01(\x04\x12+\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x1a.swarm.v1.AssignmentChange\x12\x11\n\tlast_part\x18\x05 \x01(\x08\"E\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rTYPE_COMPLETE\x10\x01\x12\x14\n\x10TYPE_INCREMENTAL\x10\x02\"C\n\rAssignmentKey\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.swarm.v1.AssignmentKind\x12\n\n\x02id\x18\x02 \x01(\t\"\x99\x03\n\x10\x41ssignmentChange\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.swarm.v1.AssignmentKind\x12\n\n\x02id\x18\x02 \x01(\t\x12&\n\x05needs\x18\x03 \x03(\x0b\x32\x17.swarm.v1.AssignmentKey\x12\x1e\n\x04task\x18\x0b \x01(\x0b\x32\x0e.swarm.v1.TaskH\x00\x12-\n\x0cspec_version\x18\x0c \x01(\x0b\x32\x15.swarm.v1.SpecVersionH\x00\x12\"\n\x06secret\x18\r \x01(\x0b\x32\x10.swarm.v1.SecretH\x00\x12\"\n\x06\x63onfig\x18\x0e \x01(\x0b\x32\x10.swarm.v1.ConfigH\x00\x12$\n\x07network\x18\x0f \x01(\x0b\x32\x11.swarm.v1.NetworkH\x00\x12-\n\x0cnetwork_peer\x18\x10 \x01(\x0b\x32\x15.swarm.v1.NetworkPeerH\x00\x12\x33\n\x0fnetwork_service\x18\x11 \x01(\x0b\x32\x18.swarm.v1.NetworkServiceH\x00\x42\x08\n\x06object\"\xb7\x01\n\x0bNetworkPeer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nnetwork_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x12\n\nservice_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07node_id\x18\x06 \x01(\t\x12\x11\n\tnode_addr\x18\x07 \x01(\t\x12\x11\n\taddresses\x18\x08 \x03(\t\x12\x0f\n\x07\x61liases\x18\t \x03(\t\x12\r\n\x05ready\x18\n \x01(\x08\"\x9d\x01\n\x0eNetworkService\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nnetwork_id\x18\x02 \x01(\t\x12\x12\n\nservice_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12\x13\n\x0bvirtual_ips\x18\x06 \x03(\t\x12#\n\x05ports\x18\x07 \x03(\x0b\x32\x14.swarm.v1.PortConfig\"\x84\x01\n\x10TaskStatusUpdate\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x14.swarm.v1.TaskStatus\x12\x39\n\x14networks_attachments\x18\x03 \x03(\x0b\x32\x1b.swarm.v1.NetworkAttachment\"K\n\x0cStatusReport\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12+\n\x07updates\x18\x02 \x03(\x0b\x32\x1a.swarm.v1.TaskStatusUpdate*\x8f\x02\n\x0e\x41ssignmentKind\x12\x1f\n\x1b\x41SSIGNMENT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41SSIGNMENT_KIND_TASK\x10\x01\x12 \n\x1c\x41SSIGNMENT_KIND_SPEC_VERSION\x10\x02\x12 \n\x16\x41SSIGNMENT_KIND_SECRET\x10\x03\x1a\x04\x90\xb5\x18\x01\x12\x1a\n\x16\x41SSIGNMENT_KIND_CONFIG\x10\x04\x12\x1b\n\x17\x41SSIGNMENT_KIND_NETWORK\x10\x05\x12 \n\x1c\x41SSIGNMENT_KIND_NETWORK_PEER\x10\x06\x12#\n\x1f\x41SSIGNMENT_KIND_NETWORK_SERVICE\x10\x07\x32\x9c\x01\n\nDispatcher\x12\x41\n\x07Session\x12\x18.swarm.v1.SessionRequest\x1a\x18.swarm.v1.SessionMessage(\x01\x30\x01\x12K\n\x0b\x41ssignments\x12\x1c.swarm.v1.AssignmentsRequest\x1a\x1c.swarm.v1.AssignmentsMessage0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,26 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ASSIGNMENTKIND'].values_by_name["ASSIGNMENT_KIND_SECRET"]._loaded_options = None
   _globals['_ASSIGNMENTKIND'].values_by_name["ASSIGNMENT_KIND_SECRET"]._serialized_options = b'\220\265\030\001'
-  _globals['_ASSIGNMENTKIND']._serialized_start=1426
-  _globals['_ASSIGNMENTKIND']._serialized_end=1626
+  _globals['_ASSIGNMENTKIND']._serialized_start=1896
+  _globals['_ASSIGNMENTKIND']._serialized_end=2167
   _globals['_SESSIONREQUEST']._serialized_start=114
-  _globals['_SESSIONREQUEST']._serialized_end=360
-  _globals['_SESSIONMESSAGE']._serialized_start=363
-  _globals['_SESSIONMESSAGE']._serialized_end=541
-  _globals['_ASSIGNMENTSREQUEST']._serialized_start=543
-  _globals['_ASSIGNMENTSREQUEST']._serialized_end=583
-  _globals['_ASSIGNMENTSMESSAGE']._serialized_start=586
-  _globals['_ASSIGNMENTSMESSAGE']._serialized_end=830
-  _globals['_ASSIGNMENTSMESSAGE_TYPE']._serialized_start=761
-  _globals['_ASSIGNMENTSMESSAGE_TYPE']._serialized_end=830
-  _globals['_ASSIGNMENTKEY']._serialized_start=832
-  _globals['_ASSIGNMENTKEY']._serialized_end=899
-  _globals['_ASSIGNMENTCHANGE']._serialized_start=902
-  _globals['_ASSIGNMENTCHANGE']._serialized_end=1211
-  _globals['_TASKSTATUSUPDATE']._serialized_start=1214
-  _globals['_TASKSTATUSUPDATE']._serialized_end=1346
-  _globals['_STATUSREPORT']._serialized_start=1348
-  _globals['_STATUSREPORT']._serialized_end=1423
-  _globals['_DISPATCHER']._serialized_start=1629
-  _globals['_DISPATCHER']._serialized_end=1785
+  _globals['_SESSIONREQUEST']._serialized_end=384
+  _globals['_SESSIONMESSAGE']._serialized_start=387
+  _globals['_SESSIONMESSAGE']._serialized_end=565
+  _globals['_ASSIGNMENTSREQUEST']._serialized_start=567
+  _globals['_ASSIGNMENTSREQUEST']._serialized_end=607
+  _globals['_ASSIGNMENTSMESSAGE']._serialized_start=610
+  _globals['_ASSIGNMENTSMESSAGE']._serialized_end=854
+  _globals['_ASSIGNMENTSMESSAGE_TYPE']._serialized_start=785
+  _globals['_ASSIGNMENTSMESSAGE_TYPE']._serialized_end=854
+  _globals['_ASSIGNMENTKEY']._serialized_start=856
+  _globals['_ASSIGNMENTKEY']._serialized_end=923
+  _globals['_ASSIGNMENTCHANGE']._serialized_start=926
+  _globals['_ASSIGNMENTCHANGE']._serialized_end=1335
+  _globals['_NETWORKPEER']._serialized_start=1338
+  _globals['_NETWORKPEER']._serialized_end=1521
+  _globals['_NETWORKSERVICE']._serialized_start=1524
+  _globals['_NETWORKSERVICE']._serialized_end=1681
+  _globals['_TASKSTATUSUPDATE']._serialized_start=1684
+  _globals['_TASKSTATUSUPDATE']._serialized_end=1816
+  _globals['_STATUSREPORT']._serialized_start=1818
+  _globals['_STATUSREPORT']._serialized_end=1893
+  _globals['_DISPATCHER']._serialized_start=2170
+  _globals['_DISPATCHER']._serialized_end=2326
 # @@protoc_insertion_point(module_scope)

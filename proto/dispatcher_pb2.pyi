@@ -37,6 +37,9 @@ class _AssignmentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assign
     ASSIGNMENT_KIND_SECRET: _AssignmentKind.ValueType  # 3
     ASSIGNMENT_KIND_CONFIG: _AssignmentKind.ValueType  # 4
     ASSIGNMENT_KIND_NETWORK: _AssignmentKind.ValueType  # 5
+    ASSIGNMENT_KIND_NETWORK_PEER: _AssignmentKind.ValueType  # 6
+    """Of each network that the node was told of."""
+    ASSIGNMENT_KIND_NETWORK_SERVICE: _AssignmentKind.ValueType  # 7
 
 class AssignmentKind(_AssignmentKind, metaclass=_AssignmentKindEnumTypeWrapper):
     """What an agent can be told of: tasks, and what tasks need. A value ASSIGNMENT_KIND_X goes with the field `x` of
@@ -50,6 +53,9 @@ ASSIGNMENT_KIND_SPEC_VERSION: AssignmentKind.ValueType  # 2
 ASSIGNMENT_KIND_SECRET: AssignmentKind.ValueType  # 3
 ASSIGNMENT_KIND_CONFIG: AssignmentKind.ValueType  # 4
 ASSIGNMENT_KIND_NETWORK: AssignmentKind.ValueType  # 5
+ASSIGNMENT_KIND_NETWORK_PEER: AssignmentKind.ValueType  # 6
+"""Of each network that the node was told of."""
+ASSIGNMENT_KIND_NETWORK_SERVICE: AssignmentKind.ValueType  # 7
 Global___AssignmentKind: _TypeAlias = AssignmentKind  # noqa: Y015
 
 @_typing.final
@@ -63,12 +69,15 @@ class SessionRequest(_message.Message):
     MACHINE_FIELD_NUMBER: _builtins.int
     KNOWN_NONCES_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    DATA_PATH_ADDR_FIELD_NUMBER: _builtins.int
     availability: _specs_pb2.NodeAvailability.ValueType
     """Availability wished for at the node's first registration."""
     addr: _builtins.str
     """Where the node can be reached, its advertise address."""
     boot_nonce: _builtins.str
     """Random bytes of this boot of the daemon: two sessions of one node ID with different nonces are two machines (X31)."""
+    data_path_addr: _builtins.str
+    """Where the node takes packets of networks; as `addr` when empty. Set with `addr`."""
     @_builtins.property
     def description(self) -> _objects_pb2.NodeDescription:
         """Set in the first request, and again whenever it changed."""
@@ -99,10 +108,11 @@ class SessionRequest(_message.Message):
         machine: _objects_pb2.Machine | None = ...,
         known_nonces: _abc.Iterable[_builtins.str] | None = ...,
         report: Global___StatusReport | None = ...,
+        data_path_addr: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "machine", b"machine", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "availability", b"availability", "boot_nonce", b"boot_nonce", "description", b"description", "known_nonces", b"known_nonces", "machine", b"machine", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "availability", b"availability", "boot_nonce", b"boot_nonce", "data_path_addr", b"data_path_addr", "description", b"description", "known_nonces", b"known_nonces", "machine", b"machine", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,6 +268,8 @@ class AssignmentChange(_message.Message):
     SECRET_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    NETWORK_PEER_FIELD_NUMBER: _builtins.int
+    NETWORK_SERVICE_FIELD_NUMBER: _builtins.int
     kind: Global___AssignmentKind.ValueType
     id: _builtins.str
     @_builtins.property
@@ -274,6 +286,10 @@ class AssignmentChange(_message.Message):
     def config(self) -> _objects_pb2.Config: ...
     @_builtins.property
     def network(self) -> _objects_pb2.Network: ...
+    @_builtins.property
+    def network_peer(self) -> Global___NetworkPeer: ...
+    @_builtins.property
+    def network_service(self) -> Global___NetworkService: ...
     def __init__(
         self,
         *,
@@ -285,16 +301,123 @@ class AssignmentChange(_message.Message):
         secret: _objects_pb2.Secret | None = ...,
         config: _objects_pb2.Config | None = ...,
         network: _objects_pb2.Network | None = ...,
+        network_peer: Global___NetworkPeer | None = ...,
+        network_service: Global___NetworkService | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "network", b"network", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "network", b"network", "network_peer", b"network_peer", "network_service", b"network_service", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "kind", b"kind", "needs", b"needs", "network", b"network", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "kind", b"kind", "needs", b"needs", "network", b"network", "network_peer", b"network_peer", "network_service", b"network_service", "object", b"object", "secret", b"secret", "spec_version", b"spec_version", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["task", "spec_version", "secret", "config", "network"]  # noqa: Y015
+    _WhichOneofReturnType_object: _TypeAlias = _typing.Literal["task", "spec_version", "secret", "config", "network", "network_peer", "network_service"]  # noqa: Y015
     _WhichOneofArgType_object: _TypeAlias = _typing.Literal["object", b"object"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_object) -> _WhichOneofReturnType_object | None: ...
 
 Global___AssignmentChange: _TypeAlias = AssignmentChange  # noqa: Y015
+
+@_typing.final
+class NetworkPeer(_message.Message):
+    """A task on a network, as the others there have to know it. Derived of what is stored, and stored by agents alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NODE_ADDR_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """"<network ID>.<task ID>" """
+    network_id: _builtins.str
+    task_id: _builtins.str
+    service_id: _builtins.str
+    name: _builtins.str
+    """As users call it, "web.1.<task ID>"."""
+    node_id: _builtins.str
+    node_addr: _builtins.str
+    """Where its node takes packets of networks."""
+    ready: _builtins.bool
+    """It runs, is healthy and was not told to stop: it may be given connections."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDR form, one an address family. On the routing mesh's network they are its node's."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names on this network that its spec gives it beside the service's."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        network_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        service_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        node_addr: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        ready: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "aliases", b"aliases", "id", b"id", "name", b"name", "network_id", b"network_id", "node_addr", b"node_addr", "node_id", b"node_id", "ready", b"ready", "service_id", b"service_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkPeer: _TypeAlias = NetworkPeer  # noqa: Y015
+
+@_typing.final
+class NetworkService(_message.Message):
+    """A service on a network, likewise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_IPS_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """"<network ID>.<service ID>" """
+    network_id: _builtins.str
+    service_id: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def virtual_ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CIDR form, one an address family; none in DNS round robin, and on the routing mesh's network."""
+
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[_specs_pb2.PortConfig]:
+        """On the routing mesh's network: what is published there. Elsewhere: what the service publishes in whatever way."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        network_id: _builtins.str = ...,
+        service_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        virtual_ips: _abc.Iterable[_builtins.str] | None = ...,
+        ports: _abc.Iterable[_specs_pb2.PortConfig] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "id", b"id", "name", b"name", "network_id", b"network_id", "ports", b"ports", "service_id", b"service_id", "virtual_ips", b"virtual_ips"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkService: _TypeAlias = NetworkService  # noqa: Y015
 
 @_typing.final
 class TaskStatusUpdate(_message.Message):

@@ -510,6 +510,7 @@ class Node(_message.Message):
     MACHINE_FIELD_NUMBER: _builtins.int
     BOOT_NONCE_FIELD_NUMBER: _builtins.int
     INGRESS_FIELD_NUMBER: _builtins.int
+    DATA_PATH_ADDR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     role: _specs_pb2.NodeRole.ValueType
     """Observed role: follows spec.role once the Raft membership has changed."""
@@ -520,6 +521,8 @@ class Node(_message.Message):
     certificate_serial: _builtins.str
     """Serial number of the certificate last issued, hex."""
     boot_nonce: _builtins.str
+    data_path_addr: _builtins.str
+    """Where it takes packets of networks; `status.addr` when empty."""
     @_builtins.property
     def version(self) -> Global___Version: ...
     @_builtins.property
@@ -572,10 +575,11 @@ class Node(_message.Message):
         machine: Global___Machine | None = ...,
         boot_nonce: _builtins.str = ...,
         ingress: Global___NetworkAttachment | None = ...,
+        data_path_addr: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "ingress", b"ingress", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_nonce", b"boot_nonce", "certificate_serial", b"certificate_serial", "created_at", b"created_at", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "ingress", b"ingress", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_nonce", b"boot_nonce", "certificate_serial", b"certificate_serial", "created_at", b"created_at", "data_path_addr", b"data_path_addr", "description", b"description", "grpc_addr", b"grpc_addr", "id", b"id", "ingress", b"ingress", "machine", b"machine", "manager_certificates_void_before", b"manager_certificates_void_before", "manager_status", b"manager_status", "raft_addr", b"raft_addr", "role", b"role", "spec", b"spec", "status", b"status", "status_since", b"status_since", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1099,9 +1103,12 @@ class Network(_message.Message):
     DRIVER_STATE_FIELD_NUMBER: _builtins.int
     IPAM_FIELD_NUMBER: _builtins.int
     VNI_FIELD_NUMBER: _builtins.int
+    DATA_PATH_PORT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     vni: _builtins.int
     """VXLAN network identifier, 24 bits; 0 of drivers that have none."""
+    data_path_port: _builtins.int
+    """Of UDP, where nodes take its packets: the cluster's."""
     @_builtins.property
     def version(self) -> Global___Version: ...
     @_builtins.property
@@ -1129,10 +1136,11 @@ class Network(_message.Message):
         driver_state: _specs_pb2.Driver | None = ...,
         ipam: _specs_pb2.IPAMOptions | None = ...,
         vni: _builtins.int = ...,
+        data_path_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "driver_state", b"driver_state", "ipam", b"ipam", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "driver_state", b"driver_state", "id", b"id", "ipam", b"ipam", "spec", b"spec", "updated_at", b"updated_at", "version", b"version", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data_path_port", b"data_path_port", "driver_state", b"driver_state", "id", b"id", "ipam", b"ipam", "spec", b"spec", "updated_at", b"updated_at", "version", b"version", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,6 +112,7 @@ def _choose(network: Network, others: Iterable[Network], cluster: Cluster) -> No
         raise InvalidArgumentError(str(error)) from error
     if not wanted:
         cluster.last_vni = network.vni
+    network.data_path_port = cluster.data_path_port
     network.driver_state.name = OVERLAY
     network.driver_state.options.update(spec.driver_configuration.options)
     network.driver_state.options[VNI_OPTION] = str(network.vni)

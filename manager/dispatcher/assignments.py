@@ -7,6 +7,8 @@ assigned until its object is removed, so that the node keeps the container (A6.0
 What the agent itself reported (status, addresses on the node's own bridge) is not sent back as a change, with one
 exception: that a task has ended. Managers may end one, too (constraints, A7.05; orphans), and its node has to stop it.
 
+Who else is on a network is told with the network (``members``), and the routing mesh's to every node that has an address there.
+
 Changes are made as the bytes that go out. What several nodes need (a spec, a config) is encoded once for all of them, and
 its users are known by its key: a config that nobody needs yet costs the same beside ten nodes and beside ten thousand.
 """
@@ -18,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from manager.dispatcher.members import Entry, Members
 from manager.model.tasks import has_ended
 from manager.store import KINDS, Kinds, StoredObject, View
 from manager.store.kinds import AnyKind
@@ -59,7 +62,8 @@ Encoded = bytes
 class SharedChanges:
     """What agents are told of objects that tasks need, encoded once a version, and whose agents; one for all sessions."""
 
-    def __init__(self, size_bytes_max: int = SHARED_SIZE_BYTES_MAX) -> None:
+    def __init__(self, members: Members | None = None, size_bytes_max: int = SHARED_SIZE_BYTES_MAX) -> None:
+        self.members = members
         self._size_bytes_max = size_bytes_max
         self._size_bytes = 0
         self._known: OrderedDict[Key, tuple[int, Encoded]] = OrderedDict()
@@ -123,6 +127,10 @@ class AssignmentSet:
         self._versions: dict[Key, int] = {}
         self._wire_keys: dict[Key, AssignmentKey] = {}
         """As they are sent with each task: many tasks need the same."""
+        self._followed: set[str] = set()
+        """IDs of the objects whose members are told of."""
+        self._own: tuple[Key, ...] = ()
+        """What the node itself needs, whatever tasks it has."""
 
     def uses(self, kind: AnyKind, object_id: str) -> bool:
         """Whether a change of that object is of interest here."""
@@ -140,28 +148,40 @@ class AssignmentSet:
         self._tasks.clear()
         self._uses.clear()
         self._versions.clear()
+        self._followed.clear()
+        self._own = ()
 
     def complete(self, view: View) -> list[Encoded]:
         """Everything, from nothing: what a task needs comes before the task."""
         return self._difference(self.restart(view), view)
 
-    def update(self, task_ids: Iterable[str], keys: Iterable[Key], view: View) -> list[Encoded]:
-        """What to tell the agent after these tasks, and these needed objects, may have changed.
+    def update(
+        self, task_ids: Iterable[str], keys: Iterable[Key], view: View, entries: Iterable[Entry] = ()
+    ) -> list[Encoded]:
+        """What to tell the agent after these tasks, needed objects and members, or its node, may have changed.
 
         Args:
             task_ids: of any node; those of other nodes are left out or, when they moved away, removed.
             keys: needed objects that changed.
             view: the state now.
+            entries: members that changed, of networks that are needed here or were.
 
         Returns:
             Changes in the order in which they are to be applied: needs, tasks, then what is needed no longer.
         """
-        return self._difference(list(dict.fromkeys(task_ids)), view, keys)
+        members = self._shared.members
+        told = [members.encoded(each) for each in entries if each[0] in self._followed] if members is not None else []
+        return told + self._difference(list(dict.fromkeys(task_ids)), view, keys)
 
     def _difference(self, task_ids: Sequence[str], view: View, keys: Iterable[Key] = ()) -> list[Encoded]:
         tasks: list[Encoded] = []
         removed: list[Encoded] = []
         touched: dict[Key, None] = dict.fromkeys(keys)
+        own = tuple(self._needs_of_node(view))
+        if own != self._own:
+            self._use(own, touched)
+            self._release(self._own, touched)
+            self._own = own
         for task_id in task_ids:
             task = view.tasks.get(task_id)
             if task is None or not is_assigned(task, self.node_id):
@@ -184,15 +204,25 @@ class AssignmentSet:
             for object_id in dict.fromkeys(kind.assigned.needed_by(task, spec)):
                 yield kind, object_id
 
+    def _needs_of_node(self, view: View) -> Iterator[Key]:
+        node = view.nodes.get(self.node_id)
+        for kind in self._kinds.assigned if node is not None else ():
+            assert kind.assigned is not None
+            if kind.assigned.has_members and node is not None and node.HasField("ingress"):
+                yield kind, node.ingress.network_id
+
+    def _use(self, needs: tuple[Key, ...], touched: dict[Key, None]) -> None:
+        for key in needs:
+            if key not in self._uses:
+                self._shared.use(key, self)
+            self._uses[key] += 1
+            touched[key] = None
+
     def _put(self, task: Task, view: View, touched: dict[Key, None]) -> Encoded | None:
         sent = self._tasks.get(task.id)
         needs = () if has_ended(task) else tuple(self._needs(task, view))
         if sent is None or sent.needs != needs:
-            for key in needs:
-                if key not in self._uses:
-                    self._shared.use(key, self)
-                self._uses[key] += 1
-                touched[key] = None
+            self._use(needs, touched)
             if sent is not None:
                 self._release(sent.needs, touched)
         self._tasks[task.id] = _Sent(task, needs)
@@ -228,10 +258,24 @@ class AssignmentSet:
             if wanted is None:
                 if known is not None:
                     del self._versions[key]
+                    removed.extend(self._members(kind, object_id, gone=True))
                     removed.append(AssignmentChange(kind=kind.assigned.kind, id=object_id).SerializeToString())
             elif known != wanted.version.index:
                 self._versions[key] = wanted.version.index
                 yield self._shared.encoded(kind, wanted)
+                if known is None:
+                    yield from self._members(kind, object_id, gone=False)
+
+    def _members(self, kind: AnyKind, object_id: str, *, gone: bool) -> Iterable[Encoded]:
+        """What is told of who is on an object of that kind when it is told of itself, or no longer is."""
+        assert kind.assigned is not None
+        if not kind.assigned.has_members or self._shared.members is None:
+            return ()
+        if gone:
+            self._followed.discard(object_id)
+            return self._shared.members.removals(object_id)
+        self._followed.add(object_id)
+        return self._shared.members.of(object_id)
 
 
 AGENTS_OWN = ("status", "networks_attachments")

@@ -28,6 +28,7 @@ from manager.dispatcher.budget import Budgets
 from manager.dispatcher.heartbeat import told_period_s
 from manager.dispatcher.intake import Intake, WriterStoppedError, put
 from manager.dispatcher.liveness import Liveness
+from manager.dispatcher.members import Entry, Members, key_of
 from manager.dispatcher.reports import PendingReport, invalid_report
 from manager.dispatcher.rounds import Rounds
 from manager.dispatcher.session import AgentSession, End, Facts
@@ -105,7 +106,8 @@ class Dispatcher:
         )
         self._statuses = StatusIntake(store, self._liveness.now)
         self._rounds = Rounds()
-        self._shared_changes = SharedChanges()
+        self._members = Members(store.view)
+        self._shared_changes = SharedChanges(self._members)
         store.on_change(self._on_change)
 
     # ------------------------------------------------------------ leadership
@@ -122,6 +124,7 @@ class Dispatcher:
                 group.create_task(self._statuses.run(), name="dispatcher statuses")
                 group.create_task(self._rounds.run(), name="dispatcher assignments")
                 await self._liveness.take_over()
+                self._members.begin()
                 self._leading = True
                 log.info("dispatcher.started", nodes=len(self._store.view.nodes))
                 group.create_task(self._liveness.watch(), name="dispatcher watch")
@@ -441,9 +444,9 @@ class Dispatcher:
             await session.assignments_due.wait()
             if session.end is not None or session.assignments_stream != stream:
                 return
-            task_ids, keys = session.take_marks()
+            task_ids, keys, entries = session.take_marks()
             needed = [key for key in keys if known.uses(*key)]
-            messages = packer.incremental(known.update(task_ids, needed, self._store.view))
+            messages = packer.incremental(known.update(task_ids, needed, self._store.view, entries))
 
     async def _everything(self, known: AssignmentSet) -> list[bytes]:
         """A complete set, some tasks at a time; what changes meanwhile is marked."""
@@ -461,6 +464,8 @@ class Dispatcher:
         if not self._leading:
             return
         for change in changes:
+            for entry in self._members.follow(change):
+                self._mark_member(entry)
             if change.kind is TASKS:
                 self._mark_task(change.id, change.old, change.new)
             elif change.kind.assigned is not None:
@@ -476,6 +481,12 @@ class Dispatcher:
         for known in self._shared_changes.users(key):
             if (session := self._sessions.get(known.node_id)) is not None:
                 session.mark_needed(key)
+                self._rounds.add(session)
+
+    def _mark_member(self, entry: Entry) -> None:
+        for known in self._shared_changes.users(key_of(entry)):
+            if (session := self._sessions.get(known.node_id)) is not None:
+                session.mark_member(entry)
                 self._rounds.add(session)
 
     def _mark_task(self, task_id: str, old: object, new: object) -> None:
@@ -497,6 +508,8 @@ class Dispatcher:
             self._liveness.expect(node_id)
         elif (session := self._sessions.get(node_id)) is not None:
             session.mark_message()
+            if isinstance(old, Node) and isinstance(new, Node) and old.ingress != new.ingress:
+                self._rounds.add(session)  # it needs something else itself
         if _manager_facts(old) != _manager_facts(new):
             self.managers_changed()
 

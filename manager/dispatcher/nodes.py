@@ -6,6 +6,7 @@ Who has a description has had a session.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -46,11 +47,21 @@ def invalid_request(request: SessionRequest, *, first: bool) -> str:
         return problem
     if len(request.addr) > ADDRESS_LENGTH_MAX:
         return f"address: {len(request.addr)} characters, at most {ADDRESS_LENGTH_MAX}"
+    if request.data_path_addr and not _is_address(request.data_path_addr):
+        return f"data path address: {one_line(request.data_path_addr[:ADDRESS_LENGTH_MAX])!r} is no IP address"
     if (size_bytes := request.description.ByteSize()) > DESCRIPTION_SIZE_BYTES_MAX:
         return f"description: {size_bytes} bytes, at most {DESCRIPTION_SIZE_BYTES_MAX}"
     if (size_bytes := request.ByteSize()) > (size_bytes_max := FIRST_SIZE_BYTES_MAX if first else LATER_SIZE_BYTES_MAX):
         return f"message: {size_bytes} bytes, at most {size_bytes_max}"
     return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _invalid_identity(request: SessionRequest) -> str:
@@ -114,6 +125,7 @@ def registered(node: Node, request: SessionRequest, now: Timestamp) -> Node | No
     unset = NodeAvailability.NODE_AVAILABILITY_UNSPECIFIED
     if first_time and node.spec.availability == unset and request.availability != unset:
         changed.spec.availability = request.availability
+    changed.data_path_addr = request.data_path_addr
     status = NodeStatus(state=NodeState.NODE_STATE_READY, addr=one_line(request.addr) or node.status.addr)
     return _with_status(node, changed, status, now)
 
@@ -124,6 +136,7 @@ def described(node: Node, request: SessionRequest) -> Node | None:
     _describe(changed, request)
     if request.addr:
         changed.status.addr = one_line(request.addr)
+        changed.data_path_addr = request.data_path_addr
     return changed if changed != node else None
 
 

@@ -14,6 +14,7 @@ import grpc
 
 from base.connections import Peer
 from manager.dispatcher.assignments import Key
+from manager.dispatcher.members import Entry
 from manager.dispatcher.reports import PendingReport
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import SessionMessage, SessionRequest
@@ -73,6 +74,7 @@ class AgentSession:
         """The last message with a description or an address that is not stored yet."""
         self._tasks: set[str] = set()
         self._keys: set[Key] = set()
+        self._entries: set[Entry] = set()
         self._told_managers: list[ManagerAddress] = []
         self._told_node: Node | None = None
         self._told_root_ca = b""
@@ -120,12 +122,17 @@ class AgentSession:
         """Look at this object, which a task of the node needs, again."""
         self._keys.add(key)
 
-    def take_marks(self) -> tuple[set[str], set[Key]]:
+    def mark_member(self, entry: Entry) -> None:
+        """Look at who is on a network of the node again: at this entry."""
+        self._entries.add(entry)
+
+    def take_marks(self) -> tuple[set[str], set[Key], set[Entry]]:
         """The marks since the last call."""
         tasks, self._tasks = self._tasks, set()
         keys, self._keys = self._keys, set()
+        entries, self._entries = self._entries, set()
         self.assignments_due.clear()
-        return tasks, keys
+        return tasks, keys, entries
 
     def next_message(self, facts: Callable[[], Facts]) -> SessionMessage | None:
         """What the agent has not been told yet; None when it knows everything.

@@ -77,6 +77,7 @@ class Agent:
         describe: Callable[[], NodeDescription],
         listener: AgentListener,
         addr: str = "",
+        data_path_addr: str = "",
         machine: Callable[[], Machine] = Machine,
         availability: NodeAvailability.ValueType = NodeAvailability.NODE_AVAILABILITY_ACTIVE,
     ) -> None:
@@ -90,12 +91,13 @@ class Agent:
             describe: the node as it is now; asked at each registration and every 20 s.
             listener: see ``AgentListener``.
             addr: the node's advertise address, told to the managers.
+            data_path_addr: where the node takes packets of networks, told to the managers; as ``addr`` when empty.
             machine: what tells this host from others; asked at each registration.
             availability: wished for at the node's first registration.
         """
         self._node_id, self._executor, self._channels = node_id, executor, channels
         self._describe, self._listener = describe, listener
-        self._addr, self._availability = addr, availability
+        self._addr, self._data_path_addr, self._availability = addr, data_path_addr, availability
         self._machine = machine
         self._boots = Boots(state_dir)
         self._choice = ManagerChoice(manager.grpc_addr for manager in managers)
@@ -214,6 +216,7 @@ class Agent:
                 description=self._describe(),
                 availability=self._availability,
                 addr=self._addr,
+                data_path_addr=self._data_path_addr,
                 boot_nonce=self._boots.nonce,
                 machine=self._machine(),
                 known_nonces=self._boots.known,

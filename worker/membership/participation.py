@@ -108,6 +108,7 @@ class Participation:
             describe=self._describe,
             listener=self,
             addr=split_host_port(self.state.advertise_addr)[0],
+            data_path_addr=self.state.data_path_addr,
             machine=self._machine_facts,
             availability=self.state.availability,
         )

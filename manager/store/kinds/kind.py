@@ -64,11 +64,13 @@ class Assigned(Generic[T]):
         kind: its name in AssignmentKind; the field of AssignmentChange is called alike.
         needed_by: the IDs that a live task needs; its spec is None once the service is gone.
         sent: what of an object goes over the wire; all of it unless something is left out.
+        has_members: who else is on it is told with it (``dispatcher.members``).
     """
 
     kind: AssignmentKind.ValueType
     needed_by: Callable[[Task, ServiceSpec | None], Iterable[str]]
     sent: Callable[[T], T] = _as_it_is
+    has_members: bool = False
 
     @cached_property
     def field(self) -> str:

@@ -24,5 +24,5 @@ NETWORKS = Kind(
     names=lambda network: (network.spec.name,),
     unique_names=True,
     labels=lambda network: network.spec.labels,
-    assigned=Assigned(AssignmentKind.ASSIGNMENT_KIND_NETWORK, _needed_by),
+    assigned=Assigned(AssignmentKind.ASSIGNMENT_KIND_NETWORK, _needed_by, has_members=True),
 )

@@ -91,9 +91,9 @@ async def test_a_node_is_not_sent_what_it_reported(manager: Manager, host: Agent
         one = manager.dispatcher._sessions["n2"]
         one.take_marks()
         await agent.report(update("t1", RUNNING))
-        assert one.take_marks() == (set(), set())
+        assert one.take_marks() == (set(), set(), set())
         await agent.report(update("t1", TaskState.TASK_STATE_FAILED))  # its needs end with it
-        assert one.take_marks() == ({"t1"}, set())
+        assert one.take_marks() == ({"t1"}, set(), set())
         agent.call.cancel()
 
 

@@ -129,9 +129,9 @@ async def test_a_session_is_woken_for_what_its_tasks_need_alone(
     looks: list[tuple[list[str], list[Key]]] = []
     update = AssignmentSet.update
 
-    def counted(self: AssignmentSet, task_ids: Any, keys: Any, tables: Any) -> Any:
+    def counted(self: AssignmentSet, task_ids: Any, keys: Any, tables: Any, entries: Any = ()) -> Any:
         looks.append((sorted(task_ids), list(keys)))
-        return update(self, task_ids, keys, tables)
+        return update(self, task_ids, keys, tables, entries)
 
     monkeypatch.setattr(AssignmentSet, "update", counted)
     secret, other = Secret(id="s1"), Secret(id="s2")
