@@ -68,6 +68,7 @@ from manager.reconcile.loop import ReconcileLoop
 from manager.roles import RoleManager
 from manager.store import Store, StoreError, Working
 from pki.addresses import split_host_port
+from pki.authority import IssuedCertificate, RootCA
 from pki.encryption import ensure_data_keys
 from pki.errors import InvalidCertificateError, PKIError
 from pki.grpc_credentials import RotatingChannel, server_credentials, server_options
@@ -188,7 +189,7 @@ class _Manager:
             trust_root_pem=lambda: self._certificate.current.root.pem,
         )
         self._ca_state.on_refused(lambda node_id: self._consensus.recheck(NodeID(node_id)))
-        self._ca = CertificateServer(self._ca_state, forward=self._forward_join)
+        self._ca = CertificateServer(self._ca_state, forward=self._forward_join, remember=self._remember_issued)
         self._control = ControlService(self._store, self._consensus)
         self._forwarder = LeaderForwarder(self._control, self._consensus, self._link.channel)
         self._looker = Looker()
@@ -484,6 +485,9 @@ class _Manager:
                     except grpc.aio.AioRpcError as error:
                         log.info("join.retried", target=target, code=error.code().name, reason=error.details())
             await asyncio.sleep(backoff.next_s())
+
+    def _remember_issued(self, issued: IssuedCertificate, root: RootCA) -> None:
+        self._certificate.current.root.remember(issued.chain_pem, issued.identity, issuer=root.certificate)
 
     async def _forward_join(self, request: IssueNodeCertificateRequest) -> IssueNodeCertificateResponse:
         channel = self._link.channel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import msgspec
 from cryptography import x509
@@ -28,7 +29,33 @@ from pki.keys import PrivateKey, key_from_pem, key_to_pem, new_key
 
 ROOT_LIFETIME = timedelta(days=20 * 365)
 
-_NODE_KEY_USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+_NO_AUTHORITY = x509.BasicConstraints(ca=False, path_length=None)
+_NODE_KEY_USAGE = _key_usage(sign_certificates=False)
+_NODE_EXTENDED_KEY_USAGE = x509.ExtendedKeyUsage((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH))
+
+
+class _Issuer(msgspec.Struct, frozen=True):
+    """What every certificate says of the root that signs it, read once."""
+
+    name: x509.Name
+    not_before: datetime
+    not_after: datetime
+    key_identifier: x509.AuthorityKeyIdentifier
 
 
 class IssuedCertificate(msgspec.Struct, frozen=True):
@@ -94,9 +121,16 @@ class RootCA:
         """The private key in PEM, clear: it goes into the store, which is encrypted as a whole."""
         return key_to_pem(self.key)
 
-    @property
+    @cached_property
     def certificate(self) -> x509.Certificate:
         return load_chain(self.certificate_pem)[0]
+
+    @cached_property
+    def _issuer(self) -> _Issuer:
+        root = self.certificate
+        return _Issuer(
+            root.subject, root.not_valid_before_utc, root.not_valid_after_utc, _authority_key_identifier(root)
+        )
 
     def trust_root(self) -> TrustRoot:
         """This root as something to verify with; a caller that verifies often keeps it."""
@@ -117,23 +151,23 @@ class RootCA:
             CertificateExpiredError: the root itself is at its end.
         """
         public_key = public_key_of_csr(csr_pem)
-        root = self.certificate
-        if now >= root.not_valid_after_utc:
-            raise CertificateExpiredError(f"root certificate expired at {root.not_valid_after_utc.isoformat()}")
+        issuer = self._issuer
+        if now >= issuer.not_after:
+            raise CertificateExpiredError(f"root certificate expired at {issuer.not_after.isoformat()}")
         leaf = (
             x509.CertificateBuilder()
             .subject_name(_node_name(node_id, role, cluster_id))
-            .issuer_name(root.subject)
+            .issuer_name(issuer.name)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(max(now - BACKDATE, root.not_valid_before_utc))
-            .not_valid_after(min(now + lifetime, root.not_valid_after_utc))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(sign_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(_NODE_KEY_USAGES), critical=False)
+            .not_valid_before(max(now - BACKDATE, issuer.not_before))
+            .not_valid_after(min(now + lifetime, issuer.not_after))
+            .add_extension(_NO_AUTHORITY, critical=True)
+            .add_extension(_NODE_KEY_USAGE, critical=True)
+            .add_extension(_NODE_EXTENDED_KEY_USAGE, critical=False)
             .add_extension(x509.SubjectAlternativeName(_node_names(node_id, role)), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(_authority_key_identifier(root), critical=False)
+            .add_extension(issuer.key_identifier, critical=False)
             .sign(self.key, hashes.SHA256())
         )
         return IssuedCertificate(
@@ -215,17 +249,3 @@ def _authority_key_identifier(root: x509.Certificate) -> x509.AuthorityKeyIdenti
         assert isinstance(key, ec.EllipticCurvePublicKey)  # TrustRoot took no other
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-
-
-def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=sign_certificates,
-        crl_sign=sign_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -210,10 +210,21 @@ class TrustRoot:
             identity.check_time(now)
             return identity
         identity = self.verify(load_chain(chain_pem), now)
+        self._note(key, identity)
+        return identity
+
+    def remember(self, chain_pem: bytes, identity: Identity, *, issuer: x509.Certificate) -> None:
+        """``issuer``'s own key has just signed this chain, here: ``verify_pem`` need not find that out again.
+
+        Of a root that is not in force nothing is remembered.
+        """
+        if issuer in self.certificates:
+            self._note(hashlib.sha256(chain_pem).digest(), identity)
+
+    def _note(self, key: bytes, identity: Identity) -> None:
         if len(self._verified) >= _CACHE_SIZE_MAX:
             self._verified.clear()
         self._verified[key] = identity
-        return identity
 
     def verify(self, chain: Sequence[x509.Certificate], now: datetime) -> Identity:
         """Believe a peer's certificate, or not.

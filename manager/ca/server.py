@@ -143,6 +143,9 @@ class CAState(Protocol):
 Forward = Callable[[IssueNodeCertificateRequest], Awaitable[IssueNodeCertificateResponse]]
 """Ask the leader (``NodeCA.IssueNodeCertificate``). Raises CertificateRefusedError with the leader's code and text."""
 
+Remember = Callable[[IssuedCertificate, RootCA], None]
+"""(what was issued, by which root)."""
+
 
 def decide_join(token: str, tokens: JoinTokens) -> Role:
     """The role of a node that joins, which its token decides and nothing else.
@@ -189,6 +192,7 @@ class CertificateServer:
         state: CAState,
         *,
         forward: Forward,
+        remember: Remember = lambda _issued, _root: None,
         clock: Callable[[], datetime] = utc_now,
         new_node_id: Callable[[], str] = new_id,
     ) -> None:
@@ -196,10 +200,12 @@ class CertificateServer:
         Args:
             state: see ``CAState``.
             forward: passes a join on to the leader.
+            remember: told of each certificate when it goes out to a node that joined, which will show it here.
             clock: aware time.
             new_node_id: makes IDs.
         """
         self._state, self._forward, self._clock, self._new_node_id = state, forward, clock, new_node_id
+        self._remember = remember
 
     def root_certificate(self) -> GetRootCACertificateResponse:
         """The roots in force; for anybody: a node that joins compares their digest with its token. Any thread."""
@@ -240,6 +246,7 @@ class CertificateServer:
                 serial=identity.serial,
             )
         )
+        self._remember(issued, state.root_ca)
         log.info("node.joined", node_id=identity.node_id, role=role.value, serial=f"{identity.serial:x}")
         return IssueNodeCertificateResponse(
             node_id=identity.node_id,

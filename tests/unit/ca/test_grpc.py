@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
 from structlog.testing import capture_logs
 
 import proto.ca_pb2
@@ -248,6 +249,33 @@ async def test_every_kind_of_call_is_let_in_and_knows_its_caller(manager: Manage
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF
         assert await chan.stream_unary("/swarm.v1.Control/ListNodes")(iter([b"x", b"y"])) == b"xy"
+
+
+async def test_what_was_issued_here_is_not_verified_again_and_ends_in_time(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC gives a peer's certificate in the bytes in which it was issued."""
+    source, stranger = manager.node(), manager.node(name="other")
+    issued, root = source.current, manager.authority.root.certificate
+    verified: list[str] = []
+    verify = TrustRoot.verify
+
+    def noted(self: TrustRoot, chain: Sequence[x509.Certificate], now: datetime) -> Identity:
+        identity = verify(self, chain, now)
+        verified.append(identity.node_id)
+        return identity
+
+    monkeypatch.setattr(TrustRoot, "verify", noted)
+    manager.trust_root.remember(issued.chain_pem, issued.identity, issuer=root)
+    manager.trust_root.remember(stranger.current.chain_pem, stranger.identity, issuer=Authority().root.certificate)
+    for node in (source, stranger):
+        async with channel(manager, node) as chan:
+            assert len([item async for item in chan.unary_stream(COUNT)(b"")]) == 3
+    assert verified == [stranger.identity.node_id]
+    manager.clock = lambda: datetime.now(UTC) + timedelta(days=1)
+    async with channel(manager, source) as chan:
+        code, message = await refusal(chan.unary_stream(COUNT)(b"").read())
+    assert (code, "expired" in message) == (grpc.StatusCode.UNAUTHENTICATED, True)
 
 
 async def test_a_worker_is_kept_out_of_what_is_the_managers(manager: Manager) -> None:
