@@ -56,8 +56,16 @@ FIRST_MESSAGE_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 BROKEN_NOTICE_S = 0.1
 
+HEARTBEAT = SessionRequest()
+"""Every message that says nothing is this one, which nobody changes: of a thousand agents 200 come in a second."""
+
 TASKS_AT_ONCE = 500
 """Of a complete set, in one turn of the loop; one takes some 10 us."""
+
+
+def request_of(message: bytes) -> SessionRequest:
+    """A message of a session as it came: ``HEARTBEAT`` itself when it says nothing."""
+    return SessionRequest.FromString(message) if message else HEARTBEAT
 
 
 class Dispatcher:
@@ -147,7 +155,7 @@ class Dispatcher:
             {
                 "Session": grpc.stream_stream_rpc_method_handler(
                     self.Session,
-                    request_deserializer=SessionRequest.FromString,
+                    request_deserializer=request_of,
                     response_serializer=SessionMessage.SerializeToString,
                 ),
                 "Assignments": grpc.unary_stream_rpc_method_handler(
@@ -307,6 +315,9 @@ class Dispatcher:
     async def _read(self, session: AgentSession, requests: AsyncIterator[SessionRequest], start: Start) -> None:
         """Take what comes. Nothing here waits for the log: heartbeats behind a report or a description are heard."""
         async for request in requests:
+            if request is HEARTBEAT and self._budgets.take_message(session.node_id, described=False):
+                self._beat(session)
+                continue
             described = request.HasField("description") or bool(request.addr)
             size_bytes = request.ByteSize()
             while not self._budgets.take_message(session.node_id, described=described, size_bytes=size_bytes):

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.constants import HEARTBEAT_PERIOD_S
+from manager.dispatcher.dispatcher import HEARTBEAT, request_of
 from manager.dispatcher.heartbeat import HeartbeatBook, told_period_s
+from proto.dispatcher_pb2 import SessionRequest
 
 
 @given(sample=st.floats(0, 1))
@@ -107,3 +109,11 @@ def test_nobody_dies_early_and_nobody_is_forgotten(steps: list[tuple[str, str, f
         early = book.deadline()
         assert (early is None) == (not deadlines)
         assert early is None or early <= min(deadlines.values())
+
+
+def test_every_message_that_says_nothing_is_one_object() -> None:
+    """A thousand agents send two hundred a second."""
+    assert request_of(SessionRequest().SerializeToString()) is HEARTBEAT is request_of(b"")
+    described = SessionRequest(addr="192.0.2.1")
+    assert request_of(described.SerializeToString()) == described
+    assert SessionRequest() == HEARTBEAT
