@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -54,7 +55,7 @@ class Managed(Generic[S]):
     complete: Callable[[Working, S], None] = _nothing
     removable: Callable[[Working, S], None] = _nothing
 
-    @property
+    @cached_property
     def word(self) -> str:
         """As the RPCs spell it: ``Secret``."""
         return "".join(part.capitalize() for part in self.kind.name.split("_"))

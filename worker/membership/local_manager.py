@@ -140,11 +140,16 @@ class LocalManager:
 
     async def wait_on_its_way(self, timeout_s: float) -> None:
         """Return once it answers, or after the time; at once when it is not to run, or ends again and again."""
+        if not self._is_on_its_way():
+            return  # as a rule, and every request about the cluster asks: no timer for it
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while not self.answers and self._machine.keeps_manager and self._ended_in_a_row < 2:
+                while self._is_on_its_way():
                     changed = self._changed
                     await changed.wait()
+
+    def _is_on_its_way(self) -> bool:
+        return not self.answers and self._machine.keeps_manager and self._ended_in_a_row < 2
 
     def _note_change(self) -> None:
         """Wake all who wait; later ones wait for the next change."""
