@@ -45,6 +45,7 @@ from runtime.images import ImageNotFoundError, ImageStore
 from runtime.kernel.linux_network import LinuxNetwork
 from runtime.kernel.syscalls import Watcher, supports_mount_setattr
 from runtime.networks import Driver, Networks, predefined
+from runtime.resolver.manager import ResolverProcess
 from runtime.types import (
     LOG_DRIVERS,
     ContainerConfig,
@@ -125,6 +126,7 @@ class Engine:
             events=events,
             name_of=store.name_of,
         )
+        self.resolver = ResolverProcess(paths.run / "resolver")
         self._runc = runc = Runc(paths=paths, layout=layout, cgroup_parent=parent)
         self._watcher = Watcher()
         self._stdio = Stdio(store=store, paths=paths, watcher=self._watcher)
@@ -142,6 +144,7 @@ class Engine:
             runc=runc,
             images=images,
             networks=networks,
+            resolver=self.resolver,
             volumes=volumes,
             bundles=BundleBuilder(
                 volumes=volumes,
@@ -180,6 +183,7 @@ class Engine:
         await self._store.close()
         await self.volumes.close()
         await self.networks.close()
+        await self.resolver.close()
         await self.images.close()
         self.events.close()
 
@@ -289,6 +293,9 @@ class Engine:
         if name.removeprefix("/") == old:
             raise InvalidParameterError("Renaming a container with the same name as its current name")
         await self._store.rename(container, name.removeprefix("/"))
+        async with container.lock:
+            if container.running:
+                await self._lifecycle.naming.tell_again(container)
         announce(self.events, container, "rename", oldName=f"/{old}")
 
     async def connect(self, network: str, ref: str, settings: EndpointSettings | None = None) -> None:

@@ -30,6 +30,7 @@ from runtime.errors import EngineError
 from runtime.kernel import netlink, nft
 from runtime.kernel.mounts import mount_points, own_mounts, unmount
 from runtime.networks import forwarding, rules
+from runtime.resolver.messages import PROCESS as RESOLVER
 
 LOCK_FILE = "swarmd.lock"
 KILL_TIMEOUT_S = 10.0
@@ -88,6 +89,7 @@ def teardown(target: Target) -> Report:
             raise TeardownRefusedError(f"this process is in the cgroup {target.cgroup_parent} itself")
         _attempt(report, _end_processes, groups, target.cgroup_parent, report)
         _attempt(report, _end_conmons, target.run.resolve(), report)
+        _attempt(report, _end_resolvers, target.run.resolve(), report)
         _attempt(report, _remove_mounts, [target.state.resolve(), target.run.resolve()], report)
         _attempt(report, _remove_rules, target.bridge, report)
         _attempt(report, _remove_bridge, target.bridge, report)
@@ -232,6 +234,27 @@ def _is_conmon(pid: int, run: Path) -> bool:
     if Path(os.fsdecode(words[0])).name != "conmon" or b"--exit-dir" not in words[:-1]:
         return False
     return run in Path(os.fsdecode(words[words.index(b"--exit-dir") + 1])).parents
+
+
+def _end_resolvers(run: Path, report: Report) -> None:
+    """The name server of the containers, of whom there are none any more."""
+    for pid in resolvers(run):
+        _kill(pid, lambda pid: _is_resolver(pid, run))
+        report.removed.append(f"the resolver of {run}")
+
+
+def resolvers(run: Path) -> set[int]:
+    """PIDs of the resolvers that have their folder below ``run``: one, or none."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    return {pid for pid in pids if _is_resolver(pid, run)}
+
+
+def _is_resolver(pid: int, run: Path) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return words[-2:-1] == [RESOLVER.encode()] and run in Path(os.fsdecode(words[-1])).parents
 
 
 def _remove_mounts(folders: Sequence[Path], report: Report) -> None:

@@ -18,6 +18,7 @@ from runtime.containers import files, links, mounts, spec, users
 from runtime.containers.apparmor import AppArmor
 from runtime.containers.conmon import CreateRequest, Paths
 from runtime.containers.container import Container
+from runtime.containers.naming import resolv_conf_of
 from runtime.containers.pins import pin
 from runtime.errors import ConflictError, HostError, InvalidParameterError
 from runtime.kernel import rooted
@@ -144,7 +145,7 @@ class BundleBuilder:
             for name, text in (
                 ("hosts", hosts),
                 ("hostname", hostname + "\n"),
-                ("resolv.conf", files.resolv_text(host, files.host_resolv())),
+                ("resolv.conf", resolv_conf_of(host, sandbox.endpoints).text),
             ):
                 # Written in place: these are bind mounted into containers that may still hold the old inode.
                 (folder / name).write_text(text)

@@ -10,6 +10,7 @@ connect                                      disconnect
 endpoint reserved (memory)                   record without the network
 state with the endpoint                      interface, ports and routes moved or gone
 interface, ports and routes there            state without the endpoint
+names, /etc/resolv.conf and /etc/hosts       names told to the resolver
 record with the network                      endpoint given back (memory)
 ============================================ ============================================
 
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from runtime.containers import files, links, networking
 from runtime.containers.bundle import names_in_hosts
 from runtime.containers.container import Container
+from runtime.containers.naming import Naming, follow_resolv_conf
 from runtime.containers.store import ContainerStore
 from runtime.errors import (
     ConflictError,
@@ -43,8 +45,8 @@ from runtime.types import EndpointSettings
 class Connecting:
     """Carries out ``docker network connect`` and ``disconnect``."""
 
-    def __init__(self, *, store: ContainerStore, networks: Networks) -> None:
-        self._store, self._networks = store, networks
+    def __init__(self, *, store: ContainerStore, networks: Networks, naming: Naming) -> None:
+        self._store, self._networks, self._naming = store, networks, naming
 
     async def connect(self, container: Container, network_ref: str, settings: EndpointSettings) -> None:
         """See ``Engine.connect``."""
@@ -112,6 +114,10 @@ class Connecting:
         try:
             self._note_down(container, sandbox, required=True)
             await self._networks.attach(container.id, container.state.Pid)
+            wanted = {**container.record.networks(), name: settings}
+            await self._naming.tell(container, sandbox.endpoints, container.state.Pid, wanted)
+            before = {other: each for other, each in sandbox.endpoints.items() if other != name}
+            follow_resolv_conf(container, before, sandbox.endpoints)
             addresses = [str(each.ip) for each in sandbox.endpoints[name].interfaces()]
             self._write_hosts(container, come=addresses)
             await self._store.set_endpoints(container, {**container.record.Endpoints, name: settings})
@@ -124,12 +130,15 @@ class Connecting:
         endpoint = container.state.Endpoints.get(name)
         sandbox = await self._networks.leave(container.id, name, _ports(container), container.state.Pid)
         self._note_down(container, sandbox, required=False)
+        await self._naming.tell_again(container)  # before its address is another's
         await self._networks.give_back(container.id, name)
         addresses = [str(each.ip) for each in endpoint.interfaces()] if endpoint else []
         try:
             self._write_hosts(container, gone=addresses)
+            if endpoint:
+                follow_resolv_conf(container, {**sandbox.endpoints, name: endpoint}, sandbox.endpoints)
         except HostError as error:  # an address too much, which its next start puts right
-            container.log.warning("hosts.not_written", reason=str(error))
+            container.log.warning("files.not_written", reason=str(error))
 
     def _write_hosts(self, container: Container, *, come: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
         names = names_in_hosts(container)

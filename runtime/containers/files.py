@@ -1,18 +1,14 @@
-"""/etc/hosts, /etc/hostname and /etc/resolv.conf of a container: the texts are pure, the host's files are read here."""
+"""/etc/hosts of a container, as text, and the mounts of its three files. /etc/resolv.conf: ``runtime.resolver.resolv_conf``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from base.files import read_text
 from runtime.errors import HostError, InvalidParameterError
-from runtime.types import HostConfig
 
 _LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _IPV6 = "fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-_FALLBACK = ("8.8.8.8", "8.8.4.4")
-_RESOLVED = Path("/run/systemd/resolve/resolv.conf")
 
 
 def hosts_text(extra: Sequence[str], *, addresses: Sequence[str], names: Sequence[str], gateway: str) -> str:
@@ -52,41 +48,6 @@ def rewrite(path: Path, change: Callable[[str], str]) -> None:
             file.truncate()
     except OSError as error:
         raise HostError(f"cannot write {path}: {error}") from error
-
-
-def resolv_text(host: HostConfig, source: str) -> str:
-    """From the host's resolv.conf: its loopback resolvers cannot be reached from inside, so they are left out."""
-    servers, search, options = [], [], []
-    for line in source.splitlines():
-        fields = line.split()
-        if len(fields) < 2 or fields[0][0] in "#;":
-            continue
-        if fields[0] == "nameserver" and not fields[1].startswith(("127.", "::1")):
-            servers.append(fields[1])
-        elif fields[0] in ("search", "domain"):
-            search = fields[1:]
-        elif fields[0] == "options":
-            options = fields[1:]
-    servers = list(host.Dns or servers or _FALLBACK)
-    search = [name for name in (host.DnsSearch or search) if name != "."]
-    options = list(host.DnsOptions or options)
-    lines = [f"nameserver {server}" for server in servers]
-    if search:
-        lines.append(f"search {' '.join(search)}")
-    if options:
-        lines.append(f"options {' '.join(options)}")
-    return "\n".join(lines) + "\n"
-
-
-def host_resolv() -> str:
-    """The host's resolver configuration; behind systemd-resolved's stub, the one with the real servers."""
-    text = read_text(Path("/etc/resolv.conf")) or ""
-    servers = [
-        line.split()[1] for line in text.splitlines() if line.startswith("nameserver ") and len(line.split()) > 1
-    ]
-    if servers == ["127.0.0.53"]:
-        return read_text(_RESOLVED) or text
-    return text
 
 
 def oci_mounts(folder: Path, taken: Sequence[str]) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.exits import Exits
 from runtime.containers.monitors import Monitors
+from runtime.containers.naming import Naming
 from runtime.containers.readoption import Readoption
 from runtime.containers.releasing import Releasing
 from runtime.containers.removal import Removal
@@ -22,6 +23,7 @@ from runtime.events import EventBus
 from runtime.images import ImageStore
 from runtime.kernel.syscalls import Watcher
 from runtime.networks import Networks
+from runtime.resolver.port import Resolver
 from runtime.types import EndpointSettings
 from runtime.volumes import Volumes
 
@@ -36,6 +38,7 @@ class Lifecycle:
         runc: Runc,
         images: ImageStore,
         networks: Networks,
+        resolver: Resolver,
         volumes: Volumes,
         bundles: BundleBuilder,
         events: EventBus,
@@ -45,12 +48,13 @@ class Lifecycle:
         self._runc = runc
         self._transitions = transitions = Transitions()
         self._monitors = monitors = Monitors(store=store, runc=runc)
+        self.naming = naming = Naming(networks, resolver)
         self._releasing = releasing = Releasing(
-            store=store, runc=runc, images=images, networks=networks, volumes=volumes
+            store=store, runc=runc, images=images, networks=networks, naming=naming, volumes=volumes
         )
         self.execs = execs = ExecManager(store=store, runc=runc, events=events, capabilities=capabilities)
         self.stopping = stopping = Stopping(store=store, runc=runc, events=events)
-        self._connecting = connecting = Connecting(store=store, networks=networks)
+        self._connecting = connecting = Connecting(store=store, networks=networks, naming=naming)
         self.removal = removal = Removal(
             store=store,
             images=images,
@@ -65,6 +69,7 @@ class Lifecycle:
             store=store,
             images=images,
             networks=networks,
+            naming=naming,
             bundles=bundles,
             runc=runc,
             monitors=monitors,
@@ -89,6 +94,7 @@ class Lifecycle:
             store=store,
             images=images,
             networks=networks,
+            naming=naming,
             volumes=volumes,
             runc=runc,
             monitors=monitors,

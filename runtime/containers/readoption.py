@@ -13,6 +13,7 @@ from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.exits import Exits
 from runtime.containers.monitors import Monitors
+from runtime.containers.naming import Naming
 from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc
 from runtime.containers.starting import Starting
@@ -38,6 +39,7 @@ class Readoption:
         store: ContainerStore,
         images: ImageStore,
         networks: Networks,
+        naming: Naming,
         volumes: Volumes,
         runc: Runc,
         monitors: Monitors,
@@ -49,7 +51,7 @@ class Readoption:
         transitions: Transitions,
     ) -> None:
         self._store, self._runc, self._monitors, self._execs = store, runc, monitors, execs
-        self._images, self._networks, self._volumes = images, networks, volumes
+        self._images, self._networks, self._naming, self._volumes = images, networks, naming, volumes
         self._removal, self._starting, self._exits, self._transitions = removal, starting, exits, transitions
         self._connecting = connecting
 
@@ -74,6 +76,7 @@ class Readoption:
             if container.running:
                 async with container.lock:
                     await self._connecting.settle(container)
+        await self._naming.replace([container for container in containers if container.running])
         await self._volumes.unmount_unused()
         for container in containers:
             self._go_on(container)

@@ -7,6 +7,7 @@ import asyncio
 from base.backoff import Backoff
 from base.tasks import OwnedTasks
 from runtime.containers.container import Container
+from runtime.containers.naming import Naming
 from runtime.containers.runc import Runc
 from runtime.containers.store import ContainerStore
 from runtime.errors import EngineError
@@ -30,10 +31,11 @@ class Releasing:
         runc: Runc,
         images: ImageStore,
         networks: Networks,
+        naming: Naming,
         volumes: Volumes,
     ) -> None:
         self._store, self._runc = store, runc
-        self._images, self._networks, self._volumes = images, networks, volumes
+        self._images, self._networks, self._naming, self._volumes = images, networks, naming, volumes
         self._left: dict[str, Container] = {}
         self._tasks = OwnedTasks()
         self._retrying: asyncio.Task[None] | None = None
@@ -89,6 +91,7 @@ class Releasing:
             self._runc.forget_exit(container.id)
 
     async def _release_network(self, container: Container) -> None:
+        await self._naming.forget(container)  # before its addresses are another's
         shared = any(
             other.running and other.record.HostConfig.NetworkMode == f"container:{container.id}"
             for other in self._store

@@ -8,6 +8,7 @@ root file system mounted                ``Releasing``
 files, volumes and spec made ready      ``Releasing`` (volumes); files are the next start's
 container created, its init waits       ``Runc.abandon``, then ``Releasing`` (cgroups, bundle)
 namespace attached to its networks      ``Releasing``; the kernel, when the namespace ends
+names told to the resolver              ``Releasing``
 attached clients connected              conmon's end; those still waiting are closed
 noted down as running                   the state moves back
 process let go                          ``Runc.abandon`` ends it
@@ -28,6 +29,7 @@ from runtime.containers.bundle import BundleBuilder
 from runtime.containers.container import Container
 from runtime.containers.exec_manager import ExecManager
 from runtime.containers.monitors import Monitors
+from runtime.containers.naming import Naming
 from runtime.containers.releasing import Releasing
 from runtime.containers.removal import Removal
 from runtime.containers.runc import Runc
@@ -51,6 +53,7 @@ class Starting:
         store: ContainerStore,
         images: ImageStore,
         networks: Networks,
+        naming: Naming,
         bundles: BundleBuilder,
         runc: Runc,
         monitors: Monitors,
@@ -61,6 +64,7 @@ class Starting:
         events: EventBus,
     ) -> None:
         self._store, self._images, self._networks, self._bundles = store, images, networks, bundles
+        self._naming = naming
         self._runc, self._monitors, self._execs, self._events = runc, monitors, execs, events
         self._releasing, self._removal, self._transitions = releasing, removal, transitions
 
@@ -119,6 +123,7 @@ class Starting:
         try:
             container.hold("init", created.pid)
             await self._networks.attach(container.id, created.pid)
+            await self._naming.tell(container, sandbox.endpoints, created.pid)
             self._connect_attaches(container)
             self._note_down(container, created, sandbox)
             links.refresh(container, self._store.linking_to(container.id))

@@ -11,6 +11,8 @@ from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Driver, Network, Pool
 from runtime.networks.plain import PlainDriver
 
+NAMES = frozenset(("bridge", "host", "none"))
+
 
 def drivers(kernel: KernelNetwork, run: Path) -> list[Driver]:
     """Those of a host by itself. ``run`` is a folder for what need not outlive a reboot."""

@@ -27,7 +27,7 @@ from base.files import ensure_private_folder
 from base.tasks import OwnedTasks
 from base.version import VERSION
 from runtime.errors import HostError
-from runtime.resolver.messages import LOCK, SOCKET, Frames, Greeting, Noted, Telling, frame
+from runtime.resolver.messages import LOCK, PROCESS, SOCKET, Frames, Greeting, Noted, Telling, frame
 from runtime.resolver.port import Change, Directory, Everything, PutAsker
 
 log = structlog.get_logger(__name__)
@@ -68,17 +68,13 @@ class ResolverProcess:
 
     async def tell(self, *changes: Change) -> None:
         """See ``Resolver``."""
-        noted: list[Change | Everything] = []
-        try:
-            for change in changes:
-                self._directory.apply(change)
-                noted.append(change)
-        finally:
-            await self._say(noted)
+        for change in changes:
+            self._directory.apply(change)
+        await self._say([*changes])
 
     async def replace(self, everything: Everything) -> None:
         """See ``Resolver``. One that outlived the last daemon is adopted even if nothing needs it now."""
-        self._directory = Directory(everything)
+        self._directory.replace(everything)
         if self._link is None and not self._directory.askers and self._keeping is None:
             self._link = await self._connect()
             if self._link is None:
@@ -107,10 +103,8 @@ class ResolverProcess:
             self._keep_soon()
         number = next(self._numbers)
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        if self._link is not None and changes:
-            self._link.send(Telling(number, list(changes)))
-        elif not changes:
-            future.set_result({})
+        if self._link is not None:
+            self._link.send(Telling(number, changes))
         wanted = {change.asker.container_id for change in changes if isinstance(change, PutAsker)}
         try:
             failures = await asyncio.wait_for(future, ANSWER_S_MAX)
@@ -204,7 +198,7 @@ class ResolverProcess:
     async def _start(self) -> _Link:
         """Raises HostError, OSError."""
         await asyncio.to_thread(ensure_private_folder, self._folder)
-        command = [sys.executable, "-P", "-m", "runtime.resolver.process", str(self._folder)]
+        command = [sys.executable, "-P", "-m", PROCESS, str(self._folder)]
         self._child = child = await asyncio.to_thread(
             lambda: subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True

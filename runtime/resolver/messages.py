@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from runtime.resolver.port import DropAsker, DropHolder, DropZone, Everything, PutAsker, PutHolder, PutZone
+from runtime.resolver.port import DropAsker, DropHolder, DropZone, Everything, NameZone, PutAsker, PutHolder, PutZone
 
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 LENGTH_BYTES = 4
+PROCESS = "runtime.resolver.process"
+"""The module that is its main program, with its folder as argument."""
 SOCKET, LOCK = "socket", "lock"
 """Files in the resolver's folder."""
 
@@ -26,7 +28,7 @@ class Telling(msgspec.Struct, frozen=True, array_like=True):
     """Changes, in order."""
 
     number: int
-    changes: list[PutZone | DropZone | PutHolder | DropHolder | PutAsker | DropAsker | Everything]
+    changes: list[PutZone | NameZone | DropZone | PutHolder | DropHolder | PutAsker | DropAsker | Everything]
 
 
 class Noted(msgspec.Struct, frozen=True, array_like=True):

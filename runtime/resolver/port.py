@@ -17,6 +17,10 @@ ADDRESS = "127.0.0.11"
 """Where a container finds its resolver."""
 
 
+CONTAINERS = "containers"
+"""The source of what the engine tells of its containers."""
+
+
 class NamedPort(msgspec.Struct, frozen=True):
     """Answers SRV questions: ``_name._protocol`` before each of the holder's names, such as ``_http._tcp.web``."""
 
@@ -31,13 +35,14 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     Several holders of one name answer together. ``id`` is unique among the holders of the network, whoever they are.
     Names are answered as they stand and before ``.NETWORK``, in any case; the first is what reverse questions for the
     addresses get. Addresses are plain, of both families. A name with an address of one family alone has none of the other,
-    for nobody else is asked about it.
+    for nobody else is asked about it. ``source`` is who tells of it: see ``Everything``.
     """
 
     id: str
     names: tuple[str, ...]
     addresses: tuple[str, ...]
     ports: tuple[NamedPort, ...] = ()
+    source: str = CONTAINERS
 
 
 class Zone(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +94,13 @@ class PutZone(msgspec.Struct, frozen=True, tag=True):
     zone: Zone
 
 
+class NameZone(msgspec.Struct, frozen=True, tag=True):
+    """A network is there, under this name; who is on it stays as it is."""
+
+    network_id: str
+    name: str
+
+
 class DropZone(msgspec.Struct, frozen=True, tag=True):
     """A network has gone. Gone already is fine."""
 
@@ -96,7 +108,7 @@ class DropZone(msgspec.Struct, frozen=True, tag=True):
 
 
 class PutHolder(msgspec.Struct, frozen=True, tag=True):
-    """A holder on a network that was put, in place of one with its ID."""
+    """A holder on a network, in place of one with its ID. It is found before ``.NETWORK`` once the network has a name."""
 
     network_id: str
     holder: Holder
@@ -121,14 +133,19 @@ class DropAsker(msgspec.Struct, frozen=True, tag=True):
     container_id: str
 
 
-Change: TypeAlias = PutZone | DropZone | PutHolder | DropHolder | PutAsker | DropAsker
+Change: TypeAlias = PutZone | NameZone | DropZone | PutHolder | DropHolder | PutAsker | DropAsker
 
 
 class Everything(msgspec.Struct, frozen=True, tag=True):
-    """All there is, and nothing else, whatever was told before."""
+    """All that some sources tell, and nothing else of theirs, whatever they told before.
+
+    What other sources told stays: after a restart of the node the engine knows its containers before the cluster's
+    part knows its services, and none of both may lose the other's names. Askers are the containers'.
+    """
 
     zones: tuple[Zone, ...] = ()
     askers: tuple[Asker, ...] = ()
+    sources: tuple[str, ...] = (CONTAINERS,)
 
 
 class Resolver(Protocol):
@@ -142,13 +159,11 @@ class Resolver(Protocol):
         Raises:
             HostError: an asker's sockets could not be opened, or no resolver comes up. The changes are noted all the
                 same: take back what you would not keep.
-            LookupError: a holder's network was not put: a mistake of the caller, nothing is noted of that change or the
-                ones after it.
         """
         ...
 
     async def replace(self, everything: Everything) -> None:
-        """Note everything anew, once a daemon that came back knows it, and return as ``tell`` does.
+        """Note all that a source tells, once a daemon that came back knows it, and return as ``tell`` does.
 
         Until then a resolver that outlived the last daemon answers as it was told by that one. Raises HostError.
         """
@@ -158,26 +173,24 @@ class Resolver(Protocol):
 class Directory:
     """What was told, put together: the state that the changes lead to."""
 
-    def __init__(self, everything: Everything | None = None) -> None:
+    def __init__(self) -> None:
         self.names: dict[str, str] = {}
         self.holders: dict[str, dict[str, Holder]] = {}
         self.askers: dict[str, Asker] = {}
-        if everything:
-            for zone in everything.zones:
-                self.apply(PutZone(zone))
-            self.askers = {asker.container_id: asker for asker in everything.askers}
+        self.sources: set[str] = set()
 
     def apply(self, change: Change) -> None:
-        """Raises LookupError: a holder for a network that was not put."""
         if isinstance(change, PutZone):
             zone = change.zone
             self.names[zone.network_id] = zone.name
             self.holders[zone.network_id] = {holder.id: holder for holder in zone.holders}
+        elif isinstance(change, NameZone):
+            self.names[change.network_id] = change.name
         elif isinstance(change, DropZone):
             self.names.pop(change.network_id, None)
             self.holders.pop(change.network_id, None)
         elif isinstance(change, PutHolder):
-            self.holders[change.network_id][change.holder.id] = change.holder
+            self.holders.setdefault(change.network_id, {})[change.holder.id] = change.holder
         elif isinstance(change, DropHolder):
             self.holders.get(change.network_id, {}).pop(change.holder_id, None)
         elif isinstance(change, PutAsker):
@@ -187,13 +200,34 @@ class Directory:
         else:
             assert_never(change)
 
+    def replace(self, everything: Everything) -> None:
+        """See ``Everything``."""
+        self.sources |= {*everything.sources}
+        for holders in self.holders.values():
+            for holder in tuple(holders.values()):
+                if holder.source in everything.sources:
+                    del holders[holder.id]
+        for zone in everything.zones:
+            self.names[zone.network_id] = zone.name
+            self.holders.setdefault(zone.network_id, {}).update({holder.id: holder for holder in zone.holders})
+        if CONTAINERS in everything.sources:
+            self.askers = {asker.container_id: asker for asker in everything.askers}
+        told = {zone.network_id for zone in everything.zones}
+        for network_id in (self.names.keys() | self.holders.keys()) - told:
+            if not self.holders.get(network_id):
+                self.apply(DropZone(network_id))
+
     def everything(self) -> Everything:
-        """As one message."""
+        """As one message, of the sources that told everything."""
         zones = (
-            Zone(network_id=network_id, name=self.names[network_id], holders=tuple(holders.values()))
-            for network_id, holders in self.holders.items()
+            Zone(
+                network_id=network_id,
+                name=self.names.get(network_id, ""),
+                holders=tuple(self.holders.get(network_id, {}).values()),
+            )
+            for network_id in sorted(self.names.keys() | self.holders.keys())
         )
-        return Everything(tuple(zones), tuple(self.askers.values()))
+        return Everything(tuple(zones), tuple(self.askers.values()), tuple(sorted(self.sources)))
 
     def addresses(self, container_id: str, name: str) -> Iterable[str]:
         """What a container gets for a name of its networks, as they are told: for tests and for people who look."""

@@ -13,12 +13,14 @@ from runtime.resolver.forwarding import Forwarder, Room
 from runtime.resolver.loop import Loop
 from runtime.resolver.namespaces import Opened, Outside
 from runtime.resolver.port import (
+    CONTAINERS,
     Asker,
     Change,
     DropAsker,
     DropHolder,
     DropZone,
     Everything,
+    NameZone,
     PutAsker,
     PutHolder,
     PutZone,
@@ -61,6 +63,8 @@ class Server:
             self._replace(change)
         elif isinstance(change, PutZone):
             self._zone(change.zone.network_id).put(change.zone)
+        elif isinstance(change, NameZone):
+            self._zone(change.network_id).call(change.name)
         elif isinstance(change, DropZone):
             self._drop_zone(change.network_id)
         elif isinstance(change, PutHolder):
@@ -92,13 +96,15 @@ class Server:
 
     def _replace(self, everything: Everything) -> None:
         """Askers alone are dropped here: those that stay or come are put one by one, as each may fail by itself."""
-        told = {zone.network_id for zone in everything.zones}
-        for network_id in self.zones.keys() - told:
-            self._drop_zone(network_id)
+        for network_id in self.zones.keys() - {zone.network_id for zone in everything.zones}:
+            self.zones[network_id].keep((), everything.sources)
+            if not len(self.zones[network_id]):
+                self._drop_zone(network_id)
         for zone in everything.zones:
-            self._zone(zone.network_id).put(zone)
-        for container_id in self._clients.keys() - {asker.container_id for asker in everything.askers}:
-            self.drop(container_id)
+            self._zone(zone.network_id).put(zone, everything.sources)
+        if CONTAINERS in everything.sources:
+            for container_id in self._clients.keys() - {asker.container_id for asker in everything.askers}:
+                self.drop(container_id)
 
     def _put_asker(self, asker: Asker, done: Done) -> None:
         client = self._clients.get(asker.container_id)

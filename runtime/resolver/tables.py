@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from runtime.resolver import wire
 from runtime.resolver.port import Asker, Attachment, Holder, NamedPort, Zone
@@ -106,21 +106,37 @@ class ZoneTable:
         self.is_put = False
         self._holdings: dict[str, _Holding] = {}
 
-    def put(self, zone: Zone) -> None:
-        """All of it, and nothing else. What is as it was stays untouched: a node that comes back tells everything anew."""
-        try:
-            suffix = wire.name_bytes(zone.name)
-        except ValueError:  # a network may be called what no name of the DNS can be: it has no full names then
-            suffix = b""
-        if suffix != self.suffix:
-            self.drop()
-        self.is_put, self.suffix = True, suffix
-        for holder_id in self._holdings.keys() - {holder.id for holder in zone.holders}:
-            self.drop_holder(holder_id)
+    def put(self, zone: Zone, sources: Collection[str] | None = None) -> None:
+        """All of it, of some sources or (None) of all. What is as it was stays untouched: a node that comes back tells
+        everything anew."""
+        self.call(zone.name)
+        self.keep({holder.id for holder in zone.holders}, sources)
         for holder in zone.holders:
             known = self._holdings.get(holder.id)
             if known is None or known.holder != holder:
                 self.put_holder(holder)
+
+    def call(self, name: str) -> None:
+        """Give it a name, or another one; "" is none."""
+        try:
+            suffix = wire.name_bytes(name)
+        except ValueError:  # a network may be called what no name of the DNS can be: it has no full names then
+            suffix = b""
+        self.is_put = True
+        if suffix != self.suffix:
+            self.suffix = suffix
+            for holding in tuple(self._holdings.values()):
+                self.put_holder(holding.holder)
+
+    def keep(self, holder_ids: Collection[str], sources: Collection[str] | None) -> None:
+        """No others of these sources (None: of all)."""
+        for holding in tuple(self._holdings.values()):
+            if holding.holder.id not in holder_ids and (sources is None or holding.holder.source in sources):
+                self.drop_holder(holding.holder.id)
+
+    def __len__(self) -> int:
+        """How many holders it has."""
+        return len(self._holdings)
 
     def drop(self) -> None:
         """Nothing of it."""
@@ -131,6 +147,7 @@ class ZoneTable:
 
     def put_holder(self, holder: Holder) -> None:
         """In place of one with its ID. A name or an address that cannot be one is passed over."""
+        self.is_put = True
         self.drop_holder(holder.id)
         self._holdings[holder.id] = holding = _Holding(holder, self.suffix)
         for name in holding.names:

@@ -25,6 +25,7 @@ from runtime.networks.ports import PortRequest
 from runtime.networks.reservations import Reservations
 from runtime.types import ContainerConfig, EndpointSettings, HostConfig
 from runtime.volumes import Volumes
+from tests.unit.resolver.fakes import FakeResolver
 
 T = TypeVar("T")
 
@@ -174,6 +175,7 @@ class FakeHost:
             runc=self.runc,
             images=FakeImages(asked),
             networks=FakeNetworks(asked),
+            resolver=FakeResolver(),
             volumes=Volumes(folder / "volumes", events),
             bundles=FakeBundles(asked),
             events=events,

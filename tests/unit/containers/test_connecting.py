@@ -11,6 +11,7 @@ import pytest
 
 from runtime.containers.connecting import Connecting
 from runtime.containers.container import Container
+from runtime.containers.naming import Naming, resolv_conf_of
 from runtime.containers.record import Record
 from runtime.containers.states import Event
 from runtime.containers.store import ContainerStore
@@ -30,6 +31,7 @@ from runtime.networks.plain import PlainDriver
 from runtime.networks.ports import requests as port_requests
 from runtime.types import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
 from tests.unit.networks.fakes import FakeDriver, RecordingKernel
+from tests.unit.resolver.fakes import FakeResolver
 
 PID = 7
 PRIORITY = EndpointSettings(GwPriority=1)
@@ -64,7 +66,9 @@ class Place:
             events=EventBus(),
             name_of=str,
         )  # fmt: skip
-        self.connecting = Connecting(store=self.store, networks=self.networks)
+        self.resolver = FakeResolver()
+        naming = Naming(self.networks, self.resolver)
+        self.connecting = Connecting(store=self.store, networks=self.networks, naming=naming)
 
     async def open(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -86,6 +90,7 @@ class Place:
         )
         container = await self.store.add(record)
         (container.folder / "hosts").write_text("127.0.0.1\tlocalhost\n")
+        (container.folder / "resolv.conf").write_text("# the container's own\n")
         return container
 
     async def run(self, container: Container) -> None:
@@ -238,3 +243,49 @@ async def test_a_daemon_that_dies_at_any_moment_leaves_all_or_nothing(place: Pla
         seen.append(recorded)
     assert set(map(tuple, seen[:connected])) == {("a",)}
     assert set(map(tuple, seen[connected:])) == {("b",)}
+
+
+async def test_names_come_and_go_with_the_networks(place: Place) -> None:
+    container = await place.create("a")
+    await place.run(container)
+    a, b = place.networks.id_of("a"), place.networks.id_of("b")
+    await place.connecting.connect(container, "b", EndpointSettings(Aliases=["store"], Links=["db:base", "cache"]))
+    told = place.resolver.told
+    assert told.holders[b][container.id].names == ("web", "store", "c" * 12)
+    assert told.names == {a: "a", b: "b"}
+    asker = told.askers[container.id]
+    assert [(each.network_id, each.aliases) for each in asker.networks] == [
+        (a, {}),
+        (b, {"base": "db", "cache": "cache"}),
+    ]
+    assert (asker.namespace, asker.forwards) == (f"/proc/{PID}/ns/net", True)
+    await place.connecting.disconnect(container, "b", force=False)
+    assert not told.holders[b]
+    assert [each.network_id for each in told.askers[container.id].networks] == [a]
+    await place.connecting.disconnect(container, "a", force=False)
+    assert not told.askers
+
+
+async def test_a_connect_whose_names_cannot_be_told_is_none(place: Place) -> None:
+    container = await place.create("a")
+    await place.run(container)
+    place.resolver.failure = HostError("no resolver")
+    with pytest.raises(HostError, match="no resolver"):
+        await place.connecting.connect(container, "b", EndpointSettings())
+    assert place.look(container)[:3] == (["a"], ["a"], ["a"])
+    assert not place.resolver.told.holders[place.networks.id_of("b")]
+
+
+async def test_resolv_conf_follows_while_it_is_as_it_was_written(place: Place) -> None:
+    container = await place.create(mode="a")
+    await place.run(container)
+    path = container.folder / "resolv.conf"
+    path.write_text(resolv_conf_of(container.record.HostConfig, {}).text)
+    before = path.read_text()
+    await place.connecting.connect(container, "a", EndpointSettings())
+    assert "nameserver 127.0.0.11\n" in path.read_text()
+    await place.connecting.disconnect(container, "a", force=False)
+    assert path.read_text() == before
+    path.write_text("# the container's own\n")
+    await place.connecting.connect(container, "a", EndpointSettings())
+    assert path.read_text() == "# the container's own\n"

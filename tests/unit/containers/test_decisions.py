@@ -212,19 +212,13 @@ def test_health_keeps_five_results() -> None:
     assert len(state.Log) == 5
 
 
-def test_hosts_and_resolv() -> None:
+def test_hosts() -> None:
     text = files.hosts_text(
         ["db:10.0.0.1", "gw=host-gateway"], addresses=["172.17.0.2"], names=["box"], gateway="172.17.0.1"
     )
     assert text.endswith("10.0.0.1\tdb\n172.17.0.1\tgw\n172.17.0.2\tbox\n")
     with pytest.raises(InvalidParameterError):
         files.hosts_text(["a b:1"], addresses=[], names=[], gateway="")
-    source = "# x\nnameserver 127.0.0.53\nnameserver 10.0.0.2\nsearch a b\noptions ndots:2\n"
-    assert files.resolv_text(HostConfig(), source) == "nameserver 10.0.0.2\nsearch a b\noptions ndots:2\n"
-    assert files.resolv_text(HostConfig(), "nameserver 127.0.0.1") == "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
-    assert files.resolv_text(HostConfig(Dns=["1.1.1.1"], DnsSearch=["."]), source).startswith(
-        "nameserver 1.1.1.1\noptions"
-    )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import pytest
 
 from runtime.containers import cgroups
 from runtime.kernel import netlink, nft
+from runtime.resolver.manager import ResolverProcess
+from runtime.resolver.port import Asker, PutAsker
 from runtime.teardown import (
     Report,
     Target,
@@ -23,6 +25,7 @@ from runtime.teardown import (
     in_group,
     main,
     mounts_below,
+    resolvers,
     teardown,
 )
 from tests.unit.engine.support import Bench
@@ -109,6 +112,10 @@ async def test_all_that_a_killed_daemon_left_goes_and_a_second_time_finds_nothin
     inits = [int(path.read_text()) for path in (bench.folder / "run" / "bundles").glob("*/init.pid")]
     assert len(inits) == 2
     assert len(conmons(bench.folder / "run")) == 2
+    names = ResolverProcess(bench.folder / "run" / "resolver")
+    await names.tell(PutAsker(Asker(container_id="c", namespace=f"/proc/{inits[0]}/ns/net", networks=())))
+    assert resolvers(bench.folder / "run") == {names.pid}
+    await names.close()
     _pause(groups, inits[0])
     bystander = _start("sleep", "1000")
 
@@ -117,7 +124,7 @@ async def test_all_that_a_killed_daemon_left_goes_and_a_second_time_finds_nothin
 
     assert report.left == []
     assert any(f"processes of cgroup {bench.cgroup}" in phrase for phrase in report.removed)
-    assert conmons(bench.folder / "run") == set()
+    assert conmons(bench.folder / "run") == resolvers(bench.folder / "run") == set()
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inits), what="the containers' processes gone")
     assert str(bench.folder) not in Path("/proc/self/mountinfo").read_text()
     assert not any(group.exists() for group in groups)

@@ -20,7 +20,7 @@ class FakeResolver:
         self._fail()
 
     async def replace(self, everything: Everything) -> None:
-        self.told = Directory(everything)
+        self.told.replace(everything)
         self.done.append(everything)
         self._fail()
 
