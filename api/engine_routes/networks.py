@@ -1,4 +1,4 @@
-"""/networks of this host.
+"""/networks: those of this host and, on a manager, those of the cluster.
 
 Source: moby ``api/server/router/network/network_routes.go``.
 """
@@ -9,14 +9,13 @@ import msgspec
 from aiohttp import web
 
 from api.engine_routes.context import EngineContext
-from api.errors import NotServedError
 from api.lenient import convert
 from api.requests import filters_of, flag, json_body, json_response, no_content
+from api.swarm_routes.networks import OVERLAY, SCOPE, ClusterNetworks
 from api.versions import APIVersion, version_of
 from runtime.errors import NetworkNotFoundError
-from runtime.network_types import NetworkCreateRequest
+from runtime.network_types import NetworkCreateRequest, NetworkCreateResponse, NetworkPruneReport, NetworkResource
 
-NOT_SERVED = "networks of more than one host are not served yet"
 _IPV4_CHOICE_SINCE = APIVersion(1, 48)
 
 
@@ -25,6 +24,7 @@ class NetworkRoutes:
 
     def __init__(self, context: EngineContext) -> None:
         self._engine, self._operations = context.engine, context.operations
+        self._cluster = ClusterNetworks(context.member)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -38,30 +38,49 @@ class NetworkRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         """Without containers, as dockerd does since 1.28: inspect shows them."""
-        found = self._engine.networks.list(filters_of(request))
+        found = self._engine.networks.list(filters_of(request), await self._cluster.all())
         return json_response([msgspec.structs.replace(network, Containers={}) for network in found])
 
     async def inspect(self, request: web.Request) -> web.Response:
-        flag(request, "verbose")  # has something to show of services alone, and these are on networks of the cluster
-        found = self._engine.networks.inspect(request.match_info["id"])
-        if request.query.get("scope", found.Scope) not in ("", found.Scope):
-            raise NetworkNotFoundError(request.match_info["id"])
-        return json_response(found)
+        flag(request, "verbose")  # what it has to show, services and their tasks, is not served yet
+        return json_response(await self._find(request.match_info["id"], request.query.get("scope", "")))
+
+    async def _find(self, ref: str, scope: str = "") -> NetworkResource:
+        """A full ID or name of this host's goes before those of the cluster; a part of an ID comes last."""
+        try:
+            here = self._engine.networks.inspect(ref)
+        except NetworkNotFoundError:
+            here = None
+        if here is not None and scope in ("", here.Scope) and ref in (here.Id, here.Name):
+            return here
+        there = await self._cluster.find(ref)
+        for found in (there, here):
+            if found is not None and scope in ("", found.Scope):
+                return found
+        raise NetworkNotFoundError(ref)
 
     async def create(self, request: web.Request) -> web.Response:
         body = convert(await json_body(request), NetworkCreateRequest)
         if version_of(request) < _IPV4_CHOICE_SINCE:
             body = msgspec.structs.replace(body, EnableIPv4=None)
-        if body.Driver == "overlay" or body.Scope == "swarm":
-            raise NotServedError(NOT_SERVED)
+        if body.Driver == OVERLAY or body.Scope == SCOPE:
+            return json_response(NetworkCreateResponse(Id=await self._cluster.create(body)), status=201)
         made = await self._operations.run_to_end(self._engine.networks.create(body), name="network.create")
         return json_response(made, status=201)
 
     async def remove(self, request: web.Request) -> web.Response:
-        change = self._engine.networks.remove(request.match_info["id"])
+        found = await self._find(request.match_info["id"])
+        if found.Scope == SCOPE:
+            await self._cluster.remove(found.Id)
+            return no_content()
+        change = self._engine.networks.remove(found.Id)
         await self._operations.run_to_end(change, name="network.remove")
         return no_content()
 
     async def prune(self, request: web.Request) -> web.Response:
-        change = self._engine.networks.prune(filters_of(request))
-        return json_response(await self._operations.run_to_end(change, name="network.prune"))
+        filters = filters_of(request)
+        change = self._engine.networks.prune(filters)
+        report = await self._operations.run_to_end(change, name="network.prune")
+        unused = self._engine.networks.prunable(filters, await self._cluster.all())
+        deleted = [*(report.NetworksDeleted or ()), *await self._cluster.prune(unused)]
+        return json_response(NetworkPruneReport(NetworksDeleted=deleted or None))

@@ -143,6 +143,8 @@ def _driver(spec: NetworkSpec) -> None:
     driver = spec.driver_configuration
     if driver.name not in ("", OVERLAY):
         raise UnimplementedError(f"networks of driver {driver.name} are not served in swarm scope yet")
+    if "dsr" in driver.options:
+        raise UnimplementedError("the option dsr of overlay networks is not served")
     for name in driver.options:
         if name.startswith("com.docker.network.") and name not in _OPTIONS:
             raise InvalidArgumentError(f"invalid driver option {name}: an overlay has no such option")

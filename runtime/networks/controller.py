@@ -16,7 +16,7 @@ import datetime as dt
 import ipaddress
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -268,11 +268,25 @@ class Networks:
         """ID of a network by name; "" when it is there no more, as it may be for a container that does not run."""
         return self._table[name].ID if name in self._table else ""
 
-    def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[NetworkResource]:
-        """All networks. Filters: driver, id, name, scope, type, dangling, label. Raises InvalidParameterError."""
+    def list(
+        self, filters: Mapping[str, Sequence[str]] | None = None, others: Iterable[NetworkResource] = ()
+    ) -> list[NetworkResource]:
+        """All networks, and those of ``others`` that are not among them.
+
+        Filters: driver, id, name, scope, type, dangling, label. Raises InvalidParameterError.
+        """
         wanted = views.NetworkFilter(filters or {})
         found = [(name in self._predefined, self.inspect(name)) for name in self._table]
+        here = {network.Id for _, network in found}
+        found += [(False, network) for network in others if network.Id not in here]
         return [network for builtin, network in found if wanted.fits(network, builtin=builtin)]
+
+    def prunable(
+        self, filters: Mapping[str, Sequence[str]], others: Iterable[NetworkResource]
+    ) -> builtins.list[NetworkResource]:
+        """Those of ``others`` that the filters of ``prune`` leave. Raises InvalidParameterError."""
+        leave = views.PruneFilter(filters, now_s=time.time())
+        return [network for network in others if leave.takes(network)]
 
     def inspect(self, ref: str) -> NetworkResource:
         """One network and who is on it. Raises NetworkNotFoundError."""

@@ -122,7 +122,7 @@ class PruneFilter:
             raise InvalidParameterError(f"invalid filter 'until={values[0]}'") from None
         self._wanted, self._spared = filters.get("label", ()), filters.get("label!", ())
 
-    def takes(self, network: Network) -> bool:
+    def takes(self, network: Network | NetworkResource) -> bool:
         """Whether it goes when nobody is on it."""
         if dt.datetime.fromisoformat(network.Created).timestamp() > self._until_s:
             return False

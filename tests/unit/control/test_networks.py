@@ -120,7 +120,12 @@ async def test_what_is_taken_is_refused(manager: Managed) -> None:
 async def test_what_is_not_served_says_so(manager: Managed) -> None:
     macvlan = network_spec("lan")
     macvlan.driver_configuration.name = "macvlan"
-    for spec in (macvlan, network_spec(options={"encrypted": ""}), NetworkSpec(name="x", config_from="y")):
+    for spec in (
+        macvlan,
+        network_spec(options={"encrypted": ""}),
+        network_spec(options={"dsr": ""}),
+        NetworkSpec(name="x", config_from="y"),
+    ):
         with pytest.raises(UnimplementedError, match="not served"):
             await create(manager, spec)
     await create(manager, network_spec(options={"encrypted": "false"}))
