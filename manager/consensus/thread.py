@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from manager.consensus.transport import Links
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+SNAPSHOT_PAUSE_S = 0.001
+"""After each chunk of a snapshot, which takes as long. A thread that computes gives the interpreter away every 5 ms, and a
+write crosses threads several times: it took 76 ms beside a snapshot."""
 
 LEADERLESS_S = 10.0
 """A group without a leader for so long needs each member, though it be on another machine now: hosts that were moved
@@ -150,7 +155,7 @@ class RaftThread:
         assert self._state is not None
         error: Exception | None = None
         try:
-            self._state.store.write(head, view())
+            self._state.store.write(head, _with_pauses(view()))
         except Exception as caught:  # told to the core, which tries again later
             error = caught
         self.post(lambda: self._core.snapshot_written(head.index, error) if self._core else None)
@@ -433,3 +438,10 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     if tasks:
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(asyncio.sleep(0))  # transports that were aborted say good-bye
+
+
+def _with_pauses(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks, each followed by a moment for the process' other threads."""
+    for chunk in chunks:
+        yield chunk
+        time.sleep(SNAPSHOT_PAUSE_S)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manager.consensus import thread
 from manager.consensus.compaction import ENTRY_WEIGHT_BYTES, STATE_PER_LOG_MAX, LogGrowth, is_due, log_start
 from manager.consensus.settings import SnapshotPolicy
 
@@ -105,3 +106,13 @@ def test_what_stays_weighs_no_more_than_the_state(sizes: list[int], trailing: in
     kept = [entry_bytes(index) + ENTRY_WEIGHT_BYTES for index in range(start + 1, last + 1)]
     assert 0 <= start <= last
     assert sum(kept) <= max(FLOOR, state)
+
+
+def test_a_snapshot_leaves_the_interpreter_to_others_behind_each_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses_s: list[float] = []
+    monkeypatch.setattr(thread.time, "sleep", pauses_s.append)
+    chunks = thread._with_pauses(iter([b"one", b"two"]))
+    assert (next(chunks), pauses_s) == (b"one", [])
+    assert (next(chunks), len(pauses_s)) == (b"two", 1)
+    assert list(chunks) == []
+    assert pauses_s == [thread.SNAPSHOT_PAUSE_S] * 2
