@@ -26,6 +26,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 ORDER_SEED = os.environ.get("TEST_ORDER_SEED")
 
+# Stores look for messages changed in place, and what is kept from change to change is compared with what is derived anew: in
+# tests' own processes, and in the managers of the hosts they start.
+os.environ.setdefault("SWARM_STORE_DEBUG", "1")
+
 os.umask(UMASK)  # what is tested runs under the daemon's, and so it is seen when a mode was left to the umask
 
 

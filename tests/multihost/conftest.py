@@ -70,6 +70,15 @@ def four() -> Iterator[Testbed]:
         testbed.down()
 
 
+@pytest.fixture(autouse=True)
+def unbroken(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A manager that ended because its state was not as it has to be is started again, and a test may not notice."""
+    yield
+    for value in request.node.funcargs.values():
+        if isinstance(value, Testbed):
+            assert not value.broken_invariants()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Add to a failure what the cluster says of its tasks, and the story of those that are not as they should be."""

@@ -30,6 +30,7 @@ def managers() -> Iterator[Testbed]:
         testbed.up()
         testbed.form_cluster(5)
         yield testbed
+        assert not testbed.broken_invariants()
     finally:
         testbed.down()
 

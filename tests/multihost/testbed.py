@@ -311,6 +311,11 @@ class Testbed:
     def unpart(self, host: int) -> None:
         self.exec(host, ["nft", "delete table inet testbed_part"])
 
+    def broken_invariants(self) -> list[str]:
+        """What the daemons' logs say of state that is not as it has to be (``SWARM_STORE_DEBUG``), by host."""
+        lines = ((host, line) for host in self.hosts() for line in self.log(host).splitlines())
+        return [f"h{host}: {line}" for host, line in lines if "InvariantError" in line or "MutatedObjectError" in line]
+
     def down(self) -> None:
         """Remove everything a testbed of this name made, whoever made it."""
         names = [line.split()[0] for line in run(["ip", "netns", "list"], check=False).splitlines() if line.strip()]
