@@ -23,17 +23,20 @@ from operator import attrgetter
 from manager.dispatcher.members import Entry, Members
 from manager.model.tasks import has_ended
 from manager.store import KINDS, Kinds, StoredObject, View
+from manager.store.frames import tag_of, varint
 from manager.store.kinds import AnyKind
-from proto.dispatcher_pb2 import AssignmentChange, AssignmentKey, AssignmentKind, AssignmentsMessage
+from proto.dispatcher_pb2 import AssignmentChange, AssignmentKind, AssignmentsMessage
 from proto.objects_pb2 import TASK_STATE_ASSIGNED, NetworkAttachment, Task
+from proto.specs_pb2 import ServiceSpec
 
 MESSAGE_SIZE_BYTES_MAX = 3 * 1024 * 1024
 """Changes are packed up to here; gRPC refuses messages above 4 MiB. One larger object travels alone."""
 
 SHARED_SIZE_BYTES_MAX = 32 * 1024 * 1024
+VERSIONS_KNOWN_MAX = 4096
 
 _TASK = AssignmentKind.ASSIGNMENT_KIND_TASK
-_CHANGES_TAG = bytes([AssignmentsMessage.DESCRIPTOR.fields_by_name["changes"].number << 3 | 2])
+_CHANGES_TAG, _TASK_TAG = varint(tag_of(AssignmentsMessage, "changes")), varint(tag_of(AssignmentChange, "task"))
 
 NODE_NETWORK_ID = "bridge"
 """Attachments to it are reported by the node, not decided for it."""
@@ -59,6 +62,28 @@ Encoded = bytes
 """An ``AssignmentChange``."""
 
 
+@dataclass(frozen=True, slots=True)
+class TaskNeeds:
+    """What a task needs, and that as it is sent with it: ``AssignmentChange.needs``."""
+
+    keys: tuple[Key, ...]
+    encoded: bytes
+
+    @classmethod
+    def of(cls, task: Task, spec: ServiceSpec | None, kinds: Kinds) -> TaskNeeds:
+        keys: list[Key] = []
+        change = AssignmentChange()
+        for kind in kinds.assigned:
+            assert kind.assigned is not None
+            for object_id in dict.fromkeys(kind.assigned.needed_by(task, spec)):
+                keys.append((kind, object_id))
+                change.needs.add(kind=kind.assigned.kind, id=object_id)
+        return cls(tuple(keys), change.SerializeToString())
+
+
+NOTHING_NEEDED = TaskNeeds((), b"")
+
+
 class SharedChanges:
     """What agents are told of objects that tasks need, encoded once a version, and whose agents; one for all sessions."""
 
@@ -68,6 +93,20 @@ class SharedChanges:
         self._size_bytes = 0
         self._known: OrderedDict[Key, tuple[int, Encoded]] = OrderedDict()
         self._users: dict[Key, dict[AssignmentSet, None]] = {}  # in order
+        self._needs: dict[tuple[str, int, tuple[str, ...]], TaskNeeds] = {}
+
+    def needs(self, task: Task, view: View, kinds: Kinds) -> TaskNeeds:
+        """What a live task needs, as all of its version of the spec on the same networks do."""
+        key = (task.service_id, task.spec_version, tuple(each.network_id for each in task.networks_attachments))
+        known = self._needs.get(key)
+        if known is None:
+            version = view.spec_versions.of(task.service_id, task.spec_version)
+            known = TaskNeeds.of(task, version.spec if version is not None else None, kinds)
+            if version is not None:
+                if len(self._needs) >= VERSIONS_KNOWN_MAX:
+                    self._needs.clear()
+                self._needs[key] = known
+        return known
 
     def users(self, key: Key) -> Iterable[AssignmentSet]:
         """The sets that need the object. Valid until one of them changes."""
@@ -125,8 +164,6 @@ class AssignmentSet:
         self._tasks: dict[str, _Sent] = {}
         self._uses: Counter[Key] = Counter()
         self._versions: dict[Key, int] = {}
-        self._wire_keys: dict[Key, AssignmentKey] = {}
-        """As they are sent with each task: many tasks need the same."""
         self._followed: set[str] = set()
         """IDs of the objects whose members are told of."""
         self._own: tuple[Key, ...] = ()
@@ -196,14 +233,6 @@ class AssignmentSet:
         needs = list(self._settle(touched, view, removed))
         return needs + tasks + removed
 
-    def _needs(self, task: Task, view: View) -> Iterator[Key]:
-        version = view.spec_versions.of(task.service_id, task.spec_version)
-        spec = version.spec if version is not None else None
-        for kind in self._kinds.assigned:
-            assert kind.assigned is not None
-            for object_id in dict.fromkeys(kind.assigned.needed_by(task, spec)):
-                yield kind, object_id
-
     def _needs_of_node(self, view: View) -> Iterator[Key]:
         node = view.nodes.get(self.node_id)
         for kind in self._kinds.assigned if node is not None else ():
@@ -220,24 +249,19 @@ class AssignmentSet:
 
     def _put(self, task: Task, view: View, touched: dict[Key, None]) -> Encoded | None:
         sent = self._tasks.get(task.id)
-        needs = () if has_ended(task) else tuple(self._needs(task, view))
-        if sent is None or sent.needs != needs:
-            self._use(needs, touched)
+        needs = NOTHING_NEEDED if has_ended(task) else self._shared.needs(task, view, self._kinds)
+        keys = needs.keys
+        if sent is None or sent.needs != keys:
+            self._use(keys, touched)
             if sent is not None:
                 self._release(sent.needs, touched)
-        self._tasks[task.id] = _Sent(task, needs)
-        if sent is not None and sent.needs == needs and not is_news(sent.task, task):
+        self._tasks[task.id] = _Sent(task, keys)
+        if sent is not None and sent.needs == keys and not is_news(sent.task, task):
             return None
-        change = AssignmentChange(kind=_TASK, id=task.id, task=task, needs=[self._wire_key(key) for key in needs])
-        return change.SerializeToString()
-
-    def _wire_key(self, key: Key) -> AssignmentKey:
-        known = self._wire_keys.get(key)
-        if known is None:
-            kind, object_id = key
-            assert kind.assigned is not None
-            known = self._wire_keys[key] = AssignmentKey(kind=kind.assigned.kind, id=object_id)
-        return known
+        # What stands around a task by hand, which spares a copy of it; fields may come in any order.
+        content = task.SerializeToString()
+        head = AssignmentChange(kind=_TASK, id=task.id).SerializeToString()
+        return b"".join((head, _TASK_TAG, varint(len(content)), content, needs.encoded))
 
     def _release(self, needs: tuple[Key, ...], touched: dict[Key, None]) -> None:
         for key in needs:
@@ -253,7 +277,6 @@ class AssignmentSet:
             if self._uses.get(key) == 0:
                 del self._uses[key]
                 self._shared.release(key, self)
-                self._wire_keys.pop(key, None)
             known = self._versions.get(key)
             if wanted is None:
                 if known is not None:
@@ -349,15 +372,6 @@ class MessagePacker:
             if part and size_bytes + len(change) > self._size_bytes_max:
                 yield b"".join(part)
                 part, size_bytes = [], 0
-            part += (_CHANGES_TAG, _varint(len(change)), change)
+            part += (_CHANGES_TAG, varint(len(change)), change)
             size_bytes += len(change) + 8
         yield b"".join(part)
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

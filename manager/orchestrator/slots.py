@@ -151,6 +151,11 @@ class Slots:
     def put(self, slot: Slot, facts: SlotFacts | None) -> None:
         """Take over what is known of a slot now."""
         old = self._facts.get(slot)
+        if old is not None and facts is not None and old.is_plain and facts.is_plain:
+            self._facts[slot] = facts  # as nearly always: nothing that is counted or in an order is another
+            if self._leaving is not None:
+                self._leaving.put(slot, facts)
+            return
         if old is not None:
             self._count(slot, old, -1)
         if facts is not None:

@@ -217,10 +217,12 @@ class LayeredRows(Generic[T]):
 
     def has_any(self, index: str, key: IndexKey) -> bool:
         written, removed = self.written, self._removed
-        if written and self._written_rows().has_any(index, key):
-            return True
         ids = self._base.lookup_ids(index, key)
-        if len(ids) > len(removed) + len(written):
+        if len(ids) > len(removed) + len(
+            written
+        ):  # without indexes of what is written, which every write is put into then
+            return True
+        if written and self._written_rows().has_any(index, key):
             return True
         return any(object_id not in written and object_id not in removed for object_id in ids)
 

@@ -62,7 +62,8 @@ class Assigned(Generic[T]):
 
     Attributes:
         kind: its name in AssignmentKind; the field of AssignmentChange is called alike.
-        needed_by: the IDs that a live task needs; its spec is None once the service is gone.
+        needed_by: the IDs that a live task needs, as all of its version of the spec on the same networks do; the spec is None
+            once the service is gone.
         sent: what of an object goes over the wire; all of it unless something is left out.
         has_members: who else is on it is told with it (``dispatcher.members``).
     """

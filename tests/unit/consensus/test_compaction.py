@@ -110,7 +110,7 @@ def test_what_stays_weighs_no_more_than_the_state(sizes: list[int], trailing: in
 
 def test_a_snapshot_leaves_the_interpreter_to_others_behind_each_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses_s: list[float] = []
-    monkeypatch.setattr(thread.time, "sleep", pauses_s.append)
+    monkeypatch.setattr("time.sleep", pauses_s.append)
     chunks = thread._with_pauses(iter([b"one", b"two"]))
     assert (next(chunks), pauses_s) == (b"one", [])
     assert (next(chunks), len(pauses_s)) == (b"two", 1)
