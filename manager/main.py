@@ -401,6 +401,7 @@ class _Manager:
         """The control socket, for what the node asks."""
         server = UnixServer([LocalInterceptor(lambda: self._certificate.identity)])
         server.add_generic_rpc_handlers((control_handler(self._forwarder.call),))
+        add_NodeCAServicer_to_server(NodeCAService(self._ca), server)
         add_RaftMembershipServicer_to_server(self._membership, server)
         await self._bind(server)
         return server

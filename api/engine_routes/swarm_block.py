@@ -51,7 +51,12 @@ async def swarm_block(member: ClusterMember) -> dict[str, object]:
     except (grpc.RpcError, MembershipError) as error:
         log.info("manager.unreachable", error=message_of(error))
         return block | {"Error": message_of(error)}
-    return block | _manager_fields(answer)
+    fields = _manager_fields(answer)
+    if info.local_node_state is LocalNodeState.ERROR:
+        fields.pop(
+            "Error", None
+        )  # the node's own is why: a manager whose certificate has run out hears no leader either
+    return block | fields
 
 
 def warnings_of(block: Mapping[str, object]) -> list[str]:

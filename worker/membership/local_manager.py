@@ -16,6 +16,8 @@ from base.files import make_public_folder
 from base.tasks import cancel_and_wait
 from base.unix_rpc import UnixChannel
 from pki.addresses import join_host_port, split_host_port
+from proto.ca_pb2 import RenewCertificateRequest, RenewCertificateResponse
+from proto.ca_pb2_grpc import NodeCAStub
 from proto.control_pb2 import GetManagerInfoRequest
 from proto.control_pb2_grpc import ControlStub
 from proto.node_pb2 import Bootstrap, LocalState, ManagerConfig
@@ -27,7 +29,7 @@ from worker.membership.cluster_member import MembershipError
 from worker.membership.host import Host
 from worker.membership.own_addresses import grpc_address
 from worker.membership.parts import ParticipationParts
-from worker.membership.peers import LEAVE_TIMEOUT_S
+from worker.membership.peers import LEAVE_TIMEOUT_S, RENEW_TIMEOUT_S
 from worker.membership.role_machine import ManagerAnswers, ManagerEnded, RoleMachine
 from worker.membership.role_tables import ProcessState
 from worker.membership.state_folder import MANAGER_ERROR, MANAGER_LOCK, MANAGER_SOCKET
@@ -86,6 +88,13 @@ class LocalManager:
             log.warning("member.not_left", node_id=self._state.node_id, reason=error.details())
             return error.code() is not grpc.StatusCode.UNAVAILABLE
         return True
+
+    async def renew(self, csr_pem: bytes) -> RenewCertificateResponse:
+        """Ask it for this node's next certificate. Raises: grpc.aio.AioRpcError: it does not lead, or says no."""
+        answer: RenewCertificateResponse = await NodeCAStub(self._channel).RenewCertificate(
+            RenewCertificateRequest(csr_pem=csr_pem), timeout=RENEW_TIMEOUT_S
+        )
+        return answer
 
     def _on_exit(self, _config: ManagerConfig) -> ManagerConfig | None:
         self._machine.tell(ManagerEnded())

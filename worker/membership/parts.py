@@ -68,6 +68,7 @@ class ParticipationParts(msgspec.Struct, frozen=True):
         process: given the zygote, STATE/manager.lock and what to do when a manager ends by itself.
         clock: aware time.
         role_retry_s: until a step of a change of role that failed is tried again.
+        expired_retry_s: until a manager whose certificate has run out is asked again for another.
         restart_delay_s_min: until a part that failed is begun again; it doubles, to 30 s.
     """
 
@@ -76,4 +77,5 @@ class ParticipationParts(msgspec.Struct, frozen=True):
     process: Callable[[Zygote, Path, OnExit], ProcessPart] = _process
     clock: Callable[[], datetime] = utc_now
     role_retry_s: float = 1.0
+    expired_retry_s: float = 5.0
     restart_delay_s_min: float = 0.5

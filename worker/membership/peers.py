@@ -20,7 +20,7 @@ from proto.raft_pb2_grpc import RaftMembershipStub
 log = structlog.get_logger(__name__)
 
 LEAVE_TIMEOUT_S = 10.0
-_RENEW_TIMEOUT_S = 5.0
+RENEW_TIMEOUT_S = 5.0
 
 
 async def ask_for_renewal(
@@ -38,7 +38,7 @@ async def ask_for_renewal(
             try:
                 request = RenewCertificateRequest(csr_pem=csr_pem)
                 answer: RenewCertificateResponse = await NodeCAStub(channel).RenewCertificate(
-                    request, timeout=_RENEW_TIMEOUT_S
+                    request, timeout=RENEW_TIMEOUT_S
                 )
                 return answer
             except grpc.aio.AioRpcError as error:

@@ -109,6 +109,28 @@ async def test_two_managers_are_warned_of(managers: int, warned: bool, engine: F
     await server.close()
 
 
+async def test_what_is_wrong_with_the_node_itself_is_told_before_a_missing_leader(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    class Leaderless(LoneHost):
+        def control(self) -> ControlAsyncStub:
+            return cast("ControlAsyncStub", self)  # as much of a stub as /info asks for
+
+        async def GetManagerInfo(self, request: object, *, timeout: float) -> GetManagerInfoResponse:  # noqa: N802 - the RPC's name
+            return GetManagerInfoResponse(has_leader=False)
+
+    expired = "Swarm certificates have expired. To replace them, leave the swarm and join again."
+    member = Leaderless(
+        SwarmInfo(local_node_state=LocalNodeState.ERROR, node_id="n1", control_available=True, error=expired)
+    )
+    server = ApiServer(engine, member, info=INFO)
+    path = tmp_path / "a.sock"
+    await server.start([f"unix://{path}"])
+    async with unix_session(path) as session, session.get("/info") as answer:
+        assert (await answer.json())["Swarm"]["Error"] == expired
+    await server.close()
+
+
 async def test_manager_that_does_not_answer_is_named_and_info_still_comes(engine: FakeEngine, tmp_path: Path) -> None:
     member = LoneHost(SwarmInfo(local_node_state=LocalNodeState.ACTIVE, node_id="n1", control_available=True))
     server = ApiServer(engine, member, info=INFO)

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ import pytest
 
 from pki.certificates import Role
 from pki.encryption import DATA_KEY_FILE
-from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate
+from pki.node_certificate import KEY_FILE, ROOT_FILE, NodeCertificate, utc_now
 from pki.renewal import Renewer
 from proto.ca_pb2 import ManagerAddress
 from proto.control_pb2 import GetClusterRequest, GetNodeRequest, ListNodesRequest, UpdateNodeRequest
@@ -26,7 +27,7 @@ from proto.specs_pb2 import CAConfig, ClusterSpec, ExternalCA, NodeRole
 from tests.unit.pki.support import Authority
 from tests.unit.worker.support import PATIENCE_S, Place, place
 from tests.waiting import until
-from worker.membership import local_state
+from worker.membership import init, local_state
 from worker.membership.addresses import SystemAddress
 from worker.membership.cluster_member import (
     AlreadyInSwarmError,
@@ -531,6 +532,18 @@ async def test_a_manager_that_was_demoted_and_promoted_while_it_was_away_is_one_
                 await asyncio.sleep(0.1)
             await other.node.wait_control(PATIENCE_S)
         assert await tokens(other) == await tokens(manager)
+
+
+async def test_a_manager_whose_certificate_ran_out_while_it_was_off_gives_itself_another_where_it_leads(
+    alone: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(init, "utc_now", lambda: utc_now() - timedelta(days=100))
+        await alone.node.init(init_request(alone))
+    await until(lambda: not alone.node.info().error)
+    assert NodeCertificate.load(alone.host.state_dir / CERTIFICATES).identity.not_after > utc_now()
+    await until(lambda: alone.node.info().local_node_state is LocalNodeState.ACTIVE)
+    assert (await own_node(alone)).status.state == NodeState.NODE_STATE_READY
 
 
 async def test_going_back_to_an_earlier_version_keeps_the_node(manager: Place) -> None:
