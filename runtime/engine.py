@@ -44,6 +44,7 @@ from runtime.events import EventBus
 from runtime.images import ImageNotFoundError, ImageStore
 from runtime.kernel.linux_network import LinuxNetwork
 from runtime.kernel.syscalls import Watcher, supports_mount_setattr
+from runtime.network_types import NetworkCreateRequest
 from runtime.networks import Driver, Networks, predefined
 from runtime.resolver.manager import ResolverProcess
 from runtime.types import (
@@ -81,6 +82,7 @@ class Engine:
         bridge_subnet: its subnet in CIDR form; the next free private one is taken when the host uses it already.
         insecure_registries, mirrors: see ``ImageStore``.
         network_drivers: besides those of bridge, host and none.
+        ways_out: see ``Networks``.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Engine:
         insecure_registries: Sequence[str] = (),
         mirrors: Sequence[str] = (),
         network_drivers: Sequence[Driver] = (),
+        ways_out: Mapping[str, NetworkCreateRequest] | None = None,
     ) -> None:
         layout = cgroups.detect()
         parent = cgroups.resolve_parent(layout, cgroup_parent)
@@ -125,6 +128,7 @@ class Engine:
             kernel=kernel,
             events=events,
             name_of=store.name_of,
+            ways_out=ways_out,
         )
         self.resolver = ResolverProcess(paths.run / "resolver")
         self._runc = runc = Runc(paths=paths, layout=layout, cgroup_parent=parent)

@@ -94,6 +94,8 @@ class Connecting:
     async def settle(self, container: Container) -> None:
         """Of one that was adopted: take it off networks that its record does not name. Under its lock."""
         for name in set(container.state.Endpoints) - set(container.record.networks()):
+            if self._networks.is_way_out(name):
+                continue
             try:
                 await self._leave(container, name)
             except EngineError as error:

@@ -88,6 +88,8 @@ class Networks:
         kernel: for what is no driver's: default routes and parameters of interfaces in the namespaces of containers.
         events: is told who connects and disconnects.
         name_of: a container's name by ID, for inspect.
+        ways_out: by the name of a driver, the network that leads out for containers that are on networks of that driver
+            and on none that leads out by itself. It is made when first needed; a user may make it before.
     """
 
     def __init__(
@@ -99,11 +101,13 @@ class Networks:
         kernel: KernelNetwork,
         events: EventBus,
         name_of: Callable[[str], str],
+        ways_out: Mapping[str, NetworkCreateRequest] | None = None,
     ) -> None:
         self._file, self._records = state / "networks.json", Records()
         self._drivers = {driver.name: driver for driver in drivers}
         self._predefined = {network.Name: network for network in predefined}
         self._kernel, self._events, self._name_of = kernel, events, name_of
+        self._ways_out = dict(ways_out or {})
         self._table: dict[str, Network] = {}
         self._held: dict[str, _Held] = {}
         self.reservations = Reservations()
@@ -314,6 +318,7 @@ class Networks:
             HostError: a network could not be made.
         """
         await self.release(container_id)  # what the end of its last run could not
+        wanted = await self._with_way_out(wanted)
         interfaces = sandbox.interface_names(wanted)
         held = self._held[container_id] = _Held()
         try:
@@ -537,6 +542,25 @@ class Networks:
             if endpoint is not None and any(each.ip == address for each in endpoint.interfaces()):
                 return container_id
         return None
+
+    async def _with_way_out(self, wanted: Mapping[str, EndpointSettings]) -> Mapping[str, EndpointSettings]:
+        """And the network that leads out for others, when one needs it; an internal one never does."""
+        networks = [self._get(name) for name in wanted]
+        needed = [
+            self._ways_out[each.Driver] for each in networks if each.Driver in self._ways_out and not each.Internal
+        ]
+        if not needed or self._gateways(wanted):
+            return wanted
+        name = needed[0].Name
+        if name not in self._table:
+            with contextlib.suppress(ConflictError):  # another container came first
+                await self.create(needed[0])
+        await self._ready(name)
+        return {**wanted, name: EndpointSettings()}
+
+    def is_way_out(self, name: str) -> bool:
+        """Whether containers are put on a network that they did not ask for, as the way out of others."""
+        return any(each.Name == name for each in self._ways_out.values())
 
     def _gateways(self, wanted: Mapping[str, EndpointSettings]) -> tuple[str, ...]:
         return sandbox.gateway_networks(wanted, {name: self._families(self._table[name]) for name in wanted})

@@ -159,6 +159,10 @@ class Overlays:
         async with overlay.lock:
             if overlay.network is None:
                 raise HostError(f"network {network_id} is not known on this node")
+            if overlay.network.encrypted:
+                raise HostError(
+                    f"network {network_id} is encrypted, and this node cannot encrypt: nothing is sent in clear"
+                )
             overlay.local[endpoint.id] = endpoint
             overlay.balances.note_here(endpoint.addresses, here=True)
             try:
@@ -175,6 +179,7 @@ class Overlays:
             except (OSError, HostError) as error:
                 with contextlib.suppress(OSError, HostError):
                     await self._take_away(overlay, endpoint)
+                self._tell(overlay)  # the devices go too, if they were made for this one
                 if isinstance(error, HostError):
                     raise
                 raise HostError(f"failed to set up container networking: {error}") from error

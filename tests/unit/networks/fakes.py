@@ -109,7 +109,10 @@ class RecordingKernel:
         self.devices.setdefault(path, self.devices[of] if of else {"lo": Device()})
 
     async def drop_namespace(self, path: str) -> None:
-        if path in self.devices:
+        found = self.devices.get(path)
+        if found is not None and sum(found is each for each in self.devices.values()) > 1:
+            del self.devices[path]  # it has processes, or is kept elsewhere too
+        elif found is not None:
             self.end_namespace(path)
 
     async def has_namespace(self, path: str) -> bool:
