@@ -92,8 +92,8 @@ class Releasing:
 
     async def _release_network(self, container: Container) -> None:
         await self._naming.forget(container)  # before its addresses are another's
-        shared = any(
-            other.running and other.record.HostConfig.NetworkMode == f"container:{container.id}"
-            for other in self._store
+        mode = f"container:{container.id}"
+        joined = next(
+            (each for each in self._store if each.running and each.record.HostConfig.NetworkMode == mode), None
         )
-        await self._networks.release(container.id, namespace_stays=shared)
+        await self._networks.release(container.id, staying=f"/proc/{joined.state.Pid}/ns/net" if joined else "")

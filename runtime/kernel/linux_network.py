@@ -11,14 +11,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, assert_never
 
-from runtime.kernel import conntrack, namespaces, netlink, nft, vxlan
+from runtime.kernel import conntrack, namespaces, netlink, nft, sublinks, vxlan
 from runtime.kernel.network import (
     AddAddress,
     AddBridge,
     AddDefaultRoute,
+    AddDummy,
     AddMarkRule,
     AddRoute,
+    AddSublink,
     AddVeth,
+    AddVlan,
     AddVxlan,
     Batch,
     Change,
@@ -172,6 +175,12 @@ def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namesp
             namespaces.fd(change.peer_namespace),
             change.mtu,
         )
+    if isinstance(change, AddDummy):
+        return sublinks.add_dummy(change.name)
+    if isinstance(change, AddVlan):
+        return sublinks.add_vlan(change.name, index_of(change.parent), change.vlan_id)
+    if isinstance(change, AddSublink):
+        return sublinks.add_sublink(change, index_of(change.parent), namespaces.fd(change.namespace))
     if isinstance(change, SetForwarding):
         return vxlan.set_forwarding(index_of(change.link), change.mac, change.host)
     if isinstance(change, DeleteForwarding):

@@ -55,6 +55,36 @@ class AddVeth(msgspec.Struct, frozen=True):
     peer_namespace: str
 
 
+class AddDummy(msgspec.Struct, frozen=True):
+    """A device that leads nowhere, and up. There already is fine."""
+
+    name: str
+
+
+class AddVlan(msgspec.Struct, frozen=True):
+    """What of a device's traffic has a VLAN ID (802.1Q), as a device of its own, down. There already is fine."""
+
+    name: str
+    parent: str
+    vlan_id: int
+
+
+class AddSublink(msgspec.Struct, frozen=True):
+    """A device on top of another one, born in the namespace at the path and down.
+
+    ``kind`` is macvlan (``mode`` bridge, private, vepa, passthru) or ipvlan (l2, l3, l3s, with ``flag`` bridge, private or
+    vepa), which has the parent's MAC.
+    """
+
+    name: str
+    kind: str
+    parent: str
+    mode: str
+    flag: str
+    mac: str
+    namespace: str
+
+
 class SetPort(msgspec.Struct, frozen=True):
     """Make a link a port of a bridge, and up, that learns no MAC. ``flood``: whether it gets what has no known place."""
 
@@ -160,6 +190,9 @@ Change: TypeAlias = (
     AddBridge
     | AddVxlan
     | AddVeth
+    | AddDummy
+    | AddVlan
+    | AddSublink
     | SetPort
     | SetForwarding
     | DeleteForwarding

@@ -206,7 +206,7 @@ class BridgeDriver:
                 await self._forget_flows(endpoint)
         except (OSError, HostError) as error:
             with contextlib.suppress(OSError, HostError):  # else the kernel does, with the namespace
-                await self.detach(network, endpoint)
+                await self.detach(network, endpoint, namespace)
             if isinstance(error, HostError):
                 raise
             raise HostError(f"failed to set up container networking: {error}") from error
@@ -225,7 +225,7 @@ class BridgeDriver:
             await self._forget_flows(each)
         return changed
 
-    async def detach(self, network: Network, endpoint: Endpoint) -> None:
+    async def detach(self, network: Network, endpoint: Endpoint, namespace: str) -> None:
         try:
             await self._kernel.apply(Batch((DeleteLink(endpoint.Link),)))
         except OSError as error:

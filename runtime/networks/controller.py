@@ -36,7 +36,7 @@ from runtime.errors import (
     UnavailableError,
 )
 from runtime.events import EventBus
-from runtime.kernel.network import AddDefaultRoute, Batch, IPAddress, KernelNetwork
+from runtime.kernel.network import AddAddress, AddDefaultRoute, Batch, IPAddress, KernelNetwork
 from runtime.network_types import (
     NetworkCreateRequest,
     NetworkCreateResponse,
@@ -339,7 +339,7 @@ class Networks:
             if endpoint.ID and name not in held.attached:
                 network = self._table[name]
                 await self._driver(network).attach(network, endpoint, namespace, default_route=name in held.gateways)
-                await self._set_sysctls(held.wanted[name], endpoint, namespace)
+                await self._finish(held.wanted[name], endpoint, namespace)
                 held.attached.add(name)
                 self._publish(network, "connect", container_id)
 
@@ -379,7 +379,7 @@ class Networks:
         try:
             await self._move_ports(held, self._gateways(rest), ports)
             await self._set_routes(held, pid)
-            await self._driver(network).detach(network, held.endpoints[name])
+            await self._driver(network).detach(network, held.endpoints[name], f"/proc/{pid}/ns/net")
         except BaseException:
             await self._move_ports(held, self._gateways(held.wanted), ports)
             await self._set_routes(held, pid)
@@ -401,11 +401,11 @@ class Networks:
         await self._driver(network).release(network, held.endpoints[name])
         del held.endpoints[name], held.wanted[name]
 
-    async def release(self, container_id: str, *, namespace_stays: bool = False) -> None:
+    async def release(self, container_id: str, *, staying: str = "") -> None:
         """Give back what ``reserve`` took. Idempotent; what fails is raised once the rest is done, and may be tried again.
 
-        ``namespace_stays`` takes the interfaces away too, when another container has joined the namespace; else the
-        kernel does so when it ends.
+        ``staying`` is the path of its namespace when another container has joined that: the interfaces are taken away too,
+        as the kernel does it with one that ends.
         """
         held = self._held.get(container_id)
         if held is None:
@@ -415,8 +415,8 @@ class Networks:
             network = self._table[name]
             driver = self._driver(network)
             try:
-                if namespace_stays and name in held.attached:
-                    await driver.detach(network, endpoint)
+                if staying and name in held.attached:
+                    await driver.detach(network, endpoint, staying)
                 await driver.release(network, endpoint)  # not before: its address would be given out while it is in use
             except EngineError as error:
                 failed.append(error)
@@ -448,7 +448,8 @@ class Networks:
 
         What was being made or removed goes.
         """
-        for network in tuple(self._table.values()):
+        # The others first: they may share a device with what goes.
+        for network in sorted(self._table.values(), key=lambda network: network.Incomplete):
             if network.Incomplete:
                 await self._finish_removal(network)
             elif network.Name in self._predefined and network.Settled:
@@ -569,7 +570,7 @@ class Networks:
         """The address families in which it leads out."""
         if network.Internal or not self._driver(network).routes:
             return set()
-        return {6 if ":" in pool.Subnet else 4 for pool in network.Pools}
+        return {6 if ":" in pool.Subnet else 4 for pool in network.Pools if pool.Gateway}
 
     async def _move_ports(self, held: _Held, gateways: tuple[str, ...], ports: Sequence[PortRequest]) -> None:
         """To the first of ``gateways``, the same ones on the host; all stays as it was when that cannot be done."""
@@ -606,13 +607,17 @@ class Networks:
             except OSError as error:
                 raise HostError(f"cannot set the default route: {error}") from error
 
-    async def _set_sysctls(self, settings: EndpointSettings, endpoint: Endpoint, namespace: str) -> None:
+    async def _finish(self, settings: EndpointSettings, endpoint: Endpoint, namespace: str) -> None:
+        """What is no driver's of an interface: addresses that are the link's own, and parameters."""
+        own = tuple(AddAddress(endpoint.Interface, each) for each in sandbox.link_local_addresses(settings))
         values = sandbox.endpoint_sysctls(settings, endpoint.Interface)
-        if values:
-            try:
+        try:
+            if own:
+                await self._kernel.apply(Batch(own, namespace))
+            if values:
                 await self._kernel.set_sysctls(values, namespace)
-            except OSError as error:
-                raise HostError(f"failed to set network sysctl of {endpoint.Interface}: {error}") from error
+        except OSError as error:
+            raise HostError(f"failed to set up interface {endpoint.Interface}: {error}") from error
 
     def _publish(self, network: Network, action: str, container_id: str) -> None:
         attributes = {"name": network.Name, "type": network.Driver}

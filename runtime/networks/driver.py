@@ -23,11 +23,14 @@ from runtime.networks.ports import PortRequest
 from runtime.networks.rules import PublishedPort
 from runtime.types import EndpointSettings
 
+ON_LINK = ("0.0.0.0", "::")
+"""As a gateway: there is none, what is anywhere is reached by the link itself."""
+
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A subnet in CIDR form, of either address family, and what of it is whose.
 
-    ``Gateway`` is the host's address, "" where there is none. Endpoints get addresses out of ``IPRange`` (CIDR form, "" for
+    ``Gateway`` is the host's address (or a router's), "" where there is none and so no way out, ``ON_LINK`` as it says. Endpoints get addresses out of ``IPRange`` (CIDR form, "" for
     all of the subnet) that are not among ``AuxiliaryAddresses``, which belong to devices beside us, by name.
     """
 
@@ -120,7 +123,8 @@ class Sandbox(msgspec.Struct, frozen=True):
 
     def default_gateway(self) -> str:
         """The first there is, IPv4 before IPv6, or ""."""
-        return next((address for name in self.gateways for address in self.endpoints[name].Gateways), "")
+        gateways = (address for name in self.gateways for address in self.endpoints[name].Gateways)
+        return next((address for address in gateways if address not in ON_LINK), "")
 
 
 class Driver(Protocol):
@@ -175,8 +179,11 @@ class Driver(Protocol):
         """
         ...
 
-    async def detach(self, network: Network, endpoint: Endpoint) -> None:
-        """Take the interface away from a namespace that goes on. One that ends takes it along by itself."""
+    async def detach(self, network: Network, endpoint: Endpoint, namespace: str) -> None:
+        """Take the interface away from the namespace at this path, which goes on. Gone already is fine.
+
+        One that ends takes it along by itself.
+        """
         ...
 
     async def release(self, network: Network, endpoint: Endpoint) -> None:

@@ -44,7 +44,7 @@ class PlainDriver:
     async def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortRequest]) -> Endpoint:
         return endpoint
 
-    async def detach(self, network: Network, endpoint: Endpoint) -> None:
+    async def detach(self, network: Network, endpoint: Endpoint, namespace: str) -> None:
         pass
 
     async def release(self, network: Network, endpoint: Endpoint) -> None:

@@ -9,6 +9,7 @@ from runtime.kernel.network import KernelNetwork
 from runtime.networks import options
 from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Driver, Network, Pool
+from runtime.networks.macvlan import MacvlanDriver
 from runtime.networks.plain import PlainDriver
 
 NAMES = frozenset(("bridge", "host", "none"))
@@ -16,7 +17,13 @@ NAMES = frozenset(("bridge", "host", "none"))
 
 def drivers(kernel: KernelNetwork, run: Path) -> list[Driver]:
     """Those of a host by itself. ``run`` is a folder for what need not outlive a reboot."""
-    return [BridgeDriver(kernel, run), PlainDriver("host"), PlainDriver("null")]
+    return [
+        BridgeDriver(kernel, run),
+        MacvlanDriver("macvlan", kernel),
+        MacvlanDriver("ipvlan", kernel),
+        PlainDriver("host"),
+        PlainDriver("null"),
+    ]
 
 
 def networks(*, bridge: str, subnet: str) -> list[Network]:

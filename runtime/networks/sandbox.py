@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping
 
 from runtime.errors import InvalidParameterError
-from runtime.kernel.network import IPAddress
+from runtime.kernel.network import IPAddress, IPInterface
 from runtime.types import EndpointSettings
 
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
@@ -56,6 +56,12 @@ def static_addresses(settings: EndpointSettings) -> list[IPAddress]:
     """What was asked for by name, link-local ones left out; ``settings`` are checked."""
     asked = settings.IPAMConfig
     return [ipaddress.ip_address(text) for text in ((asked.IPv4Address, asked.IPv6Address) if asked else ()) if text]
+
+
+def link_local_addresses(settings: EndpointSettings) -> list[IPInterface]:
+    """``LinkLocalIPs``, in their subnets; ``settings`` are checked."""
+    asked = [ipaddress.ip_address(text) for text in (settings.IPAMConfig and settings.IPAMConfig.LinkLocalIPs) or ()]
+    return [ipaddress.ip_interface(f"{each}/{16 if each.version == 4 else 64}") for each in asked]
 
 
 def endpoint_sysctls(settings: EndpointSettings, interface: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from base.labels import has_labels
 from base.times import moment_s
 from runtime.errors import InvalidParameterError
 from runtime.network_types import ConfigReference, IPAMConfig, NetworkContainer, NetworkResource
-from runtime.networks.driver import Endpoint, Network
+from runtime.networks.driver import ON_LINK, Endpoint, Network
 from runtime.types import EndpointSettings
 
 KNOWN_FILTERS = {"driver", "id", "name", "scope", "type", "dangling", "label"}
@@ -54,7 +54,7 @@ def _ipam_config(network: Network) -> list[IPAMConfig]:
     asked = list(network.IPAM.Config or ())
     families = {":" in config.Subnet for config in asked}
     chosen = [
-        IPAMConfig(Subnet=pool.Subnet, Gateway=pool.Gateway)
+        IPAMConfig(Subnet=pool.Subnet, Gateway="" if pool.Gateway in ON_LINK else pool.Gateway)
         for pool in network.Pools
         if (":" in pool.Subnet) not in families
     ]
@@ -149,11 +149,11 @@ def endpoint_settings(asked: EndpointSettings, endpoint: Endpoint | None, networ
         Aliases=endpoint.Aliases,
         NetworkID=endpoint.NetworkID,
         EndpointID=endpoint.ID,
-        Gateway=_text(endpoint.Gateways, 4),
+        Gateway=_text([each for each in endpoint.Gateways if each not in ON_LINK], 4),
         IPAddress=v4,
         MacAddress=endpoint.MacAddress,
         IPPrefixLen=int(v4_length or 0),
-        IPv6Gateway=_text(endpoint.Gateways, 6),
+        IPv6Gateway=_text([each for each in endpoint.Gateways if each not in ON_LINK], 6),
         GlobalIPv6Address=v6,
         GlobalIPv6PrefixLen=int(v6_length or 0),
     )

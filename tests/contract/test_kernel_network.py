@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runtime.errors import HostError
@@ -18,9 +20,12 @@ from runtime.kernel.network import (
     AddAddress,
     AddBridge,
     AddDefaultRoute,
+    AddDummy,
     AddMarkRule,
     AddRoute,
+    AddSublink,
     AddVeth,
+    AddVlan,
     AddVxlan,
     Batch,
     Change,
@@ -151,6 +156,52 @@ async def test_a_default_route_moves_to_another_link(host: Host) -> None:
         assert host.default_routes() == {link}
     with pytest.raises(OSError, match=r".+"):
         await host.apply(AddDefaultRoute(ipaddress.ip_address("10.0.0.1"), "eth9"), namespace=host.inside)
+
+
+async def test_devices_on_top_of_another_go_with_it_and_with_their_namespace(host: Host) -> None:
+    """The kernels of the development machines have macvlan alone of these: the rest is seen where there are all."""
+    for name in ("br7", "br8"):
+        await host.apply(msgspec.structs.replace(BRIDGE, name=name))
+    kinds = [
+        ("macvlan", "bridge", ""),
+        ("macvlan", "passthru", ""),
+        ("ipvlan", "l2", "bridge"),
+        ("ipvlan", "l3s", "vepa"),
+    ]
+    for kind, mode, flag in kinds:
+        mac = "02:42:0a:00:07:09" if kind == "macvlan" else ""
+        made = AddSublink("eth5", kind, "br7", mode, flag, mac, host.inside)
+        async with served(kind):
+            await host.apply(made)
+            assert (await host.kernel.links(host.inside))["eth5"].kind == kind
+            with pytest.raises(OSError, match=r"exists"):
+                await host.apply(made)
+            await host.apply(DeleteLink("eth5"), namespace=host.inside)
+            with pytest.raises(OSError, match=r"br9"):
+                await host.apply(msgspec.structs.replace(made, parent="br9"))
+    async with served("vlan"):
+        for _ in range(2):
+            await host.apply(AddVlan("br8.10", "br8", 10), SetUp("br8.10"))
+        assert (await host.kernel.links())["br8.10"].kind == "vlan"
+        await host.apply(AddSublink("eth5", "macvlan", "br8.10", "bridge", "", "", host.inside))
+        await host.apply(DeleteLink("br8"))
+        assert not {"br8", "br8.10"} & set(await host.kernel.links())
+        assert "eth5" not in await host.kernel.links(host.inside)
+    async with served("dummy"):
+        for _ in range(2):
+            await host.apply(AddDummy("dm-7"))
+        assert (await host.kernel.links())["dm-7"].kind == "dummy"
+
+
+@contextlib.asynccontextmanager
+async def served(kind: str) -> AsyncIterator[None]:
+    """What is done with devices that this kernel may not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        print(f"this kernel has no {kind}")
 
 
 async def test_a_pair_goes_with_the_namespace(host: Host) -> None:

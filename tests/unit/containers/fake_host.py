@@ -142,7 +142,7 @@ class FakeNetworks(Networks):
     async def attach(self, container_id: str, pid: int) -> None:
         self._asked.step("attach")
 
-    async def release(self, container_id: str, *, namespace_stays: bool = False) -> None:
+    async def release(self, container_id: str, *, staying: str = "") -> None:
         self._asked.step("release")
 
     async def reconcile(self) -> None:

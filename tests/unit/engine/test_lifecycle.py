@@ -296,7 +296,7 @@ async def test_a_create_whose_caller_goes_away_leaves_no_record(bench: Bench, mo
 
 
 async def test_what_cannot_be_given_back_does_not_keep_the_rest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuses(container_id: str, *, namespace_stays: bool = False) -> None:
+    async def refuses(container_id: str, *, staying: str = "") -> None:
         raise HostError("nftables: busy")
 
     container_id = await bench.run("sleep", "1000", host=HostConfig())

@@ -17,9 +17,12 @@ from runtime.kernel.network import (
     AddAddress,
     AddBridge,
     AddDefaultRoute,
+    AddDummy,
     AddMarkRule,
     AddRoute,
+    AddSublink,
     AddVeth,
+    AddVlan,
     AddVxlan,
     Batch,
     Change,
@@ -55,6 +58,7 @@ class Device:
     up: bool = False
     addresses: list[IPInterface] = field(default_factory=list)
     peer: tuple[str, str] | None = None
+    parent: tuple[str, str] | None = None
     vxlan: VxlanLink | None = None
     places: dict[str, str] = field(default_factory=dict)
     """Of a bridge: MAC to port."""
@@ -233,6 +237,10 @@ class RecordingKernel:
             self._make_pair(change, namespace)
         elif isinstance(change, AddVxlan):
             self._make_vxlan(change)
+        elif isinstance(change, AddDummy):
+            here.setdefault(change.name, Device(kind="dummy", up=True))
+        elif isinstance(change, AddVlan | AddSublink):
+            self._make_on_top(change, namespace)
         elif isinstance(change, SetPort):
             if change.bridge not in here or change.link not in here:
                 raise _error(errno.ENODEV, f"{change}")
@@ -269,6 +277,20 @@ class RecordingKernel:
         if not change.gateway.is_unspecified and not any(change.gateway in net for net in nets):
             raise _error(errno.ENETUNREACH, f"{change}")
         self.default_routes[change.gateway.version] = change.link
+
+    def _make_on_top(self, change: AddVlan | AddSublink, namespace: str) -> None:
+        if change.parent not in self.devices[namespace]:
+            raise _error(errno.ENODEV, change.parent)
+        device = Device(parent=(namespace, change.parent), kind="vlan" if isinstance(change, AddVlan) else change.kind)
+        if isinstance(change, AddVlan):
+            self.devices[namespace].setdefault(change.name, device)
+            return
+        there = self.devices.get(change.namespace)
+        if there is None:
+            raise _error(errno.ENOENT, change.namespace)
+        if change.name in there:
+            raise _error(errno.EEXIST, change.name)
+        there[change.name] = device
 
     def _make_pair(self, change: AddVeth, namespace: str) -> None:
         here, there = self.devices[namespace], self.devices.get(change.peer_namespace)
@@ -323,6 +345,9 @@ class RecordingKernel:
             device.bridge = "" if device.bridge == name else device.bridge
         if gone and gone.peer:
             self.devices[gone.peer[0]].pop(gone.peer[1], None)
+        for place, devices in self.devices.items():
+            for each in [each for each, device in devices.items() if gone and device.parent == (namespace, name)]:
+                self._delete(place, each)
 
 
 def _error(number: int, what: str) -> OSError:
@@ -376,7 +401,7 @@ class FakeDriver:
         self._note("publish" if ports else "withdraw", network)
         return msgspec.structs.replace(endpoint, Ports=_published(ports))
 
-    async def detach(self, network: Network, endpoint: Endpoint) -> None:
+    async def detach(self, network: Network, endpoint: Endpoint, namespace: str) -> None:
         self._note("detach", network)
 
     async def release(self, network: Network, endpoint: Endpoint) -> None:

@@ -198,7 +198,7 @@ async def test_detach_takes_the_link_of_a_namespace_that_goes_on(kernel: Recordi
     await driver.create(network)
     endpoint = await driver.reserve(network, request())
     await driver.attach(network, endpoint, INSIDE, default_route=True)
-    await driver.detach(network, endpoint)
+    await driver.detach(network, endpoint, INSIDE)
     assert kernel.done[-1] == DeleteLink(endpoint.Link)
     assert set(kernel.devices[INSIDE]) == {"lo"}
 

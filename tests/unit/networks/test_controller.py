@@ -197,7 +197,7 @@ async def test_after_a_failed_attach_the_release_gives_back_all(tmp_path: Path) 
     await networks.reserve("c1", wanted("a", "b"), [])
     with pytest.raises(HostError, match="attach b"):
         await networks.attach("c1", 7)
-    await networks.release("c1", namespace_stays=True)
+    await networks.release("c1", staying="/proc/7/ns/net")
     assert driver.done[-3:] == [("detach", "a"), ("release", "a"), ("release", "b")]
 
 
@@ -209,11 +209,11 @@ async def test_what_cannot_be_given_back_is_told_once_the_rest_is(tmp_path: Path
     await networks.reserve("c1", wanted("a", "b"), [])
     await networks.attach("c1", 7)
     with pytest.raises(HostError, match=f"{step} a"):
-        await networks.release("c1", namespace_stays=True)
+        await networks.release("c1", staying="/proc/7/ns/net")
     assert driver.done[-1] == ("release", "b")
     assert [*networks.inspect("a").Containers] == ["c1"]
     driver.refuse.clear()
-    await networks.release("c1", namespace_stays=True)  # tried again: what is left of it
+    await networks.release("c1", staying="/proc/7/ns/net")  # tried again: what is left of it
     assert driver.done[-2:] == [("detach", "a"), ("release", "a")]
     assert networks.inspect("a").Containers == {}
 
@@ -300,7 +300,7 @@ async def test_adopted_endpoints_are_known_and_released(tmp_path: Path) -> None:
     networks.adopt("c1", endpoints, wanted("a"))
     await networks.reconcile()
     assert networks.inspect("a").Containers["c1"].EndpointID == "e-a"
-    await networks.release("c1", namespace_stays=True)
+    await networks.release("c1", staying="/proc/7/ns/net")
     assert driver.done == [("adopt", "a"), *(("reconcile", name) for name in "abc"), ("detach", "a"), ("release", "a")]
 
 

@@ -95,7 +95,7 @@ async def test_a_container_on_two_networks(pid: int, make: Callable[[], Networks
     other = await networks.reserve("c2", wanted, [])
     assert sorted(other.addresses()) == ["10.7.0.3", "10.8.0.3"]
     await networks.release("c2")
-    await networks.release("c1", namespace_stays=True)
+    await networks.release("c1", staying=f"/proc/{pid}/ns/net")
     assert {link["ifname"] for link in inside(pid, "link")} == {"lo"}
     await networks.remove_devices()
     kernel = LinuxNetwork()
