@@ -66,7 +66,9 @@ class Members:
         about = new if new is not None else old
         if isinstance(about, Task):
             concerned = (
-                about.networks_attachments or about.service_id in self._publishing or about.id in self._entries_of
+                about.id in self._entries_of
+                or about.service_id in self._publishing
+                or any(not is_of_the_node(each.network_id) for each in about.networks_attachments)
             )
             return self._derive_task(about.id) if concerned else []
         if isinstance(about, Service):
