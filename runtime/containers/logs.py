@@ -33,6 +33,9 @@ _BLOCK = 1 << 16
 LINE_SIZE_MAX = 1 << 20
 _REOPEN = b"2 0 0\n"
 FILES_MAX = 10_000
+Identity = tuple[int, int]
+"""Which file it is, whatever its name: device and inode."""
+
 _SIZE = re.compile(r"([0-9]{1,15})([kKmMgG]?)[bB]?")
 
 
@@ -187,13 +190,16 @@ def _open_all(path: Path, opened: list[_Reader], *, follow: bool) -> tuple[list[
             break
         for rotated in older:
             rotated.close()
-    seen, different = {current.identity()}, []
+    seen, different = {current.file}, []
     for rotated in older:
-        if rotated.identity() in seen:
+        if rotated.file in seen:
             rotated.close()
         else:
-            seen.add(rotated.identity())
+            seen.add(rotated.file)
             different.append(rotated)
+    if follow and not current.is_open and different:  # turned over just now: conmon may write on
+        current = different.pop(0)
+        current.follow(path)
     return different[::-1], current
 
 
@@ -213,6 +219,17 @@ def _go_to_tail(older: list[_Reader], current: _Reader, selection: Selection, ab
     return older
 
 
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def _identity_of(path: Path) -> Identity | None:
+    try:
+        return _identity(path.stat())
+    except FileNotFoundError:
+        return None
+
+
 def _bounded(piece: bytes) -> bytes:
     """What is kept of a line until the rest of it is read: conmon's are 8 KiB, more is what a power loss left."""
     piece = piece.lstrip(b"\0")
@@ -230,31 +247,34 @@ class _Reader:
         self._path = path
         self._follow = follow
         self._fd = -1
+        self._file: Identity | None = None
         self._position = 0
         self._end = 0
         self._rest = b""
 
     def open(self) -> None:
-        if self._fd < 0:
-            with contextlib.suppress(FileNotFoundError):
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-                self._end = os.fstat(self._fd).st_size
+        with contextlib.suppress(FileNotFoundError):
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            status = os.fstat(self._fd)
+            self._file, self._end = _identity(status), status.st_size
+
+    def follow(self, path: Path) -> None:
+        """See what is added, too; ``path`` is the newest file's."""
+        self._path, self._follow = path, True
 
     @property
     def is_open(self) -> bool:
         return self._fd >= 0
 
-    def identity(self) -> tuple[int, int]:
-        """Device and inode; zeros when there is no file."""
-        if self._fd < 0:
-            return (0, 0)
-        status = os.fstat(self._fd)
-        return status.st_dev, status.st_ino
+    @property
+    def file(self) -> Identity | None:
+        """Which one is open, or was."""
+        return self._file
 
     def next_lines(self) -> list[LogLine]:
         """Complete lines that follow, about 64 KiB at most; empty at the end."""
-        if self._follow:
-            self.open()
+        if self._follow and self._fd < 0:
+            self._turn()
         while self._fd >= 0:
             size = _BLOCK if self._follow else min(_BLOCK, self._end - self._position)
             data = os.pread(self._fd, size, self._position)
@@ -289,23 +309,40 @@ class _Reader:
         self._position, self._rest = offset, b""
 
     def _turn(self) -> bool:
-        """Go on to the new file after a rotation; false when there was none, or the old one still gets lines."""
-        try:
-            current = self._path.stat()
-        except FileNotFoundError:
-            return False
-        mine = os.fstat(self._fd)
-        if (current.st_ino, current.st_dev) == (mine.st_ino, mine.st_dev):
-            return False
-        if self._position < mine.st_size:
+        """Go on to the file that came after this one; false when there is none yet, or this one still gets lines."""
+        while self._file is None or _identity_of(self._path) != self._file:
+            following = self._following()
+            if following is None:
+                return False
+            if self._fd >= 0 and self._position < os.fstat(self._fd).st_size:
+                return True
+            path, identity = following
+            try:
+                opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # renamed just now, or removed with its container
+                continue
+            if _identity(os.fstat(opened)) != identity:  # another has its name by now
+                os.close(opened)
+                continue
+            self.close()
+            self._fd, self._file, self._position, self._rest = opened, identity, 0, b""
             return True
-        try:
-            opened = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # removed with its container just now
-            return False
-        os.close(self._fd)
-        self._fd, self._position, self._rest = opened, 0, b""
-        return True
+        return False
+
+    def _following(self) -> tuple[Path, Identity] | None:
+        """The file after this one, and which it is: there may be several, and who reads slowly is to miss none.
+
+        The oldest there is when this one is gone, or there was none.
+        """
+        before: list[tuple[Path, Identity]] | None = None
+        while True:
+            found = [(name, identity) for name in files(self._path) if (identity := _identity_of(name)) is not None]
+            if found == before:
+                break
+            before = found  # a rotation may have gone on meanwhile
+        names = [identity for _, identity in found]
+        later = found[names.index(self._file) + 1 :] if self._file in names else found
+        return later[0] if later else None
 
     def close(self) -> None:
         if self._fd >= 0:

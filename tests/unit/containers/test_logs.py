@@ -170,6 +170,66 @@ def test_rotation_keeps_the_number_of_files(tmp_path: Path) -> None:
     assert not logs.rotate_if_due(path, control, logs.Rotation(size_max=10, files_max=3))
 
 
+class Conmon:
+    """A log that is written and turned over as conmon and the engine do it."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = Path(folder) / "c.log"
+        self.lines = 0
+        self._file = self.path.open("ab")
+
+    def write(self) -> None:
+        self._file.write(entry(str(self.lines)))
+        self._file.flush()
+        self.lines += 1
+
+    def rename(self) -> None:
+        """What is written goes there still."""
+        if self.path.exists():
+            for file in logs.files(self.path)[:-1]:
+                file.rename(self.path.with_name(f"c.log.{int(file.suffix[1:]) + 1}"))
+            self.path.rename(self.path.with_name("c.log.1"))
+
+    def reopen(self) -> None:
+        self._file.close()
+        self._file = self.path.open("ab")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@given(
+    before=st.lists(st.sampled_from(["write", "rename", "reopen"]), max_size=8),
+    after=st.lists(st.sampled_from(["write", "rename", "reopen", "read"]), max_size=20),
+)
+def test_a_following_reader_misses_nothing_however_far_behind_it_is(before: list[str], after: list[str]) -> None:
+    """Nor when its last file was turned over and conmon has gone without making another."""
+    with tempfile.TemporaryDirectory() as folder:
+        conmon = Conmon(folder)
+        for step in before:
+            getattr(conmon, step)()
+        opened: list[logs._Reader] = []
+        older, reader = logs._open_all(conmon.path, opened, follow=True)
+        seen: list[bytes] = []
+
+        def read(file: logs._Reader) -> None:
+            while lines := file.next_lines():
+                seen.extend(line.data for line in lines)
+
+        for file in older:
+            read(file)
+        for step in after:
+            if step == "read":
+                read(reader)
+            else:
+                getattr(conmon, step)()
+        read(reader)
+        for file in opened:
+            file.close()
+        conmon.close()
+        assert seen == [f"{number}\n".encode() for number in range(conmon.lines)]
+
+
 def test_log_options() -> None:
     assert logs.rotation(LogConfig(Config={"max-size": "10m", "max-file": "3"})) == logs.Rotation(10 << 20, 3)
     assert logs.rotation(LogConfig()) == logs.Rotation()
