@@ -13,9 +13,11 @@ from pathlib import Path
 
 import structlog
 
+from api.begin_anew import begin_anew
 from api.options import DEFAULT_HOST, DEFAULT_STATE
 from api.server import ApiServer, DaemonInfo, ListenError
 from api.startup import StartError, notify_systemd
+from base.refused_threads import threads_were_refused
 from base.tasks import OwnedTasks
 from base.version import VERSION
 from runtime.engine import Engine
@@ -96,6 +98,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         log.info("daemon.started", version=VERSION, pid=os.getpid(), hostname=platform.node())
         notify_systemd("READY=1")
         background.spawn(_warm(zygote, engine), name="warm")
+        background.spawn(_begin_anew_when_threads_were_refused(zygote), name="threads")
         await stop.wait()
         notify_systemd("STOPPING=1")
         log.info("daemon.stopping")
@@ -105,6 +108,12 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         await node.close()
         await executor.close()
         await engine.close()
+
+
+async def _begin_anew_when_threads_were_refused(zygote: Zygote) -> None:
+    """Containers run on meanwhile, as with every end of the daemon."""
+    await threads_were_refused()
+    begin_anew("the system refused this process threads: gRPC cannot be relied upon any more", zygote)
 
 
 async def _warm(zygote: Zygote, engine: Engine) -> None:

@@ -29,6 +29,7 @@ from base.files import lock_file, make_public_folder, open_lock_file
 from base.grpc_events import take_all_events
 from base.leftovers import remove_as_a_whole
 from base.machine import BOOTS_FILE, known_boots, this_machine
+from base.refused_threads import threads_were_refused
 from base.tasks import unless
 from base.unix_rpc import UnixServer
 from manager.authorization import AuthorizationInterceptor, LocalInterceptor, caller
@@ -100,6 +101,7 @@ FORWARD_TIMEOUT_S = 15.0
 SOCKET_CHECK_S = 1.0
 TRANSFER_TIMEOUT_S = 2.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+EXIT_REFUSED_THREADS = 70
 _PR_SET_NAME = 15
 _WAY_OUT = (
     "restore it from a backup, and the manager goes on; or, while other managers lead the swarm, let this node leave it with "
@@ -286,7 +288,10 @@ class _Manager:
         servers: list[grpc.aio.Server] = []
         try:
             async with asyncio.TaskGroup() as group:
-                work = [group.create_task(follow(self._certificate), name="certificate.follow")]
+                work = [
+                    group.create_task(follow(self._certificate), name="certificate.follow"),
+                    group.create_task(self._end_when_threads_were_refused(), name="threads"),
+                ]
                 remote = await self._serve_remote()
                 servers.append(remote)
                 if await self._enter(group, work):
@@ -326,6 +331,13 @@ class _Manager:
         if self._failure is None and self._consensus.leader.is_leader and len(self._consensus.members) > 1:
             with contextlib.suppress(ConsensusError):
                 await self._consensus.transfer_leadership(timeout_s=TRANSFER_TIMEOUT_S)
+
+    async def _end_when_threads_were_refused(self) -> None:
+        """The node starts the next one. In no order but for the lead: gRPC's servers may never stop."""
+        await threads_were_refused()
+        log.error("manager.ends", reason="the system refused this process threads: gRPC cannot be relied upon any more")
+        await self._hand_over()
+        os._exit(EXIT_REFUSED_THREADS)
 
     def _failed(self, error: BaseException) -> None:
         log.error("consensus.failed", error=str(error))
