@@ -6,13 +6,15 @@ Names are served on networks of users; the default bridge has none, as dockerd's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import msgspec
 import structlog
 
+from runtime.containers import links
 from runtime.containers.container import Container
-from runtime.errors import HostError, NetworkNotFoundError
+from runtime.errors import HostError, InvalidParameterError, NetworkNotFoundError
 from runtime.networks import Networks
 from runtime.networks.driver import Endpoint
 from runtime.networks.predefined import NAMES
@@ -143,13 +145,13 @@ class Naming:
         for name, endpoint in endpoints.items():
             if serves_names(name, endpoint):
                 settings = wanted.get(name)
-                links = (settings.Links if settings else None) or ()
+                wished = (settings.Links if settings else None) or ()
                 holder = Holder(
                     id=container.id,
                     names=tuple(names_of(container, endpoint.Aliases or ())),
                     addresses=tuple(str(each.ip) for each in endpoint.interfaces()),
                 )
-                places.append(_Place(endpoint.NetworkID, name, holder, dict(map(_link, links))))
+                places.append(_Place(endpoint.NetworkID, name, holder, _aliases(wished)))
         return places
 
 
@@ -194,7 +196,11 @@ def follow_resolv_conf(container: Container, before: Mapping[str, Endpoint], aft
         raise HostError(f"cannot write {path}: {error}") from error
 
 
-def _link(link: str) -> tuple[str, str]:
-    """ "CONTAINER:ALIAS" as alias and container."""
-    name, _, alias = link.partition(":")
-    return alias or name, name
+def _aliases(wished: Iterable[str]) -> dict[str, str]:
+    """Containers by the names that links give them. What is no link has been refused, or is an older daemon's."""
+    found = {}
+    for text in wished:
+        with contextlib.suppress(InvalidParameterError):
+            name, alias = links.parse(text)
+            found[alias] = name
+    return found

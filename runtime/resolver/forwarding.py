@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from runtime.resolver import wire
-from runtime.resolver.loop import READABLE, WRITABLE, Loop, Timer
+from runtime.resolver.loop import READABLE, WRITABLE, Share, Timer
 from runtime.resolver.namespaces import Outside
 from runtime.resolver.port import ADDRESS, Upstream
 from runtime.resolver.said import say
@@ -22,6 +22,8 @@ SERVERS_MAX = 3
 IN_FLIGHT_MAX = 1024
 """Of one container, as dockerd (moby libnetwork/resolver.go, maxExtDNS and maxConcurrent)."""
 WAITING_MAX = 1024
+SOCKETS_MAX = 1536
+"""Of one container: some questions are with two servers at once."""
 TIMEOUT_S = 5.0
 """Of resolv.conf's option ``timeout``, where it says nothing (resolv.conf(5))."""
 _TIMEOUT_S_MAX = 30.0
@@ -53,8 +55,9 @@ class Room:
 class Forwarder:
     """Asks for one container."""
 
-    def __init__(self, container_id: str, loop: Loop, outside: Outside, room: Room) -> None:
-        self._container_id, self.loop, self.outside, self.room = container_id, loop, outside, room
+    def __init__(self, container_id: str, loop: Share, outside: Outside, room: Room) -> None:
+        self._container_id, self.loop, self.outside, self._room = container_id, loop, outside, room
+        self._sockets = 0
         self.namespace: int | None = None
         self._servers: list[Upstream] = []
         self._timeout_s, self._rotate, self._turn = TIMEOUT_S * _OURS, False, 0
@@ -88,6 +91,18 @@ class Forwarder:
         else:
             say("forwarding.refused", "warning", container_id=self._container_id, in_flight=len(self._under_way))
             reply(wire.failure(query, wire.REFUSED))
+
+    def take(self) -> bool:
+        """Whether one more socket may be opened."""
+        if self._sockets >= SOCKETS_MAX or not self._room.take():
+            return False
+        self._sockets += 1
+        return True
+
+    def give(self) -> None:
+        """One was closed."""
+        self._sockets -= 1
+        self._room.give()
 
     def ended(self, question: _Question) -> None:
         """Told by the question."""
@@ -199,19 +214,19 @@ class _Try:
     def __init__(self, question: _Question, server: Upstream) -> None:
         """Raises OSError: it cannot be asked."""
         forwarder = question.forwarder
-        self._question, self._loop, self._room = question, forwarder.loop, forwarder.room
+        self._question, self._forwarder, self._loop = question, forwarder, forwarder.loop
         self._id, self._asked = os.urandom(2), question.query.question
         message = self._id + question.query.message[2:]
         family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
         self._unsent = len(message).to_bytes(2, "big") + message if question.tcp else b""
         self._received = bytearray()
-        if not self._room.take():
+        if not forwarder.take():
             raise OSError("no descriptor left for questions")
         try:
             namespace = None if server.from_host else forwarder.namespace
             self._socket = forwarder.outside.socket(namespace, family, stream=question.tcp)
         except OSError:
-            self._room.give()
+            forwarder.give()
             raise
         try:
             if question.tcp:
@@ -230,7 +245,7 @@ class _Try:
         if self._socket.fileno() >= 0:
             self._loop.forget(self._socket.fileno())
             self._socket.close()
-            self._room.give()
+            self._forwarder.give()
 
     def _datagram_ready(self, events: int) -> None:
         try:

@@ -17,6 +17,7 @@ from runtime.resolver.said import say_failed
 
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
 _EVENTS_A_TURN = 64
+_SHARE_A_TURN = 16
 _TIMERS_MAX = 4096
 """With more of them, those that were cancelled are looked for."""
 
@@ -34,8 +35,8 @@ class Timer:
         self.callback = None
 
 
-class Loop:
-    """Calls handlers of descriptors that are ready; each gets its turn before one gets a second.
+class Watched:
+    """Handlers of descriptors that are ready; each gets its turn before one gets a second.
 
     What a handler raises is a defect: it is logged, and its descriptor is watched no longer, as it would be ready for ever.
     """
@@ -43,11 +44,6 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._timers_max, self._numbers = _TIMERS_MAX, itertools.count()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.watch(self._wake, self._woken)
 
     def watch(self, descriptor: int, handler: Callable[[int], None], events: int = READABLE) -> None:
         """Call ``handler`` with the events of a descriptor as long as it has some. Raises OSError."""
@@ -62,6 +58,51 @@ class Loop:
         """Before it is closed. Idempotent."""
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
+
+    def handle(self, timeout_s: float, events_max: int) -> None:
+        """What is ready, or becomes so within the time (-1: any)."""
+        handlers = self._handlers
+        for descriptor, events in self._epoll.poll(timeout_s, events_max):
+            handler = handlers.get(descriptor)
+            if handler is not None:  # closed by one before it
+                try:
+                    handler(events)
+                except Exception as error:
+                    say_failed("handler.failed", error)
+                    self.forget(descriptor)
+
+
+class Share(Watched):
+    """Descriptors that together have one place among those of the loop, however many are ready: one container's."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self._loop = loop
+        loop.watch(self._epoll.fileno(), self._ready)
+
+    def later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """As ``Loop.later``."""
+        return self._loop.later(delay_s, callback)
+
+    def close(self) -> None:
+        """The descriptors of others are theirs to close."""
+        self._loop.forget(self._epoll.fileno())
+        self._epoll.close()
+
+    def _ready(self, events: int) -> None:
+        self.handle(0, _SHARE_A_TURN)
+
+
+class Loop(Watched):
+    """The one of the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timers_max, self._numbers = _TIMERS_MAX, itertools.count()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.watch(self._wake, self._woken)
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """Call it once, ``delay_s`` from now."""
@@ -85,15 +126,7 @@ class Loop:
 
     def turn(self, timeout_s: float) -> None:
         """One round: what is ready, or becomes so within the time (-1: any), and the timers that are over."""
-        handlers = self._handlers
-        for descriptor, events in self._epoll.poll(timeout_s, _EVENTS_A_TURN):
-            handler = handlers.get(descriptor)
-            if handler is not None:  # closed by one before it
-                try:
-                    handler(events)
-                except Exception as error:
-                    say_failed("handler.failed", error)
-                    self.forget(descriptor)
+        self.handle(timeout_s, _EVENTS_A_TURN)
         if self._timers:
             self._run_timers()
 
@@ -109,7 +142,9 @@ class Loop:
 
     def _run_timers(self) -> None:
         now_s = time.monotonic()
-        while self._timers and self._timers[0][0] <= now_s:
+        for _ in range(_EVENTS_A_TURN):
+            if not self._timers or self._timers[0][0] > now_s:
+                break
             callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
                 try:

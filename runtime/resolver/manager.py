@@ -91,6 +91,8 @@ class ResolverProcess:
             future.cancel()
         if link is not None:
             link.close()
+        if pid is None and self._child is not None and self._child.poll() is None:
+            pid = self._child.pid  # it was being started
         if pid is not None and not self._directory.askers:
             await _end(pid)
         if self._child is not None:

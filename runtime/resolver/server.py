@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from runtime.resolver import namespaces, wire
 from runtime.resolver.forwarding import Forwarder, Room
-from runtime.resolver.loop import Loop
+from runtime.resolver.loop import Loop, Share
 from runtime.resolver.namespaces import Opened, Outside
 from runtime.resolver.port import (
     CONTAINERS,
@@ -148,7 +148,8 @@ class _Client:
         self._server, self._loop = server, server.loop
         self.container_id, self.namespace = asker.container_id, asker.namespace
         self._table = AskerTable(asker, server.zones)
-        self._forwarder = Forwarder(asker.container_id, server.loop, server.outside, server.room)
+        self._share = Share(server.loop)
+        self._forwarder = Forwarder(asker.container_id, self._share, server.outside, server.room)
         self._opened: Opened | None = None
         self._streams: Streams | None = None
         self._waiting: list[Done] = []
@@ -191,6 +192,7 @@ class _Client:
             if self._streams is not None:
                 self._streams.close()
             self._opened.close()
+        self._share.close()
         self._tell("the container has ended")
 
     def _open_ended(self, opened: Opened | str) -> None:
@@ -204,7 +206,7 @@ class _Client:
             opened.close()
             return
         self._opened, self._forwarder.namespace = opened, opened.namespace
-        self._streams = Streams(self._loop, opened.tcp, self._respond_stream)
+        self._streams = Streams(self._share, opened.tcp, self._respond_stream)
         self._loop.watch(opened.udp.fileno(), self._datagrams_ready)
         if opened.process >= 0:
             self._loop.watch(opened.process, self._process_ended)

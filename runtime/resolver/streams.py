@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from runtime.resolver.loop import READABLE, WRITABLE, Loop, Timer
+from runtime.resolver.loop import READABLE, WRITABLE, Share, Timer
 
 STREAMS_MAX = 64
 """Of one container; who comes after waits in the kernel's queue until one has ended."""
@@ -24,7 +24,7 @@ Respond: TypeAlias = Callable[[bytes, Callable[[bytes], None]], bool]
 class Streams:
     """The TCP side of one container's resolver."""
 
-    def __init__(self, loop: Loop, listener: socket.socket, respond: Respond, *, idle_s: float = IDLE_S) -> None:
+    def __init__(self, loop: Share, listener: socket.socket, respond: Respond, *, idle_s: float = IDLE_S) -> None:
         self.loop, self.respond, self.idle_s = loop, respond, idle_s
         self._listener = listener
         self._open: set[_Stream] = set()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import HostError
+from runtime.resolver.forwarding import SOCKETS_MAX
 from runtime.resolver.manager import ResolverProcess
 from runtime.resolver.port import (
     Asker,
@@ -145,6 +146,7 @@ async def test_a_stopped_resolver_is_replaced_when_it_is_told_something(
 NODE = """
 import asyncio, sys
 from pathlib import Path
+from runtime.resolver.forwarding import SOCKETS_MAX
 from runtime.resolver.manager import ResolverProcess
 from tests.unit.resolver.test_process import NET, WEB, PutHolder, asker
 
@@ -323,7 +325,7 @@ async def test_a_container_that_asks_without_end_keeps_nobody_else_waiting(resol
         for _ in range(20):
             assert addresses(await asyncio.to_thread(ask, pid, "web")) == ["172.18.0.2"]
         assert addresses(await asyncio.to_thread(ask, hostile, "web")) == ["172.18.0.2"]
-        assert places.descriptors(resolver.pid) < 1024 + 64
+        assert places.descriptors(resolver.pid) < SOCKETS_MAX + 64
 
 
 async def test_connections_that_say_nothing_are_bounded_and_end(resolver: ResolverProcess, pid: int) -> None:
