@@ -52,16 +52,17 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         loop.add_signal_handler(number, stop.set)
     state, run = Path(options.state), Path(options.run)
     labels = dict(label.partition("=")[::2] for label in options.label)
-    engine = Engine(
-        state=state / "engine",
-        run=run / "engine",
-        cgroup_parent=options.cgroup_parent or default_cgroup_parent(state),
-        bridge=options.bridge,
-        bridge_subnet=options.bridge_subnet,
-        insecure_registries=options.insecure_registry,
-        mirrors=options.registry_mirror,
-    )
     try:
+        engine = Engine(
+            state=state / "engine",
+            run=run / "engine",
+            cgroup_parent=options.cgroup_parent or default_cgroup_parent(state),
+            bridge=options.bridge,
+            bridge_subnet=options.bridge_subnet,
+            default_address_pools=options.default_address_pool,
+            insecure_registries=options.insecure_registry,
+            mirrors=options.registry_mirror,
+        )
         await engine.open()
     except (EngineError, ImagesError) as error:
         raise StartError(str(error)) from error

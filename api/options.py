@@ -31,6 +31,13 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--bridge-subnet", default="172.17.0.0/16", metavar="CIDR", help="subnet of the default bridge")
     parser.add_argument(
+        *("--default-address-pool",),
+        action="append",
+        default=[],
+        metavar="base=CIDR,size=LENGTH",
+        help="where the subnets of networks come from, may be repeated (default as dockerd's)",
+    )
+    parser.add_argument(
         *("--insecure-registry",),
         action="append",
         default=[],

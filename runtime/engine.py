@@ -21,6 +21,7 @@ from typing import Literal
 
 import structlog
 
+from base.files import read_text
 from runtime.containers import capabilities, cgroups, conmon, links, logs, prune, spec, stats, update, views
 from runtime.containers.announcements import announce
 from runtime.containers.apparmor import AppArmor
@@ -46,6 +47,7 @@ from runtime.kernel.linux_network import LinuxNetwork
 from runtime.kernel.syscalls import Watcher, supports_mount_setattr
 from runtime.network_types import NetworkCreateRequest
 from runtime.networks import Driver, Networks, predefined
+from runtime.networks.pools import parse_default_pools
 from runtime.resolver.manager import ResolverProcess
 from runtime.types import (
     LOG_DRIVERS,
@@ -66,6 +68,7 @@ log = structlog.get_logger(__name__)
 
 WaitCondition = Literal["not-running", "next-exit", "removed"]
 Filters = Mapping[str, Sequence[str]]
+MACHINE_ID = Path("/etc/machine-id")
 INIT_PATHS = ("/usr/bin/tini-static", "/usr/bin/tini")
 
 
@@ -80,6 +83,7 @@ class Engine:
         cgroup_parent: cgroup under which each container gets its own, such as "/swarm"; the same in each hierarchy.
         bridge: device name of the default bridge network.
         bridge_subnet: its subnet in CIDR form; the next free private one is taken when the host uses it already.
+        default_address_pools: where subnets come from that nobody asked for; see ``pools.parse_default_pools``.
         insecure_registries, mirrors: see ``ImageStore``.
         network_drivers: besides those of bridge, host and none.
         ways_out: see ``Networks``.
@@ -93,6 +97,7 @@ class Engine:
         cgroup_parent: str,
         bridge: str = "swarm0",
         bridge_subnet: str = "172.17.0.0/16",
+        default_address_pools: Sequence[str] = (),
         insecure_registries: Sequence[str] = (),
         mirrors: Sequence[str] = (),
         network_drivers: Sequence[Driver] = (),
@@ -121,9 +126,11 @@ class Engine:
         )
         self.volumes = volumes = Volumes(state / "volumes", events, users=store.users_of_volume)
         kernel = LinuxNetwork()
+        seed = f"{read_text(MACHINE_ID) or ''}{state.resolve()}"
+        subnets = parse_default_pools(default_address_pools, seed=seed)
         self.networks = networks = Networks(
             state,
-            drivers=[*predefined.drivers(kernel, run), *network_drivers],
+            drivers=[*predefined.drivers(kernel, run, engine=bridge, defaults=subnets), *network_drivers],
             predefined=predefined.networks(bridge=bridge, subnet=bridge_subnet),
             kernel=kernel,
             events=events,

@@ -28,8 +28,10 @@ import msgspec
 from runtime.containers import cgroups
 from runtime.errors import EngineError
 from runtime.kernel import netlink, nft
+from runtime.kernel.linux_network import parse_names
 from runtime.kernel.mounts import mount_points, own_mounts, unmount
-from runtime.networks import forwarding, rules
+from runtime.networks import forwarding, options, rules
+from runtime.networks.controller import read_table
 from runtime.resolver.messages import PROCESS as RESOLVER
 
 LOCK_FILE = "swarmd.lock"
@@ -91,8 +93,10 @@ def teardown(target: Target) -> Report:
         _attempt(report, _end_conmons, target.run.resolve(), report)
         _attempt(report, _end_resolvers, target.run.resolve(), report)
         _attempt(report, _remove_mounts, [target.state.resolve(), target.run.resolve()], report)
-        _attempt(report, _remove_rules, target.bridge, report)
-        _attempt(report, _remove_bridge, target.bridge, report)
+        bridges = _bridges(target)
+        _attempt(report, _remove_rules, target.bridge, bridges, report)
+        for bridge in bridges:
+            _attempt(report, _remove_bridge, bridge, report)
         _attempt(report, _remove_groups, groups, report)
     return report
 
@@ -266,18 +270,37 @@ def _remove_mounts(folders: Sequence[Path], report: Report) -> None:
     report.removed += [f"mount {point}" for point in found if point not in left]
 
 
-def _remove_rules(bridge: str, report: Report) -> None:
-    table = f"ip {rules.table_name(bridge)}"
+def _bridges(target: Target) -> list[str]:
+    """Devices of the engine's networks, the default bridge first, less those that were there before their network."""
+    found = [target.bridge]
+    for network in read_table(target.state):
+        if network.Driver == "bridge" and network.Settled and not network.DeviceFound:
+            with contextlib.suppress(EngineError):
+                found.append(options.parse(network).device)
+    return list(dict.fromkeys(found))
+
+
+def _remove_rules(engine: str, bridges: Sequence[str], report: Report) -> None:
+    table = rules.table_name(engine)
     tables = {line.removeprefix("table ") for line in nft.run("list tables").splitlines()}
-    commands, is_last = forwarding.without(bridge, tables)
-    if is_last:
-        (Path("/proc/sys/net") / forwarding.SYSCTL).write_text("0")
-        report.removed.append("forwarding, which was switched on for it")
+    commands = ""
+    for version, shared in forwarding.TABLES.items():
+        if shared not in tables:
+            continue
+        removals, is_last = forwarding.removals(shared, bridges, _names_in(shared, forwarding.BRIDGES))
+        commands += removals
+        if is_last:
+            (Path("/proc/sys/net") / forwarding.SYSCTLS[version]).write_text("0")
+            report.removed.append(f"forwarding of IPv{version}, which was switched on for it")
     if table in tables:
         commands += f"delete table {table}\n"
         report.removed.append(f"nftables table {table}")
     if commands:
         nft.run(commands)
+
+
+def _names_in(table: str, name: str) -> set[str]:
+    return parse_names(nft.run(f"list set {table} {name}"))
 
 
 def _remove_bridge(bridge: str, report: Report) -> None:

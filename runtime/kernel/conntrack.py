@@ -33,7 +33,6 @@ _IS_DST_NAT = 1 << 5
 _NESTED = 0x8000
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEADERS: dict[int, bytes] = {family: struct.pack("=BBH", family, 0, 0) for family in _FAMILIES.values()}
-_HEADER = _HEADERS[socket.AF_INET]
 _BATCH_LENGTH = 64
 """Deletions a system call: the answers to all of them have to fit into the socket's buffer."""
 _WALKS_MAX = 8
@@ -43,7 +42,7 @@ _WALKS_MAX = 8
 class Flow(msgspec.Struct, frozen=True):
     """Where the first packet of a flow went, and what names the flow to the kernel."""
 
-    destination: ipaddress.IPv4Address
+    destination: IPAddress
     port: int
     key: bytes
 
@@ -55,21 +54,21 @@ class Translated(msgspec.Struct, frozen=True):
     key: bytes
 
 
-def flows(sock: socket.socket, protocol: int, ports: Collection[int]) -> Iterator[Flow]:
-    """IPv4 flows that began with a packet to one of the ports, of any host. Raises OSError.
+def flows(sock: socket.socket, protocol: int, ports: Collection[int], version: int) -> Iterator[Flow]:
+    """Flows of an address family that began with a packet to one of the ports, of any host. Raises OSError.
 
     Args:
         protocol: its number in IP.
     """
     number = attribute(_PROTO_NUM, bytes((protocol,)))
     walks = [number + attribute(_PROTO_DST_PORT, struct.pack(">H", port)) for port in ports]
-    flags = _BY_PROTOCOL | _BY_PORT
+    flags, header = _BY_PROTOCOL | _BY_PORT, _HEADERS[_FAMILIES[version]]
     if len(ports) > _WALKS_MAX:
         walks, flags = [number], _BY_PROTOCOL
     for wanted in walks:
-        for body in netlink.dump(sock, _GET, _request(wanted, flags)):
-            found = dict(attributes(body[len(_HEADER) :]))
-            if _TUPLE_ORIG in found and (flow := _flow(found, protocol, ports)):
+        for body in netlink.dump(sock, _GET, _request(header, wanted, flags)):
+            found = dict(attributes(body[len(header) :]))
+            if _TUPLE_ORIG in found and (flow := _flow(header, found, protocol, ports)):
                 yield flow
 
 
@@ -86,7 +85,7 @@ def translated(sock: socket.socket, targets: Collection[IPAddress] | None = None
                 walks = [b""]
         for wanted in walks:
             for body in netlink.dump(sock, _GET, _HEADERS[family] + wanted):
-                if flow := _translated(family, dict(attributes(body[len(_HEADER) :]))):
+                if flow := _translated(family, dict(attributes(body[len(_HEADERS[family]) :]))):
                     yield flow
 
 
@@ -97,18 +96,20 @@ def forget(sock: socket.socket, keys: Sequence[bytes]) -> None:
         netlink.send(sock, [Message(_DELETE, 0, key, "flow", (errno.ENOENT,)) for key in batch])
 
 
-def _request(wanted: bytes, flags: int) -> bytes:
+def _request(header: bytes, wanted: bytes, flags: int) -> bytes:
     original = attribute(_TUPLE_ORIG | _NESTED, attribute(_TUPLE_PROTO | _NESTED, wanted))
-    return _HEADER + original + attribute(_FILTER | _NESTED, attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
+    return header + original + attribute(_FILTER | _NESTED, attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", flags)))
 
 
-def _flow(found: dict[int, bytes], protocol: int, ports: Collection[int]) -> Flow | None:
+def _flow(header: bytes, found: dict[int, bytes], protocol: int, ports: Collection[int]) -> Flow | None:
     parts = dict(attributes(found[_TUPLE_ORIG]))
     proto = dict(attributes(parts[_TUPLE_PROTO]))
     port = int.from_bytes(proto.get(_PROTO_DST_PORT, b""), "big")
     if proto[_PROTO_NUM][0] != protocol or port not in ports:
         return None
-    return Flow(ipaddress.IPv4Address(dict(attributes(parts[_TUPLE_IP]))[_IP_V4_DST]), port, _key(_HEADER, found))
+    where = dict(attributes(parts[_TUPLE_IP]))
+    destination = where[_IP_V4_DST] if _IP_V4_DST in where else where[_IP_V6_DST]
+    return Flow(ipaddress.ip_address(destination), port, _key(header, found))
 
 
 def _key(header: bytes, found: dict[int, bytes]) -> bytes:

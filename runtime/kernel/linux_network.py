@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from runtime.kernel.network import (
     SetForwarding,
     SetNeighbour,
     SetPort,
+    SetReflecting,
     SetUp,
     Translation,
     VxlanLink,
@@ -46,6 +48,7 @@ T = TypeVar("T")
 
 _SYSCTLS = Path("/proc/sys/net")
 _RTF_GATEWAY = 2
+_ANYWHERE = {4: "0.0.0.0", 6: "::"}
 _PROTOCOLS = {"udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 
 
@@ -100,6 +103,9 @@ class LinuxNetwork:
     async def tables(self, namespace: str = "") -> set[str]:
         listed = await asyncio.to_thread(_inside, namespace, lambda: nft.run("list tables"))
         return {line.removeprefix("table ") for line in listed.splitlines()}
+
+    async def names_in(self, table: str, name: str) -> set[str]:
+        return parse_names(await asyncio.to_thread(nft.run, f"list set {table} {name}"))
 
 
 def _inside(namespace: str, work: Callable[[], T]) -> T:
@@ -181,6 +187,8 @@ def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namesp
         return sublinks.add_vlan(change.name, index_of(change.parent), change.vlan_id)
     if isinstance(change, AddSublink):
         return sublinks.add_sublink(change, index_of(change.parent), namespaces.fd(change.namespace))
+    if isinstance(change, SetReflecting):
+        return netlink.set_reflecting(index_of(change.link), isolated=change.isolated)
     if isinstance(change, SetForwarding):
         return vxlan.set_forwarding(index_of(change.link), change.mac, change.host)
     if isinstance(change, DeleteForwarding):
@@ -234,9 +242,13 @@ def _forget_flows(wanted: Sequence[FlowsTo]) -> None:
         with netlink.connection(protocol=netlink.NETFILTER) as sock:
             found = [
                 flow
-                for flow in conntrack.flows(sock, _PROTOCOLS[protocol], {port for _, port in keys})
+                for version in sorted({ipaddress.ip_address(address).version for address, _ in keys})
+                for flow in conntrack.flows(sock, _PROTOCOLS[protocol], {port for _, port in keys}, version)
                 if (str(flow.destination), flow.port) in keys
-                or (("0.0.0.0", flow.port) in keys and (flow.destination.is_loopback or str(flow.destination) in local))
+                or (
+                    (_ANYWHERE[version], flow.port) in keys
+                    and (flow.destination.is_loopback or str(flow.destination) in local)
+                )
             ]
             conntrack.forget(sock, [flow.key for flow in found])
 
@@ -271,3 +283,8 @@ def parse_routes(table: str) -> list[Route]:
             destination = ipaddress.IPv4Network((address, mask.bit_count()), strict=False)
             found.append(Route(destination, fields[0], on_link=not int(fields[3], 16) & _RTF_GATEWAY))
     return found
+
+
+def parse_names(listed: str) -> set[str]:
+    """Of a set as nft lists it. Pure."""
+    return set(re.findall(r'"([^"]+)"', listed))

@@ -30,6 +30,9 @@ _IFLA_EXT_MASK, _SKIP_STATS = 29, 8
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER, _IFLA_BR_MCAST_SNOOPING = 1, 2, 1, 23
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 2
+_RTM_SETLINK = 19
+"""Of a bridge's port there is no other: RTM_NEWLINK is taken, and does nothing."""
+_IFLA_PROTINFO, _BRPORT_MODE, _BRPORT_ISOLATED, _NESTED = 12, 4, 33, 0x8000
 _RTA_GATEWAY, _RTA_OIF = 5, 4
 _IFF_UP = 1
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -126,6 +129,13 @@ def add_veth(host_name: str, bridge_index: int, peer_name: str, peer_mac: str, p
         up=True,
     )
     return Message(_RTM_NEWLINK, _CREATE | _EXCL, body, f"veth {host_name}")
+
+
+def set_reflecting(index: int, *, isolated: bool) -> Message:
+    """Flags of a bridge's port."""
+    flags = attribute(_BRPORT_MODE, b"\1") + attribute(_BRPORT_ISOLATED, bytes((isolated,)))
+    body = link(index, attribute(_IFLA_PROTINFO | _NESTED, flags), family=socket.AF_BRIDGE)
+    return Message(_RTM_SETLINK, 0, body, f"port flags of link {index}")
 
 
 def delete_link(name: str) -> Message:

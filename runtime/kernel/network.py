@@ -93,6 +93,17 @@ class SetPort(msgspec.Struct, frozen=True):
     flood: bool
 
 
+class SetReflecting(msgspec.Struct, frozen=True):
+    """Have a bridge send out by this port of it what came in by it; ``isolated``: nothing to others that are isolated too.
+
+    The first is for a container that calls its own published port on a host with br_netfilter: translated as it comes in, the
+    packet does not leave the bridge.
+    """
+
+    link: str
+    isolated: bool = False
+
+
 class SetForwarding(msgspec.Struct, frozen=True):
     """Where frames for a MAC go: from a VXLAN device to a host, or (None) from a bridge to this port of it."""
 
@@ -194,6 +205,7 @@ Change: TypeAlias = (
     | AddVlan
     | AddSublink
     | SetPort
+    | SetReflecting
     | SetForwarding
     | DeleteForwarding
     | SetNeighbour
@@ -246,7 +258,7 @@ class Route(msgspec.Struct, frozen=True):
 class FlowsTo(msgspec.Struct, frozen=True):
     """Connections, or what passes for one, to a port of the host; ``protocol`` is udp or sctp.
 
-    ``address`` "0.0.0.0" means each address of the host.
+    ``address`` "0.0.0.0" or "::" means each address of the host.
     """
 
     protocol: str
@@ -362,4 +374,8 @@ class KernelNetwork(Protocol):
 
     async def tables(self, namespace: str = "") -> set[str]:
         """Tables of rules: family and name, such as "ip engine-swarm0". Raises HostError, OSError."""
+        ...
+
+    async def names_in(self, table: str, name: str) -> set[str]:
+        """The names of devices in a set of a table of the daemon's namespace. Raises HostError."""
         ...

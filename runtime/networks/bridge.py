@@ -14,14 +14,13 @@ import ipaddress
 import re
 import secrets
 import string
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import structlog
 
-from base.tasks import OwnedTasks
 from runtime.errors import ForbiddenError, HostError, InvalidParameterError
 from runtime.kernel.network import (
     AddAddress,
@@ -33,23 +32,26 @@ from runtime.kernel.network import (
     DeleteLink,
     FlowsTo,
     IPAddress,
+    IPInterface,
     KernelNetwork,
+    SetReflecting,
     SetUp,
 )
-from runtime.networks import options, pools, rules
+from runtime.networks import options, pools
 from runtime.networks.addresses import AddressPool, IPNetwork, mac_for, parse_mac
 from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
-from runtime.networks.forwarding import Forwarding
+from runtime.networks.firewall import Firewall
 from runtime.networks.options import BridgeOptions
 from runtime.networks.pools import DefaultPool
-from runtime.networks.ports import PortClaims, PortRequest
-from runtime.types import EndpointSettings
+from runtime.networks.ports import PortClaims, PortRequest, PortTarget
+from runtime.networks.rules import BridgeRules, PublishedPort
+from runtime.types import EndpointIPAMConfig, EndpointSettings
 
 log = structlog.get_logger(__name__)
 
-MEND_DELAY_S = 0.1
 _OTHER_GATEWAY = "DefaultGatewayIPv4"
 """The auxiliary address by which endpoints get to the world, in place of ours."""
+_LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 _LINK = re.compile(r"veth[0-9a-f]{7}")
 
 
@@ -60,33 +62,34 @@ class _Bridge:
         self.options = options.parse(network)
         self.device = self.options.device
         self.mtu = self.options.mtu or options.DEFAULT_MTU
+        self.internal = network.Internal
         self.pools = [_address_pool(pool) for pool in network.Pools]
         self.gateways = [pool.AuxiliaryAddresses.get(_OTHER_GATEWAY, pool.Gateway) for pool in network.Pools]
+        self.rules = _rules(network, self.options)
         self.claims = PortClaims()
         self.made = False
-        self.stale = False
-        """Whether the kernel has rules of ports that were given back."""
         self.lock = asyncio.Lock()
-
-    @property
-    def table(self) -> str:
-        return f"ip {rules.table_name(self.device)}"
-
-    def ruleset(self) -> str:
-        (subnet,) = [pool.subnet for pool in self.pools if isinstance(pool.subnet, ipaddress.IPv4Network)]
-        return rules.ruleset(self.device, subnet, self.claims.all())
 
     def allocate(self, settings: EndpointSettings, avoid: Collection[IPAddress]) -> list[IPAddress]:
         """One address a pool, all or none. Raises UnavailableError, InvalidParameterError."""
-        wanted = settings.IPAMConfig.IPv4Address if settings.IPAMConfig else ""
+        asked = settings.IPAMConfig or EndpointIPAMConfig()
         found: list[IPAddress] = []
         for pool in self.pools:
             try:
-                found.append(pool.allocate(wanted, avoid))
+                found.append(pool.allocate(asked.IPv4Address if pool.subnet.version == 4 else asked.IPv6Address, avoid))
             except BaseException:
                 self.give_back(found)
                 raise
         return found
+
+    def claim(self, owner: str, ports: Sequence[PortRequest], addresses: Sequence[IPAddress]) -> list[PublishedPort]:
+        """Nobody gets into an internal network, and so there is nothing to publish."""
+        target = PortTarget(
+            addresses={each.version: str(each) for each in addresses},
+            binding=str(self.options.binding),
+            routed=frozenset(each.version for each in addresses if self.options.mode(each.version) == "routed"),
+        )
+        return self.claims.claim(owner, () if self.internal else ports, target)
 
     def give_back(self, addresses: Sequence[IPAddress]) -> None:
         """Idempotent."""
@@ -96,26 +99,35 @@ class _Bridge:
 
 
 class BridgeDriver:
-    """See ``Driver``. ``run`` goes with a reboot; ``defaults`` are where subnets come from that nobody asked for."""
+    """See ``Driver``.
+
+    Args:
+        run: a folder that goes with a reboot.
+        engine: its name among those of this network namespace.
+        defaults: where subnets come from that nobody asked for.
+    """
 
     name = "bridge"
     scope: Literal["local"] = "local"
     routes = True
 
-    def __init__(self, kernel: KernelNetwork, run: Path, defaults: Sequence[DefaultPool] = pools.DEFAULT_POOLS) -> None:
+    def __init__(
+        self,
+        kernel: KernelNetwork,
+        run: Path,
+        *,
+        engine: str = "swarm0",
+        defaults: Sequence[DefaultPool] = pools.DEFAULT_POOLS,
+    ) -> None:
         self._kernel, self._defaults = kernel, defaults
-        self._forwarding = Forwarding(kernel, run / "forwarding")
+        self._firewall = Firewall(kernel, engine, run)
         self._bridges: dict[str, _Bridge] = {}
-        self._tasks = OwnedTasks()
-        self._mending: asyncio.Task[None] | None = None
-        self._end_watch: Callable[[], None] | None = None
 
     async def settle(self, network: Network, others: Sequence[Network] = ()) -> Network:
         """Pools as asked for or of the default ones, around what the host uses, and which device."""
         if network.Settled:
             return network
         asked = options.parse(network)
-        _refuse_unserved(network, asked)
         device = asked.device
         try:
             links, routes = await self._kernel.links(), await self._kernel.routes()
@@ -149,29 +161,29 @@ class BridgeDriver:
             if bridge.made:
                 return
             try:
-                await self._kernel.apply(Batch(_device_changes(network, bridge)))
-                # Rules first: at no moment does the host forward without them.
-                await self._kernel.run_rules(bridge.ruleset() + await self._forwarding.commands_for(bridge.device))
-                await self._kernel.set_sysctls({f"ipv4/conf/{bridge.device}/route_localnet": "1"})
-                await self._forwarding.switch_on()
+                gateways = _gateway_interfaces(network, bridge.options)
+                mac = mac_for(gateways[0].ip) if gateways else _mac_of(network)
+                await self._kernel.apply(Batch((AddBridge(bridge.device, mac),)))
+                await self._kernel.set_sysctls(_sysctls(bridge))
+                addresses = [AddAddress(bridge.device, gateway) for gateway in gateways]
+                await self._kernel.apply(Batch((*addresses, SetUp(bridge.device))))
+                await self._firewall.add(bridge.rules)
             except OSError as error:
                 raise HostError(f"cannot make bridge {bridge.device}: {error}") from error
             bridge.made = True
-            self._watch_rules()
             log.info("bridge.created", device=bridge.device, subnets=[str(pool.subnet) for pool in bridge.pools])
 
     async def remove(self, network: Network) -> None:
         bridge = self._bridges.pop(network.ID, None) or _Bridge(network)
         bridge.claims.close()
-        async with bridge.lock:  # nobody puts its rules back meanwhile
+        async with bridge.lock:  # nobody makes it meanwhile
             bridge.made = False
             try:
                 if not network.DeviceFound:
                     await self._kernel.apply(Batch((DeleteLink(bridge.device),)))
-                await self._forwarding.leave(bridge.device)
+                await self._firewall.remove(bridge.rules)
             except OSError as error:
                 raise HostError(f"cannot remove bridge {bridge.device}: {error}") from error
-            await self._kernel.run_rules(f"add table {bridge.table}\ndelete table {bridge.table}\n")
 
     async def reserve(self, network: Network, request: EndpointRequest) -> Endpoint:
         bridge, settings = self._bridge(network), request.settings
@@ -179,7 +191,7 @@ class BridgeDriver:
         mac = parse_mac(settings.MacAddress) if settings.MacAddress else ""
         addresses = bridge.allocate(settings, request.avoid)
         try:
-            ports = bridge.claims.claim(endpoint_id, request.ports, str(addresses[0]))
+            ports = bridge.claim(endpoint_id, request.ports, addresses)
         except BaseException:
             bridge.give_back(addresses)
             raise
@@ -189,8 +201,8 @@ class BridgeDriver:
             Interface=_interface_name(request.interface, bridge.options.interface_prefix),
             Link=f"veth{endpoint_id[:7]}",
             Addresses=[f"{each}/{pool.subnet.prefixlen}" for each, pool in zip(addresses, bridge.pools, strict=True)],
-            Gateways=[gateway for gateway in bridge.gateways if gateway],
-            MacAddress=mac or next(mac_for(each) for each in addresses if isinstance(each, ipaddress.IPv4Address)),
+            Gateways=[gateway for gateway in bridge.gateways if gateway and not bridge.internal],
+            MacAddress=mac or mac_for(addresses[0]),
             Aliases=settings.Aliases,
             Ports=ports,
         )
@@ -198,11 +210,17 @@ class BridgeDriver:
     async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
         bridge = self._bridge(network)
         pair = AddVeth(endpoint.Link, bridge.device, bridge.mtu, endpoint.Interface, endpoint.MacAddress, namespace)
+        here = Batch((pair, SetReflecting(endpoint.Link, isolated=not bridge.options.icc)))
         inside = Batch(_interface_changes(endpoint, default_route=default_route), namespace)
         try:
-            await self._kernel.apply(Batch((pair,)), inside)
+            if any(address.version == 6 for address in endpoint.interfaces()):
+                await self._kernel.apply(here)
+                await self._kernel.set_sysctls({f"ipv6/conf/{endpoint.Interface}/disable_ipv6": "0"}, namespace)
+                await self._kernel.apply(inside)
+            else:
+                await self._kernel.apply(here, inside)
             if endpoint.Ports:
-                await self._apply_rules(bridge)
+                await self._firewall.publish(bridge.rules, endpoint.ID, endpoint.Ports)
                 await self._forget_flows(endpoint)
         except (OSError, HostError) as error:
             with contextlib.suppress(OSError, HostError):  # else the kernel does, with the namespace
@@ -213,13 +231,16 @@ class BridgeDriver:
 
     async def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortRequest]) -> Endpoint:
         bridge = self._bridge(network)
-        bridge.stale |= bridge.claims.release(endpoint.ID)
+        bridge.claims.release(endpoint.ID)
+        claimed: list[PublishedPort] = []
         try:
-            claimed = bridge.claims.claim(endpoint.ID, ports, str(endpoint.interfaces()[0].ip))
-            bridge.stale |= bool(claimed)
+            claimed = bridge.claim(endpoint.ID, ports, [each.ip for each in endpoint.interfaces()])
         finally:
-            if bridge.stale:
-                await self._apply_rules_or_release(bridge, endpoint)
+            try:
+                await self._firewall.publish(bridge.rules, endpoint.ID, claimed)
+            except HostError:
+                bridge.claims.release(endpoint.ID)
+                raise
         changed = msgspec.structs.replace(endpoint, Ports=claimed)
         for each in (endpoint, changed):
             await self._forget_flows(each)
@@ -233,9 +254,8 @@ class BridgeDriver:
 
     async def release(self, network: Network, endpoint: Endpoint) -> None:
         bridge = self._bridge(network)
-        bridge.stale |= bridge.claims.release(endpoint.ID)
-        if bridge.stale:
-            await self._apply_rules(bridge)
+        bridge.claims.release(endpoint.ID)
+        await self._firewall.publish(bridge.rules, endpoint.ID, ())
         await self._forget_flows(endpoint)
         # Last: what failed is tried again, and an address given back before may be another's by then.
         bridge.give_back([interface.ip for interface in endpoint.interfaces()])
@@ -245,6 +265,7 @@ class BridgeDriver:
         for pool in bridge.pools:
             for interface in endpoint.interfaces():
                 pool.adopt(interface.ip)
+        self._firewall.note(bridge.rules, endpoint.ID, endpoint.Ports)
         if endpoint.Ports:
             bridge.claims.adopt(endpoint.ID, endpoint.Ports)
 
@@ -269,11 +290,7 @@ class BridgeDriver:
             await self.create(network)
 
     def close(self) -> None:
-        if self._end_watch:
-            self._end_watch()
-            self._end_watch = None
-        if self._mending:
-            self._mending.cancel()
+        self._firewall.close()
         for bridge in self._bridges.values():
             bridge.claims.close()
 
@@ -283,37 +300,6 @@ class BridgeDriver:
             bridge = self._bridges[network.ID] = _Bridge(network)
         return bridge
 
-    def _watch_rules(self) -> None:
-        """Others flush the ruleset, nftables.service for one at each reload: ours is put back."""
-        if self._end_watch is None:
-            try:
-                self._end_watch = self._kernel.watch_rules(self._mend_soon)
-            except OSError as error:
-                log.warning("rules.unwatched", error=str(error))
-
-    def _mend_soon(self) -> None:
-        if self._mending is None or self._mending.done():
-            self._mending = self._tasks.spawn(self._mend(), name="rules of bridges")
-
-    async def _mend(self) -> None:
-        # What goes in one transaction may come back in the next, and our own replacements are told of too.
-        await asyncio.sleep(MEND_DELAY_S)
-        for bridge in [bridge for bridge in self._bridges.values() if bridge.made]:
-            async with bridge.lock:
-                try:
-                    if bridge.made and await self._is_mangled(bridge):
-                        log.warning("rules.restored", device=bridge.device)
-                        await self._kernel.run_rules(
-                            bridge.ruleset() + await self._forwarding.commands_for(bridge.device)
-                        )
-                except (OSError, HostError) as error:
-                    bridge.stale = True
-                    log.warning("rules.not_restored", device=bridge.device, error=str(error))
-
-    async def _is_mangled(self, bridge: _Bridge) -> bool:
-        tables = await self._kernel.tables()
-        return bridge.table not in tables or await self._forwarding.is_lost(tables)
-
     async def _forget_flows(self, endpoint: Endpoint) -> None:
         """Once its ports lead elsewhere than before.
 
@@ -321,7 +307,9 @@ class BridgeDriver:
         ended, or to the host itself. TCP finds out by itself, as the other end answers with a reset.
         """
         flows = [
-            FlowsTo(each.protocol, each.host_ip, each.host_port) for each in endpoint.Ports if each.protocol != "tcp"
+            FlowsTo(each.protocol, each.host_ip, each.host_port)
+            for each in endpoint.Ports
+            if each.protocol != "tcp" and each.host_port
         ]
         if flows:
             try:
@@ -329,33 +317,42 @@ class BridgeDriver:
             except OSError as error:
                 log.warning("flows.kept", endpoint=endpoint.ID, error=str(error))
 
-    async def _apply_rules_or_release(self, bridge: _Bridge, endpoint: Endpoint) -> None:
-        try:
-            await self._apply_rules(bridge)
-        except HostError:
-            bridge.claims.release(endpoint.ID)
-            raise
 
-    async def _apply_rules(self, bridge: _Bridge) -> None:
-        async with bridge.lock:
-            bridge.stale = True
-            await self._kernel.run_rules(bridge.ruleset())
-            bridge.stale = False
-
-
-def _device_changes(network: Network, bridge: _Bridge) -> tuple[Change, ...]:
-    gateways = [
+def _gateway_interfaces(network: Network, asked: BridgeOptions) -> list[IPInterface]:
+    """What the bridge has itself."""
+    return [
         ipaddress.ip_interface(f"{pool.Gateway}/{pool.Subnet.partition('/')[2]}")
         for pool in network.Pools
-        if pool.Gateway and not (bridge.options.inhibit_ipv4 and ":" not in pool.Gateway)
+        if pool.Gateway and not (asked.inhibit_ipv4 and ":" not in pool.Gateway)
     ]
-    addresses = [AddAddress(bridge.device, gateway) for gateway in gateways]
-    mac = next((mac_for(each.ip) for each in gateways if isinstance(each.ip, ipaddress.IPv4Address)), "")
-    return (AddBridge(bridge.device, mac or _mac_of(network)), *addresses, SetUp(bridge.device))
+
+
+def _sysctls(bridge: _Bridge) -> dict[str, str]:
+    """Loopback publishing needs the first. Router advertisements of containers are nobody's way out."""
+    device = bridge.device
+    found = {f"ipv4/conf/{device}/route_localnet": "1"}
+    if any(pool.subnet.version == 6 for pool in bridge.pools):
+        found[f"ipv6/conf/{device}/disable_ipv6"] = "1" if bridge.options.mode_ipv6 == "isolated" else "0"
+        found[f"ipv6/conf/{device}/accept_ra"] = "0"
+    return found
+
+
+def _rules(network: Network, asked: BridgeOptions) -> BridgeRules:
+    return BridgeRules(
+        device=asked.device,
+        subnets=tuple(ipaddress.ip_network(pool.Subnet) for pool in network.Pools),
+        internal=network.Internal,
+        icc=asked.icc,
+        masquerade=asked.masquerade,
+        mode_ipv4=asked.mode_ipv4,
+        mode_ipv6=asked.mode_ipv6,
+        sources=tuple(each for each in (asked.host_ipv4, asked.host_ipv6) if each),
+        trusted_interfaces=asked.trusted_interfaces,
+    )
 
 
 def _mac_of(network: Network) -> str:
-    """Of a bridge without an IPv4 address."""
+    """Of a bridge without an address."""
     digits = network.ID[:8]
     return ":".join(("02", "42", *(digits[at : at + 2] for at in range(0, 8, 2))))
 
@@ -396,13 +393,16 @@ def _check_pools(network: Network, chosen: Sequence[Pool]) -> None:
     if len(versions) > len(set(versions)):
         raise ForbiddenError("bridge driver doesn't support multiple subnets")
     for pool in chosen:
-        if pool.Subnet in ("0.0.0.0/0", "::/0"):
-            raise InvalidParameterError(f"ipv{6 if ':' in pool.Subnet else 4} pool is empty")
+        subnet = ipaddress.ip_network(pool.Subnet)
+        if not subnet.prefixlen:
+            raise InvalidParameterError(f"ipv{subnet.version} pool is empty")
+        if isinstance(subnet, ipaddress.IPv6Network):
+            _check_ipv6(subnet, pool.Gateway)
 
 
-def _refuse_unserved(network: Network, asked: BridgeOptions) -> None:
-    plain = BridgeOptions(
-        device=asked.device, mtu=asked.mtu, inhibit_ipv4=asked.inhibit_ipv4, interface_prefix=asked.interface_prefix
-    )
-    if network.EnableIPv6 or network.Internal or asked != plain:
-        raise InvalidParameterError("IPv6, internal networks and this option are not served yet")
+def _check_ipv6(subnet: ipaddress.IPv6Network, gateway: str) -> None:
+    text = f"{gateway or subnet.network_address}/{subnet.prefixlen}"
+    if subnet.is_multicast:
+        raise InvalidParameterError(f"multicast subnet '{text}' is not allowed")
+    if subnet != _LINK_LOCAL and subnet.overlaps(_LINK_LOCAL):
+        raise InvalidParameterError(f"'{text}' clashes with the Link-Local prefix 'fe80::/64'")

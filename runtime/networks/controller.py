@@ -51,6 +51,8 @@ from runtime.types import EndpointSettings
 
 log = structlog.get_logger(__name__)
 
+TABLE_FILE = "networks.json"
+
 
 class _Saved(msgspec.Struct):
     """networks.json."""
@@ -103,7 +105,7 @@ class Networks:
         name_of: Callable[[str], str],
         ways_out: Mapping[str, NetworkCreateRequest] | None = None,
     ) -> None:
-        self._file, self._records = state / "networks.json", Records()
+        self._state, self._file, self._records = state, state / TABLE_FILE, Records()
         self._drivers = {driver.name: driver for driver in drivers}
         self._predefined = {network.Name: network for network in predefined}
         self._kernel, self._events, self._name_of = kernel, events, name_of
@@ -115,7 +117,7 @@ class Networks:
 
     async def open(self) -> None:
         """Read the table, or make it. Touches no device."""
-        saved = {network.Name: network for network in self._read()}
+        saved = {network.Name: network for network in read_table(self._state)}
         created = _now()
         self._table = {
             **{name: _kept(wanted, saved.get(name), created) for name, wanted in self._predefined.items()},
@@ -625,15 +627,6 @@ class Networks:
             attributes["container"] = container_id
         self._events.publish("network", action, network.ID, attributes)
 
-    def _read(self) -> Sequence[Network]:
-        text = read_text(self._file)
-        if text is not None:
-            try:
-                return msgspec.json.decode(text, type=_Saved).Networks
-            except msgspec.DecodeError as error:  # IDs are made anew, as at the first start
-                log.error("networks.unreadable", path=str(self._file), reason=str(error))
-        return ()
-
     async def _save(self, table: dict[str, Network]) -> None:
         """Make it the table, under the lock. Raises HostError: the table is as it was."""
         try:
@@ -645,6 +638,18 @@ class Networks:
 
 def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+def read_table(state: Path) -> Sequence[Network]:
+    """What a daemon with this state folder kept of its networks, predefined ones among them."""
+    path = state / TABLE_FILE
+    text = read_text(path)
+    if text is not None:
+        try:
+            return msgspec.json.decode(text, type=_Saved).Networks
+        except msgspec.DecodeError as error:  # IDs are made anew, as at the first start
+            log.error("networks.unreadable", path=str(path), reason=str(error))
+    return ()
 
 
 def _encoded(table: Mapping[str, Network]) -> bytes:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
 from runtime.errors import InvalidParameterError
 from runtime.kernel.network import IPAddress
 from runtime.networks.driver import Network
+from runtime.networks.rules import GatewayMode
 
 V = TypeVar("V")
-GatewayMode: TypeAlias = Literal["nat", "nat-unprotected", "routed", "isolated"]
-
 PREFIX = "com.docker.network."
 DEVICE = f"{PREFIX}bridge.name"
 MTU = f"{PREFIX}driver.mtu"

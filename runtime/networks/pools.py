@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from base.numbers import natural
 from runtime.errors import ForbiddenError, InvalidParameterError
 from runtime.kernel.network import IPAddress
 from runtime.network_types import IPAMConfig
@@ -37,6 +38,30 @@ DEFAULT_POOLS = (
     *(DefaultPool(ipaddress.IPv4Network((f"172.{second}.0.0", 16)), 16) for second in range(17, 32)),
     DefaultPool(ipaddress.IPv4Network("192.168.0.0/16"), 20),
 )
+
+
+def parse_default_pools(texts: Sequence[str], *, seed: str) -> list[DefaultPool]:
+    """Of ``--default-address-pool base=CIDR,size=LENGTH``; dockerd's ones where there is none of an address family.
+
+    Args:
+        seed: of the host, for its own IPv6 block.
+
+    Raises: InvalidParameterError.
+    """
+    found = [_parse_default_pool(text) for text in texts]
+    versions = {pool.base.version for pool in found}
+    return [*found, *(DEFAULT_POOLS if 4 not in versions else ()), *([ula(seed)] if 6 not in versions else ())]
+
+
+def _parse_default_pool(text: str) -> DefaultPool:
+    parts = dict(part.partition("=")[::2] for part in text.split(","))
+    size = natural(parts.get("size", ""), largest=128)
+    try:
+        if set(parts) != {"base", "size"} or size is None:
+            raise ValueError("want base=CIDR,size=LENGTH")
+        return DefaultPool(ipaddress.ip_network(parts["base"]), size)
+    except ValueError as error:
+        raise InvalidParameterError(f"invalid default address pool {text[:100]!r}: {error}") from None
 
 
 def ula(seed: str) -> DefaultPool:

@@ -16,16 +16,20 @@ import msgspec
 
 from base.numbers import natural
 from runtime.errors import InvalidParameterError, UnavailableError
-from runtime.networks.rules import PublishedPort
+from runtime.networks.rules import ANY_IPV4, ANY_IPV6, PublishedPort
 from runtime.types import ContainerConfig, HostConfig, PortBinding
 
-ANY_ADDRESS = "0.0.0.0"
 PORT_MAX = 65535
 _QUOTED_MAX = 200
+_TRIES = 32
+"""Of a port that the kernel chooses on one address, until it is free on the others too."""
 
 
 class PortRequest(msgspec.Struct, frozen=True):
-    """``host_ports`` are to be tried in order; (0,) is any free one."""
+    """``host_ports`` are to be tried in order; (0,) is any free one.
+
+    ``host_ip`` "" is where the network publishes by default, "0.0.0.0" and "::" each address of the host in one family.
+    """
 
     protocol: str
     container_port: int
@@ -50,19 +54,32 @@ def requests(config: ContainerConfig, host: HostConfig) -> list[PortRequest]:
 
 
 def requests_of(published: Sequence[PublishedPort]) -> list[PortRequest]:
-    """For the very ports that are published."""
-    return [PortRequest(each.protocol, each.container_port, each.host_ip, (each.host_port,)) for each in published]
+    """For the very ports that are published; one on each address of both families is one on each address."""
+    keys = {(each.protocol, each.container_port, each.host_port, each.host_ip) for each in published}
+
+    def is_twin(port: PublishedPort) -> bool:
+        other = {ANY_IPV4: ANY_IPV6, ANY_IPV6: ANY_IPV4}.get(port.host_ip)
+        return (port.protocol, port.container_port, port.host_port, other) in keys
+
+    return [
+        PortRequest(each.protocol, each.container_port, "" if is_twin(each) else each.host_ip, (each.host_port,))
+        for each in published
+        if not (is_twin(each) and each.host_ip == ANY_IPV6)
+    ]
 
 
 def _host_address(text: str) -> str:
     """An address, and no name: bind(2) would ask DNS for that, and the text goes into a rule."""
+    if not text:
+        return ""
     try:
-        address = ipaddress.ip_address(text or ANY_ADDRESS)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        raise InvalidParameterError(f"invalid IP address: {text[:100]!r}") from None
-    if address.version != 4:
-        raise InvalidParameterError(f"cannot publish on {address}: the bridge network has no IPv6")
-    return str(address)
+        address = None
+    if address is None or "%" in text:
+        raise InvalidParameterError(f"invalid IP address: {text[:100]!r}")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def parse_port(key: str) -> tuple[str, int]:
@@ -83,50 +100,82 @@ def _host_ports(text: str) -> tuple[int, ...]:
     return tuple(range(low, high + 1))
 
 
+class PortTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the ports of one endpoint lead.
+
+    ``addresses`` are the container's by address family, ``binding`` is where the network publishes by default. Families in
+    ``routed`` take no port of the host.
+    """
+
+    addresses: dict[int, str]
+    binding: str = ANY_IPV4
+    routed: frozenset[int] = frozenset()
+
+    def hosts(self, request: PortRequest) -> list[str]:
+        """The host's addresses to claim a port on. Raises InvalidParameterError: a family that the container lacks."""
+        host_ip = request.host_ip or self.binding
+        if host_ip == ANY_IPV4 and not request.host_ip:
+            return [{4: ANY_IPV4, 6: ANY_IPV6}[version] for version in sorted(self.addresses)]
+        if _version(host_ip) not in self.addresses:
+            raise InvalidParameterError(
+                f"cannot publish on {host_ip}: the container has no IPv{_version(host_ip)} address on this network"
+            )
+        return [host_ip]
+
+
 class PortClaims:
     """The host ports in use, by owner (an endpoint's ID)."""
 
     def __init__(self) -> None:
         self._sockets: dict[str, list[socket.socket]] = {}
-        self._ports: dict[str, list[PublishedPort]] = {}
 
-    def all(self) -> list[PublishedPort]:
-        """Every published port."""
-        return [port for ports in self._ports.values() for port in ports]
+    def claim(self, owner: str, wanted: Sequence[PortRequest], target: PortTarget) -> list[PublishedPort]:
+        """All or none.
 
-    def claim(self, owner: str, wanted: Sequence[PortRequest], container_ip: str) -> list[PublishedPort]:
-        """All or none. Raises UnavailableError with dockerd's text when a port is taken."""
+        Raises UnavailableError with dockerd's text when a port is taken, InvalidParameterError.
+        """
         if not wanted:
             return []
         held: list[socket.socket] = []
         ports = []
         try:
             for request in wanted:
-                held.append(_bind(request))
-                number = held[-1].getsockname()[1]
-                ports.append(
-                    PublishedPort(request.protocol, request.host_ip, number, container_ip, request.container_port)
-                )
+                hosts = target.hosts(request)
+                bound = [host for host in hosts if _version(host) not in target.routed]
+                number = 0
+                if bound:
+                    made, number = _bind(request, bound)
+                    held += made
+                ports += [
+                    PublishedPort(
+                        request.protocol,
+                        host if host in bound else {4: ANY_IPV4, 6: ANY_IPV6}[_version(host)],
+                        number if host in bound else 0,
+                        target.addresses[_version(host)],
+                        request.container_port,
+                    )
+                    for host in hosts
+                ]
         except BaseException:
-            for made in held:
-                made.close()
+            for each in held:
+                each.close()
             raise
-        self._sockets[owner], self._ports[owner] = held, ports
+        self._sockets[owner] = held
         return ports
 
     def adopt(self, owner: str, ports: Sequence[PublishedPort]) -> None:
         """Take back the ports of an owner that was there before; a lost claim stays published."""
-        held = []
+        held = self._sockets[owner] = list[socket.socket]()
         for port in ports:
-            with contextlib.suppress(UnavailableError):
-                held.append(_bind(PortRequest(port.protocol, port.container_port, port.host_ip, (port.host_port,))))
-        self._sockets[owner], self._ports[owner] = held, list(ports)
+            if port.host_port:
+                request = PortRequest(port.protocol, port.container_port, port.host_ip, (port.host_port,))
+                with contextlib.suppress(UnavailableError):
+                    held += _bind(request, [port.host_ip])[0]
 
-    def release(self, owner: str) -> bool:
-        """Give them back; true when there were any."""
+    def release(self, owner: str) -> None:
+        """Give them back. Idempotent."""
         for held in self._sockets.pop(owner, ()):
             held.close()
-        return bool(self._ports.pop(owner, None))
 
     def close(self) -> None:
         """Let go of every socket."""
@@ -134,25 +183,47 @@ class PortClaims:
             self.release(owner)
 
 
-def _bind(request: PortRequest) -> socket.socket:
-    kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, 132)}
-    kind, protocol = kinds[request.protocol]
-    for port in request.host_ports:
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def _bind(request: PortRequest, hosts: Sequence[str]) -> tuple[list[socket.socket], int]:
+    """Sockets on all the addresses with one port, the first of those wanted that is free on each. Raises UnavailableError."""
+    for port in request.host_ports if request.host_ports != (0,) else (0,) * _TRIES:
+        made: list[socket.socket] = []
+        number = port
         try:
-            made = socket.socket(socket.AF_INET, kind, protocol)
+            for host in hosts:
+                made.append(_socket(request, host, number))
+                number = made[-1].getsockname()[1]
         except OSError as error:
-            raise UnavailableError(f"cannot publish {request.protocol} ports on this host: {error.strerror}") from None
-        try:
-            made.bind((request.host_ip, port))
-        except OSError as error:
-            made.close()
+            for each in made:
+                each.close()
             if error.errno != errno.EADDRINUSE:
                 raise UnavailableError(
-                    f"failed to bind host port {request.host_ip}:{port}/{request.protocol}: {error.strerror}"
+                    f"failed to bind host port {hosts[len(made)]}:{port}/{request.protocol}: {error.strerror}"
                 ) from None
         else:
-            return made
+            return made, number
     raise UnavailableError(
-        f"failed to set up container networking: Bind for {request.host_ip}:{request.host_ports[0]} failed: "
+        f"failed to set up container networking: Bind for {hosts[0]}:{request.host_ports[0]} failed: "
         "port is already allocated"
     )
+
+
+def _socket(request: PortRequest, host: str, port: int) -> socket.socket:
+    """Bound. Raises UnavailableError: the kernel has no such protocol; OSError."""
+    kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, 132)}
+    family = socket.AF_INET if _version(host) == 4 else socket.AF_INET6
+    try:
+        made = socket.socket(family, *kinds[request.protocol])
+    except OSError as error:
+        raise UnavailableError(f"cannot publish {request.protocol} ports on this host: {error.strerror}") from None
+    try:
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind((host, port))
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.kernel.network import KernelNetwork
@@ -11,16 +12,19 @@ from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Driver, Network, Pool
 from runtime.networks.macvlan import MacvlanDriver
 from runtime.networks.plain import PlainDriver
+from runtime.networks.pools import DEFAULT_POOLS, DefaultPool
 
 NAMES = frozenset(("bridge", "host", "none"))
 
 
-def drivers(kernel: KernelNetwork, run: Path) -> list[Driver]:
-    """Those of a host by itself. ``run`` is a folder for what need not outlive a reboot."""
+def drivers(
+    kernel: KernelNetwork, run: Path, *, engine: str = "swarm0", defaults: Sequence[DefaultPool] = DEFAULT_POOLS
+) -> list[Driver]:
+    """Those of a host by itself. ``run`` is a folder for what need not outlive a reboot; see ``BridgeDriver``."""
     return [
-        BridgeDriver(kernel, run),
-        MacvlanDriver("macvlan", kernel),
-        MacvlanDriver("ipvlan", kernel),
+        BridgeDriver(kernel, run, engine=engine, defaults=defaults),
+        MacvlanDriver("macvlan", kernel, defaults),
+        MacvlanDriver("ipvlan", kernel, defaults),
         PlainDriver("host"),
         PlainDriver("null"),
     ]

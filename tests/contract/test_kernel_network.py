@@ -41,10 +41,11 @@ from runtime.kernel.network import (
     SetForwarding,
     SetNeighbour,
     SetPort,
+    SetReflecting,
     SetUp,
     VxlanLink,
 )
-from runtime.networks.rules import PublishedPort, ruleset
+from runtime.networks.rules import BridgeRules, PublishedPort, port_elements, table_name, whole
 from tests.unit.engine.conftest import network_namespace  # noqa: F401 - a fixture
 from tests.unit.networks.fakes import RecordingKernel
 from tests.waiting import until
@@ -106,6 +107,30 @@ def _default_routes(namespace: Path) -> set[str]:
     ]
     assert [text.count("\n") for text in listed] == [1, 1]
     return {text.split(" dev ")[1].split()[0] for text in listed}
+
+
+def ruleset(*ports: PublishedPort) -> str:
+    """A table in place of what there was of that name."""
+    table, bridge = table_name("br7"), BridgeRules(device="br7", subnets=(NET,))
+    return whole(table, [bridge], [port_elements(bridge, ports)])
+
+
+async def test_names_in_a_set_are_read(host: Host) -> None:
+    await host.kernel.run_rules(ruleset())
+    assert await host.kernel.names_in("inet engine-br7", "bridges") == {"br7"}
+    await host.kernel.run_rules('delete element inet engine-br7 bridges { "br7" }\n')
+    assert await host.kernel.names_in("inet engine-br7", "bridges") == set()
+    with pytest.raises(HostError, match="nftables"):
+        await host.kernel.run_rules('delete element inet engine-br7 bridges { "br7" }\n')
+    await host.kernel.run_rules("delete table inet engine-br7\n")
+    with pytest.raises(HostError, match="nftables"):
+        await host.kernel.names_in("inet engine-br7", "bridges")
+
+
+async def test_ports_of_a_bridge_are_kept_apart(host: Host) -> None:
+    await host.apply(BRIDGE, host.pair(), SetReflecting("veth0000007", isolated=True))
+    with pytest.raises(OSError, match=r".+"):
+        await host.apply(SetReflecting("veth0000008"))
 
 
 async def test_a_bridge_is_made_once_and_routed_by(host: Host) -> None:
@@ -254,17 +279,17 @@ async def test_sysctls(host: Host) -> None:
 async def test_a_table_that_goes_is_told_of_until_the_watch_ends(host: Host) -> None:
     told: list[str] = []
     stop = host.kernel.watch_rules(lambda: told.append("gone"))
-    await host.kernel.run_rules(ruleset("br7", NET, []))
+    await host.kernel.run_rules(ruleset())
     count = len(told)
-    await host.kernel.run_rules("delete table ip engine-br7\n")
+    await host.kernel.run_rules("delete table inet engine-br7\n")
     await until(lambda: len(told) > count, what="the table's end told")
     stop()
     count = len(told)
     for _ in range(2):
-        await host.kernel.run_rules(ruleset("br7", NET, []))
+        await host.kernel.run_rules(ruleset())
     await asyncio.sleep(0)
     assert len(told) == count
-    await host.kernel.run_rules("delete table ip engine-br7\n")
+    await host.kernel.run_rules("delete table inet engine-br7\n")
 
 
 async def test_to_forget_flows_that_there_are_not_is_no_error(host: Host) -> None:
@@ -277,14 +302,14 @@ async def test_rules_are_replaced_all_or_none(host: Host) -> None:
     assert await host.kernel.tables() == set()
     port = PublishedPort("tcp", "0.0.0.0", 80, "10.0.7.2", 8080)
     for ports in ([port], [], [port]):
-        await host.kernel.run_rules(ruleset("br7", NET, ports))
-        assert await host.kernel.tables() == {"ip engine-br7"}
+        await host.kernel.run_rules(ruleset(*ports))
+        assert await host.kernel.tables() == {"inet engine-br7"}
     with pytest.raises(HostError, match="nftables"):
-        await host.kernel.run_rules("delete table ip engine-br7\ndelete table ip engine-br8\n")
+        await host.kernel.run_rules("delete table inet engine-br7\ndelete table inet engine-br8\n")
     with pytest.raises(HostError, match="nftables"):
-        await host.kernel.run_rules("add table ip engine-br8\nwhat is this\n")
-    assert await host.kernel.tables() == {"ip engine-br7"}
-    await host.kernel.run_rules("add table ip engine-br7\ndelete table ip engine-br7\n")
+        await host.kernel.run_rules("add table inet engine-br8\nwhat is this\n")
+    assert await host.kernel.tables() == {"inet engine-br7"}
+    await host.kernel.run_rules("add table inet engine-br7\ndelete table inet engine-br7\n")
     assert await host.kernel.tables() == set()
 
 
@@ -354,8 +379,8 @@ async def test_a_namespace_of_nobody_is_there_until_it_is_taken_away(host: Host,
     assert set(await host.kernel.links(path)) == {"lo"}
     await host.apply(BRIDGE, namespace=path)
     assert set(await host.kernel.links(path)) == {"lo", "br7"}
-    await host.kernel.run_rules(ruleset("br7", NET, []), path)
-    assert (await host.kernel.tables(path), await host.kernel.tables()) == ({"ip engine-br7"}, set())
+    await host.kernel.run_rules(ruleset(), path)
+    assert (await host.kernel.tables(path), await host.kernel.tables()) == ({"inet engine-br7"}, set())
     await host.kernel.set_sysctls({"ipv4/conf/br7/rp_filter": "2"}, path)
     for _ in range(2):
         await host.kernel.drop_namespace(path)

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
@@ -38,6 +39,7 @@ from runtime.kernel.network import (
     SetForwarding,
     SetNeighbour,
     SetPort,
+    SetReflecting,
     SetUp,
     Translation,
     VxlanLink,
@@ -56,6 +58,7 @@ class Device:
     bridge: str = ""
     kind: str = ""
     up: bool = False
+    isolated: bool = False
     addresses: list[IPInterface] = field(default_factory=list)
     peer: tuple[str, str] | None = None
     parent: tuple[str, str] | None = None
@@ -77,15 +80,15 @@ class RecordingKernel:
         self.routing_rules: list[AddMarkRule] = []
         self.flows: dict[str, set[Translation]] = {}
         self.link_watchers: list[tuple[str, Callable[[str], None]]] = []
-        self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0"}
+        self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0", "ipv6/conf/all/forwarding": "0"}
         self.watchers: list[Callable[[], None]] = []
         self.done: list[Change | FlowsTo | FlowPattern | str] = []
-        self.refused: set[Step] = set()
+        self.refused: Counter[Step] = Counter()
         self.default_routes: dict[int, str] = {}
         """Links by address family, of the last namespace that got one."""
 
-    def refuse(self, step: Step) -> None:
-        self.refused.add(step)
+    def refuse(self, step: Step, times: int = 1) -> None:
+        self.refused[step] += times
 
     def add_namespace(self, path: str) -> None:
         self.devices[path] = {"lo": Device()}
@@ -101,8 +104,7 @@ class RecordingKernel:
             if batch.namespace not in self.devices:
                 raise _error(errno.ENOENT, batch.namespace)
             for change in batch.changes:
-                if type(change) in self.refused:
-                    self.refused.remove(type(change))
+                if self._is_refused(type(change)):
                     raise _error(errno.EBUSY, f"{change}")
                 self._make(change, batch.namespace)
                 self.done.append(change)
@@ -180,7 +182,7 @@ class RecordingKernel:
         while rest := rest.lstrip():
             line = re.match(r"(?:add|flush|delete) (?:element|chain|rule) (\w+ [\w-]+) .*\n", rest)
             if line and line[1] in tables:
-                tables[line[1]] += line[0]
+                tables[line[1]] = _changed(tables[line[1]], line[0])
                 rest = rest[line.end() :]
                 continue
             found = re.match(r"(?:(add|delete) )?table (\w+ [\w-]+)(?: (\{.*?^\}))?", rest, re.DOTALL | re.MULTILINE)
@@ -224,10 +226,20 @@ class RecordingKernel:
         await self.links(namespace)
         return set(self.rules_inside.get(namespace, {}) if namespace else self.rules)
 
+    async def names_in(self, table: str, name: str) -> set[str]:
+        if table not in self.rules:
+            raise HostError("nftables: No such file or directory")
+        return set(re.findall(rf'^{name} {{ "(.+)" }}$', self.rules[table], re.MULTILINE))
+
     def _refuse_if_told(self, step: Step) -> None:
-        if step in self.refused:
-            self.refused.remove(step)
+        if self._is_refused(step):
             raise HostError("nftables: busy") if step == "rules" else _error(errno.EROFS, str(step))
+
+    def _is_refused(self, step: Step) -> bool:
+        if step not in self.refused:
+            return False
+        self.refused -= Counter([step])
+        return True
 
     def _make(self, change: Change, namespace: str) -> None:
         here = self.devices[namespace]
@@ -241,6 +253,10 @@ class RecordingKernel:
             here.setdefault(change.name, Device(kind="dummy", up=True))
         elif isinstance(change, AddVlan | AddSublink):
             self._make_on_top(change, namespace)
+        elif isinstance(change, SetReflecting):
+            if change.link not in here:
+                raise _error(errno.ENODEV, change.link)
+            here[change.link].isolated = change.isolated
         elif isinstance(change, SetPort):
             if change.bridge not in here or change.link not in here:
                 raise _error(errno.ENODEV, f"{change}")
@@ -348,6 +364,23 @@ class RecordingKernel:
         for place, devices in self.devices.items():
             for each in [each for each, device in devices.items() if gone and device.parent == (namespace, name)]:
                 self._delete(place, each)
+
+
+def _changed(table: str, line: str) -> str:
+    """A table's text with one command more: elements come and go, all else is noted as it is told."""
+    element = re.fullmatch(r"(add|delete) element \w+ \S+ (\S+) \{ (.*?)(?: : (.*))? \}\n", line)
+    if element is None or "type filter hook" not in table:
+        return table + line
+    key = f"{element[2]} {{ {element[3]}"
+    lines = [each for each in table.splitlines() if each.startswith(f"{key} ")]
+    if element[1] == "add":
+        wanted = f"{key} : {element[4]} }}" if element[4] else f"{key} }}"
+        if lines and lines != [wanted]:
+            raise HostError(f"nftables: File exists: {line}")
+        return table if lines else f"{table}\n{wanted}"
+    if not lines:
+        raise HostError(f"nftables: No such file or directory: {line}")
+    return table.replace(f"\n{lines[0]}", "")
 
 
 def _error(number: int, what: str) -> OSError:

@@ -32,7 +32,7 @@ class Place:
 
     def udp(self, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
         """A UDP socket there: it stays where it was made, whichever thread uses it."""
-        made = self.socket(socket.SOCK_DGRAM, 0)
+        made = self.socket(socket.SOCK_DGRAM, 0, socket.AF_INET6 if ":" in address else socket.AF_INET)
         made.settimeout(DEADLINE_S)
         made.bind((address, port))
         return made

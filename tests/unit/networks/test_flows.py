@@ -120,7 +120,7 @@ async def test_of_many_ports_each_is_heard_anew(host: Host, count: int) -> None:
 
 def tracked(port: int) -> set[str]:
     with netlink.connection(protocol=netlink.NETFILTER) as sock:
-        return {str(flow.destination) for flow in conntrack.flows(sock, socket.IPPROTO_UDP, {port})}
+        return {str(flow.destination) for flow in conntrack.flows(sock, socket.IPPROTO_UDP, {port}, 4)}
 
 
 async def test_flows_of_others_are_left_alone(host: Host) -> None:
@@ -151,6 +151,6 @@ async def test_hundreds_of_peers_are_forgotten_at_once(host: Host) -> None:
         for _ in range(300):
             stack.enter_context(host.peer.udp()).sendto(b"x", (HERE, PORT))
         with netlink.connection(protocol=netlink.NETFILTER) as sock:
-            assert len(list(conntrack.flows(sock, socket.IPPROTO_UDP, {PORT}))) == 300
+            assert len(list(conntrack.flows(sock, socket.IPPROTO_UDP, {PORT}, 4))) == 300
     await LinuxNetwork().forget_flows([FlowsTo("udp", HERE, PORT)])
     assert tracked(PORT) == set()

@@ -17,7 +17,6 @@ from runtime.network_types import IPAM, ConfigReference, IPAMConfig, NetworkCrea
 from runtime.networks import Networks, predefined
 from runtime.types import EndpointSettings
 from tests.unit.networks.fakes import Device, RecordingKernel
-from tests.waiting import until
 
 
 class Host:
@@ -214,16 +213,17 @@ async def test_the_next_start_finishes_what_a_crash_left(host: Host, step: str) 
     """The kernel stops answering in the midst of it, and the daemon is killed then."""
     if step == "removing":
         await host.make("back")
-    answers = asyncio.Event()
+    asked, answers = asyncio.Event(), asyncio.Event()
 
     async def hang(*batches: object) -> None:
+        asked.set()
         await answers.wait()
 
     with pytest.MonkeyPatch.context() as kernel:
         kernel.setattr(host.kernel, "apply", hang)
         change = asyncio.ensure_future(host.make("back") if step == "making" else host.networks.remove("back"))
-        on_disk = host.state / "networks.json"
-        await until(lambda: b'"Incomplete":true' in on_disk.read_bytes() and "back" in host.names(), what="the record")
+        await asyncio.wait_for(asked.wait(), 60)
+        assert b'"Incomplete":true' in (host.state / "networks.json").read_bytes()
         made = host.networks.id_of("back")
     host.kernel.devices[""].setdefault(f"br-{made[:12]}", Device(kind="bridge", up=True))
     await host.restart()

@@ -13,7 +13,7 @@ from runtime.errors import ForbiddenError, InvalidParameterError
 from runtime.network_types import IPAM, IPAMConfig
 from runtime.networks.addresses import AddressPool
 from runtime.networks.driver import Network
-from runtime.networks.pools import DEFAULT_POOLS, DefaultPool, choose, next_free, overlapping, ula
+from runtime.networks.pools import DEFAULT_POOLS, DefaultPool, choose, next_free, overlapping, parse_default_pools, ula
 
 Net = ipaddress.ip_network
 
@@ -148,6 +148,23 @@ def test_a_range_and_what_is_reserved_is_kept_to() -> None:
 def test_a_default_pool_has_subnets_of_its_size(base: str, size: int) -> None:
     with pytest.raises(InvalidParameterError, match="no subnets of size"):
         DefaultPool(Net(base), size)
+
+
+def test_default_pools_of_the_operators() -> None:
+    pools = parse_default_pools(["base=10.10.0.0/16,size=24", "size=64,base=fd00:1::/48"], seed="host")
+    assert [(str(pool.base), pool.size) for pool in pools] == [("10.10.0.0/16", 24), ("fd00:1::/48", 64)]
+    assert parse_default_pools(["base=fd00:1::/48,size=64"], seed="host")[1:] == list(DEFAULT_POOLS)
+    assert parse_default_pools([], seed="host") == [*DEFAULT_POOLS, ula("host")]
+    for bad in (
+        "",
+        "10.0.0.0/8",
+        "base=10.0.0.0/8",
+        "base=10.0.0.1/8,size=24",
+        "base=x,size=24",
+        "base=10.0.0.0/8,size=-1",
+    ):
+        with pytest.raises(InvalidParameterError, match="default address pool"):
+            parse_default_pools([bad], seed="host")
 
 
 def test_pools_are_kept_as_they_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +15,7 @@ from runtime.kernel import netlink
 from runtime.kernel.linux_network import parse_routes
 from runtime.kernel.network import IPAddress, Route
 from runtime.networks.addresses import AddressPool, mac_for, parse_mac
-from runtime.networks.ports import PortClaims, PortRequest, parse_port, requests
-from runtime.networks.rules import PublishedPort, ruleset
+from runtime.networks.ports import PortClaims, PortRequest, PortTarget, parse_port, requests, requests_of
 from runtime.types import ContainerConfig, HostConfig, PortBinding
 
 Net = ipaddress.IPv4Network
@@ -82,9 +82,9 @@ def test_port_requests() -> None:
         PublishAllPorts=True,
     )
     assert requests(config, host) == [
-        PortRequest("tcp", 80, "0.0.0.0", (8000, 8001, 8002)),
+        PortRequest("tcp", 80, "", (8000, 8001, 8002)),
         PortRequest("tcp", 80, "127.0.0.1", (0,)),
-        PortRequest("udp", 53, "0.0.0.0", (0,)),
+        PortRequest("udp", 53, "", (0,)),
     ]
     for bad in ("x/tcp", "80/icmp", "0/tcp", "70000", "8" * 5000):
         with pytest.raises(InvalidParameterError):
@@ -108,6 +108,7 @@ def test_port_requests() -> None:
             "256.0.0.1",
             "x:y",
         ),
+        "fe80::1%eth0",
         *("127.0.0.1 tcp dport 1-65535 accept #", "127.0.0.1\n}\ndelete table ip x\n", "1" * 5000),
     ],
 )
@@ -117,11 +118,13 @@ def test_a_port_is_published_on_an_address_and_no_other_text(address: str) -> No
         requests(ContainerConfig(), HostConfig(PortBindings=bindings))
 
 
-@pytest.mark.parametrize("address", ["::", "::1", "::ffff:127.0.0.1", "fe80::1%eth0"])
-def test_a_port_on_an_ipv6_address_is_refused(address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "meant"), [("", ""), ("::", "::"), ("0:0::1", "::1"), ("::ffff:127.0.0.1", "127.0.0.1")]
+)
+def test_addresses_to_publish_on(address: str, meant: str) -> None:
     bindings: dict[str, list[PortBinding] | None] = {"80/tcp": [PortBinding(HostIp=address)]}
-    with pytest.raises(InvalidParameterError, match="has no IPv6"):
-        requests(ContainerConfig(), HostConfig(PortBindings=bindings))
+    (request,) = requests(ContainerConfig(), HostConfig(PortBindings=bindings))
+    assert request.host_ip == meant
 
 
 def test_macs() -> None:
@@ -131,30 +134,78 @@ def test_macs() -> None:
             parse_mac(bad)
 
 
+FOUR = PortTarget(addresses={4: "10.0.0.2"})
+BOTH = PortTarget(addresses={4: "10.0.0.2", 6: "fd00::2"})
+
+
 def test_claims_are_all_or_none_and_skip_taken_ports_of_a_range() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         claims = PortClaims()
         fixed = PortRequest("tcp", 80, "127.0.0.1", (port,))
+        other = PortRequest("tcp", 81, "127.0.0.1", (free_port(),))
         with pytest.raises(UnavailableError, match=f"Bind for 127.0.0.1:{port} failed: port is already allocated"):
-            claims.claim("a", [PortRequest("tcp", 81, "127.0.0.1", (0,)), fixed], "10.0.0.2")
-        assert claims.all() == []
+            claims.claim("a", [other, fixed], FOUR)
+        claims.claim("a", [other], FOUR)
         spread = PortRequest("tcp", 80, "127.0.0.1", (port, 0))
-        (published,) = claims.claim("a", [spread], "10.0.0.2")
+        (published,) = claims.claim("b", [spread], FOUR)
         assert published.host_port != port
-        assert claims.release("a")
-        assert not claims.release("a")
+        for owner in ("a", "b", "b"):
+            claims.release(owner)
+        claims.claim("c", [other], FOUR)
+        claims.close()
 
 
-def test_ruleset_text() -> None:
-    ports = [
-        PublishedPort("udp", "0.0.0.0", 53, "10.0.0.2", 5353),
-        PublishedPort("tcp", "127.0.0.1", 80, "10.0.0.2", 8080),
-    ]
-    text = ruleset("br7", Net("10.0.0.0/24"), ports)
-    assert text.startswith("add table ip engine-br7\ndelete table ip engine-br7\n")
-    assert "    ip daddr 127.0.0.1 tcp dport 80 dnat to 10.0.0.2:8080\n    udp dport 53 dnat to 10.0.0.2:5353\n" in text
-    assert 'ip saddr 10.0.0.0/24 oifname != "br7" masquerade' in text
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        port: int = made.getsockname()[1]
+        return port
+
+
+def test_a_port_is_the_same_on_both_address_families() -> None:
+    claims = PortClaims()
+    four, six = claims.claim("a", [PortRequest("tcp", 80, "", (0,))], BOTH)
+    assert (four.host_ip, six.host_ip, four.container_ip, six.container_ip) == ("0.0.0.0", "::", "10.0.0.2", "fd00::2")
+    assert four.host_port == six.host_port
+    assert requests_of([four, six]) == [PortRequest("tcp", 80, "", (four.host_port,))]
+    with pytest.raises(UnavailableError, match="port is already allocated"):
+        claims.claim("b", [PortRequest("tcp", 80, "::1", (four.host_port,))], BOTH)
+    claims.release("a")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UnavailableError, match=f"Bind for 0.0.0.0:{port} failed: port is already allocated"):
+            claims.claim("b", [PortRequest("tcp", 80, "", (port,))], BOTH)
+    claims.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "host_ip", "found"),
+    [
+        (FOUR, "", ["0.0.0.0"]),
+        (BOTH, "", ["0.0.0.0", "::"]),
+        (PortTarget(addresses={6: "fd00::2"}), "", ["::"]),
+        (msgspec.structs.replace(BOTH, binding="127.0.0.1"), "", ["127.0.0.1"]),
+        (msgspec.structs.replace(BOTH, binding="127.0.0.1"), "0.0.0.0", ["0.0.0.0"]),
+        (BOTH, "::1", ["::1"]),
+    ],
+)
+def test_where_a_port_is_published(target: PortTarget, host_ip: str, found: list[str]) -> None:
+    assert target.hosts(PortRequest("tcp", 80, host_ip, (0,))) == found
+
+
+def test_a_port_leads_to_an_address_of_its_family() -> None:
+    with pytest.raises(InvalidParameterError, match="cannot publish on ::1: the container has no IPv6 address"):
+        FOUR.hosts(PortRequest("tcp", 80, "::1", (0,)))
+
+
+def test_a_routed_network_takes_no_port_of_the_host() -> None:
+    claims, routed = PortClaims(), msgspec.structs.replace(BOTH, routed=frozenset({6}))
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        four, six = claims.claim("a", [PortRequest("tcp", 80, "", (port,))], routed)
+    assert (four.host_port, six.host_port, six.host_ip) == (port, 0, "::")
+    claims.adopt("b", [six])
+    claims.close()
 
 
 def test_netlink_messages_are_aligned_and_numbered() -> None:
