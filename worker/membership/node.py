@@ -63,6 +63,7 @@ _NO_MANAGER_YET = (
     "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the "
     "managers are online."
 )
+_DOES_NOT_RUN = "the manager of this node does not run: {failure}"
 _JOIN_TIMEOUT = (
     "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "
     '"docker info" command to see the current swarm status of your node.'
@@ -201,11 +202,12 @@ class Node:
     def control(self) -> ControlAsyncStub:
         participation = self._participation
         if participation is None:
-            raise NotManagerError(_NOT_MANAGER)
+            raise NotManagerError(_NOT_MANAGER if self._unusable is None else self._error)
         if not participation.control_available:
-            raise NotManagerError(
-                _IS_WORKER if participation.state.role != NodeRole.NODE_ROLE_MANAGER else _NO_MANAGER_YET
-            )
+            if participation.state.role != NodeRole.NODE_ROLE_MANAGER:
+                raise NotManagerError(_IS_WORKER)
+            failure = participation.manager_failure
+            raise NotManagerError(_DOES_NOT_RUN.format(failure=failure) if failure else _NO_MANAGER_YET)
         return participation.control
 
     async def wait_control(self, timeout_s: float) -> ControlAsyncStub:

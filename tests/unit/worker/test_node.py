@@ -459,6 +459,8 @@ async def test_a_member_whose_place_is_lost_says_so_and_begins_nothing_new(manag
     assert manager.node.info().error == (
         f"{file} is missing; restore the file and start the daemon again, or leave the swarm with force"
     )
+    with pytest.raises(NotManagerError, match=f"{file} is missing"):  # and not to begin or join another
+        manager.node.control()
     with pytest.raises(AlreadyInSwarmError):
         await manager.node.init(init_request(manager))
     with pytest.raises(LeaveRefusedError):
@@ -478,6 +480,8 @@ async def test_a_lost_log_that_nobody_else_has_is_told_and_not_begun_anew(manage
     told = f"{log}: empty, and nobody else is known to have the swarm's state; restore it from a backup"
     await until(lambda: told in manager.node.info().error)
     assert not manager.node.info().control_available
+    with pytest.raises(NotManagerError, match=f"the manager of this node does not run: {log}: empty"):
+        manager.node.control()
     await manager.node.close()
     shutil.rmtree(log)
     kept.rename(log)
