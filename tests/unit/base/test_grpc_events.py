@@ -54,10 +54,11 @@ async def test_what_came_on_many_streams_is_heard_in_few_turns() -> None:
                 turns += 1
                 time.sleep(0.002)  # noqa: ASYNC251 - a loop that has much else to do
                 await asyncio.sleep(0)
+            in_few_turns = len(heard)  # all are heard some time
         for call in calls:
             call.cancel()
     await server.stop(None)
-    assert len(heard) == STREAMS
+    assert in_few_turns == STREAMS
 
 
 def test_all_bytes_but_the_one_that_is_waited_for_are_read() -> None:
