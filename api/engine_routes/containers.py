@@ -17,6 +17,7 @@ from api.errors import BadRequestError, message_of
 from api.lenient import convert
 from api.requests import filters_of, flag, integer, json_body, json_response, no_content
 from api.streams import json_line, start_stream
+from api.versions import APIVersion, version_of
 from base.tasks import cancel_and_wait
 from runtime.engine import WaitCondition
 from runtime.errors import InvalidNameError
@@ -34,6 +35,7 @@ from runtime.types import (
 NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 WAIT_CONDITIONS: tuple[WaitCondition, ...] = get_args(WaitCondition)
 STRING_OR_LIST = ("Cmd", "Entrypoint")
+_SEVERAL_NETWORKS_SINCE, _GATEWAY_PRIORITY_SINCE = APIVersion(1, 44), APIVersion(1, 48)
 LEGACY_ENDPOINT_FIELDS = (
     "EndpointID",
     "Gateway",
@@ -121,11 +123,12 @@ class ContainerRoutes:
                 body[key] = [body[key]]
         config = convert(body, ContainerConfig)
         around = convert(body, CreateRequest)
+        networking = _as_of(version_of(request), around.NetworkingConfig)
         if platform := request.query.get("platform"):
             self._engine.images.check_platform(config.Image, platform)
         try:
             container_id, warnings = await self._operations.run_to_end(
-                self._engine.create(config, around.HostConfig, around.NetworkingConfig, name.lstrip("/") or None),
+                self._engine.create(config, around.HostConfig, networking, name.lstrip("/") or None),
                 name="container.create",
             )
         except EngineNotFoundError as error:
@@ -232,6 +235,18 @@ class ContainerRoutes:
         except ImageNotFoundError:
             below = 0  # a force-removed image: its layers are the container's alone and not known by name any more
         found.SizeRootFs = found.SizeRw + below
+
+
+def _as_of(version: APIVersion, networking: NetworkingConfig) -> NetworkingConfig:
+    """As a version of the API means it. Raises BadRequestError."""
+    endpoints = networking.EndpointsConfig or {}
+    if version < _SEVERAL_NETWORKS_SINCE and len(endpoints) > 1:
+        names = ", ".join(sorted(endpoints))
+        raise BadRequestError(f"Container cannot be created with multiple network endpoints: {names}")
+    for settings in endpoints.values():
+        if settings is not None and version < _GATEWAY_PRIORITY_SINCE:
+            settings.GwPriority = 0
+    return networking
 
 
 def _grace(request: web.Request) -> float | None:

@@ -137,7 +137,7 @@ class BundleBuilder:
         else:
             hosts = files.hosts_text(
                 host.ExtraHosts or (),
-                addresses=[*sandbox.addresses()],
+                addresses=[*sandbox.addresses(container.record.networks())],
                 names=names_in_hosts(container),
                 gateway=sandbox.default_gateway(),
             ) + links.hosts_lines(children)

@@ -141,6 +141,8 @@ class Connecting:
                 follow_resolv_conf(container, {**sandbox.endpoints, name: endpoint}, sandbox.endpoints)
         except HostError as error:  # an address too much, which its next start puts right
             container.log.warning("files.not_written", reason=str(error))
+        if spare := self._networks.spare_way_out(container.id):
+            await self._leave(container, spare)
 
     def _write_hosts(self, container: Container, *, come: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
         names = names_in_hosts(container)

@@ -24,6 +24,7 @@ from runtime.errors import EngineError, InvalidParameterError
 from runtime.events import EventBus
 from runtime.images import ImagesError, ImageStore
 from runtime.networks import Networks
+from runtime.networks.predefined import NAMES
 from runtime.types import ContainerConfig, EndpointSettings, HostConfig, MountPoint, NetworkingConfig
 from runtime.volumes import Volumes
 
@@ -64,7 +65,7 @@ class Creator:
             host = msgspec.structs.replace(host, LogConfig=msgspec.structs.replace(host.LogConfig, Type="json-file"))
         host = msgspec.structs.replace(host, Runtime=host.Runtime or "runc")
         host, endpoints = self._on_networks(config, host, on)
-        linked = links.settle(host.Links or (), self._store.get) if host.NetworkMode in networking.PREDEFINED else {}
+        linked = links.settle(host.Links or (), self._store.get) if host.NetworkMode in NAMES else {}
         sources = [self._store.get(entry.partition(":")[0]) for entry in host.VolumesFrom or ()]
         planned = mounts.plan(config, host, creation.inherited_mounts(host, sources))
         container_id = self._store.new_id()

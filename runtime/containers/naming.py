@@ -130,7 +130,7 @@ class Naming:
 
     def _leads_out(self, name: str, endpoint: Endpoint) -> bool:
         try:
-            return bool(endpoint.ID) and not self._networks.find(name).Internal
+            return bool(endpoint.Interface) and not self._networks.find(name).Internal
         except NetworkNotFoundError:
             return False
 
@@ -164,7 +164,7 @@ def names_of(container: Container, aliases: Iterable[str]) -> list[str]:
 
 def serves_names(network: str, endpoint: Endpoint) -> bool:
     """Whether an endpoint has names on its network."""
-    return bool(endpoint.ID) and network not in NAMES
+    return bool(endpoint.Interface) and network not in NAMES
 
 
 def resolv_conf_of(host: HostConfig, endpoints: Mapping[str, Endpoint]) -> ResolvConf:

@@ -14,16 +14,17 @@ import msgspec
 from runtime.errors import ForbiddenError, InvalidParameterError
 from runtime.networks.addresses import parse_mac
 from runtime.networks.driver import Network
+from runtime.networks.predefined import NAMES
 from runtime.networks.sandbox import IFNAME_OPTION, INTERFACE_NAME_MAX, SYSCTLS_OPTION
 from runtime.types import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, NetworkingConfig
 
-PREDEFINED = frozenset(("bridge", "host", "none"))
 SHARED = "container sharing network namespace with another container or host cannot be connected to any other network"
 NO_NETWORK = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
 TO_HOST = "cannot connect container to host network - container must be created in host network mode"
 FROM_HOST = "cannot disconnect container from host network - container was created in host network mode"
 _CONTAINER = "container:"
 _SYSCTL = re.compile(r"[^.]*\.(?:ipv4|ipv6|mpls)\.[^.]*\.(?:IFNAME|ifname)\.[^=]+=.*")
+_OF_INTERFACE = re.compile(r"net\.[^.]*\.[^.]*\.eth[^.]*\.")
 _SYSCTL_TEXT = (
     "unrecognised network interface sysctl '{}'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', "
     "'X' must be 'ipv4', 'ipv6' or 'mpls'"
@@ -60,6 +61,11 @@ def check_modes(config: ContainerConfig, host: HostConfig) -> None:
                 raise InvalidParameterError(text)
     if config.Hostname and host.UTSMode == "host":
         raise InvalidParameterError("conflicting options: hostname and the UTS mode")
+    for name in host.Sysctls or {}:
+        if _OF_INTERFACE.match(name) and host.NetworkMode != "host":
+            raise InvalidParameterError(
+                f"interface specific sysctl setting \"{name}\" must be supplied using driver option '{SYSCTLS_OPTION}'"
+            )
     if host.NetworkMode == "host" and host.Links:
         raise InvalidParameterError(
             "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
@@ -116,16 +122,6 @@ def request_of(settings: EndpointSettings) -> EndpointSettings:
     )
 
 
-def dns_names(name: str, container_id: str, hostname: str, aliases: Sequence[str] | None) -> list[str]:
-    """A container's names on a network of the user's; the first is what its address is called."""
-    return list(dict.fromkeys(each for each in (name, *(aliases or ()), container_id[:12], hostname) if each))
-
-
-def has_names(network: str) -> bool:
-    """Whether containers on the network of this name find each other by theirs."""
-    return network not in PREDEFINED
-
-
 def _with_mac_address(
     asked: Mapping[str, EndpointSettings | None], mac: str, mode: str
 ) -> Mapping[str, EndpointSettings | None]:
@@ -164,14 +160,14 @@ def _faults(network: Network, settings: EndpointSettings) -> list[str]:
     """Everything that is wrong with a request, in words."""
     asked = settings.IPAMConfig or EndpointIPAMConfig()
     faults = []
-    if network.Name in PREDEFINED:
+    if network.Name in NAMES:
         if asked.IPv4Address or asked.IPv6Address:
             faults.append("user specified IP address is supported on user defined networks only")
         if settings.Aliases:
             faults.append("network-scoped alias is supported only for containers in user defined networks")
     wrong = [*_wrong_addresses(asked)]
     faults += wrong
-    if network.Name not in PREDEFINED and not wrong:
+    if network.Name not in NAMES and not wrong:
         faults += _out_of_subnets(network, asked)
     if settings.MacAddress:
         try:

@@ -9,10 +9,11 @@ import msgspec
 
 from base.durations import human_duration
 from base.labels import has_labels
-from runtime.containers import networking, spec
+from runtime.containers import naming, spec
 from runtime.containers.container import Container
 from runtime.errors import InvalidParameterError
 from runtime.networks import views as network_views
+from runtime.networks.predefined import NAMES
 from runtime.types import (
     NEVER,
     ContainerJSON,
@@ -98,15 +99,15 @@ def _networks(container: Container, network_id: Callable[[str], str]) -> dict[st
     shown = {}
     for name, asked in record.networks().items():
         shown[name] = network_views.endpoint_settings(asked, endpoints.get(name), network_id(name))
-        if networking.has_names(name):
-            shown[name].DNSNames = networking.dns_names(record.Name, record.ID, record.Config.Hostname, asked.Aliases)
+        if name not in NAMES:
+            shown[name].DNSNames = naming.names_of(container, asked.Aliases or ())
     return shown
 
 
 def _ports(container: Container) -> dict[str, list[PortBinding] | None]:
     exposed = {key if "/" in key else f"{key}/tcp" for key in container.record.Config.ExposedPorts or ()}
     state = container.state
-    if not container.running or not any(endpoint.ID for endpoint in state.Endpoints.values()):
+    if not container.running or not any(endpoint.Interface for endpoint in state.Endpoints.values()):
         return {}
     bound: dict[str, list[PortBinding]] = {}
     for port in state.ports:

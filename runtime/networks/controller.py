@@ -54,6 +54,10 @@ log = structlog.get_logger(__name__)
 TABLE_FILE = "networks.json"
 
 
+_WAY_OUT_PRIORITY = -(1 << 62)
+"""Of the network that leads out for others: any that was asked for comes first."""
+
+
 class _Saved(msgspec.Struct):
     """networks.json."""
 
@@ -68,7 +72,7 @@ class _Held:
         self.reserving = ""
         """The network that an endpoint is being reserved on."""
         self.endpoints = dict(endpoints or {})
-        self.attached = {name for name, endpoint in self.endpoints.items() if endpoint.ID}
+        self.attached = set(self.endpoints)
         self.gateways: tuple[str, ...] = ()
 
     def sandbox(self, *, without: str = "") -> Sandbox:
@@ -337,13 +341,16 @@ class Networks:
     async def attach(self, container_id: str, pid: int) -> None:
         """Give the network namespace of a process the interfaces it lacks. Raises HostError; ``release`` then."""
         held, namespace = self._held[container_id], f"/proc/{pid}/ns/net"
-        for name, endpoint in held.endpoints.items():
-            if endpoint.ID and name not in held.attached:
-                network = self._table[name]
-                await self._driver(network).attach(network, endpoint, namespace, default_route=name in held.gateways)
-                await self._finish(held.wanted[name], endpoint, namespace)
-                held.attached.add(name)
-                self._publish(network, "connect", container_id)
+        for name in held.endpoints:
+            if name not in held.attached:
+                await self._attach(held, container_id, name, namespace)
+
+    async def _attach(self, held: _Held, container_id: str, name: str, namespace: str) -> None:
+        network, endpoint = self._table[name], held.endpoints[name]
+        await self._driver(network).attach(network, endpoint, namespace, default_route=name in held.gateways)
+        await self._finish(held.wanted[name], endpoint, namespace)
+        held.attached.add(name)
+        self._publish(network, "connect", container_id)
 
     async def extend(
         self, container_id: str, name: str, settings: EndpointSettings, ports: Sequence[PortRequest]
@@ -357,15 +364,36 @@ class Networks:
         """
         held = self._held.setdefault(container_id, _Held())
         network = await self._ready(name)
-        taken = [endpoint.Interface for endpoint in held.endpoints.values()]
-        interface = sandbox.interface_names({name: settings}, taken)[name]
-        await self._reserve_on(network, held, container_id, settings, interface, ())
+        await self._reserve_more(network, held, container_id, settings)
         try:
+            await self._lead_out(held, container_id, held.wanted)
             await self._move_ports(held, self._gateways(held.wanted), ports)
         except BaseException:
             await self.give_back(container_id, name)
             raise
         return held.sandbox()
+
+    async def _reserve_more(self, network: Network, held: _Held, container_id: str, settings: EndpointSettings) -> None:
+        taken = [endpoint.Interface for endpoint in held.endpoints.values()]
+        interface = sandbox.interface_names({network.Name: settings}, taken)[network.Name]
+        await self._reserve_on(network, held, container_id, settings, interface, ())
+
+    async def _lead_out(
+        self, held: _Held, container_id: str, wanted: Mapping[str, EndpointSettings]
+    ) -> builtins.list[str]:
+        """Reserve on the network that leads out for others, if a container with these needs it from now on."""
+        more = {name: each for name, each in (await self._with_way_out(wanted)).items() if name not in held.endpoints}
+        for name, settings in more.items():
+            await self._reserve_more(await self._ready(name), held, container_id, settings)
+        return [*more]
+
+    def spare_way_out(self, container_id: str) -> str:
+        """The network that a container that runs was put on as a way out and that none of its others needs, or ""."""
+        held = self._held[container_id]
+        asked = [self._table[name] for name in held.endpoints if not self.is_way_out(name)]
+        if any(network.Driver in self._ways_out and not network.Internal for network in asked):
+            return ""
+        return next((name for name in held.endpoints if self.is_way_out(name)), "")
 
     async def leave(self, container_id: str, name: str, ports: Sequence[PortRequest], pid: int) -> Sandbox:
         """Take the interface of one network away from a container that runs on; returns what it has then.
@@ -378,6 +406,9 @@ class Networks:
             return held.sandbox()
         network = self._table[name]
         rest = {other: settings for other, settings in held.wanted.items() if other != name}
+        for other in await self._lead_out(held, container_id, rest):
+            await self._attach(held, container_id, other, f"/proc/{pid}/ns/net")
+            rest[other] = held.wanted[other]
         try:
             await self._move_ports(held, self._gateways(rest), ports)
             await self._set_routes(held, pid)
@@ -566,7 +597,9 @@ class Networks:
         return any(each.Name == name for each in self._ways_out.values())
 
     def _gateways(self, wanted: Mapping[str, EndpointSettings]) -> tuple[str, ...]:
-        return sandbox.gateway_networks(wanted, {name: self._families(self._table[name]) for name in wanted})
+        last = EndpointSettings(GwPriority=_WAY_OUT_PRIORITY)
+        ranked = {name: last if self.is_way_out(name) else settings for name, settings in wanted.items()}
+        return sandbox.gateway_networks(ranked, {name: self._families(self._table[name]) for name in wanted})
 
     def _families(self, network: Network) -> set[int]:
         """The address families in which it leads out."""

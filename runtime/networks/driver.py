@@ -73,8 +73,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A container's place on one network.
 
-    ``ID`` is "" where a container has none of its own (host, none). ``Interface`` is the device inside the container,
-    ``Link`` the host's side of it, if any. ``Addresses`` are in CIDR form and ``Gateways`` plain, at most one an address
+    ``Interface`` is the device inside the container, "" where it has none of its own (host, none), ``Link`` the host's side of it, if any. ``Addresses`` are in CIDR form and ``Gateways`` plain, at most one an address
     family, IPv4 first.
     """
 
@@ -117,9 +116,10 @@ class Sandbox(msgspec.Struct, frozen=True):
     endpoints: Mapping[str, Endpoint] = msgspec.field(default_factory=dict)
     gateways: tuple[str, ...] = ()
 
-    def addresses(self) -> Iterator[str]:
-        """All, without the prefix length."""
-        return (str(each.ip) for endpoint in self.endpoints.values() for each in endpoint.interfaces())
+    def addresses(self, asked: Collection[str]) -> Iterator[str]:
+        """Those on the networks that were asked for, without the prefix length."""
+        endpoints = (endpoint for name, endpoint in self.endpoints.items() if name in asked)
+        return (str(each.ip) for endpoint in endpoints for each in endpoint.interfaces())
 
     def default_gateway(self) -> str:
         """The first there is, IPv4 before IPv6, or ""."""

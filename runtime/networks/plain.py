@@ -5,6 +5,7 @@ The namespace itself is the OCI spec's affair. ``container:ID``, another contain
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Literal
 
@@ -36,7 +37,7 @@ class PlainDriver:
         pass
 
     async def reserve(self, network: Network, request: EndpointRequest) -> Endpoint:
-        return Endpoint(NetworkID=network.ID, Aliases=request.settings.Aliases)
+        return Endpoint(NetworkID=network.ID, ID=secrets.token_hex(32), Aliases=request.settings.Aliases)
 
     async def attach(self, network: Network, endpoint: Endpoint, namespace: str, *, default_route: bool) -> None:
         pass

@@ -42,7 +42,6 @@ def resource(network: Network, scope: str, users: Mapping[str, tuple[str, Endpoi
                 IPv6Address=_text(endpoint.Addresses, 6),
             )
             for container_id, (name, endpoint) in users.items()
-            if endpoint.ID
         },
         Options=network.Options,
         Labels=network.Labels,
@@ -140,7 +139,7 @@ def _is_found(pattern: str, text: str) -> bool:
 
 def endpoint_settings(asked: EndpointSettings, endpoint: Endpoint | None, network_id: str) -> EndpointSettings:
     """One of ``NetworkSettings.Networks``: the facts where there is an endpoint, else the request."""
-    if endpoint is None or not endpoint.ID:
+    if endpoint is None:
         return msgspec.structs.replace(asked, NetworkID=network_id)
     v4, _, v4_length = _text(endpoint.Addresses, 4).partition("/")
     v6, _, v6_length = _text(endpoint.Addresses, 6).partition("/")

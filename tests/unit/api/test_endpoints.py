@@ -46,3 +46,18 @@ async def test_a_link_is_removed_by_its_name(client: Client, engine: FakeEngine)
     assert (await client.delete("/v1.47/containers/web/data?link=1")).status == 204
     assert engine.calls[-1] == ("unlink", "web/data")
     assert (await client.delete("/containers/web/logs/more")).status == 404
+
+
+async def test_several_networks_and_priorities_are_as_the_version_of_the_api_means_them(
+    client: Client, engine: FakeEngine
+) -> None:
+    two = {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {"b": {"GwPriority": 1}, "a": {}}}}
+    answer = await client.post("/v1.43/containers/create", json=two)
+    message = "Container cannot be created with multiple network endpoints: a, b"
+    assert (answer.status, (await answer.json())["message"]) == (400, message)
+    for version, priority in (("1.47", 0), ("1.48", 1)):
+        assert (await client.post(f"/v{version}/containers/create", json=two)).status == 201
+        made = engine.created[-1][2]
+        assert made is not None
+        assert made.EndpointsConfig is not None
+        assert made.EndpointsConfig["b"] == EndpointSettings(GwPriority=priority)

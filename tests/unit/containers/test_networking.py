@@ -159,6 +159,11 @@ def test_several_faults_are_a_list() -> None:
             {"NetworkMode": "host", "Links": ["a"]},
             "conflicting options: host type networking can't be used with links.",
         ),
+        (
+            {},
+            {"NetworkMode": "", "Sysctls": {"net.ipv4.conf.eth0.log_martians": "1"}},
+            'interface specific sysctl setting "net.ipv4.conf.eth0.log_martians" must be supplied using driver option',
+        ),
         ({"Hostname": "h"}, {"NetworkMode": "", "UTSMode": "host"}, "conflicting options: hostname and the UTS mode"),
     ],
 )
@@ -167,7 +172,3 @@ def test_what_contradicts_the_mode(config: dict[str, Any], host: dict[str, Any],
     with pytest.raises(InvalidParameterError) as refused:
         networking.check_modes(ContainerConfig(**config), HostConfig(**host))
     assert str(refused.value).startswith(text)
-
-
-def test_names_of_a_container_on_a_network() -> None:
-    assert networking.dns_names("web", "ab" * 32, "web", ["www", "web"]) == ["web", "www", "abababababab"]

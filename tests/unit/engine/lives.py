@@ -12,8 +12,9 @@ from pathlib import Path
 
 from runtime.containers.attach import AttachStream
 from runtime.engine import Engine
-from runtime.errors import EngineError
-from runtime.types import ContainerConfig, ExecConfig, HostConfig, Mount, PortBinding, RestartPolicy
+from runtime.errors import ConflictError, EngineError
+from runtime.network_types import NetworkCreateRequest
+from runtime.types import ContainerConfig, EndpointSettings, ExecConfig, HostConfig, Mount, PortBinding, RestartPolicy
 from tests.support_images import BUSYBOX_TAG
 
 POLICIES = ("no", "always", "on-failure")
@@ -32,11 +33,14 @@ async def live(engine: Engine, number: int) -> None:
             await engine.volumes.remove(volume)
         await engine.create(ContainerConfig(Image=BUSYBOX_TAG, Cmd=["sleep", "1000"]), host, name=name)
         await engine.start(name)
+        await engine.connect("net", name, EndpointSettings(GwPriority=number))
         async with await _attached(engine, name) as stream:
             while await stream.read() is not None:
                 pass
         await engine.pause(name)
+        await engine.disconnect("bridge", name)
         await engine.unpause(name)
+        await engine.connect("bridge", name)
         await engine.restart(name, timeout_s=0)
         await engine.stop(name, timeout_s=0)
 
@@ -50,6 +54,8 @@ async def _attached(engine: Engine, name: str) -> AttachStream:
 async def main(state: Path, run: Path, cgroup: str) -> None:
     engine = Engine(state=state, run=run, cgroup_parent=cgroup)
     await engine.open()
+    with contextlib.suppress(ConflictError):
+        await engine.networks.create(NetworkCreateRequest(Name="net"))
     print("ready", flush=True)
     async with asyncio.TaskGroup() as group:
         for number in range(len(POLICIES)):

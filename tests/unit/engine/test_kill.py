@@ -74,9 +74,30 @@ def _wrong(bench: Bench) -> list[str]:
         "groups": all(_inside(group) <= set(running) for group in groups),
         "bundles": _names(run / "bundles") == _names(run / "runc") == set(running) and not _names(run / "exits"),
         "files": _names(state / "containers") == _names(state / "images/snapshots/containers") == set(found),
+        "interfaces": all(
+            _interfaces(item.State.Pid) == len(item.NetworkSettings.Networks) for item in running.values()
+        ),
+        "links": _interfaces(os.getpid(), "veth")
+        == sum(len(item.NetworkSettings.Networks) for item in running.values()),
+        "endpoints": all(
+            set(engine.networks.inspect(name).Containers)
+            == {key for key, item in running.items() if name in item.NetworkSettings.Networks}
+            for name in ("bridge", *(each.Name for each in engine.networks.list() if each.Name == "net"))
+        ),
         "ports": set(map(int, re.findall(r"dport (9\d{3})", nft.run("list ruleset")))) == ports,
     }
     return [what for what, good in seen.items() if not good]
+
+
+def _interfaces(pid: int, prefix: str = "eth") -> int:
+    """Of the network namespace of a process."""
+    try:
+        lines = (
+            Path(f"/proc/{pid}/net/dev" if pid != os.getpid() else "/proc/thread-self/net/dev").read_text().splitlines()
+        )
+    except OSError:
+        return -1
+    return sum(line.strip().startswith(prefix) for line in lines)
 
 
 def _names(folder: Path) -> set[str]:

@@ -44,7 +44,7 @@ from runtime.kernel.network import (
     Translation,
     VxlanLink,
 )
-from runtime.networks.driver import Endpoint, EndpointRequest, Network
+from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
 from runtime.networks.ports import PortRequest
 from runtime.networks.rules import PublishedPort
 
@@ -406,7 +406,10 @@ class FakeDriver:
         self.done.append((step, network.Name))
 
     async def settle(self, network: Network, others: Sequence[Network] = ()) -> Network:
-        return msgspec.structs.replace(network, Settled=True)
+        asked = [
+            Pool(Subnet=each.Subnet, Gateway=each.Subnet.replace("0/", "1/")[:-3]) for each in network.IPAM.Config or ()
+        ]
+        return msgspec.structs.replace(network, Pools=network.Pools or asked, Settled=True)
 
     async def create(self, network: Network) -> None:
         self._note("create", network)

@@ -13,6 +13,7 @@ import pytest
 
 from runtime.errors import AddressInUseError, HostError, InvalidParameterError, NetworkNotFoundError
 from runtime.events import EventBus, EventMessage
+from runtime.network_types import IPAM, IPAMConfig, NetworkCreateRequest
 from runtime.networks import Driver, Networks, predefined, views
 from runtime.networks.driver import Endpoint, Network, Pool
 from runtime.networks.ports import PortRequest
@@ -22,7 +23,12 @@ from tests.unit.networks.fakes import FakeDriver, RecordingKernel
 PORT = PortRequest("tcp", 80, "127.0.0.1", (0,))
 
 
-def make(state: Path, *drivers: Driver, names: Mapping[str, str] | None = None) -> Networks:
+def make(
+    state: Path,
+    *drivers: Driver,
+    names: Mapping[str, str] | None = None,
+    ways_out: Mapping[str, NetworkCreateRequest] | None = None,
+) -> Networks:
     """On networks a, b and c of the first driver and z of the second, and what a host has anyway."""
     networks = predefined.networks(bridge="br7", subnet="172.17.0.0/16")
     for name, driver in zip("abcz", [*drivers[:1] * 3, *drivers[1:]], strict=False):
@@ -36,6 +42,7 @@ def make(state: Path, *drivers: Driver, names: Mapping[str, str] | None = None) 
         kernel=RecordingKernel(),
         events=events,
         name_of=(names or {}).__getitem__,
+        ways_out=ways_out,
     )
 
 
@@ -149,6 +156,33 @@ async def test_a_network_that_cannot_be_left_keeps_what_it_had(tmp_path: Path, s
     sandbox = await networks.extend("c1", "c", EndpointSettings(), [PORT])
     assert sandbox.gateways == ("a",)
     assert {name: len(made.Ports) for name, made in sandbox.endpoints.items()} == {"a": 1, "b": 0, "c": 0}
+
+
+async def test_who_needs_a_way_out_gets_it_and_loses_it_when_another_leads_out(tmp_path: Path) -> None:
+    """Network z alone leads nowhere: who is on it is put on "out" as well, while nothing else leads out."""
+    driver, overlay = FakeDriver(), FakeDriver("overlay", routes=False)
+    out = NetworkCreateRequest(Name="out", Driver="fake", IPAM=IPAM(Config=[IPAMConfig(Subnet="10.9.0.0/24")]))
+    networks = make(tmp_path, driver, overlay, names={"c1": "one"}, ways_out={"overlay": out})
+    await networks.open()
+    await running(networks, "a")
+    sandbox = await networks.extend("c1", "z", EndpointSettings(), [PORT])
+    await networks.attach("c1", 7)
+    assert ([*sandbox.endpoints], sandbox.gateways, networks.spare_way_out("c1")) == (["a", "z"], ("a",), "")
+    sandbox = await networks.leave("c1", "a", [PORT], 7)
+    await networks.give_back("c1", "a")
+    assert ([*sandbox.endpoints], sandbox.gateways) == (["z", "out"], ("out",))
+    assert [len(each.Ports) for each in sandbox.endpoints.values()] == [0, 1]
+    assert driver.done.index(("attach", "out")) < driver.done.index(("detach", "a"))
+    sandbox = await networks.extend("c1", "b", EndpointSettings(), [PORT])
+    await networks.attach("c1", 7)
+    assert sandbox.gateways == ("b",)  # what was asked for comes before it
+    assert networks.spare_way_out("c1") == ""
+    await networks.leave("c1", "z", [PORT], 7)
+    await networks.give_back("c1", "z")
+    assert networks.spare_way_out("c1") == "out"
+    await networks.leave("c1", "out", [PORT], 7)
+    await networks.give_back("c1", "out")
+    assert networks.spare_way_out("c1") == ""
 
 
 async def test_an_address_asked_for_is_nobody_elses_while_its_container_exists(tmp_path: Path) -> None:
@@ -287,8 +321,8 @@ async def test_connects_and_disconnects_are_told(tmp_path: Path) -> None:
         await networks.attach("c1", 7)
         await networks.release("c1")
         seen = [(event.Action, event.Actor.Attributes) for event in told]
-        facts = {"container": "c1", "name": "bridge", "type": "bridge"}
-        assert seen == ([("connect", facts), ("disconnect", facts)] if name == "bridge" else [])
+        facts = {"container": "c1", "name": name, "type": {"none": "null"}.get(name, name)}
+        assert seen == [("connect", facts), ("disconnect", facts)]
         told.clear()
 
 
@@ -381,8 +415,7 @@ async def test_the_api_shows_both_address_families(tmp_path: Path) -> None:
         GlobalIPv6PrefixLen=64,
     )
     before = msgspec.structs.replace(asked, NetworkID="n1")
-    for none in (None, Endpoint(NetworkID="n1")):
-        assert views.endpoint_settings(asked, none, "n1") == before
+    assert views.endpoint_settings(asked, None, "n1") == before
 
 
 def test_endpoints_are_kept_as_they_are() -> None:
