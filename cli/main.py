@@ -26,6 +26,7 @@ _COMMANDS = {
     "service": ("service", "service", "Manage services"),
     "stack": ("stack", "stack", "Manage stacks"),
     "task": ("task", "task", "Manage tasks"),
+    "network": ("network", "network", "Manage networks"),
     "config": ("payload", "config", "Manage configs"),
     "secret": ("payload", "secret", "Manage secrets"),
     "image": ("image", "image", "Manage images"),
