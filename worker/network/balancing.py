@@ -15,13 +15,16 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from runtime.kernel.network import FlowPattern, IPAddress
+from worker.network.elements import Elements, commands
 from worker.network.types import Backend, BalancedService
 
+K = TypeVar("K", bound=Hashable)
 UDP = 17
 PLACES_MAX = 65536
 """Of one virtual address: the width of the numbers in ``places``."""
@@ -55,20 +58,24 @@ def balance_of(service: BalancedService, here: Collection[IPAddress], before: Ba
 
 def shares(backends: Iterable[Backend]) -> Counter[IPAddress]:
     """How many places each backend has: in proportion to its weight, and as few as can be."""
-    weights = Counter({backend.address: backend.weight for backend in backends})
+    return lowest_terms(Counter({backend.address: backend.weight for backend in backends}))
+
+
+def lowest_terms(weights: Counter[K]) -> Counter[K]:
+    """The smallest whole numbers in the same proportion."""
     divisor = functools.reduce(math.gcd, weights.values(), 0)
-    return Counter({address: weight // divisor for address, weight in weights.items()})
+    return Counter({key: weight // divisor for key, weight in weights.items()})
 
 
-def arranged(before: Sequence[IPAddress], wanted: Mapping[IPAddress, int]) -> tuple[IPAddress, ...]:
+def arranged(before: Sequence[K], wanted: Mapping[K, int]) -> tuple[K, ...]:
     """Places for ``wanted`` that differ from those before in as few numbers as can be; the numbers have no gap."""
     left = Counter(wanted)
-    places: list[IPAddress | None] = []
-    for address in before:
-        places.append(address if left[address] > 0 else None)
-        left[address] -= 1
-    new = [address for address, count in left.items() for _ in range(count)]
-    gaps = [number for number, address in enumerate(places) if address is None]
+    places: list[K | None] = []
+    for key in before:
+        places.append(key if left[key] > 0 else None)
+        left[key] -= 1
+    new = [key for key, count in left.items() for _ in range(count)]
+    gaps = [number for number, key in enumerate(places) if key is None]
     while gaps:
         if new:
             places[gaps.pop(0)] = new.pop()
@@ -76,7 +83,7 @@ def arranged(before: Sequence[IPAddress], wanted: Mapping[IPAddress, int]) -> tu
             gaps.pop()
         else:
             places[gaps.pop(0)] = last
-    return tuple(address for address in (*places, *new) if address is not None)
+    return tuple(key for key in (*places, *new) if key is not None)
 
 
 def departures(vip: IPAddress, before: Balance, after: Balance) -> list[FlowPattern]:
@@ -113,9 +120,9 @@ class Rules:
         """Commands that put the whole table in place, whatever was there before, in one transaction."""
         address = "ipv4_addr" if self._version == 4 else "ipv6_addr"
         refusal = "icmp type host-unreachable" if self._version == 4 else "icmpv6 type addr-unreachable"
-        come: dict[str, list[str]] = {"virtual": [], "places": [], "refused": []}
+        elements: dict[tuple[str, str], str] = {}
         for vip, balance in self._balances.items():
-            _note(come, {}, _elements_of(vip, balance))
+            elements.update(_elements_of(vip, balance))
         return "".join(
             (
                 f"add table {self._table}\ndelete table {self._table}\n"
@@ -145,7 +152,7 @@ class Rules:
 }}
 """,
                 *(self._size(count) for count in sorted(self._sizes)),
-                *self._commands("add", come),
+                commands(self._table, {}, elements)[1],
             )
         )
 
@@ -154,13 +161,10 @@ class Rules:
 
         They count as carried out: after one that failed only ``whole`` helps.
         """
-        sizes: list[str] = []
-        gone: dict[str, list[str]] = {"virtual": [], "places": [], "refused": []}
-        come: dict[str, list[str]] = {"virtual": [], "places": [], "refused": []}
+        sizes, deletions, additions = "", "", ""
         for vip, balance in balances.items():
-            old, new = _elements_of(vip, self._balances.get(vip)), _elements_of(vip, balance)
-            _note(gone, new, old)
-            _note(come, old, new)
+            less, more = commands(self._table, _elements_of(vip, self._balances.get(vip)), _elements_of(vip, balance))
+            deletions, additions = deletions + less, additions + more
             if balance is None:
                 self._balances.pop(vip, None)
                 continue
@@ -168,8 +172,8 @@ class Rules:
             count = len(balance.places)
             if count and count not in self._sizes:
                 self._sizes.add(count)
-                sizes.append(self._size(count))
-        return "".join((*sizes, *self._commands("delete", gone), *self._commands("add", come)))
+                sizes += self._size(count)
+        return sizes + deletions + additions
 
     def balance(self, vip: IPAddress) -> Balance:
         """What an address leads to by now."""
@@ -184,26 +188,11 @@ class Rules:
         rule = f"dnat to {number} map @places"
         return f"add chain {self._table} of-{count}\nadd rule {self._table} of-{count} {rule}\n"
 
-    def _commands(self, command: str, elements: Mapping[str, Sequence[str]]) -> Iterable[str]:
-        for name, each in elements.items():
-            if each:
-                yield f"{command} element {self._table} {name} {{ {', '.join(each)} }}\n"
 
-
-def _elements_of(vip: IPAddress, balance: Balance | None) -> dict[tuple[str, str], str]:
-    """Value by map and key."""
+def _elements_of(vip: IPAddress, balance: Balance | None) -> Elements:
     if balance is None:
         return {}
     if not balance.places:
         return {("refused", f"{vip}"): ""}
-    places = {("places", f"{vip} . {number}"): f" : {address}" for number, address in enumerate(balance.places)}
-    return {("virtual", f"{vip}"): f" : goto of-{len(balance.places)}", **places}
-
-
-def _note(
-    found: dict[str, list[str]], others: Mapping[tuple[str, str], str], elements: Mapping[tuple[str, str], str]
-) -> None:
-    """The elements that are not so among the others: one whose value changes goes and comes, in one transaction."""
-    for (name, key), value in elements.items():
-        if others.get((name, key)) != value:
-            found[name].append(key + value)
+    places = {("places", f"{vip} . {number}"): f"{address}" for number, address in enumerate(balance.places)}
+    return {("virtual", f"{vip}"): f"goto of-{len(balance.places)}", **places}

@@ -16,24 +16,23 @@ from pathlib import Path
 
 import structlog
 
-from base.backoff import Backoff
 from base.tasks import OwnedTasks
 from runtime.errors import HostError
-from runtime.kernel.network import Batch, Change, DeleteLink, IPAddress, KernelNetwork, VxlanLink
+from runtime.kernel.network import Batch, Change, DeleteLink, IPAddress, KernelNetwork
 from worker.network import plan
 from worker.network.balances import Balances
+from worker.network.passes import Passes
 from worker.network.types import BalancedService, DataPath, LocalEndpoint, NetworkID, OverlayNetwork, PeerEndpoint
 
 log = structlog.get_logger(__name__)
-
-RETRY_DELAY_S, RETRY_DELAY_S_MAX = 0.1, 5.0
 
 
 class _Overlay:
     """One network: what is wanted of it, what was done, and what is still to do."""
 
-    def __init__(self, network_id: NetworkID, namespace: Path) -> None:
+    def __init__(self, network_id: NetworkID, namespace: Path, passes: Passes) -> None:
         self.id, self.devices = network_id, plan.Devices(str(namespace))
+        self.passes = passes
         self.network: OverlayNetwork | None = None
         self.peers: dict[IPAddress, PeerEndpoint] = {}
         self.are_peers_told = False
@@ -45,15 +44,8 @@ class _Overlay:
         self.is_known = False
         self.is_made = False
         """Whether there may be a namespace."""
-        self.told, self.done = 0, 0
-        """Counts of what was told, and of what of it is in the kernel."""
         self.lock = asyncio.Lock()
-        self.progress = asyncio.Event()
-        self.runner: asyncio.Task[None] | None = None
         self.end_watch: Callable[[], None] | None = None
-
-    def is_idle(self) -> bool:
-        return self.network is None and not self.local and not self.is_made and self.done == self.told
 
 
 class Overlays:
@@ -76,21 +68,21 @@ class Overlays:
             self._node = node
             for overlay in self._overlays.values():
                 overlay.is_known = False
-                self._tell(overlay)
+                overlay.passes.tell()
 
     def set_network(self, network: OverlayNetwork) -> None:
         """A network there is, or what it is by now."""
         overlay = self._overlay(network.id)
         if overlay.network != network:
             overlay.network, overlay.is_known = network, False
-            self._tell(overlay)
+            overlay.passes.tell()
 
     def forget_network(self, network_id: NetworkID) -> None:
         """There is no such network any more; its devices go with its last endpoint here. Idempotent."""
         if overlay := self._overlays.get(network_id):
             overlay.network, overlay.peers, overlay.are_peers_told = None, {}, False
             overlay.balances.forget()
-            self._tell(overlay)
+            overlay.passes.tell()
 
     def set_peers(self, network_id: NetworkID, peers: Iterable[PeerEndpoint]) -> None:
         """Every endpoint of a network, those of this node among them or not."""
@@ -102,7 +94,7 @@ class Overlays:
         overlay.peers = wanted
         if not overlay.are_peers_told:
             overlay.are_peers_told, overlay.is_known = True, False
-        self._tell(overlay)
+        overlay.passes.tell()
 
     def change_peers(
         self, network_id: NetworkID, changed: Iterable[PeerEndpoint], gone: Iterable[IPAddress] = ()
@@ -115,13 +107,13 @@ class Overlays:
         for address in gone:
             overlay.peers.pop(address, None)
             overlay.touched.add(address)
-        self._tell(overlay)
+        overlay.passes.tell()
 
     def set_services(self, network_id: NetworkID, services: Iterable[BalancedService]) -> None:
         """Every service with a virtual IP on a network."""
         overlay = self._overlay(network_id)
         overlay.balances.set(services)
-        self._tell(overlay)
+        overlay.passes.tell()
 
     def change_services(
         self, network_id: NetworkID, changed: Iterable[BalancedService], gone: Iterable[IPAddress] = ()
@@ -129,16 +121,12 @@ class Overlays:
         """Services that are new or have other backends, and virtual IPs that are no more; the others stay."""
         overlay = self._overlay(network_id)
         overlay.balances.change(changed, gone)
-        self._tell(overlay)
+        overlay.passes.tell()
 
     async def settled(self, network_id: NetworkID) -> None:
         """Return once what was told of a network before is in the kernel. As long as that fails, it is tried again."""
-        overlay = self._overlays.get(network_id)
-        if overlay is None:
-            return
-        wanted = overlay.told
-        while overlay.done < wanted:
-            await overlay.progress.wait()
+        if overlay := self._overlays.get(network_id):
+            await overlay.passes.settled()
 
     def networks_in_use(self) -> Mapping[NetworkID, Collection[LocalEndpoint]]:
         """Networks with endpoints here."""
@@ -177,13 +165,14 @@ class Overlays:
                 )
                 await overlay.balances.load(self._kernel, endpoint)
             except (OSError, HostError) as error:
+                overlay.is_known = False
                 with contextlib.suppress(OSError, HostError):
                     await self._take_away(overlay, endpoint)
-                self._tell(overlay)  # the devices go too, if they were made for this one
+                overlay.passes.tell()  # the devices go too, if they were made for this one
                 if isinstance(error, HostError):
                     raise
                 raise HostError(f"failed to set up container networking: {error}") from error
-        self._tell(overlay)  # a service may prefer what is here
+        overlay.passes.tell()  # a service may prefer what is here
 
     def adopt(self, network_id: NetworkID, endpoint: LocalEndpoint) -> None:
         """Note an endpoint that was joined by a daemon before this one. A pass follows once the network is told."""
@@ -200,7 +189,7 @@ class Overlays:
                 await self._take_away(overlay, endpoint)
             except OSError as error:
                 raise HostError(f"cannot remove link {endpoint.link}: {error}") from error
-        self._tell(overlay)
+        overlay.passes.tell()
 
     async def tidy(self) -> None:
         """After a restart, with every endpoint adopted: networks that nothing here uses go. Raises OSError, HostError."""
@@ -221,54 +210,43 @@ class Overlays:
     def _overlay(self, network_id: NetworkID) -> _Overlay:
         found = self._overlays.get(network_id)
         if found is None:
-            found = self._overlays[network_id] = _Overlay(network_id, self._folder / network_id[:12])
+            passes = Passes(
+                self._tasks,
+                lambda: self._pass(self._overlay(network_id)),
+                lambda error: self._failed(self._overlay(network_id), error),
+                f"overlay {network_id[:12]}",
+            )
+            found = self._overlays[network_id] = _Overlay(network_id, self._folder / network_id[:12], passes)
         return found
 
-    def _tell(self, overlay: _Overlay) -> None:
-        overlay.told += 1
-        if overlay.runner is None or overlay.runner.done():
-            overlay.runner = self._tasks.spawn(self._run(overlay), name=f"overlay {overlay.id[:12]}")
-
-    async def _run(self, overlay: _Overlay) -> None:
-        backoff = Backoff(RETRY_DELAY_S, RETRY_DELAY_S_MAX)
-        while overlay.done < overlay.told:
-            told = overlay.told
-            try:
-                async with overlay.lock:
-                    await self._pass(overlay)
-            except (OSError, HostError) as error:
-                overlay.is_known = False
-                log.warning("overlay.not_applied", network_id=overlay.id, reason=str(error))
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            overlay.done = told
-            overlay.progress.set()
-            overlay.progress = asyncio.Event()
-        if overlay.is_idle():
-            self._overlays.pop(overlay.id, None)
+    def _failed(self, overlay: _Overlay, error: Exception) -> None:
+        overlay.is_known = False
+        log.warning("overlay.not_applied", network_id=overlay.id, reason=str(error))
 
     async def _pass(self, overlay: _Overlay) -> None:
-        if not overlay.local:
-            await self._take_down(overlay)
-        elif overlay.network is None:  # told of no more, or not yet
-            return
-        elif overlay.is_known:
-            await self._bring_forward(overlay)
-        else:
-            await self._bring_up(overlay, overlay.network)
+        async with overlay.lock:
+            if not overlay.local:
+                await self._take_down(overlay)
+            elif overlay.network is None:  # told of no more, or not yet
+                return
+            elif overlay.is_known:
+                await self._bring_forward(overlay)
+            else:
+                await self._bring_up(overlay, overlay.network)
 
     async def _bring_up(self, overlay: _Overlay, network: OverlayNetwork) -> None:
         """All of it: what there is, is read and compared."""
         node, devices = self._node, overlay.devices
-        overlay.is_made = True
+        overlay.is_made = overlay.is_known = True  # not at the end: what is heard of meanwhile counts
         await self._kernel.keep_namespace(devices.namespace)
         await self._kernel.set_sysctls(plan.SYSCTLS, devices.namespace)
         self._watch(overlay)
         links = await self._kernel.links(devices.namespace)
         present = plan.Present(links, await self._kernel.vxlan(devices.vxlan, devices.namespace))
         await self._kernel.apply(*plan.device_batches(network, node, devices, present, overlay.local.values()))
-        there = present.vxlan if present.vxlan and plan.is_fit(network, node, present.vxlan) else _bare(network, node)
+        there = (
+            present.vxlan if present.vxlan and plan.is_fit(network, node, present.vxlan) else plan.bare(network, node)
+        )
         overlay.touched.clear()
         wanted = dict(overlay.peers)
         changes = tuple(
@@ -277,7 +255,7 @@ class Overlays:
             )
         )
         await self._kernel.apply(Batch(changes, devices.namespace))
-        overlay.applied, overlay.is_known = wanted, True
+        overlay.applied = wanted
         await overlay.balances.bring_forward(self._kernel, overlay.local.values())
         log.info("overlay.applied", network_id=network.id, vni=network.vni, changes=len(changes), peers=len(wanted))
 
@@ -314,6 +292,8 @@ class Overlays:
             log.info("overlay.removed", network_id=overlay.id)
         overlay.is_made = overlay.is_known = False
         overlay.applied = {}
+        if overlay.network is None:
+            self._overlays.pop(overlay.id, None)
 
     async def _drop(self, namespace: str, vxlan: str) -> None:
         """The device first: its VNI is free at once, whoever may hold the namespace."""
@@ -328,7 +308,7 @@ class Overlays:
             def gone(link: str) -> None:
                 if link in ("", overlay.devices.bridge, overlay.devices.vxlan):
                     overlay.is_known = False
-                    self._tell(overlay)
+                    overlay.passes.tell()
 
             overlay.end_watch = self._kernel.watch_links(gone, overlay.devices.namespace)
 
@@ -336,8 +316,3 @@ class Overlays:
         if overlay.end_watch:
             overlay.end_watch()
             overlay.end_watch = None
-
-
-def _bare(network: OverlayNetwork, node: DataPath) -> VxlanLink:
-    """A VXLAN device as it is made."""
-    return VxlanLink(network.vni, node.address, node.port, node.mtu_of(network), "", {}, {})

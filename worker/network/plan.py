@@ -94,6 +94,11 @@ def is_fit(network: OverlayNetwork, node: DataPath, present: VxlanLink | None) -
     return present is not None and (present.vni, present.local, present.port, present.mtu) == wanted
 
 
+def bare(network: OverlayNetwork, node: DataPath) -> VxlanLink:
+    """A VXLAN device as it is made."""
+    return VxlanLink(network.vni, node.address, node.port, node.mtu_of(network), "", {}, {})
+
+
 def port_changes(endpoint: LocalEndpoint, devices: Devices) -> tuple[Change, ...]:
     """An endpoint's device on the bridge, where its MAC alone is looked for."""
     return SetPort(endpoint.link, devices.bridge, flood=False), SetForwarding(endpoint.link, endpoint.mac)

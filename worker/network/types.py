@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import NewType
 
 import msgspec
@@ -94,3 +95,29 @@ class LocalEndpoint(msgspec.Struct, frozen=True):
     def mac(self) -> str:
         """As ``PeerEndpoint.mac``."""
         return mac_for(self.addresses[0])
+
+
+class IngressBackend(msgspec.Struct, frozen=True):
+    """A task behind a published port.
+
+    ``node`` is the ingress address of its node, ``address`` its own on the bridge of that node, which only that node has to
+    be told. ``weight`` as in ``Backend``.
+    """
+
+    node: IPv4Address
+    address: IPv4Address | None = None
+    weight: int = 1
+
+
+class IngressPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A port that every node publishes, on all its addresses or on these; ``protocol`` is tcp, udp or sctp.
+
+    ``local_first``: clients of a node with a task get that node's tasks alone.
+    """
+
+    protocol: str
+    published: int
+    target: int
+    backends: tuple[IngressBackend, ...] = ()
+    addresses: tuple[IPv4Address, ...] = ()
+    local_first: bool = False

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.kernel.linux_network import LinuxNetwork
+from runtime.kernel.linux_network import LinuxNetwork, parse_names
 from runtime.kernel.network import (
     AddAddress,
     AddVxlan,
@@ -31,6 +31,7 @@ from runtime.kernel.network import (
 )
 from runtime.kernel.network import Link as KernelLink
 from tests.unit.networks.places import Place, place, sh
+from tests.waiting import DEADLINE_S
 from worker.network.overlays import Overlays
 from worker.network.types import DataPath, LocalEndpoint, NetworkID, OverlayNetwork, PeerEndpoint, Subnet
 
@@ -68,6 +69,19 @@ class HostKernel(LinuxNetwork):
 
     async def run_rules(self, commands: str, namespace: str = "") -> None:
         await super().run_rules(commands, namespace or self.home)
+
+    async def read_sysctl(self, name: str) -> str:
+        return (await self._run("cat", f"/proc/sys/net/{name}")).strip()
+
+    async def names_in(self, table: str, name: str) -> set[str]:
+        return parse_names(await self._run("nft", "list", "set", *table.split(), name))
+
+    async def _run(self, *command: str) -> str:
+        """In the host's namespace."""
+        made = await asyncio.create_subprocess_exec(
+            "nsenter", f"--net={self.home}", *command, stdout=asyncio.subprocess.PIPE
+        )
+        return (await made.communicate())[0].decode()
 
     async def tables(self, namespace: str = "") -> set[str]:
         return await super().tables(namespace or self.home)
@@ -125,7 +139,16 @@ class Bed:
 
     hosts: list[Host]
     stack: contextlib.ExitStack
+    underlay: Place
     networks: dict[NetworkID, OverlayNetwork] = field(default_factory=dict)
+
+    def wire(self, place: Place, address: str) -> None:
+        """Put a place on the underlay, by its eth0."""
+        port = f"v{place.pid}"
+        sh(f"nsenter --net={self.underlay.path} ip link add {port} type veth peer name eth0 netns {place.pid}")
+        self.underlay.run("ip", "link", "set", port, "master", "ul0", "up")
+        place.run("ip", "addr", "add", f"{address}/24", "dev", "eth0")
+        place.run("ip", "link", "set", "eth0", "up")
 
     async def add_network(self, name: str, vni: int, *subnets: str, internal: bool = False) -> NetworkID:
         found = NetworkID(name)
@@ -184,13 +207,10 @@ async def bed(folder: Path, count: int) -> AsyncIterator[Bed]:
         underlay = stack.enter_context(place())
         underlay.run("ip", "link", "add", "ul0", "type", "bridge")
         underlay.run("ip", "link", "set", "ul0", "up")
-        made = Bed([], stack)
+        made = Bed([], stack, underlay)
         for number in range(1, count + 1):
             home = stack.enter_context(place())
-            sh(f"nsenter --net={underlay.path} ip link add v{number} type veth peer eth0 netns {home.pid}")
-            underlay.run("ip", "link", "set", f"v{number}", "master", "ul0", "up")
-            home.run("ip", "addr", "add", f"192.168.77.{number}/24", "dev", "eth0")
-            home.run("ip", "link", "set", "eth0", "up")
+            made.wire(home, f"192.168.77.{number}")
             run, kernel = folder / f"h{number}", HostKernel(home.path)
             made.hosts.append(
                 Host(number, home, run, kernel, Overlays(kernel, run, DataPath(ip(f"192.168.77.{number}"))))
@@ -234,12 +254,15 @@ def _checksum(data: bytes) -> int:
     return int(~total & 0xFFFF)
 
 
+def serving(container: Container, port: int, text: str = "") -> contextlib.AbstractContextManager[None]:
+    """As ``serve``; the name is the container's address unless it is said."""
+    return serve(container.place, port, text or container.address)
+
+
 @contextlib.contextmanager
-def serving(container: Container, port: int, text: str = "") -> Iterator[None]:
-    """A TCP and a UDP server on one port: the answer is ``text``, or the container's address, and the client's address."""
-    family = socket.AF_INET if ip(container.address).version == 4 else socket.AF_INET6
-    name = text or container.address
-    udp, tcp = (container.place.socket(kind, 0, family) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
+def serve(place: Place, port: int, name: str) -> Iterator[None]:
+    """A TCP and a UDP server on one port of all IPv4 addresses: an answer is the name and the client's address."""
+    udp, tcp = (place.socket(kind, 0) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
     for made in (udp, tcp):
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(("", port))
@@ -276,6 +299,16 @@ def serving(container: Container, port: int, text: str = "") -> Iterator[None]:
             made.close()
         for thread in threads:
             thread.join(10)
+
+
+async def comes_true(check: Callable[[], bool], what: str) -> None:
+    """Ask again and again, in a thread: what is waited for happens on the event loop. Raises TimeoutError."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not await asyncio.to_thread(check):
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise TimeoutError(f"not within {DEADLINE_S:g} s: {what}") from None
 
 
 def connect(place: Place, address: str, port: int) -> socket.socket:

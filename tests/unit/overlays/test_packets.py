@@ -12,8 +12,7 @@ import pytest
 
 from runtime.kernel.network import Batch, DeleteLink
 from tests.unit.networks.places import Place
-from tests.unit.overlays.hosts import Bed, bed, ip, ping, serving, tcp, udp
-from tests.waiting import until
+from tests.unit.overlays.hosts import Bed, bed, comes_true, ip, ping, serving, tcp, udp
 from worker.network.types import DataPath, PeerEndpoint
 
 pytestmark = pytest.mark.root
@@ -96,7 +95,7 @@ async def test_a_deleted_device_heals(hosts: Bed, device: str) -> None:
     assert ping(first, second.address)
     inside = str(hosts.hosts[0].run / "overlays" / "red")
     await hosts.hosts[0].kernel.apply(Batch((DeleteLink(device),), inside))
-    await until(lambda: ping(first, second.address), what="the other host answers")
+    await comes_true(lambda: ping(first, second.address), "the other host answers")
     assert ping(first, neighbour.address)
 
 
