@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -12,20 +12,25 @@ ID_LENGTH = 25
 
 _ENTROPY_BYTES = 17
 
+_PAIRS = [high + low for high in DIGITS for low in DIGITS]
+_PAIR = len(_PAIRS)
+"""Two digits at a time: each step divides the whole number, and each new task has one."""
+
 
 def to_base36(number: int) -> str:
     """``number`` (not negative) in base 36, lower case, without padding."""
     if number < 0:
         raise ValueError(f"negative number in base 36: {number}")
-    text = ""
-    while True:
-        number, digit = divmod(number, 36)
-        text = DIGITS[digit] + text
-        if not number:
-            return text
+    if not number:
+        return "0"
+    pairs: list[str] = []
+    while number:
+        number, pair = divmod(number, _PAIR)
+        pairs.append(_PAIRS[pair])
+    return "".join(reversed(pairs)).lstrip("0")
 
 
-def new_id(entropy: Callable[[int], bytes] = secrets.token_bytes) -> str:
+def new_id(entropy: Callable[[int], bytes] = os.urandom) -> str:
     """A new Swarm ID: 25 characters of base 36, about 129 bits of randomness.
 
     The top bit of 17 random bytes is set, so that the number has 27 digits whatever the rest is; the first,
