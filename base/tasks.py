@@ -112,7 +112,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     await wait_to_end(*tasks)
 
 
-async def wait_to_end(*tasks: asyncio.Task[Any]) -> None:
+async def wait_to_end(*tasks: asyncio.Future[Any]) -> None:
     """Return when all have ended, even if the caller is cancelled meanwhile (its turn comes then).
 
     What they raise is left with them, and is not reported by asyncio when nobody asks for it.

@@ -19,6 +19,7 @@ import structlog
 
 from base.connections import peer_at
 from base.tasks import unless
+from base.threads import run_abortable
 from proto.ca_pb2 import ManagerAddress
 from proto.dispatcher_pb2 import AssignmentsMessage, SessionMessage, SessionRequest, TaskStatusUpdate
 from proto.objects_pb2 import Machine, Node, NodeDescription, Task, TaskState, TaskStatus
@@ -247,7 +248,15 @@ class Agent:
         self._reason_known = False
         self._listener.on_session("")
         assert self._group is not None, "sessions are kept while the agent runs"
-        self._group.create_task(asyncio.to_thread(self._boots.confirm), name="agent boots")
+        self._group.create_task(self._confirm_boot(), name="agent boots")
+
+    async def _confirm_boot(self) -> None:
+        try:
+            await run_abortable(lambda _: self._boots.confirm())
+        except (
+            OSError
+        ) as error:  # no thread: the boot stands in the file already, among those that may have come through
+            log.warning("boot.not_saved", error=str(error))
 
     async def _stopped_within(self, delay_s: float) -> bool:
         try:
