@@ -98,7 +98,9 @@ class SystemRoutes:
 
     async def info(self, request: web.Request) -> web.Response:
         states = Counter(summary.State for summary in self._engine.list(all=True))
-        swarm, helpers = await asyncio.gather(swarm_block(self._member), self._helper_versions())
+        swarm, helpers, obstacles = await asyncio.gather(
+            swarm_block(self._member), self._helper_versions(), self._engine.networks.warnings()
+        )
         system, system_version = operating_system()
         answer = {
             "ID": self._info.daemon_id or stable_id(self._info.state),
@@ -127,7 +129,7 @@ class SystemRoutes:
                 *runc_warnings(helpers["runc"]),
                 *self._info.warnings,
             ),
-            *(*self._engine.warnings(), *warnings_of(swarm)),
+            *(*self._engine.warnings(), *obstacles, *warnings_of(swarm)),
         ]
         return json_response(answer | {"Warnings": warnings})
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, assert_never
 
+from runtime.errors import HostError
 from runtime.kernel import conntrack, namespaces, netlink, nft, sublinks, vxlan
 from runtime.kernel.network import (
     AddAddress,
@@ -103,6 +104,9 @@ class LinuxNetwork:
     async def tables(self, namespace: str = "") -> set[str]:
         listed = await asyncio.to_thread(_inside, namespace, lambda: nft.run("list tables"))
         return {line.removeprefix("table ") for line in listed.splitlines()}
+
+    async def dropping_forwards(self) -> dict[str, str]:
+        return await asyncio.to_thread(_dropping_forwards)
 
     async def names_in(self, table: str, name: str) -> set[str]:
         return parse_names(await asyncio.to_thread(nft.run, f"list set {table} {name}"))
@@ -282,6 +286,28 @@ def parse_routes(table: str) -> list[Route]:
         if mask:
             destination = ipaddress.IPv4Network((address, mask.bit_count()), strict=False)
             found.append(Route(destination, fields[0], on_link=not int(fields[3], 16) & _RTF_GATEWAY))
+    return found
+
+
+def _dropping_forwards() -> dict[str, str]:
+    found = {}
+    for chain in parse_dropping_forwards(nft.run("list chains")):
+        with contextlib.suppress(HostError):  # gone since
+            found[chain] = nft.run(f"list chain {chain}")
+    return found
+
+
+def parse_dropping_forwards(listed: str) -> list[str]:
+    """Of chains as nft lists them, family, table and name of those that hook forward with a policy of drop. Pure."""
+    found, table, chain = [], "", ""
+    for line in listed.splitlines():
+        words = line.split()
+        if words[:1] == ["table"]:
+            table = " ".join(words[1:3])
+        elif words[:1] == ["chain"]:
+            chain = words[1]
+        elif "hook forward " in line and line.rstrip().endswith("policy drop;"):
+            found.append(f"{table} {chain}")
     return found
 
 

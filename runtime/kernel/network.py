@@ -376,6 +376,13 @@ class KernelNetwork(Protocol):
         """Tables of rules: family and name, such as "ip engine-swarm0". Raises HostError, OSError."""
         ...
 
+    async def dropping_forwards(self) -> dict[str, str]:
+        """Chains that drop what they do not accept of what the host forwards: their text by family, table and name.
+
+        Raises HostError.
+        """
+        ...
+
     async def names_in(self, table: str, name: str) -> set[str]:
         """The names of devices in a set of a table of the daemon's namespace. Raises HostError."""
         ...

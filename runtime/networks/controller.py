@@ -43,7 +43,7 @@ from runtime.network_types import (
     NetworkPruneReport,
     NetworkResource,
 )
-from runtime.networks import definition, sandbox, views
+from runtime.networks import definition, obstacles, options, sandbox, views
 from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network, Sandbox
 from runtime.networks.ports import PortRequest, requests_of
 from runtime.networks.reservations import Reservations
@@ -145,6 +145,19 @@ class Networks:
         """Take every device and rule away, as tests do. Containers on them lose their network."""
         for network in self._table.values():
             await self._driver(network).remove(network)
+
+    async def warnings(self) -> builtins.list[str]:
+        """What of others stands in the way of containers, as sentences."""
+        bridges = [
+            options.parse(network).device
+            for network in self._table.values()
+            if network.Driver == "bridge" and network.Settled and not network.Internal
+        ]
+        try:
+            return obstacles.warnings(await self._kernel.dropping_forwards(), bridges) if bridges else []
+        except HostError as error:
+            log.warning("rules.not_read", reason=str(error))
+            return []
 
     def driver_names(self) -> builtins.list[str]:
         """Of all that networks here can be made by."""

@@ -82,6 +82,7 @@ class RecordingKernel:
         self.link_watchers: list[tuple[str, Callable[[str], None]]] = []
         self.sysctls: dict[str, str] = {"ipv4/ip_forward": "0", "ipv6/conf/all/forwarding": "0"}
         self.watchers: list[Callable[[], None]] = []
+        self.obstacles: dict[str, str] = {}
         self.done: list[Change | FlowsTo | FlowPattern | str] = []
         self.refused: Counter[Step] = Counter()
         self.default_routes: dict[int, str] = {}
@@ -225,6 +226,9 @@ class RecordingKernel:
     async def tables(self, namespace: str = "") -> set[str]:
         await self.links(namespace)
         return set(self.rules_inside.get(namespace, {}) if namespace else self.rules)
+
+    async def dropping_forwards(self) -> dict[str, str]:
+        return dict(self.obstacles)
 
     async def names_in(self, table: str, name: str) -> set[str]:
         if table not in self.rules:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import HostError
-from runtime.networks import forwarding, rules
+from runtime.kernel.linux_network import parse_dropping_forwards
+from runtime.networks import forwarding, obstacles, rules
 from runtime.networks.firewall import Firewall
 from runtime.networks.rules import BridgeRules, Element, GatewayMode, PublishedPort
 from tests.unit.networks.fakes import RecordingKernel
@@ -125,6 +126,46 @@ def test_a_change_is_what_changed() -> None:
         f"delete element {TABLE} published_ipv4_anywhere {{ tcp . 80 }}\n"
         f"add element {TABLE} published_ipv4_anywhere {{ tcp . 80 : 10.0.0.3 . 8080 }}\n"
     )
+
+
+CHAINS = """table ip filter {
+	chain INPUT {
+		type filter hook input priority filter; policy drop;
+	}
+
+	chain FORWARD {
+		type filter hook forward priority filter; policy drop;
+	}
+}
+table inet engine-swarm0 {
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+	}
+}
+table inet firewall {
+	chain through {
+		type filter hook forward priority filter + 10; policy drop;
+	}
+}
+"""
+
+
+def test_chains_of_others_that_drop_what_is_forwarded() -> None:
+    assert parse_dropping_forwards(CHAINS) == ["ip filter FORWARD", "inet firewall through"]
+
+
+def test_an_obstacle_is_told_with_its_mending_until_it_is_mended() -> None:
+    chain = "ip filter FORWARD"
+    (told,) = obstacles.warnings({chain: "policy drop;"}, ["swarm0", "br-1"])
+    assert told == (
+        "WARNING: chain FORWARD of table ip filter drops what the host forwards for containers on swarm0, br-1, by its policy: "
+        "let it pass there (nft insert rule ip filter FORWARD iifname { swarm0, br-1 } accept; "
+        "nft insert rule ip filter FORWARD oifname { swarm0, br-1 } accept)"
+    )
+    mended = 'policy drop; iifname { "swarm0", "br-1" } accept'
+    assert obstacles.warnings({chain: mended}, ["swarm0", "br-1"]) == []
+    assert "on br-2, by its policy" in obstacles.warnings({chain: mended}, ["swarm0", "br-2"])[0]
+    assert obstacles.warnings({chain: 'policy drop; iifname "br-*" accept'}, ["br-1", "br-2"]) == []
 
 
 # ---- the firewall

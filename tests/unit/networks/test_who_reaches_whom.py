@@ -22,7 +22,7 @@ import pytest
 from runtime.kernel import nft
 from runtime.kernel.linux_network import LinuxNetwork
 from runtime.network_types import IPAM, IPAMConfig
-from runtime.networks import forwarding, options
+from runtime.networks import forwarding, obstacles, options
 from runtime.networks.bridge import BridgeDriver
 from runtime.networks.driver import Endpoint, EndpointRequest, Network
 from runtime.networks.ports import PortRequest
@@ -363,3 +363,21 @@ async def test_all_of_it_is_there_again_after_a_flush_and_with_the_next_daemon(h
     assert nft.run("list tables") == ""
     for name in forwarding.SYSCTLS.values():
         assert (Path("/proc/sys/net") / name).read_text().strip() == "0"
+
+
+async def test_a_chain_of_others_that_drops_is_told_with_its_mending(host: Host) -> None:
+    """As dockerd makes one; what is not published stays out of reach once it is mended."""
+    nft.run("table inet other { chain f { type filter hook forward priority filter; policy drop; }; }")
+    web = await host.container(await host.network(), PortRequest("udp", PORT, "", (5300,)))
+    bridges = ["br1"]
+    (told,) = obstacles.warnings(await LinuxNetwork().dropping_forwards(), bridges)
+    with host.world.udp() as sender:
+        assert is_out_of_reach(sender, (HOST4, 5300), web.place)
+    for command in told.rpartition("(")[2].rstrip(")").split("; "):
+        nft.run(command.removeprefix("nft "))
+    assert obstacles.warnings(await LinuxNetwork().dropping_forwards(), bridges) == []
+    with host.world.udp() as sender, web.place.udp() as inner:
+        reached(sender, (HOST4, 5300), web.place)
+        assert is_out_of_reach(sender, (web.address(4), PORT), web.place)
+        reached(inner, (WORLD4, 9), host.world, port=9)
+    assert "inet other" in nft.run("list tables")
