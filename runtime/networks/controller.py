@@ -564,7 +564,8 @@ class Networks:
         name = network.Name
         if self._table.get(name) != network:  # removed since it was looked at
             raise NetworkNotFoundError(name)
-        wanted = sandbox.static_addresses(settings)
+        # What the cluster gives out is its allocator's: an address is another's once its task has ended, whoever keeps that.
+        wanted = sandbox.static_addresses(settings) if self._driver(network).scope == "local" else []
         for address in wanted:
             holder = self.reservations.holder(name, address)
             if holder is not None and holder != container_id:

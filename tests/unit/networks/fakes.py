@@ -394,10 +394,8 @@ def _error(number: int, what: str) -> OSError:
 class FakeDriver:
     """A driver that notes what it is told; ``refuse`` names a step and network at which it fails."""
 
-    scope: Literal["local"] = "local"
-
-    def __init__(self, name: str = "fake", *, routes: bool = True) -> None:
-        self.name, self.routes = name, routes
+    def __init__(self, name: str = "fake", *, routes: bool = True, scope: Literal["local", "swarm"] = "local") -> None:
+        self.name, self.routes, self.scope = name, routes, scope
         self.done: list[tuple[str, str]] = []
         self.requests: dict[str, EndpointRequest] = {}
         self.default_routes: list[str] = []

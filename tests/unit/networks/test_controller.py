@@ -204,6 +204,15 @@ async def test_an_address_asked_for_is_nobody_elses_while_its_container_exists(t
     assert list(networks.reservations.of("a")) == []
 
 
+async def test_addresses_that_the_cluster_gives_out_are_not_kept_for_ended_containers(tmp_path: Path) -> None:
+    driver, overlay = FakeDriver(), FakeDriver("overlay", scope="swarm")
+    networks = await opened(tmp_path, driver, overlay)
+    asked = {"z": EndpointSettings(IPAMConfig=EndpointIPAMConfig(IPv4Address="10.7.0.9"))}
+    networks.reservations.ask("c1", asked)
+    networks.reservations.ask("c2", asked)
+    assert [*(await networks.reserve("c2", asked, [])).endpoints] == ["z"]
+
+
 async def test_a_network_that_has_gone_is_told_at_the_start(tmp_path: Path) -> None:
     networks = await opened(tmp_path, FakeDriver())
     with pytest.raises(NetworkNotFoundError, match="network gone not found"):
