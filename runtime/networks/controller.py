@@ -45,7 +45,7 @@ from runtime.network_types import (
 )
 from runtime.networks import definition, obstacles, options, sandbox, views
 from runtime.networks.driver import Driver, Endpoint, EndpointRequest, Network, Sandbox
-from runtime.networks.ports import PortRequest, requests_of
+from runtime.networks.ports import PortRequest, requests_again, requests_of
 from runtime.networks.reservations import Reservations
 from runtime.types import EndpointSettings
 
@@ -628,7 +628,7 @@ class Networks:
         if before or new != held.main():
             for name in before:
                 await self._have_publish(held, name, ())
-            wanted = requests_of([port for published in before.values() for port in published]) or ports
+            wanted = requests_again(ports, [port for published in before.values() for port in published])
             try:
                 if new and wanted:
                     await self._have_publish(held, new, wanted)

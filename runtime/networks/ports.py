@@ -68,6 +68,26 @@ def requests_of(published: Sequence[PublishedPort]) -> list[PortRequest]:
     ]
 
 
+def requests_again(asked: Sequence[PortRequest], published: Sequence[PublishedPort]) -> list[PortRequest]:
+    """What was asked for, on another network, with the numbers that it has now."""
+    left, found = list(published), []
+    for request in asked:
+        own = [each for each in left if _serves(each, request)]
+        if own and own[0].host_port:
+            left = [each for each in left if not (_serves(each, request) and each.host_port == own[0].host_port)]
+            request = msgspec.structs.replace(request, host_ports=(own[0].host_port,))
+        found.append(request)
+    return found
+
+
+def _serves(port: PublishedPort, request: PortRequest) -> bool:
+    return (
+        (port.protocol, port.container_port) == (request.protocol, request.container_port)
+        and request.host_ip in ("", port.host_ip)
+        and (request.host_ports == (0,) or port.host_port in request.host_ports)
+    )
+
+
 def _host_address(text: str) -> str:
     """An address, and no name: bind(2) would ask DNS for that, and the text goes into a rule."""
     if not text:

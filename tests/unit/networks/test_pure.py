@@ -15,7 +15,16 @@ from runtime.kernel import netlink
 from runtime.kernel.linux_network import parse_routes
 from runtime.kernel.network import IPAddress, Route
 from runtime.networks.addresses import AddressPool, mac_for, parse_mac
-from runtime.networks.ports import PortClaims, PortRequest, PortTarget, parse_port, requests, requests_of
+from runtime.networks.ports import (
+    PortClaims,
+    PortRequest,
+    PortTarget,
+    parse_port,
+    requests,
+    requests_again,
+    requests_of,
+)
+from runtime.networks.rules import PublishedPort
 from runtime.types import ContainerConfig, HostConfig, PortBinding
 
 Net = ipaddress.IPv4Network
@@ -222,3 +231,20 @@ def test_netlink_messages_are_aligned_and_numbered() -> None:
 @given(st.binary(max_size=64))
 def test_netlink_decoding_ends_on_any_input(data: bytes) -> None:
     list(netlink.decode(data))
+
+
+def test_ports_that_move_keep_their_numbers_and_what_was_asked() -> None:
+    any_port, ranged, fixed = PortRequest("tcp", 80, "", (0,)), PortRequest("tcp", 80, "", (8080, 8081)), PortRequest("udp", 53, "127.0.0.1", (53,))  # fmt: skip
+    published = [
+        PublishedPort("tcp", "0.0.0.0", 8081, "10.0.0.2", 80),
+        PublishedPort("tcp", "::", 8081, "fd00::2", 80),
+        PublishedPort("tcp", "0.0.0.0", 49153, "10.0.0.2", 80),
+        PublishedPort("udp", "127.0.0.1", 53, "10.0.0.2", 53),
+    ]
+    assert requests_again([ranged, any_port, fixed], published) == [
+        PortRequest("tcp", 80, "", (8081,)),
+        PortRequest("tcp", 80, "", (49153,)),
+        fixed,
+    ]
+    assert requests_again([any_port], []) == [any_port]
+    assert requests_again([any_port], [PublishedPort("tcp", "0.0.0.0", 0, "10.0.0.2", 80)]) == [any_port]
