@@ -16,7 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,8 +27,10 @@ from base.files import ensure_private_folder
 from base.tasks import OwnedTasks
 from base.version import VERSION
 from runtime.errors import HostError
-from runtime.resolver.messages import LOCK, PROCESS, SOCKET, Frames, Greeting, Noted, Telling, frame
-from runtime.resolver.port import Change, Directory, Everything, PutAsker
+from runtime.resolver.kept import Kept
+from runtime.resolver.messages import KEEPER, LOCK, PROCESS, SOCKET, Frames, Greeting, Noted, Telling, frame
+from runtime.resolver.namespaces import Sockets
+from runtime.resolver.port import Change, Directory, DropAsker, Everything, PutAsker
 
 log = structlog.get_logger(__name__)
 
@@ -60,21 +62,30 @@ class ResolverProcess:
         self._tasks = OwnedTasks()
         self._keeping: asyncio.Task[None] | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._kept = Kept(folder / KEEPER, lambda container_id: container_id in self._directory.askers)
 
     @property
     def pid(self) -> int | None:
         """Of the process that is told, if there is one."""
         return self._link.pid if self._link else None
 
+    @property
+    def sockets_kept(self) -> int:
+        """Of how many containers the node has the sockets too: what these ask waits while no process runs."""
+        return len(self._kept)
+
     async def tell(self, *changes: Change) -> None:
         """See ``Resolver``."""
         for change in changes:
             self._directory.apply(change)
+            if isinstance(change, DropAsker):
+                self._kept.drop(change.container_id)
         await self._say([*changes])
 
     async def replace(self, everything: Everything) -> None:
         """See ``Resolver``. One that outlived the last daemon is adopted even if nothing needs it now."""
         self._directory.replace(everything)
+        self._kept.drop_others(self._directory.askers)
         if self._link is None and not self._directory.askers and self._keeping is None:
             self._link = await self._connect()
             if self._link is None:
@@ -87,6 +98,7 @@ class ResolverProcess:
         link, pid = self._link, self.pid
         await self._tasks.close()
         self._keeping = None
+        self._kept.close()
         for future in self._waiting.values():
             future.cancel()
         if link is not None:
@@ -138,6 +150,7 @@ class ResolverProcess:
                 await asyncio.sleep(backoff.next_s())
                 continue
             self._link = link
+            self._kept.connect()
             first = next(self._numbers)
             link.send(Telling(first, [self._directory.everything()]))
             try:
@@ -201,11 +214,7 @@ class ResolverProcess:
         """Raises HostError, OSError."""
         await asyncio.to_thread(ensure_private_folder, self._folder)
         command = [sys.executable, "-P", "-m", PROCESS, str(self._folder)]
-        self._child = child = await asyncio.to_thread(
-            lambda: subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-            )
-        )
+        self._child = child = await asyncio.to_thread(_spawn, command, self._kept.copies())
         deadline_s = asyncio.get_running_loop().time() + _START_S_MAX
         while asyncio.get_running_loop().time() < deadline_s:
             link = await self._connect()
@@ -248,6 +257,25 @@ class _Link:
     def close(self) -> None:
         """Idempotent."""
         self._writer.close()
+
+
+def _spawn(command: Sequence[str], kept: Mapping[str, Sockets]) -> subprocess.Popen[bytes]:
+    """``kept`` are its to close."""
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[descriptor for each in kept.values() for descriptor in (each.udp, each.tcp)],
+            start_new_session=True,
+        )
+    finally:
+        for each in kept.values():
+            each.close()
+    assert child.stdin is not None
+    with contextlib.suppress(OSError), child.stdin:
+        child.stdin.write(msgspec.json.encode(kept))
+    return child
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -13,7 +13,7 @@ FRAME_BYTES_MAX = 256 * 1024 * 1024
 LENGTH_BYTES = 4
 PROCESS = "runtime.resolver.process"
 """The module that is its main program, with its folder as argument."""
-SOCKET, LOCK = "socket", "lock"
+SOCKET, KEEPER, LOCK = "socket", "keeper", "lock"
 """Files in the resolver's folder."""
 
 

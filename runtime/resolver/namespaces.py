@@ -7,11 +7,14 @@ to 127.0.0.11, port 53, there (as moby libnetwork/resolver_unix.go does).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import select
 import socket
 import sys
+
+import msgspec
 
 from runtime.errors import EngineError, HostError
 from runtime.kernel import nft
@@ -20,9 +23,22 @@ from runtime.resolver.port import ADDRESS
 
 TABLE = "swarm-resolver"
 _BACKLOG = 128
+_SIOCGSKNS = 0x894C
 _OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/ns/net")
 _UDP = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _TCP = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+
+
+class Sockets(msgspec.Struct, frozen=True):
+    """Descriptors of a container's two sockets, kept by the node over the end of the process that opened them."""
+
+    udp: int
+    tcp: int
+
+    def close(self) -> None:
+        """Once."""
+        os.close(self.udp)
+        os.close(self.tcp)
 
 
 class Opened:
@@ -40,10 +56,11 @@ class Opened:
                 os.close(descriptor)
 
 
-def open_in(path: str) -> Opened:
+def open_in(path: str, kept: Sockets | None = None) -> Opened:
     """Open the sockets and set the rules. For a thread that ends with it, as it stays in that namespace.
 
-    Raises OSError, HostError: nothing is left open.
+    ``kept`` are taken instead if they are of this namespace: their rules stand, and what was asked meanwhile waits in them.
+    They are this function's to close. Raises OSError, HostError: nothing is left open.
     """
     with contextlib.ExitStack() as stack:
         process = _open_process(path)
@@ -53,6 +70,13 @@ def open_in(path: str) -> Opened:
         stack.callback(os.close, namespace)
         if process >= 0 and select.select([process], [], [], 0)[0]:
             raise ProcessLookupError("its process has ended")  # the path may be another's by now
+        if kept is not None:
+            udp, tcp = (stack.enter_context(_adopted(each)) for each in (kept.udp, kept.tcp))
+            if namespace_of(udp) == namespace_of(tcp) == os.fstat(namespace).st_ino:
+                stack.pop_all()
+                return Opened(namespace, process, udp, tcp)
+            udp.close()
+            tcp.close()
         setns(namespace, CLONE_NEWNET)
         udp, tcp = (stack.enter_context(socket.socket(socket.AF_INET, kind)) for kind in (_UDP, _TCP))
         udp.bind((ADDRESS, 0))
@@ -61,6 +85,21 @@ def open_in(path: str) -> Opened:
         _set_rules(rules(udp.getsockname()[1], tcp.getsockname()[1]))
         stack.pop_all()
         return Opened(namespace, process, udp, tcp)
+
+
+def _adopted(descriptor: int) -> socket.socket:
+    made = socket.socket(fileno=descriptor)
+    made.setblocking(False)
+    return made
+
+
+def namespace_of(made: socket.socket) -> int:
+    """The inode of a socket's network namespace."""
+    found = fcntl.ioctl(made, _SIOCGSKNS)
+    try:
+        return os.fstat(found).st_ino
+    finally:
+        os.close(found)
 
 
 def _open_process(path: str) -> int:

@@ -23,7 +23,8 @@ from base import looked_into
 from base.version import VERSION
 from runtime.resolver.forwarding import Room
 from runtime.resolver.loop import READABLE, WRITABLE, Loop
-from runtime.resolver.messages import LOCK, SOCKET, Frames, Greeting, Noted, Telling, frame
+from runtime.resolver.messages import KEEPER, LOCK, SOCKET, Frames, Greeting, Noted, Telling, frame
+from runtime.resolver.namespaces import Opened, Sockets
 from runtime.resolver.port import Change, Everything, PutAsker
 from runtime.resolver.said import say
 from runtime.resolver.server import Server
@@ -121,16 +122,38 @@ def _apart(change: Change | Everything) -> list[Change | Everything]:
     return [change]
 
 
+class _Keeper:
+    """The node's other connection: it keeps the sockets of containers for a process after this one."""
+
+    def __init__(self, loop: Loop, connection: socket.socket) -> None:
+        self._loop, self._socket = loop, connection
+        loop.watch(connection.fileno(), self._ended)
+
+    def keep(self, container_id: str, opened: Opened) -> None:
+        """What it cannot take now is opened anew by that process."""
+        if self._socket.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                socket.send_fds(self._socket, [container_id.encode()], [opened.udp.fileno(), opened.tcp.fileno()])
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._socket.fileno() >= 0:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+
+    def _ended(self, events: int) -> None:
+        self.close()  # it never says anything
+
+
 class _Process:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: dict[str, Sockets]) -> None:
         self._loop = Loop()
-        self._server = Server(self._loop, Room(_descriptors()))
+        self._server = Server(self._loop, Room(_descriptors()), kept)
         self._node: _Node | None = None
-        path = folder / SOCKET
-        path.unlink(missing_ok=True)  # of one before us, which had the lock
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self._listener.bind(str(path))
-        self._listener.listen(4)
+        self._keeper: _Keeper | None = None
+        self._keepers = _listen(folder / KEEPER, socket.SOCK_SEQPACKET)
+        self._loop.watch(self._keepers.fileno(), self._accept_keeper)
+        self._listener = _listen(folder / SOCKET, socket.SOCK_STREAM)
         self._loop.watch(self._listener.fileno(), self._accept)
         self._loop.later(LONELY_S, self._end_if_lonely)
         self._loop.later(_COLLECT_S, self._collect)
@@ -152,6 +175,19 @@ class _Process:
             self._node.close()
         self._node = _Node(self._loop, self._server, made)
 
+    def _accept_keeper(self, events: int) -> None:
+        try:
+            made = self._keepers.accept()[0]
+        except OSError:
+            return
+        made.setblocking(False)
+        if self._keeper is not None:
+            self._keeper.close()
+        self._keeper = _Keeper(self._loop, made)
+        self._server.on_open = self._keeper.keep
+        for container_id, opened in self._server.held():
+            self._keeper.keep(container_id, opened)
+
     def _end_if_lonely(self) -> None:
         if not len(self._server) and (self._node is None or not self._node.is_open):
             say("process.not_needed")
@@ -162,6 +198,23 @@ class _Process:
         """Seldom, and not in the midst of a flood: a walk through all names takes as long as a hundred answers."""
         gc.collect()
         self._loop.later(_COLLECT_S, self._collect)
+
+
+def _listen(path: Path, kind: socket.SocketKind) -> socket.socket:
+    path.unlink(missing_ok=True)  # of one before us, which had the lock
+    made = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    made.bind(str(path))
+    made.listen(4)
+    return made
+
+
+def _kept() -> dict[str, Sockets]:
+    """What the node hands on of a process before us: descriptors we were born with, told on the standard input."""
+    found = msgspec.json.decode(sys.stdin.buffer.read() or b"{}", type=dict[str, Sockets])
+    for sockets in found.values():
+        os.set_inheritable(sockets.udp, False)
+        os.set_inheritable(sockets.tcp, False)
+    return found
 
 
 def _descriptors() -> int:
@@ -194,7 +247,7 @@ def main() -> None:
     gc.freeze()
     gc.disable()
     say("process.started", pid=os.getpid())
-    _Process(folder).run()
+    _Process(folder, _kept()).run()
 
 
 if __name__ == "__main__":

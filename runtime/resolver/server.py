@@ -6,12 +6,12 @@ import contextlib
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runtime.resolver import namespaces, wire
 from runtime.resolver.forwarding import Forwarder, Room
 from runtime.resolver.loop import Loop, Share
-from runtime.resolver.namespaces import Opened, Outside
+from runtime.resolver.namespaces import Opened, Outside, Sockets
 from runtime.resolver.port import (
     CONTAINERS,
     Asker,
@@ -42,8 +42,11 @@ Done = Callable[[str], None]
 class Server:
     """Owns all of it, on one loop."""
 
-    def __init__(self, loop: Loop, room: Room) -> None:
+    def __init__(self, loop: Loop, room: Room, kept: dict[str, Sockets] | None = None) -> None:
+        """``kept``: sockets of a process before this one, by container; they are the server's now."""
         self.loop, self.room = loop, room
+        self.kept = kept or {}
+        self.on_open: Callable[[str, Opened], None] = lambda container_id, opened: None
         self.outside = Outside()
         self.zones: dict[str, ZoneTable] = {}
         self._clients: dict[str, _Client] = {}
@@ -89,6 +92,12 @@ class Server:
             self.drop(container_id)
         self.outside.close()
 
+    def held(self) -> Iterator[tuple[str, Opened]]:
+        """What is open, by container."""
+        for container_id, client in self._clients.items():
+            if client.opened is not None:
+                yield container_id, client.opened
+
     def opened(self) -> None:
         """One of those that are being opened is, or is not; the next one may be."""
         self._opening -= 1
@@ -102,8 +111,11 @@ class Server:
                 self._drop_zone(network_id)
         for zone in everything.zones:
             self._zone(zone.network_id).put(zone, everything.sources)
+        askers = {asker.container_id for asker in everything.askers}
+        for container_id in self.kept.keys() - askers:
+            self.kept.pop(container_id).close()
         if CONTAINERS in everything.sources:
-            for container_id in self._clients.keys() - {asker.container_id for asker in everything.askers}:
+            for container_id in self._clients.keys() - askers:
                 self.drop(container_id)
 
     def _put_asker(self, asker: Asker, done: Done) -> None:
@@ -150,10 +162,11 @@ class _Client:
         self._table = AskerTable(asker, server.zones)
         self._share = Share(server.loop)
         self._forwarder = Forwarder(asker.container_id, self._share, server.outside, server.room)
-        self._opened: Opened | None = None
+        self.opened: Opened | None = None
         self._streams: Streams | None = None
         self._waiting: list[Done] = []
         self._is_closed = False
+        self._kept = server.kept.pop(asker.container_id, None)
         self._forwarder.configure(asker.upstreams, asker.options, forwards=asker.forwards)
 
     def configure(self, asker: Asker) -> None:
@@ -164,7 +177,7 @@ class _Client:
 
     def tell_when_open(self, done: Done) -> None:
         """At once when it is."""
-        if self._opened is not None:
+        if self.opened is not None:
             done("")
         else:
             self._waiting.append(done)
@@ -172,7 +185,7 @@ class _Client:
     def open(self) -> None:
         """In a thread of its own."""
         try:
-            opened: Opened | str = namespaces.open_in(self.namespace)
+            opened: Opened | str = namespaces.open_in(self.namespace, self._kept)
         except namespaces.OPEN_ERRORS as error:
             opened = str(error) or repr(error)
         except Exception as error:  # a defect: the caller must hear of it all the same
@@ -185,13 +198,13 @@ class _Client:
         self._is_closed = True
         self._table.close()
         self._forwarder.close()
-        if self._opened is not None:
-            if self._opened.process >= 0:
-                self._loop.forget(self._opened.process)
-            self._loop.forget(self._opened.udp.fileno())
+        if self.opened is not None:
+            if self.opened.process >= 0:
+                self._loop.forget(self.opened.process)
+            self._loop.forget(self.opened.udp.fileno())
             if self._streams is not None:
                 self._streams.close()
-            self._opened.close()
+            self.opened.close()
         self._share.close()
         self._tell("the container has ended")
 
@@ -205,11 +218,12 @@ class _Client:
         if self._is_closed:
             opened.close()
             return
-        self._opened, self._forwarder.namespace = opened, opened.namespace
+        self.opened, self._forwarder.namespace = opened, opened.namespace
         self._streams = Streams(self._share, opened.tcp, self._respond_stream)
         self._loop.watch(opened.udp.fileno(), self._datagrams_ready)
         if opened.process >= 0:
             self._loop.watch(opened.process, self._process_ended)
+        self._server.on_open(self.container_id, opened)
         self._tell("")
 
     def _tell(self, failure: str) -> None:
@@ -222,9 +236,9 @@ class _Client:
         self._server.drop(self.container_id)
 
     def _datagrams_ready(self, events: int) -> None:
-        if self._opened is None:
+        if self.opened is None:
             return
-        receive, send, respond = self._opened.udp.recvfrom, self._opened.udp.sendto, self._table.respond
+        receive, send, respond = self.opened.udp.recvfrom, self.opened.udp.sendto, self._table.respond
         for _ in range(DATAGRAMS_A_TURN):
             try:
                 message, source = receive(_DATAGRAM_BYTES_MAX)
@@ -242,9 +256,9 @@ class _Client:
                 say_failed("question.failed", error)
 
     def _send(self, to: tuple[str, int], answer: bytes) -> None:
-        if self._opened is not None:
+        if self.opened is not None:
             with contextlib.suppress(OSError):  # closed meanwhile, or as above
-                self._opened.udp.sendto(answer, to)
+                self.opened.udp.sendto(answer, to)
 
     def _respond_stream(self, message: bytes, reply: Callable[[bytes], None]) -> bool:
         answer = self._table.respond(message, tcp=True)

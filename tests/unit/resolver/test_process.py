@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from runtime.errors import HostError
 from runtime.resolver.forwarding import SOCKETS_MAX
 from runtime.resolver.manager import ResolverProcess
+from runtime.resolver.namespaces import Opened, Sockets, namespace_of, open_in
 from runtime.resolver.port import (
     Asker,
     Attachment,
@@ -33,7 +35,7 @@ from runtime.resolver.port import (
 )
 from tests.unit.resolver import places
 from tests.unit.resolver.places import AAAA, NameServer, addresses, answer, ask, ask_by_tcp, question, rcode
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -117,6 +119,54 @@ async def test_a_killed_resolver_is_back_and_knows_everything(resolver: Resolver
         await asyncio.to_thread(wait_until, functools.partial(another, resolver, killed), "another one")
         await resolver.tell(PutHolder("n1", WEB))  # waits until it knows
         assert addresses(await asyncio.to_thread(ask, pid, "web")) == ["172.18.0.2"]
+
+
+async def test_what_is_asked_while_it_is_dead_is_answered_by_the_next_one(resolver: ResolverProcess, pid: int) -> None:
+    await resolver.tell(NET, PutHolder("n1", WEB), asker(pid))
+    for _ in range(2):
+        await until(lambda: resolver.sockets_kept == 1, "the node has the sockets")
+        killed = resolver.pid
+        assert killed is not None
+        with places.socket_in(pid) as udp, places.socket_in(pid, socket.SOCK_STREAM) as tcp:
+            udp.connect(places.RESOLVER)
+            os.kill(killed, signal.SIGKILL)
+            while runs(killed):
+                await asyncio.sleep(0.001)
+            udp.send(question("web"))
+            tcp.connect(places.RESOLVER)
+            tcp.sendall(len(question("web")).to_bytes(2, "big") + question("web"))
+            assert addresses(await asyncio.to_thread(udp.recv, 512)) == ["172.18.0.2"]
+            assert addresses((await asyncio.to_thread(tcp.recv, 512))[2:]) == ["172.18.0.2"]
+
+
+async def test_the_node_keeps_sockets_of_containers_that_ask_alone(resolver: ResolverProcess, pid: int) -> None:
+    before = places.descriptors(os.getpid())
+    await resolver.tell(NET, PutHolder("n1", WEB), asker(pid))
+    await until(lambda: resolver.sockets_kept == 1, "the node has the sockets")
+    with places.container() as other:
+        for _ in range(20):
+            await resolver.tell(asker(other))
+            await resolver.tell(DropAsker(f"c{other}"))
+    await until(lambda: places.descriptors(os.getpid()) <= before + 4, "no socket of the other")
+    await resolver.close()
+    assert places.descriptors(os.getpid()) <= before
+
+
+def test_sockets_of_another_namespace_are_not_taken_for_the_containers(pid: int) -> None:
+    def opened(of: int, kept: Sockets | None = None) -> Opened:
+        with ThreadPoolExecutor(1) as threads:  # each in a thread that ends
+            return threads.submit(open_in, f"/proc/{of}/ns/net", kept).result()
+
+    with places.container() as other:
+        first = opened(other)
+        port = first.udp.getsockname()
+        again = opened(other, Sockets(first.udp.detach(), first.tcp.detach()))
+        assert again.udp.getsockname() == port
+        mine = opened(pid, Sockets(again.udp.detach(), again.tcp.detach()))
+        namespaces = {os.fstat(mine.namespace).st_ino, os.stat(f"/proc/{pid}/ns/net").st_ino}
+        assert namespaces == {namespace_of(mine.udp)} == {namespace_of(mine.tcp)}
+        for each in (first, again, mine):
+            each.close()
 
 
 async def test_what_is_told_while_it_is_dead_is_answered_by(resolver: ResolverProcess, pid: int) -> None:

@@ -252,3 +252,16 @@ def test_a_name_is_wire_or_an_error(text: str) -> None:
         return
     labels = dns.name.from_wire(found, 0)[0].labels[:-1]
     assert [*labels] == [label.encode().lower() for label in text.removesuffix(".").split(".")]
+
+
+@given(others=st.lists(HOLDERS, max_size=4, unique_by=lambda holder: holder.id))
+def test_a_holder_that_comes_or_goes_touches_its_own_names_alone(others: list[Holder]) -> None:
+    zone = ZoneTable()
+    zone.put(Zone(network_id="n", name="front", holders=tuple(others)))
+    asked = AskerTable(Asker(container_id="c", namespace="", networks=(Attachment(network_id="n"),)), {"n": zone})
+    mine = {wire.name_bytes(name) for name in ("web", "mine")}
+    ready = {name: entry[b"\0\1\0\1"] for name, entry in zone.names.items() if name not in mine}
+    zone.put_holder(Holder(id="mine", names=("web", "mine"), addresses=("10.0.0.9",)))
+    assert in_text(answered(asked, dns.message.make_query("mine", "A"))) == ["10.0.0.9"]
+    zone.put(Zone(network_id="n", name="front", holders=tuple(others)))  # as a node tells that came back
+    assert all(zone.names[name][b"\0\1\0\1"] is answer for name, answer in ready.items())
