@@ -8,6 +8,7 @@ us what goes out by TCP: an answer that was cut short is passed on as such, and 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ SOCKETS_MAX = 1536
 TIMEOUT_S = 5.0
 """Of resolv.conf's option ``timeout``, where it says nothing (resolv.conf(5))."""
 _TIMEOUT_S_MAX = 30.0
+_SECONDS = re.compile("[1-9][0-9]{0,5}")
 _OURS = 0.8
 """The part of a client's patience in which an answer still finds it there."""
 _BUFFER = bytearray(65536)
@@ -68,9 +70,8 @@ class Forwarder:
         """From the next question on."""
         self._servers = [each for each in upstreams if _usable(each) and (forwards or not each.from_host)][:SERVERS_MAX]
         values = dict(option.partition(":")[::2] for option in options)
-        wanted = values.get("timeout", "")
-        patience_s = float(wanted) if wanted.isascii() and wanted.isdecimal() and int(wanted) else TIMEOUT_S
-        self._timeout_s = min(patience_s, _TIMEOUT_S_MAX) * _OURS
+        wanted = _SECONDS.fullmatch(values.get("timeout", ""))
+        self._timeout_s = min(float(wanted[0]) if wanted else TIMEOUT_S, _TIMEOUT_S_MAX) * _OURS
         self._rotate = "rotate" in values
 
     def ask(self, query: wire.Query, reply: Reply, *, tcp: bool) -> None:

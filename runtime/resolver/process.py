@@ -26,7 +26,7 @@ from runtime.resolver.loop import READABLE, WRITABLE, Loop
 from runtime.resolver.messages import KEEPER, LOCK, SOCKET, Frames, Greeting, Noted, Telling, frame
 from runtime.resolver.namespaces import Opened, Sockets
 from runtime.resolver.port import Change, Everything, PutAsker
-from runtime.resolver.said import say
+from runtime.resolver.said import say, say_failed
 from runtime.resolver.server import Server
 
 LONELY_S = 60.0
@@ -95,7 +95,11 @@ class _Node:
             for each in _apart(change):
                 left += 1
                 container_id = each.asker.container_id if isinstance(each, PutAsker) else ""
-                self._server.apply(each, functools.partial(ended, container_id))
+                try:
+                    self._server.apply(each, functools.partial(ended, container_id))
+                except Exception as error:  # a defect, which must not cost the other containers their answers
+                    say_failed("change.failed", error)
+                    ended(container_id, repr(error))
         ended("", "")
 
     def _send(self, message: Greeting | Noted) -> None:

@@ -288,6 +288,11 @@ async def test_servers_are_asked_from_the_container_or_from_the_host(resolver: R
         await resolver.tell(asker(pid, Upstream(outside.address, True, outside.port), forwards=False))
         assert rcode(await asyncio.to_thread(ask, pid, "example.com")) == 2
         assert len(outside.asked) == 1
+        odd = ("timeout", "timeout:" + "9" * 5000, "ndots:", "rotate:x", "")
+        await resolver.tell(
+            asker(pid, Upstream("no address"), Upstream(outside.address, True, outside.port), options=odd)
+        )
+        assert addresses(await asyncio.to_thread(ask, pid, "www.example.com")) == ["10.0.0.2"]
 
 
 async def test_the_next_server_is_asked_when_one_fails_refuses_or_says_nothing(
