@@ -6,7 +6,7 @@ All of them have the same rules (``balancing.Rules``), so what is to be done is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
@@ -23,15 +23,21 @@ called and end the connection (that is how kube-proxy lost some: kubernetes issu
 
 
 class Balances:
-    """What is told of a network's services, and which containers have which rules."""
+    """What is told of a network's services, and which containers have which rules.
 
-    def __init__(self, network_id: NetworkID) -> None:
+    Args:
+        suspected: called when a table has gone in a container, ours or not; ``check`` is to follow.
+    """
+
+    def __init__(self, network_id: NetworkID, suspected: Callable[[LocalEndpoint], None]) -> None:
         self._table = f"overlay-{network_id[:12]}"
         self._services: dict[IPAddress, BalancedService] = {}
         self._rules = {4: Rules(self._table, 4)}
         self._here: set[IPAddress] = set()
         self._touched: set[IPAddress] = set()
         self._loaded: set[str] = set()
+        self._suspected = suspected
+        self._end_watches: dict[str, Callable[[], None]] = {}
         self._are_told = False
 
     # ---- what is wanted --------------------------------------------------------------------------------------------
@@ -71,6 +77,25 @@ class Balances:
         await kernel.set_sysctls(SYSCTLS, endpoint.sandbox)
         await kernel.run_rules("".join(rules.whole() for rules in self._rules.values()), endpoint.sandbox)
         self._loaded.add(endpoint.id)
+        if endpoint.id not in self._end_watches:
+            watch = kernel.watch_rules(lambda: self._suspected(endpoint), endpoint.sandbox)
+            self._end_watches[endpoint.id] = watch
+
+    async def check(self, kernel: KernelNetwork, endpoint: LocalEndpoint) -> bool:
+        """Whether a container has the rules it was given; one that flushed them gets them again with the next pass.
+
+        Raises OSError, HostError.
+        """
+        tables = await kernel.tables(endpoint.sandbox)
+        if endpoint.id in self._loaded and not tables.issuperset(rules.table for rules in self._rules.values()):
+            self._loaded.discard(endpoint.id)
+        return endpoint.id in self._loaded
+
+    def close(self) -> None:
+        """Watch no container any more."""
+        for end in self._end_watches.values():
+            end()
+        self._end_watches.clear()
 
     async def bring_forward(self, kernel: KernelNetwork, endpoints: Collection[LocalEndpoint]) -> None:
         """What was told since the last time, in every container. Raises OSError, HostError once all were tried.
@@ -91,6 +116,8 @@ class Balances:
     async def unload(self, kernel: KernelNetwork, endpoint: LocalEndpoint) -> None:
         """Take the rules out of a container that may go on. Raises OSError, HostError."""
         self._loaded.discard(endpoint.id)
+        if end := self._end_watches.pop(endpoint.id, None):
+            end()
         if await kernel.has_namespace(endpoint.sandbox):
             tables = (rules.table for rules in self._rules.values())
             await kernel.run_rules(

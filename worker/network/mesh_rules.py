@@ -35,12 +35,12 @@ Key: TypeAlias = tuple[str, int]
 """A published port: protocol and number."""
 MARK, MARK_MASK, ROUTE_TABLE = 0x53570000, 0xFFFF0000, 0x5357
 _PROTOCOLS = {"tcp": 6, "udp": UDP, "sctp": 132}
-_KINDS = ("any", "chosen", "here")
-_KEYS = {
-    "any": "meta l4proto . th dport",
-    "chosen": "ip daddr . meta l4proto . th dport",
-    "here": "meta l4proto . th dport",
+_PORT_KEYS = {
+    "any": ("meta l4proto . th dport", "inet_proto . inet_service"),
+    "chosen": ("ip daddr . meta l4proto . th dport", "ipv4_addr . inet_proto . inet_service"),
+    "here": ("meta l4proto . th dport", "inet_proto . inet_service"),
 }
+"""Of published ports, by what they are for: any address of the node, chosen ones, and what comes over the mesh."""
 
 
 class MeshPlace(msgspec.Struct, frozen=True):
@@ -117,7 +117,7 @@ class MeshRules:
         self._table, self._frames = f"ip {place.bridge}", f"bridge {place.bridge}"
         self._spreads: dict[Key, Spread] = {}
         self._nodes: set[IPv4Address] = set()
-        self._sizes: set[tuple[str, int]] = set()
+        self._sizes: set[tuple[str, str, int]] = set()
 
     @property
     def tables(self) -> tuple[str, str]:
@@ -148,7 +148,7 @@ class MeshRules:
                 self._spreads.pop(key, None)
                 continue
             self._spreads[key] = spread
-            for size in _sizes(spread) - self._sizes:
+            for size in _sizes(key, spread) - self._sizes:
                 self._sizes.add(size)
                 sizes += self._size(*size)
         for node in set(gone) & self._nodes:
@@ -180,17 +180,20 @@ class MeshRules:
         here = {("zones", mac): f"{number}", ("marks", f"{number}"): f"{MARK | number:#x}"}
         return (self._table, here), (self._frames, {("entries", f"{MARK | number:#x}"): mac})
 
-    def _size(self, kind: str, count: int) -> str:
-        rule = f"dnat ip to {_KEYS[kind]} . numgen random mod {count} map @{kind}_places"
-        return f"add chain {self._table} {kind}-{count}\nadd rule {self._table} {kind}-{count} {rule}\n"
+    def _size(self, kind: str, protocol: str, count: int) -> str:
+        chain = f"{self._table} {kind}-{protocol}-{count}"
+        rule = f"dnat ip to {_place_key(kind, protocol)} . numgen random mod {count} map @{kind}_{protocol}_places"
+        return f"add chain {chain}\nadd rule {chain} {rule}\n"
 
     def _empty(self) -> str:
         mesh, tasks, vxlan, own = self._place.bridge, self._place.tasks, self._place.vxlan, self._place.address
+        # Places are of one protocol, as nft (1.0.6) cannot read a map of "typeof th dport" again.
         maps = "".join(
-            f"  map {kind}_places {{ typeof {_KEYS[kind]} . numgen random mod {PLACES_MAX} : ip daddr . th dport; }}\n"
-            f"  map {kind}_ports {{ typeof {_KEYS[kind]} : verdict; }}\n"
-            for kind in _KINDS
-        )
+            f"  map {kind}_{protocol}_places {{ typeof {_place_key(kind, protocol)} . numgen random mod {PLACES_MAX}"
+            f" : ip daddr . {protocol} dport; }}\n"
+            for kind in _PORT_KEYS
+            for protocol in _PROTOCOLS
+        ) + "".join(f"  map {kind}_ports {{ type {types} : verdict; }}\n" for kind, (_, types) in _PORT_KEYS.items())
         return (
             "".join(f"add table {table}\ndelete table {table}\n" for table in self.tables)
             + f"""table {self._table} {{
@@ -207,12 +210,12 @@ class MeshRules:
     iifname "{tasks}" ct direction reply ct original ip daddr {own} meta mark set ct original zone map @marks
   }}
   chain publish {{
-    {_KEYS["chosen"]} vmap @chosen_ports
-    {_KEYS["any"]} vmap @any_ports
+    {_PORT_KEYS["chosen"][0]} vmap @chosen_ports
+    {_PORT_KEYS["any"][0]} vmap @any_ports
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
-    iifname "{mesh}" ip daddr {own} {_KEYS["here"]} vmap @here_ports
+    iifname "{mesh}" ip daddr {own} {_PORT_KEYS["here"][0]} vmap @here_ports
     iifname "{mesh}" return
     fib daddr type local jump publish
   }}
@@ -252,26 +255,31 @@ table {self._frames} {{
         )
 
 
+def _place_key(kind: str, protocol: str) -> str:
+    return f"ip daddr . {protocol} dport" if kind == "chosen" else f"{protocol} dport"
+
+
 def _elements(key: Key, spread: Spread | None) -> Elements:
     if spread is None:
         return {}
-    port = f"{key[0]} . {key[1]}"
-    found = _of("here", port, spread.here)
+    found = _of("here", key, "", spread.here)
     if spread.addresses:
         for address in spread.addresses:
-            found |= _of("chosen", f"{address} . {port}", spread.places)
+            found |= _of("chosen", key, f"{address} . ", spread.places)
     else:
-        found |= _of("any", port, spread.places)
+        found |= _of("any", key, "", spread.places)
     return found
 
 
-def _of(kind: str, key: str, places: tuple[Target, ...]) -> dict[tuple[str, str], str]:
+def _of(kind: str, key: Key, address: str, places: tuple[Target, ...]) -> dict[tuple[str, str], str]:
     if not places:
         return {}
-    found = {(f"{kind}_places", f"{key} . {number}"): f"{each[0]} . {each[1]}" for number, each in enumerate(places)}
-    return {(f"{kind}_ports", key): f"goto {kind}-{len(places)}", **found}
+    protocol, port = key
+    name = f"{kind}_{protocol}_places"
+    found = {(name, f"{address}{port} . {number}"): f"{each[0]} . {each[1]}" for number, each in enumerate(places)}
+    return {(f"{kind}_ports", f"{address}{protocol} . {port}"): f"goto {kind}-{protocol}-{len(places)}", **found}
 
 
-def _sizes(spread: Spread) -> set[tuple[str, int]]:
-    kind = "chosen" if spread.addresses else "any"
-    return {(kind, len(places)) for kind, places in ((kind, spread.places), ("here", spread.here)) if places}
+def _sizes(key: Key, spread: Spread) -> set[tuple[str, str, int]]:
+    kinds = {"chosen" if spread.addresses else "any": spread.places, "here": spread.here}
+    return {(kind, key[0], len(places)) for kind, places in kinds.items() if places}

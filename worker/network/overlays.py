@@ -30,14 +30,14 @@ log = structlog.get_logger(__name__)
 class _Overlay:
     """One network: what is wanted of it, what was done, and what is still to do."""
 
-    def __init__(self, network_id: NetworkID, namespace: Path, passes: Passes) -> None:
+    def __init__(self, network_id: NetworkID, namespace: Path, passes: Passes, balances: Balances) -> None:
         self.id, self.devices = network_id, plan.Devices(str(namespace))
         self.passes = passes
         self.network: OverlayNetwork | None = None
         self.peers: dict[IPAddress, PeerEndpoint] = {}
         self.are_peers_told = False
         self.local: dict[str, LocalEndpoint] = {}
-        self.balances = Balances(network_id)
+        self.balances = balances
         self.applied: dict[IPAddress, PeerEndpoint] = {}
         """Peers that the kernel has, while ``is_known``."""
         self.touched: set[IPAddress] = set()
@@ -204,6 +204,7 @@ class Overlays:
         await self._tasks.close()
         for overlay in self._overlays.values():
             self._end_watch(overlay)
+            overlay.balances.close()
 
     # ---- passes ----------------------------------------------------------------------------------------------------
 
@@ -216,8 +217,19 @@ class Overlays:
                 lambda error: self._failed(self._overlay(network_id), error),
                 f"overlay {network_id[:12]}",
             )
-            found = self._overlays[network_id] = _Overlay(network_id, self._folder / network_id[:12], passes)
+            balances = Balances(network_id, lambda endpoint: self._suspect(network_id, endpoint))
+            found = _Overlay(network_id, self._folder / network_id[:12], passes, balances)
+            self._overlays[network_id] = found
         return found
+
+    def _suspect(self, network_id: NetworkID, endpoint: LocalEndpoint) -> None:
+        self._tasks.spawn(self._check(self._overlay(network_id), endpoint), name=f"rules of {endpoint.id[:12]}")
+
+    async def _check(self, overlay: _Overlay, endpoint: LocalEndpoint) -> None:
+        with contextlib.suppress(OSError, HostError):  # its namespace has gone: so will it
+            if endpoint.id in overlay.local and not await overlay.balances.check(self._kernel, endpoint):
+                log.warning("overlay.rules_lost", network_id=overlay.id, endpoint_id=endpoint.id)
+                overlay.passes.tell()
 
     def _failed(self, overlay: _Overlay, error: Exception) -> None:
         overlay.is_known = False

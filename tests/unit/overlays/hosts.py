@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from runtime.errors import HostError
 from runtime.kernel.linux_network import LinuxNetwork, parse_names
 from runtime.kernel.network import (
     AddAddress,
@@ -43,13 +44,21 @@ def ip(text: str) -> IPAddress:
 
 
 class HostKernel(LinuxNetwork):
-    """This machine's kernel, seen from another network namespace: "" is that of the host."""
+    """This machine's kernel, seen from another network namespace: "" is that of the host.
+
+    ``refused`` is what it was asked and did not do: whoever asks tries again, and would hide a mistake.
+    """
 
     def __init__(self, home: str) -> None:
         self.home = home
+        self.refused: list[str] = []
 
     async def apply(self, *batches: Batch) -> None:
-        await super().apply(*(self._at_home(batch) for batch in batches))
+        try:
+            await super().apply(*(self._at_home(batch) for batch in batches))
+        except OSError as error:
+            self.refused.append(str(error))
+            raise
 
     def _at_home(self, batch: Batch) -> Batch:
         changes = tuple(
@@ -68,7 +77,11 @@ class HostKernel(LinuxNetwork):
         await super().set_sysctls(values, namespace or self.home)
 
     async def run_rules(self, commands: str, namespace: str = "") -> None:
-        await super().run_rules(commands, namespace or self.home)
+        try:
+            await super().run_rules(commands, namespace or self.home)
+        except (OSError, HostError) as error:
+            self.refused.append(f"{error}: {commands}")
+            raise
 
     async def read_sysctl(self, name: str) -> str:
         return (await self._run("cat", f"/proc/sys/net/{name}")).strip()
@@ -217,6 +230,7 @@ async def bed(folder: Path, count: int) -> AsyncIterator[Bed]:
             )
         try:
             yield made
+            assert [each for host in made.hosts for each in host.kernel.refused] == []
         finally:
             for host in made.hosts:
                 for container in list(host.containers):

@@ -86,9 +86,15 @@ class World:
         for mesh in self.meshes.values():
             await asyncio.wait_for(mesh.settled(), 30)
 
-    def published(self, *tasks: Task, protocol: str = "tcp", **more: object) -> IngressPort:
+    async def close(self) -> None:
+        for mesh in self.meshes.values():
+            mesh.remove()
+            await asyncio.wait_for(mesh.settled(), 30)
+            await mesh.close()
+
+    def published(self, *tasks: Task, protocol: str = "tcp", target: int = 80, **more: object) -> IngressPort:
         backends = tuple(task.backend for task in tasks)
-        return IngressPort(protocol=protocol, published=8080, target=80, backends=backends, **more)  # type: ignore[arg-type] # by name
+        return IngressPort(protocol=protocol, published=8080, target=target, backends=backends, **more)  # type: ignore[arg-type] # by name
 
 
 def _as_seen_by(host: Host, port: IngressPort) -> IngressPort:
@@ -100,29 +106,29 @@ def _as_seen_by(host: Host, port: IngressPort) -> IngressPort:
     return IngressPort(**{**{name: getattr(port, name) for name in port.__struct_fields__}, "backends": seen})
 
 
-@pytest.fixture(params=[3])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with bed(tmp_path, request.param) as made:
+async def prepare(hosts: Bed, client: Place) -> World:
+    """With a docker_gwbridge on each host."""
+    found = World(hosts, client)
+    bridge = (
+        AddBridge("docker_gwbridge", "02:42:ac:12:00:01"),
+        AddAddress("docker_gwbridge", ipaddress.ip_interface("172.18.0.1/16")),
+        SetUp("docker_gwbridge"),
+    )
+    for host in hosts.hosts:
+        await host.kernel.run_rules(ruleset_of_the_bridge())
+        await host.kernel.apply(Batch(bridge))
+        found.mesh(host)
+    return found
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with bed(tmp_path, 3) as made:
         with place() as client:
             made.wire(client, CLIENT)
-            found = World(made, client)
-            for host in made.hosts:
-                await host.kernel.run_rules(ruleset_of_the_bridge())
-                await host.kernel.apply(
-                    Batch(
-                        (
-                            AddBridge("docker_gwbridge", "02:42:ac:12:00:01"),
-                            AddAddress("docker_gwbridge", ipaddress.ip_interface("172.18.0.1/16")),
-                            SetUp("docker_gwbridge"),
-                        )
-                    )
-                )
-                found.mesh(host)
+            found = await prepare(made, client)
             yield found
-            for mesh in found.meshes.values():
-                mesh.remove()
-                await asyncio.wait_for(mesh.settled(), 30)
-                await mesh.close()
+            await found.close()
             for host in made.hosts:
                 assert not {"swarm-mesh", "swarm-mesh-vx"} & set(await host.kernel.links())
                 assert await host.kernel.tables() <= {table_name("docker_gwbridge"), "ip forward-engines"}
@@ -216,6 +222,23 @@ async def test_a_drained_task_keeps_its_connections_and_a_departed_one_loses_the
         await world.tell(world.published(second), world.published(second, protocol="udp"))
         with pytest.raises(ConnectionResetError):
             ask(connection)
+
+
+async def test_nodes_come_and_go(world: World) -> None:
+    task = await world.task(world.bed.hosts[2])
+    await world.tell(world.published(task))
+    hosts = world.bed.hosts
+    for mesh in (world.meshes[1], world.meshes[3]):
+        mesh.set_nodes([PeerEndpoint((NET[3],), hosts[1].address)])
+    await world.settled()
+    with serving(task):
+        with world.client.socket(socket.SOCK_STREAM, 0) as made:
+            made.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                made.connect((entries(world)[0], 8080))
+        assert tcp(world.client, entries(world)[1], 8080) == [str(task.address), CLIENT]
+        await world.tell(world.published(task))
+        assert tcp(world.client, entries(world)[0], 8080) == [str(task.address), CLIENT]
 
 
 async def test_the_mesh_heals_and_outlives_the_daemon(world: World) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.overlays.hosts import Bed, Container, ask, bed, connect, ip, ping, serving, tcp, udp
+from tests.unit.overlays.hosts import Bed, Container, ask, bed, comes_true, connect, ip, ping, serving, tcp, udp
 from tests.waiting import until
 from worker.network.types import Backend, BalancedService, NetworkID
 
@@ -164,6 +164,20 @@ async def test_connections_outlive_the_daemon_and_what_it_is_told_next(hosts: Be
         await tell(hosts, red, *(Backend(each.endpoint.addresses[0]) for each in (first, second)))
         assert ask(connection)[0] == first.address
         assert {tcp(client.place, VIP, 80)[0] for _ in range(MANY)} == {first.address, second.address}
+
+
+async def test_a_container_that_flushes_its_rules_gets_them_again(hosts: Bed, red: NetworkID) -> None:
+    client, task, _ = await start(hosts, red)
+    await tell(hosts, red, Backend(task.endpoint.addresses[0]))
+    client.place.run("nft", "flush", "ruleset")
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return tcp(client.place, VIP, 80)[0] == task.address
+        return False
+
+    with serving(task, 80):
+        await comes_true(answers, "the service is called")
 
 
 def _heard(made: socket.socket) -> bytes:
