@@ -111,7 +111,7 @@ def _ports(container: Container) -> dict[str, list[PortBinding] | None]:
         return {}
     bound: dict[str, list[PortBinding]] = {}
     for port in state.ports:
-        binding = PortBinding(HostIp=port.host_ip, HostPort=str(port.host_port))
+        binding = PortBinding(HostIp=port.host_ip, HostPort=str(port.host_port or ""))
         bound.setdefault(f"{port.container_port}/{port.protocol}", []).append(binding)
     return {key: bound.get(key) for key in sorted(exposed | set(bound))}
 
@@ -127,7 +127,7 @@ def summary(
         number, _, protocol = key.partition("/")
         if bindings:
             ports += [
-                Port(IP=item.HostIp, PrivatePort=int(number), PublicPort=int(item.HostPort), Type=protocol)
+                Port(IP=item.HostIp, PrivatePort=int(number), PublicPort=int(item.HostPort or 0), Type=protocol)
                 for item in bindings
             ]
         else:

@@ -20,6 +20,7 @@ from runtime.kernel.network import (
     AddDefaultRoute,
     AddDummy,
     AddMarkRule,
+    AddPort,
     AddRoute,
     AddSublink,
     AddVeth,
@@ -191,6 +192,8 @@ def _message(change: Change, index_of: Callable[[str], int], namespaces: _Namesp
         return sublinks.add_vlan(change.name, index_of(change.parent), change.vlan_id)
     if isinstance(change, AddSublink):
         return sublinks.add_sublink(change, index_of(change.parent), namespaces.fd(change.namespace))
+    if isinstance(change, AddPort):
+        return vxlan.set_port(index_of(change.link), index_of(change.bridge))
     if isinstance(change, SetReflecting):
         return netlink.set_reflecting(index_of(change.link), isolated=change.isolated)
     if isinstance(change, SetForwarding):

@@ -93,6 +93,13 @@ class SetPort(msgspec.Struct, frozen=True):
     flood: bool
 
 
+class AddPort(msgspec.Struct, frozen=True):
+    """Make a link a port of a bridge, and up. There already is fine."""
+
+    link: str
+    bridge: str
+
+
 class SetReflecting(msgspec.Struct, frozen=True):
     """Have a bridge send out by this port of it what came in by it; ``isolated``: nothing to others that are isolated too.
 
@@ -205,6 +212,7 @@ Change: TypeAlias = (
     | AddVlan
     | AddSublink
     | SetPort
+    | AddPort
     | SetReflecting
     | SetForwarding
     | DeleteForwarding

@@ -14,18 +14,21 @@ import ipaddress
 import re
 import secrets
 import string
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import structlog
 
+from base.files import read_text
+from base.tasks import OwnedTasks
 from runtime.errors import ForbiddenError, HostError, InvalidParameterError
 from runtime.kernel.network import (
     AddAddress,
     AddBridge,
     AddDefaultRoute,
+    AddPort,
     AddVeth,
     Batch,
     Change,
@@ -59,7 +62,7 @@ class _Bridge:
     """What is handed out on one network, and whether its device is made."""
 
     def __init__(self, network: Network) -> None:
-        self.options = options.parse(network)
+        self.network, self.options = network, options.parse(network)
         self.device = self.options.device
         self.mtu = self.options.mtu or options.DEFAULT_MTU
         self.internal = network.Internal
@@ -68,6 +71,8 @@ class _Bridge:
         self.rules = _rules(network, self.options)
         self.claims = PortClaims()
         self.made = False
+        self.links: set[str] = set()
+        """The host's ends of those on it."""
         self.lock = asyncio.Lock()
 
     def allocate(self, settings: EndpointSettings, avoid: Collection[IPAddress]) -> list[IPAddress]:
@@ -105,6 +110,7 @@ class BridgeDriver:
         run: a folder that goes with a reboot.
         engine: its name among those of this network namespace.
         defaults: where subnets come from that nobody asked for.
+        resolv_conf: of the host: subnets that nobody asked for are around its nameservers.
     """
 
     name = "bridge"
@@ -118,10 +124,13 @@ class BridgeDriver:
         *,
         engine: str = "swarm0",
         defaults: Sequence[DefaultPool] = pools.DEFAULT_POOLS,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
     ) -> None:
-        self._kernel, self._defaults = kernel, defaults
+        self._kernel, self._defaults, self._resolv_conf = kernel, defaults, resolv_conf
         self._firewall = Firewall(kernel, engine, run)
         self._bridges: dict[str, _Bridge] = {}
+        self._tasks = OwnedTasks()
+        self._end_watch: Callable[[], None] | None = None
 
     async def settle(self, network: Network, others: Sequence[Network] = ()) -> Network:
         """Pools as asked for or of the default ones, around what the host uses, and which device."""
@@ -142,7 +151,9 @@ class BridgeDriver:
                     "networks have same bridge name"
                 )
         taken = [ipaddress.ip_network(pool.Subnet) for other in others for pool in other.Pools]
-        avoid = [route.destination for route in routes if route.on_link and route.link != device]
+        avoid: list[IPNetwork] = [route.destination for route in routes if route.on_link and route.link != device]
+        resolv_conf = await asyncio.to_thread(read_text, self._resolv_conf)
+        avoid += pools.nameservers(resolv_conf or "")
         if network.Pools:  # wishes
             chosen = [_wish_or_next(pool, [*taken, *avoid], self._defaults) for pool in network.Pools]
         else:
@@ -161,16 +172,12 @@ class BridgeDriver:
             if bridge.made:
                 return
             try:
-                gateways = _gateway_interfaces(network, bridge.options)
-                mac = mac_for(gateways[0].ip) if gateways else _mac_of(network)
-                await self._kernel.apply(Batch((AddBridge(bridge.device, mac),)))
-                await self._kernel.set_sysctls(_sysctls(bridge))
-                addresses = [AddAddress(bridge.device, gateway) for gateway in gateways]
-                await self._kernel.apply(Batch((*addresses, SetUp(bridge.device))))
+                await self._make_device(bridge)
                 await self._firewall.add(bridge.rules)
             except OSError as error:
                 raise HostError(f"cannot make bridge {bridge.device}: {error}") from error
             bridge.made = True
+            self._watch_links()
             log.info("bridge.created", device=bridge.device, subnets=[str(pool.subnet) for pool in bridge.pools])
 
     async def remove(self, network: Network) -> None:
@@ -219,6 +226,7 @@ class BridgeDriver:
                 await self._kernel.apply(inside)
             else:
                 await self._kernel.apply(here, inside)
+            bridge.links.add(endpoint.Link)
             if endpoint.Ports:
                 await self._firewall.publish(bridge.rules, endpoint.ID, endpoint.Ports)
                 await self._forget_flows(endpoint)
@@ -254,6 +262,7 @@ class BridgeDriver:
 
     async def release(self, network: Network, endpoint: Endpoint) -> None:
         bridge = self._bridge(network)
+        bridge.links.discard(endpoint.Link)
         bridge.claims.release(endpoint.ID)
         await self._firewall.publish(bridge.rules, endpoint.ID, ())
         await self._forget_flows(endpoint)
@@ -265,6 +274,7 @@ class BridgeDriver:
         for pool in bridge.pools:
             for interface in endpoint.interfaces():
                 pool.adopt(interface.ip)
+        bridge.links.add(endpoint.Link)
         self._firewall.note(bridge.rules, endpoint.ID, endpoint.Ports)
         if endpoint.Ports:
             bridge.claims.adopt(endpoint.ID, endpoint.Ports)
@@ -288,8 +298,12 @@ class BridgeDriver:
         # Rules of containers that ended meanwhile would lead their ports to nobody.
         if bridge.device in links or endpoints:
             await self.create(network)
+            await self._put_back_links(bridge)
 
     def close(self) -> None:
+        if self._end_watch:
+            self._end_watch()
+            self._end_watch = None
         self._firewall.close()
         for bridge in self._bridges.values():
             bridge.claims.close()
@@ -299,6 +313,53 @@ class BridgeDriver:
         if bridge is None:
             bridge = self._bridges[network.ID] = _Bridge(network)
         return bridge
+
+    async def _make_device(self, bridge: _Bridge) -> None:
+        """With its addresses; there already is fine. Raises OSError."""
+        gateways = _gateway_interfaces(bridge.network, bridge.options)
+        mac = mac_for(gateways[0].ip) if gateways else _mac_of(bridge.network)
+        await self._kernel.apply(Batch((AddBridge(bridge.device, mac),)))
+        await self._kernel.set_sysctls(_sysctls(bridge))
+        addresses = [AddAddress(bridge.device, gateway) for gateway in gateways]
+        await self._kernel.apply(Batch((*addresses, SetUp(bridge.device))))
+
+    async def _put_back_links(self, bridge: _Bridge) -> None:
+        """Those that are there and not on the bridge, since it was away. Raises HostError."""
+        try:
+            links = await self._kernel.links()
+            lost = [name for name in sorted(bridge.links) if name in links and links[name].bridge != bridge.device]
+            isolated = not bridge.options.icc
+            changes = [each for name in lost for each in (AddPort(name, bridge.device), SetReflecting(name, isolated))]
+            if changes:
+                await self._kernel.apply(Batch(tuple(changes)))
+                log.warning("links.restored", device=bridge.device, count=len(lost))
+        except OSError as error:
+            raise HostError(f"cannot put links back on bridge {bridge.device}: {error}") from error
+
+    def _watch_links(self) -> None:
+        """A bridge that somebody deletes is made again, with what was on it."""
+        if self._end_watch is None:
+            try:
+                self._end_watch = self._kernel.watch_links(self._link_gone)
+            except OSError as error:
+                log.warning("links.unwatched", error=str(error))
+
+    def _link_gone(self, name: str) -> None:
+        for bridge in self._bridges.values():
+            if bridge.made and name in (bridge.device, ""):
+                self._tasks.spawn(self._restore(bridge), name=f"bridge {bridge.device}")
+
+    async def _restore(self, bridge: _Bridge) -> None:
+        async with bridge.lock:
+            try:
+                if not bridge.made or bridge.device in await self._kernel.links():
+                    return
+                await self._make_device(bridge)
+                await self._put_back_links(bridge)
+                log.warning("bridge.restored", device=bridge.device)
+            except (OSError, HostError) as error:
+                bridge.made = False  # the next container on it tries again
+                log.error("bridge.not_restored", device=bridge.device, reason=str(error))
 
     async def _forget_flows(self, endpoint: Endpoint) -> None:
         """Once its ports lead elsewhere than before.

@@ -5,6 +5,7 @@ Source: moby ``libnetwork/ipams/defaultipam``, ``libnetwork/network.go`` (``ipam
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 from collections.abc import Collection, Iterable, Sequence
@@ -106,6 +107,17 @@ def choose(
 def network_versions(network: Network) -> list[int]:
     """The address families that a network has: 4, 6."""
     return [version for version, enabled in ((4, network.EnableIPv4), (6, network.EnableIPv6)) if enabled]
+
+
+def nameservers(resolv_conf: str) -> list[IPNetwork]:
+    """The servers that resolv.conf(5) names, as subnets of one address: one on a container's network would be out of reach."""
+    found: list[IPNetwork] = []
+    for line in resolv_conf.splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"] and len(words) > 1:
+            with contextlib.suppress(ValueError):
+                found.append(ipaddress.ip_network(words[1].partition("%")[0]))
+    return found
 
 
 def overlapping(subnet: IPNetwork, others: Iterable[IPNetwork]) -> bool:

@@ -22,6 +22,7 @@ from runtime.kernel.network import (
     AddDefaultRoute,
     AddDummy,
     AddMarkRule,
+    AddPort,
     AddRoute,
     AddSublink,
     AddVeth,
@@ -129,6 +130,10 @@ async def test_names_in_a_set_are_read(host: Host) -> None:
 
 async def test_ports_of_a_bridge_are_kept_apart(host: Host) -> None:
     await host.apply(BRIDGE, host.pair(), SetReflecting("veth0000007", isolated=True))
+    await host.apply(DeleteLink("br7"))
+    for _ in range(2):
+        await host.apply(BRIDGE, AddPort("veth0000007", "br7"))
+    assert (await host.kernel.links())["veth0000007"] == Link("veth0000007", "br7", "veth")
     with pytest.raises(OSError, match=r".+"):
         await host.apply(SetReflecting("veth0000008"))
 

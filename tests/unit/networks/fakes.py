@@ -20,6 +20,7 @@ from runtime.kernel.network import (
     AddDefaultRoute,
     AddDummy,
     AddMarkRule,
+    AddPort,
     AddRoute,
     AddSublink,
     AddVeth,
@@ -261,7 +262,7 @@ class RecordingKernel:
             if change.link not in here:
                 raise _error(errno.ENODEV, change.link)
             here[change.link].isolated = change.isolated
-        elif isinstance(change, SetPort):
+        elif isinstance(change, SetPort | AddPort):
             if change.bridge not in here or change.link not in here:
                 raise _error(errno.ENODEV, f"{change}")
             here[change.link].bridge, here[change.link].up = change.bridge, True

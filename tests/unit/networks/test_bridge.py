@@ -235,6 +235,12 @@ async def test_a_subnet_the_host_routes_is_passed_over_but_not_by_the_bridge_its
     assert (network.Pools[0].Subnet, network.Pools[0].Gateway, network.Settled) == ("172.18.0.0/16", "172.18.0.1", True)
 
 
+async def test_a_nameserver_of_the_host_is_on_no_network(kernel: RecordingKernel, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("search x\nnameserver 172.17.255.3\nnameserver fe80::1%eth0\nnameserver\n")
+    driver = BridgeDriver(kernel, tmp_path, resolv_conf=tmp_path / "resolv.conf")
+    assert (await settled(driver)).Pools[0].Subnet == "172.18.0.0/16"
+
+
 async def test_the_next_daemon_keeps_what_runs_and_takes_away_what_does_not(
     kernel: RecordingKernel, tmp_path: Path
 ) -> None:
@@ -358,3 +364,29 @@ async def test_no_note_can_be_written_and_the_table_says_so_alone(kernel: Record
     for _ in range(2):
         await BridgeDriver(kernel, run).create(network)
         assert FORWARDING in kernel.rules
+
+
+async def test_a_bridge_that_somebody_deletes_is_back_with_what_was_on_it(
+    kernel: RecordingKernel, driver: BridgeDriver, tmp_path: Path
+) -> None:
+    network = await settled(driver)
+    await driver.create(network)
+    endpoint = await driver.reserve(network, request())
+    await driver.attach(network, endpoint, INSIDE, default_route=True)
+    before = set(kernel.devices[""])
+    for _ in range(2):
+        await kernel.apply(Batch((DeleteLink("br7"),)))
+        await until(lambda: kernel.devices[""][endpoint.Link].bridge == "br7", what="the bridge back")
+    assert kernel.devices[""]["br7"].addresses == [interface("172.17.0.1/16")]
+    driver.close()
+    await kernel.apply(Batch((DeleteLink("br7"),)))
+    after = BridgeDriver(kernel, tmp_path)  # so too while no daemon looked
+    after.adopt(network, endpoint)
+    await after.reconcile(network, [endpoint])
+    assert kernel.devices[""][endpoint.Link].bridge == "br7"
+    await after.detach(network, endpoint, INSIDE)
+    await after.release(network, endpoint)
+    await after.remove(network)
+    assert set(kernel.devices[""]) == before - {"br7", endpoint.Link}
+    after.close()
+    assert kernel.link_watchers == []

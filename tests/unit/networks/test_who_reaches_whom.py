@@ -381,3 +381,11 @@ async def test_a_chain_of_others_that_drops_is_told_with_its_mending(host: Host)
         assert is_out_of_reach(sender, (web.address(4), PORT), web.place)
         reached(inner, (WORLD4, 9), host.world, port=9)
     assert "inet other" in nft.run("list tables")
+
+
+async def test_a_bridge_that_somebody_deletes_is_back(host: Host) -> None:
+    web = await host.container(await host.network(), PortRequest("udp", PORT, "", (5300,)))
+    sh("ip link del br1")
+    for here, anywhere in ((HOST4, "0.0.0.0"), (HOST6, "::")):
+        with host.world.udp(anywhere) as sender:
+            await asyncio.to_thread(reached, sender, (here, 5300), web.place)
