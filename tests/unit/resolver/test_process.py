@@ -97,6 +97,30 @@ async def test_a_name_is_found_in_any_case_by_udp_and_tcp_until_it_goes(resolver
     assert rcode(await asyncio.to_thread(ask, pid, "web")) == 2
 
 
+async def test_many_questions_of_one_connection_are_all_answered_though_it_says_no_more(
+    resolver: ResolverProcess, pid: int
+) -> None:
+    with NameServer(pid, lambda asked, tcp: answer(asked, ["10.0.0.1"])) as server:
+        await resolver.tell(NET, PutHolder("n1", WEB), asker(pid, Upstream(server.address, port=server.port)))
+        messages = [
+            question("web" if number % 10 else f"x{number}.example.com", identifier=number) for number in range(500)
+        ]
+
+        def exchange() -> list[bytes]:
+            with places.socket_in(pid, socket.SOCK_STREAM) as made:
+                made.connect(places.RESOLVER)
+                made.sendall(b"".join(len(each).to_bytes(2, "big") + each for each in messages))
+                made.shutdown(socket.SHUT_WR)
+                stream, found = made.makefile("rb"), []
+                while length := stream.read(2):
+                    found.append(stream.read(int.from_bytes(length, "big")))
+                return found
+
+        found = await asyncio.to_thread(exchange)
+    assert {int.from_bytes(each[:2], "big") for each in found} == set(range(500))
+    assert all(addresses(each) for each in found)
+
+
 async def test_a_container_may_serve_port_53_itself(resolver: ResolverProcess, pid: int) -> None:
     await resolver.tell(NET, PutHolder("n1", WEB), asker(pid))
     with places.socket_in(pid) as udp, places.socket_in(pid, socket.SOCK_STREAM) as tcp:
