@@ -29,6 +29,7 @@ from worker.membership.description import describe
 from worker.membership.host import Host
 from worker.membership.node import Node
 from worker.membership.zygote import Zygote
+from worker.network.host import HostOverlays
 
 WARM_AFTER_S = 0.1
 """So long after the API answers, what it did not need is made ready (see ``_warm``): its first request comes first, `swarm
@@ -52,6 +53,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         loop.add_signal_handler(number, stop.set)
     state, run = Path(options.state), Path(options.run)
     labels = dict(label.partition("=")[::2] for label in options.label)
+    overlays = HostOverlays(run)
     try:
         engine = Engine(
             state=state / "engine",
@@ -62,14 +64,18 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
             default_address_pools=options.default_address_pool,
             insecure_registries=options.insecure_registry,
             mirrors=options.registry_mirror,
+            network_drivers=overlays.drivers,
+            ways_out=overlays.ways_out,
         )
         await engine.open()
+        await overlays.open()
     except (EngineError, ImagesError) as error:
         raise StartError(str(error)) from error
     executor = EngineExecutor(
         engine,
         run_dir=run / "payloads",
-        node=lambda: NodeFacts(node.info().node_id, socket.gethostname(), "linux", platform.machine()),
+        node=lambda: _node_facts(node),
+        networks=overlays.networks_of(engine),
     )
     await executor.open()
     node = Node(
@@ -108,6 +114,7 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
         await server.close()
         await node.close()
         await executor.close()
+        await overlays.close()
         await engine.close()
 
 
@@ -115,6 +122,11 @@ async def _begin_anew_when_threads_were_refused(zygote: Zygote) -> None:
     """Containers run on meanwhile, as with every end of the daemon."""
     await threads_were_refused()
     begin_anew("the system refused this process threads: gRPC cannot be relied upon any more", zygote)
+
+
+def _node_facts(node: Node) -> NodeFacts:
+    info = node.info()
+    return NodeFacts(info.node_id, socket.gethostname(), "linux", platform.machine(), info.data_path_addr)
 
 
 async def _warm(zygote: Zygote, engine: Engine) -> None:

@@ -328,7 +328,6 @@ class NetworkPeer(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     NODE_ADDR_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
-    ALIASES_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"<network ID>.<task ID>" """
@@ -346,10 +345,6 @@ class NetworkPeer(_message.Message):
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """CIDR form, one an address family. On the routing mesh's network they are its node's."""
 
-    @_builtins.property
-    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names on this network that its spec gives it beside the service's."""
-
     def __init__(
         self,
         *,
@@ -361,12 +356,11 @@ class NetworkPeer(_message.Message):
         node_id: _builtins.str = ...,
         node_addr: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
-        aliases: _abc.Iterable[_builtins.str] | None = ...,
         ready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "aliases", b"aliases", "id", b"id", "name", b"name", "network_id", b"network_id", "node_addr", b"node_addr", "node_id", b"node_id", "ready", b"ready", "service_id", b"service_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "id", b"id", "name", b"name", "network_id", b"network_id", "node_addr", b"node_addr", "node_id", b"node_id", "ready", b"ready", "service_id", b"service_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from api.engine_routes.context import EngineContext
 from api.lenient import convert
 from api.requests import filters_of, flag, json_body, json_response, no_content
-from api.swarm_routes.networks import OVERLAY, SCOPE, ClusterNetworks
+from api.swarm_routes.networks import OVERLAY, SCOPE, SwarmNetworks
 from api.versions import APIVersion, version_of
 from runtime.errors import NetworkNotFoundError
 from runtime.network_types import NetworkCreateRequest, NetworkCreateResponse, NetworkPruneReport, NetworkResource
@@ -24,7 +24,7 @@ class NetworkRoutes:
 
     def __init__(self, context: EngineContext) -> None:
         self._engine, self._operations = context.engine, context.operations
-        self._cluster = ClusterNetworks(context.member)
+        self._cluster = SwarmNetworks(context.member)
 
     def routes(self) -> list[web.RouteDef]:
         return [

@@ -36,7 +36,7 @@ LIST_TIMEOUT_S = 5.0
 _IN_USE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
 
 
-class ClusterNetworks:
+class SwarmNetworks:
     """What a manager says of the cluster's networks; of a host that runs none, nothing is there.
 
     What a manager refuses is raised as gRPC's error, which ``api.errors`` knows.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from aiohttp import web
 
-from api.errors import BadRequestError
+from api.errors import BadRequestError, ForbiddenError
 from api.json_codec import decode_json, encode_json
 from api.requests import auth_header, json_response, read_body
 from api.swarm_routes.context import (
@@ -22,6 +22,7 @@ from api.swarm_routes.context import (
     read_message,
     read_version,
 )
+from api.swarm_routes.networks import SCOPE
 from api.swarm_routes.parts import Part, PartCache, send_list
 from proto.control_pb2 import (
     CreateServiceRequest,
@@ -137,13 +138,21 @@ def _status_text(status: ServiceStatus) -> bytes:
 
 
 def engine_network_name(engine: Engine) -> NetworkName:
-    """Names networks of this host's engine."""
+    """Names the networks that every host has; those of the cluster are the managers' to find, and others are refused."""
 
     def name(ref: str) -> str | None:
         try:
-            return engine.networks.inspect(ref).Name
+            found = engine.networks.inspect(ref)
         except EngineError:
             return None
+        if found.Scope == SCOPE:
+            return None
+        if not engine.networks.is_predefined(found.Name):
+            raise ForbiddenError(
+                f"The network {found.Name} cannot be used with services. Only networks scoped to the swarm can be used, "
+                "such as those created with the overlay driver."
+            )
+        return found.Name
 
     return name
 

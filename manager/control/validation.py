@@ -20,7 +20,6 @@ from manager.model.constraints import ConstraintError
 from manager.model.constraints import parse as parse_constraints
 from manager.model.defaults import PROGRESS_DEADLINE_LABEL, progress_deadline_s
 from manager.model.modes import mode_of
-from manager.model.networks import PREDEFINED_NETWORKS, is_of_the_node
 from proto.objects_pb2 import Cluster
 from proto.specs_pb2 import (
     ClusterSpec,
@@ -136,7 +135,6 @@ def _task_spec(spec: TaskSpec) -> None:
         )
     _restart_policy(spec.restart_policy)
     _placement(spec)
-    _networks([attachment.target for attachment in spec.networks])
     _runtime(spec)
     _container_spec(spec.container_spec)
 
@@ -182,15 +180,6 @@ def _placement(spec: TaskSpec) -> None:
         raise InvalidArgumentError(
             f"too many placement preferences: {len(spec.placement.preferences)}, at most {PREFERENCES_MAX}"
         )
-
-
-def _networks(targets: Iterable[str]) -> None:
-    for target in targets:
-        if not is_of_the_node(target):
-            raise UnimplementedError(
-                f"network {target} cannot be used: overlay networks are not served yet, "
-                f"services attach to {', '.join(sorted(PREDEFINED_NETWORKS))}"
-            )
 
 
 def _endpoint_spec(spec: EndpointSpec) -> None:

@@ -170,8 +170,6 @@ class Members:
         node = self._view.nodes.get(task.node_id)
         if node is None:
             return
-        version = self._view.spec_versions.of(task.service_id, task.spec_version)
-        aliases = {each.target: each.aliases for each in cluster_networks(version.spec)} if version is not None else {}
         told = NetworkPeer(
             task_id=task.id,
             service_id=task.service_id,
@@ -182,10 +180,10 @@ class Members:
         )
         for attachment in task.networks_attachments:
             if not is_of_the_node(attachment.network_id):
-                yield _on(told, attachment.network_id, attachment.addresses, aliases.get(attachment.network_id, ()))
+                yield _on(told, attachment.network_id, attachment.addresses)
         mesh = self._mesh_of(service) if service is not None else ""
         if mesh and node.ingress.network_id == mesh:
-            yield _on(told, mesh, node.ingress.addresses, ())
+            yield _on(told, mesh, node.ingress.addresses)
 
     def _mesh_of(self, service: Service) -> str:
         if not _publishes(service):
@@ -198,12 +196,11 @@ def key_of(entry: Entry) -> tuple[Kind[Network], str]:
     return NETWORKS, entry[0]
 
 
-def _on(told: NetworkPeer, network_id: str, addresses: Iterable[str], aliases: Iterable[str]) -> NetworkPeer:
+def _on(told: NetworkPeer, network_id: str, addresses: Iterable[str]) -> NetworkPeer:
     peer = NetworkPeer()
     peer.CopyFrom(told)
     peer.id, peer.network_id = f"{network_id}.{told.task_id}", network_id
     peer.addresses.extend(addresses)
-    peer.aliases.extend(aliases)
     return peer
 
 

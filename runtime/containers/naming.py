@@ -143,7 +143,7 @@ class Naming:
         wanted = container.record.networks() if wanted is None else wanted
         places = []
         for name, endpoint in endpoints.items():
-            if serves_names(name, endpoint):
+            if serves_names(name, endpoint) and not self._networks.is_way_out(name):
                 settings = wanted.get(name)
                 wished = (settings.Links if settings else None) or ()
                 holder = Holder(

@@ -214,6 +214,32 @@ class Networks:
             raise
         return network
 
+    async def put(self, network: Network) -> None:
+        """A network that was decided elsewhere, as it is by now, under its own ID; settled. Nothing changes if it is so.
+
+        Raises:
+            ConflictError: another one here has its name.
+            HostError: it cannot be made, or the table not be saved.
+        """
+        async with self._lock:
+            found = self._table.get(network.Name)
+            if found is not None and found.ID != network.ID:
+                raise ConflictError(
+                    f"network {network.Name} ({network.ID[:12]}) cannot be on this node: another network of this host has "
+                    f"that name ({found.ID[:12]})"
+                )
+            if found != network:
+                await self._save({**self._table, network.Name: network})
+            await self._driver(network).create(network)
+
+    async def drop(self, network_id: str) -> None:
+        """Take away a network that was put. Idempotent. Raises ForbiddenError: somebody is on it; HostError."""
+        async with self._lock:
+            network = next((each for each in self._table.values() if network_id == each.ID), None)
+            if network is not None:
+                self._refuse_in_use(network)
+                await self._take_away(network)
+
     async def remove(self, ref: str) -> None:
         """Take a network of the user's away, for good.
 
@@ -282,6 +308,10 @@ class Networks:
     def resolve(self, ref: str) -> str:
         """Name of a network by name, ID or unique ID prefix. Raises NetworkNotFoundError."""
         return self._get(ref).Name
+
+    def is_predefined(self, name: str) -> bool:
+        """Whether every host has a network of its own of that name."""
+        return name in self._predefined
 
     def find(self, ref: str) -> Network:
         """A network by name, ID or unique ID prefix. Raises NetworkNotFoundError."""

@@ -15,13 +15,12 @@ from proto.objects_pb2 import Config, Secret
 from proto.specs_pb2 import ConfigReference, SecretReference
 from runtime.types import ContainerConfig, ExecConfig, HostConfig
 from tests.support_images import BUSYBOX_TAG
+from tests.unit.agent.engines import engine_executor
 from tests.unit.agent.fakes import FakeExecutor
 from tests.unit.dispatcher.support import make_spec_version, make_task
 from tests.unit.engine.conftest import bench, network_namespace  # noqa: F401 - fixtures
 from tests.unit.engine.support import Bench
-from worker.agent.container_spec import NodeFacts
 from worker.agent.contents import Contents
-from worker.agent.engine_executor import EngineExecutor
 from worker.agent.executor import Assignment, ContainerPhase, Executor, ExecutorError, Observation
 
 DEADLINE_S = 30.0
@@ -47,7 +46,7 @@ async def reopen(host: Bench | None, memory: Path) -> AsyncIterator[Reopen]:
         if host is None:
             opened.append(FakeExecutor(rows))
             return opened[-1]
-        executor = EngineExecutor(host.engine, run_dir=memory, node=lambda: NodeFacts("n1", "host"))
+        executor = engine_executor(host.engine, memory)
         await executor.open()
         opened.append(executor)
         return executor
@@ -110,7 +109,7 @@ async def test_a_container_lives_and_goes(reopen: Reopen) -> None:
 
 @pytest.mark.root
 async def test_a_label_that_no_task_can_have_makes_no_container_a_tasks(bench: Bench, memory: Path) -> None:  # noqa: F811
-    executor = EngineExecutor(bench.engine, run_dir=memory / "payloads", node=lambda: NodeFacts("n1", "host"))
+    executor = engine_executor(bench.engine, memory / "payloads")
     await executor.open()
     for label in ("../kept", ""):
         labels = {"com.docker.swarm.task.id": label}
@@ -213,7 +212,7 @@ async def test_a_container_sees_its_secrets_in_memory(bench: Bench, memory: Path
     spec.env.append("SLOT={{.Task.Slot}}")
     spec.hostname = "{{.Node.Hostname}}-{{.Task.Slot}}"
     assignment = Assignment(bare.task, bare.spec_version, Contents(secret, config))
-    executor = EngineExecutor(bench.engine, run_dir=memory, node=lambda: NodeFacts("n1", "host"))
+    executor = engine_executor(bench.engine, memory)
     await executor.open()
     await executor.prepare(assignment)
     await executor.start(assignment)
@@ -237,7 +236,7 @@ async def test_what_this_host_cannot_give_rejects_with_the_engine_s_words(
     bench: Bench,  # noqa: F811 - fixture
     memory: Path,
 ) -> None:
-    executor = EngineExecutor(bench.engine, run_dir=memory, node=lambda: NodeFacts("n1", "host"))
+    executor = engine_executor(bench.engine, memory)
     await executor.open()
     assignment = make_assignment()
     template = assignment.spec_version.spec.task_template

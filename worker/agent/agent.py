@@ -142,6 +142,8 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 writing = group.create_task(self._file.run(), name="agent file")
+                if contents.keys():  # else nothing is known: what there is stays as it is
+                    self._executor.replace_networks(contents)
                 for task in contents.tasks.values():
                     self._take_up(task, statuses.get(task.id))
                 log.info("agent.started", node_id=self._node_id, tasks=len(contents.tasks))
@@ -289,8 +291,10 @@ class Agent:
         contents = self._assignments.contents
         if applied.complete:
             self._file.replace(contents)
+            self._executor.replace_networks(contents)
         else:
             self._file.put_changes(applied.changes)
+            self._executor.change_networks(contents, applied.changes)
         for task_id in applied.changed:
             self._take_up(contents.tasks[task_id], None)
         for task_id in applied.removed:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from base.gotemplate.faults import TemplateError
 from base.gotemplate.values import Budget, Function, Labels
 from base.json_text import read_json
-from proto.objects_pb2 import Task
+from proto.objects_pb2 import Network, Task
 from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
 from proto.specs_pb2 import Mount as MountSpec
 from runtime.images import RegistryAuth
@@ -23,10 +23,13 @@ from runtime.types import (
     TASK_ID_LABEL,
     BindOptions,
     ContainerConfig,
+    EndpointIPAMConfig,
+    EndpointSettings,
     HealthConfig,
     HostConfig,
     LogConfig,
     Mount,
+    NetworkingConfig,
     PortBinding,
     TmpfsOptions,
     Ulimit,
@@ -43,12 +46,13 @@ NETWORK_MODES = ("bridge", "host", "none")
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
-    """What templates may ask about the node."""
+    """What templates may ask about the node, and where it takes packets of networks ("": not known yet)."""
 
     id: str
     hostname: str = ""
     os: str = "linux"
     architecture: str = "x86_64"
+    data_path_addr: str = ""
 
 
 class ContainerPlan(msgspec.Struct, frozen=True):
@@ -58,11 +62,15 @@ class ContainerPlan(msgspec.Struct, frozen=True):
         name: ``<service>.<slot or node ID>.<task ID>``.
         config: with ``Image`` as the service names it.
         host: without the mounts of secrets and configs.
+        networking: the endpoints on the cluster's networks; None when the network mode says all.
+        networks: the cluster's networks that it is on.
     """
 
     name: str
     config: ContainerConfig
     host: HostConfig
+    networking: NetworkingConfig | None = None
+    networks: tuple[Network, ...] = ()
 
 
 def task_name(assignment: Assignment) -> str:
@@ -128,7 +136,9 @@ def plan_container(assignment: Assignment, node: NodeFacts) -> ContainerPlan:
         Healthcheck=_healthcheck(spec),
         ExposedPorts={port: {} for port in ports} or None,
     )
-    return ContainerPlan(task_name(assignment), config, _host_config(assignment, templates, ports))
+    mode, networking, networks = _plan_networks(assignment)
+    host = _host_config(assignment, templates, ports, mode)
+    return ContainerPlan(task_name(assignment), config, host, networking, networks)
 
 
 def expand_env(assignment: Assignment, templates: Templates) -> list[str]:
@@ -145,7 +155,7 @@ def expand_env(assignment: Assignment, templates: Templates) -> list[str]:
 
 
 def _host_config(
-    assignment: Assignment, templates: Templates, ports: dict[str, list[PortBinding] | None]
+    assignment: Assignment, templates: Templates, ports: dict[str, list[PortBinding] | None], mode: str
 ) -> HostConfig:
     template = assignment.spec_version.spec.task_template
     spec, resources = template.container_spec, template.resources
@@ -153,7 +163,7 @@ def _host_config(
     log_driver = template.log_driver if template.HasField("log_driver") else assignment.task.log_driver
     dns = spec.dns_config if spec.HasField("dns_config") else DNSConfig()
     return HostConfig(
-        NetworkMode=_network_mode(assignment),
+        NetworkMode=mode,
         PortBindings=ports or None,
         LogConfig=LogConfig(Type=log_driver.name, Config=dict(log_driver.options) or None),
         Mounts=[_mount(mount, templates) for mount in spec.mounts] or None,
@@ -222,15 +232,34 @@ def _host_ports(assignment: Assignment) -> dict[str, list[PortBinding] | None]:
     return ports
 
 
-def _network_mode(assignment: Assignment) -> str:
+def _plan_networks(assignment: Assignment) -> tuple[str, NetworkingConfig | None, tuple[Network, ...]]:
+    """The container's network mode, its endpoints on the cluster's networks, and these. Raises ExecutorError."""
     spec = assignment.spec_version.spec
     targets = [network.target for network in (spec.task_template.networks or spec.networks)]
-    unknown = [target for target in targets if target not in NETWORK_MODES]
-    if unknown:
-        raise ExecutorError(f"network {unknown[0]} not found")
-    if len(targets) > 1:
-        raise ExecutorError(f"a task cannot be on several of a node's own networks: {', '.join(targets)}")
-    return targets[0] if targets else "bridge"
+    own = [target for target in targets if target in NETWORK_MODES]
+    addresses = {each.network_id: each.addresses for each in assignment.task.networks_attachments}
+    known = assignment.needed.of(Network)
+    networks = []
+    for target in targets:
+        if target in NETWORK_MODES:
+            continue
+        if target not in known or target not in addresses:
+            raise ExecutorError(f"network {target} not found")
+        networks.append(known[target])
+    if len(own) > 1 or (networks and own and own != ["bridge"]):
+        raise ExecutorError(f"a task cannot be on these networks at once: {', '.join(targets)}")
+    if not networks:
+        return own[0] if own else "bridge", None, ()
+    endpoints: dict[str, EndpointSettings | None] = {each.spec.name: _endpoint(addresses[each.id]) for each in networks}
+    endpoints.update(dict.fromkeys(own, EndpointSettings()))
+    return networks[0].spec.name, NetworkingConfig(EndpointsConfig=endpoints), tuple(networks)
+
+
+def _endpoint(addresses: Iterable[str]) -> EndpointSettings:
+    """With the addresses that the managers gave, CIDR form, one an address family. Its names are the service's affair."""
+    plain = [address.partition("/")[0] for address in addresses]
+    v4, v6 = (next((each for each in plain if (":" in each) == is_v6), "") for is_v6 in (False, True))
+    return EndpointSettings(IPAMConfig=EndpointIPAMConfig(IPv4Address=v4, IPv6Address=v6))
 
 
 def _mount(mount: MountSpec, templates: Templates) -> Mount:

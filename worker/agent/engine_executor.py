@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from proto.objects_pb2 import NetworkAttachment
+from proto.dispatcher_pb2 import AssignmentChange, NetworkPeer, NetworkService
+from proto.objects_pb2 import Network, NetworkAttachment
 from proto.specs_pb2 import PortConfig, PortProtocol, PublishMode
 from runtime.engine import Engine
 from runtime.errors import EngineError, NameConflictError, NotFoundError, NotModifiedError
@@ -19,10 +20,11 @@ from runtime.events import EventMessage
 from runtime.images import ImagesError
 from runtime.types import TASK_ID_LABEL, ContainerJSON, Mount
 from worker.agent.container_spec import ContainerPlan, NodeFacts, plan_container, registry_auth
-from worker.agent.contents import is_object_id
+from worker.agent.contents import Contents, M, is_object_id, kind_of
 from worker.agent.executor import Assignment, ContainerPhase, ExecutorError, Health, Observation
 from worker.agent.images import ImagePuller
 from worker.agent.payloads import PayloadFolder, plan_files
+from worker.network.members import ClusterNetworks
 
 log = structlog.get_logger(__name__)
 
@@ -43,16 +45,23 @@ class EngineExecutor:
     """``worker.agent.executor.Executor`` on a ``runtime.engine.Engine``. ``open`` before anything else."""
 
     def __init__(
-        self, engine: Engine, *, run_dir: Path, node: Callable[[], NodeFacts], starts_max: int = STARTS_MAX
+        self,
+        engine: Engine,
+        *,
+        run_dir: Path,
+        node: Callable[[], NodeFacts],
+        networks: ClusterNetworks,
+        starts_max: int = STARTS_MAX,
     ) -> None:
         """
         Args:
             engine: open already; stays the caller's.
             run_dir: for files of secrets and configs; made if need be, see ``PayloadFolder``.
             node: what templates may ask about this node, as it is now.
+            networks: the cluster's on this node; closed with this.
             starts_max: containers being created or started at once.
         """
-        self._engine, self._node = engine, node
+        self._engine, self._node, self._networks = engine, node, networks
         self._puller = ImagePuller(engine.images)
         self._payloads = PayloadFolder(run_dir)
         self._slots = asyncio.Semaphore(starts_max)
@@ -79,6 +88,7 @@ class EngineExecutor:
             self._forget()
             self._forget = None
         await self._puller.close()
+        await self._networks.close()
 
     # ------------------------------------------------------------ observing
 
@@ -117,6 +127,22 @@ class EngineExecutor:
 
     # ------------------------------------------------------------ doing
 
+    def replace_networks(self, contents: Contents) -> None:
+        """See ``Executor``."""
+        self._networks.replace(
+            contents.of(Network), contents.of(NetworkPeer).values(), contents.of(NetworkService).values()
+        )
+        self._networks.set_data_path(self._node().data_path_addr)
+
+    def change_networks(self, contents: Contents, changes: Sequence[AssignmentChange]) -> None:
+        """See ``Executor``."""
+        networks = _changed(Network, contents, changes)
+        peers, services = _changed(NetworkPeer, contents, changes), _changed(NetworkService, contents, changes)
+        if networks or peers or services:
+            self._networks.change(networks, peers, services)
+        if networks:
+            self._networks.set_data_path(self._node().data_path_addr)
+
     async def prepare(self, assignment: Assignment) -> None:
         """See ``Executor``."""
         task_id = assignment.task.id
@@ -129,12 +155,14 @@ class EngineExecutor:
         await self._puller.ensure(plan.config.Image, auth)
         mounts = await asyncio.to_thread(self._payloads.write, task_id, files)
         async with self._slots, _refusals(""):
+            for network in plan.networks:
+                await self._networks.ready(network)
             self._containers[task_id] = await self._create(task_id, plan, mounts)
 
     async def _create(self, task_id: str, plan: ContainerPlan, mounts: Sequence[Mount]) -> str:
         host = msgspec.structs.replace(plan.host, Mounts=[*(plan.host.Mounts or ()), *mounts] or None)
         try:
-            container_id, warnings = await self._engine.create(plan.config, host, name=plan.name)
+            container_id, warnings = await self._engine.create(plan.config, host, plan.networking, name=plan.name)
         except NameConflictError as error:
             found = self._engine.inspect(error.container_id)
             if (found.Config.Labels or {}).get(TASK_ID_LABEL) != task_id:
@@ -167,6 +195,12 @@ class EngineExecutor:
                 await self._engine.remove(summary.Id, force=True, volumes=True)
         self._containers.pop(task_id, None)
         await asyncio.to_thread(self._payloads.remove, task_id)
+
+
+def _changed(message: type[M], contents: Contents, changes: Sequence[AssignmentChange]) -> dict[str, M | None]:
+    """Objects of one kind that changed, as they are now, by ID."""
+    kind, objects = kind_of(message), contents.of(message)
+    return {each.id: objects.get(each.id) for each in changes if each.kind == kind}
 
 
 @asynccontextmanager

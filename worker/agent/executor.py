@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from proto.dispatcher_pb2 import AssignmentChange
 from proto.objects_pb2 import NetworkAttachment, SpecVersion, Task
 from proto.specs_pb2 import PortConfig
 from worker.agent.contents import Contents
@@ -92,6 +93,12 @@ class Executor(Protocol):
 
     def task_ids(self) -> Sequence[str]:
         """Every task that has a container here, also from before a restart."""
+
+    def replace_networks(self, contents: Contents) -> None:
+        """These networks and those who are on them are what the managers say, and no others."""
+
+    def change_networks(self, contents: Contents, changes: Sequence[AssignmentChange]) -> None:
+        """What of ``changes``, which are in ``contents``, is of networks and those who are on them, is new."""
 
     async def prepare(self, assignment: Assignment) -> None:
         """Have the image, the files and a created container. Idempotent.

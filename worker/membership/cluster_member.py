@@ -88,6 +88,7 @@ class SwarmInfo(msgspec.Struct, frozen=True):
     """The node's own part of `Swarm` in GET /info.
 
     Attributes:
+        data_path_addr: where it takes packets of networks; "" before it is known.
         control_available: a manager runs here and answers.
         remote_managers: as last told by the managers.
         error: why the state is ERROR, for people.
@@ -96,6 +97,7 @@ class SwarmInfo(msgspec.Struct, frozen=True):
     local_node_state: LocalNodeState
     node_id: str = ""
     node_addr: str = ""
+    data_path_addr: str = ""
     control_available: bool = False
     error: str = ""
     remote_managers: Sequence[ManagerAddress] = ()

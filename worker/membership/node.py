@@ -194,6 +194,7 @@ class Node:
             local_node_state=participation.local_node_state,
             node_id=state.node_id,
             node_addr=split_host_port(state.advertise_addr)[0],
+            data_path_addr=state.data_path_addr or split_host_port(state.advertise_addr)[0],
             control_available=participation.control_available,
             error=participation.error or participation.manager_failure or participation.session_error,
             remote_managers=list(state.managers),

@@ -117,7 +117,10 @@ class OverlayDriver:
             raise InvalidParameterError(f"network {network.Name} cannot publish ports: an overlay has no way out")
         return endpoint
 
-    async def detach(self, network: Network, endpoint: Endpoint) -> None:
+    async def detach(self, network: Network, endpoint: Endpoint, namespace: str) -> None:
+        await self._leave(network, endpoint)
+
+    async def _leave(self, network: Network, endpoint: Endpoint) -> None:
         local = self._local(endpoint)
         try:
             await self._overlays.leave(NetworkID(network.ID), local)
@@ -126,7 +129,7 @@ class OverlayDriver:
             raise HostError(f"cannot take {endpoint.Interface} off network {network.Name}: {error}") from error
 
     async def release(self, network: Network, endpoint: Endpoint) -> None:
-        await self.detach(network, endpoint)
+        await self._leave(network, endpoint)
         taken = self._taken.get(network.ID, {})
         for interface in endpoint.interfaces():
             if taken.get(interface.ip) == endpoint.ID:

@@ -53,9 +53,10 @@ class Overlays:
 
     Args:
         run: namespaces are kept below it, in ``overlays``; what is there outlives the daemon and goes with a reboot.
+        node: None while this node does not know its own data path; until ``set_node`` all stays as it is.
     """
 
-    def __init__(self, kernel: KernelNetwork, run: Path, node: DataPath) -> None:
+    def __init__(self, kernel: KernelNetwork, run: Path, node: DataPath | None = None) -> None:
         self._kernel, self._folder, self._node = kernel, run / "overlays", node
         self._overlays: dict[NetworkID, _Overlay] = {}
         self._tasks = OwnedTasks()
@@ -147,6 +148,8 @@ class Overlays:
         async with overlay.lock:
             if overlay.network is None:
                 raise HostError(f"network {network_id} is not known on this node")
+            if self._node is None:
+                raise HostError("this node has no data-path address yet")
             if overlay.network.encrypted:
                 raise HostError(
                     f"network {network_id} is encrypted, and this node cannot encrypt: nothing is sent in clear"
@@ -155,7 +158,7 @@ class Overlays:
             overlay.balances.note_here(endpoint.addresses, here=True)
             try:
                 if not overlay.is_known:
-                    await self._bring_up(overlay, overlay.network)
+                    await self._bring_up(overlay, overlay.network, self._node)
                 devices, mtu = overlay.devices, self._node.mtu_of(overlay.network)
                 await self._kernel.apply(
                     Batch(
@@ -239,16 +242,16 @@ class Overlays:
         async with overlay.lock:
             if not overlay.local:
                 await self._take_down(overlay)
-            elif overlay.network is None:  # told of no more, or not yet
+            elif overlay.network is None or self._node is None:  # told of no more, or not yet
                 return
             elif overlay.is_known:
-                await self._bring_forward(overlay)
+                await self._bring_forward(overlay, self._node)
             else:
-                await self._bring_up(overlay, overlay.network)
+                await self._bring_up(overlay, overlay.network, self._node)
 
-    async def _bring_up(self, overlay: _Overlay, network: OverlayNetwork) -> None:
+    async def _bring_up(self, overlay: _Overlay, network: OverlayNetwork, node: DataPath) -> None:
         """All of it: what there is, is read and compared."""
-        node, devices = self._node, overlay.devices
+        devices = overlay.devices
         overlay.is_made = overlay.is_known = True  # not at the end: what is heard of meanwhile counts
         await self._kernel.keep_namespace(devices.namespace)
         await self._kernel.set_sysctls(plan.SYSCTLS, devices.namespace)
@@ -271,7 +274,7 @@ class Overlays:
         await overlay.balances.bring_forward(self._kernel, overlay.local.values())
         log.info("overlay.applied", network_id=network.id, vni=network.vni, changes=len(changes), peers=len(wanted))
 
-    async def _bring_forward(self, overlay: _Overlay) -> None:
+    async def _bring_forward(self, overlay: _Overlay, node: DataPath) -> None:
         """What was told since the last pass."""
         touched, overlay.touched = overlay.touched, set()
         wanted = {address: overlay.peers.get(address) for address in touched}
@@ -279,7 +282,7 @@ class Overlays:
         changes = [
             change
             for address, peer in wanted.items()
-            for change in plan.peer_changes(self._node, device, overlay.applied.get(address), peer)
+            for change in plan.peer_changes(node, device, overlay.applied.get(address), peer)
         ]
         if changes:
             await self._kernel.apply(Batch(tuple(changes), overlay.devices.namespace))

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from proto.dispatcher_pb2 import AssignmentChange
 from proto.objects_pb2 import NetworkAttachment, Secret
+from worker.agent.contents import Contents
 from worker.agent.executor import Assignment, ContainerPhase, ExecutorError, Health, Observation
 
 _pids = itertools.count(1000)
@@ -38,6 +40,7 @@ class FakeExecutor:
         self.fail_stop = 0
         self.fail_remove = 0
         self.healthcheck = False
+        self.networks_told = 0
         self.starts_now = self.starts_most = 0
         self._callbacks: list[Callable[[str], None]] = []
 
@@ -52,6 +55,12 @@ class FakeExecutor:
 
     def task_ids(self) -> Sequence[str]:
         return list(self.containers)
+
+    def replace_networks(self, contents: Contents) -> None:
+        self.networks_told += 1
+
+    def change_networks(self, contents: Contents, changes: Sequence[AssignmentChange]) -> None:
+        self.networks_told += 1
 
     async def prepare(self, assignment: Assignment) -> None:
         task_id = assignment.task.id

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from proto.objects_pb2 import Config, Secret
+from proto.objects_pb2 import Config, Network, NetworkAttachment, Secret
 from proto.specs_pb2 import (
     ConfigReference,
     GenericResource,
@@ -21,7 +22,7 @@ from proto.specs_pb2 import (
     Ulimit,
 )
 from proto.specs_pb2 import Mount as MountSpec
-from runtime.types import LogConfig, PortBinding
+from runtime.types import EndpointIPAMConfig, LogConfig, PortBinding
 from tests.unit.dispatcher.support import make_spec_version, make_task
 from worker.agent.container_spec import NodeFacts, plan_container, registry_auth
 from worker.agent.contents import Contents
@@ -138,6 +139,30 @@ def test_networks() -> None:
     assert plan_container(assignment, NODE).host.NetworkMode == "host"
     networks[0].target = "overlay1"
     with pytest.raises(ExecutorError, match="network overlay1 not found"):
+        plan_container(assignment, NODE)
+
+
+def test_networks_of_the_cluster_come_with_the_addresses_that_it_gave() -> None:
+    assignment = make_assignment()
+    front = Network(id="n1")
+    front.spec.name = "front"
+    networks = assignment.spec_version.spec.task_template.networks
+    networks.extend([NetworkAttachmentConfig(target="n1", aliases=["shop"]), NetworkAttachmentConfig(target="bridge")])
+    assignment.task.networks_attachments.append(
+        NetworkAttachment(network_id="n1", addresses=["10.0.1.5/24", "fd00::5/64"])
+    )
+    assignment = replace(assignment, needed=Contents(front))
+    plan = plan_container(assignment, NODE)
+    assert (plan.host.NetworkMode, plan.networks) == ("front", (front,))
+    assert plan.networking is not None
+    endpoints = plan.networking.EndpointsConfig or {}
+    assert set(endpoints) == {"front", "bridge"}
+    front_endpoint = endpoints["front"]
+    assert front_endpoint is not None
+    assert front_endpoint.IPAMConfig == EndpointIPAMConfig(IPv4Address="10.0.1.5", IPv6Address="fd00::5")
+    assert front_endpoint.Aliases is None  # they are names of the service's virtual IP
+    networks[1].target = "host"
+    with pytest.raises(ExecutorError, match="a task cannot be on these networks at once: n1, host"):
         plan_container(assignment, NODE)
 
 

@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
 
 from api import engine_routes
 from api.application import build
 from api.engine_routes.context import EngineContext
+from api.errors import ForbiddenError
+from api.swarm_routes import engine_network_name
 from base.tasks import OwnedTasks
 from manager.control.networks import ingress_network
 from proto.objects_pb2 import Cluster
@@ -24,10 +27,15 @@ from tests.unit.networks.fakes import RecordingKernel
 VNI = "com.docker.network.driver.overlay.vxlanid_list"
 
 
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
 @pytest_asyncio.fixture
-async def host(swarm: Swarm, tmp_path: Path) -> AsyncIterator[Swarm]:
+async def host(swarm: Swarm, engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Swarm]:
     """A manager's host: its engine is real as far as networks go."""
-    engine, kernel, operations = FakeEngine(), RecordingKernel(), OwnedTasks()
+    kernel, operations = RecordingKernel(), OwnedTasks()
     engine.networks = Networks(
         tmp_path,
         drivers=predefined.drivers(kernel, tmp_path),
@@ -123,6 +131,17 @@ async def test_prune_takes_what_nobody_uses_but_not_the_meshs(host: Swarm) -> No
     report = await host.post("/networks/prune", filters='{"label!": ["keep"]}')
     assert sorted(report["NetworksDeleted"]) == ["back", "mine"]
     assert await names(host) == ["bridge", "front", "host", "ingress", "none"]
+
+
+async def test_services_are_on_the_clusters_networks_and_the_predefined_ones(host: Swarm, engine: FakeEngine) -> None:
+    """Of a network of this host alone other nodes know nothing."""
+    mine = await create(host, "mine")
+    shared = await create(host, "shared", Driver="overlay")
+    name_of = engine_network_name(engine)
+    assert (name_of("bridge"), name_of(shared), name_of("nobody")) == ("bridge", None, None)
+    for ref in ("mine", mine):
+        with pytest.raises(ForbiddenError, match="The network mine cannot be used with services"):
+            name_of(ref)
 
 
 async def test_a_host_that_is_no_manager_has_its_own_alone(host: Swarm) -> None:

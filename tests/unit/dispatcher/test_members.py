@@ -176,10 +176,9 @@ def test_a_node_knows_who_is_on_its_networks_and_of_no_other() -> None:
     peer, front = told["front.t12"], told["front.db"]
     assert isinstance(peer, NetworkPeer)
     assert isinstance(front, NetworkService)
-    assert (peer.node_addr, [*peer.addresses], [*peer.aliases], peer.name, peer.ready) == (
+    assert (peer.node_addr, [*peer.addresses], peer.name, peer.ready) == (
         "192.168.0.2",
         ["10.0.0.12/24"],
-        ["db-on-front"],
         "db.1.t12",
         True,
     )

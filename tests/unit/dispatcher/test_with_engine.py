@@ -14,10 +14,10 @@ import pytest
 
 from proto.objects_pb2 import NodeState, TaskState
 from tests.support_images import BUSYBOX_TAG
+from tests.unit.agent.engines import engine_executor
 from tests.unit.dispatcher.support import AgentHost, Manager, leading_manager, make_node, make_spec_version, make_task
 from tests.unit.engine.conftest import bench, network_namespace  # noqa: F401 - fixtures
 from tests.unit.engine.support import Bench
-from worker.agent.container_spec import NodeFacts
 from worker.agent.engine_executor import EngineExecutor
 
 pytestmark = pytest.mark.root
@@ -51,7 +51,7 @@ async def until_state(manager: Manager, task_ids: list[str], state: TaskState.Va
 
 
 async def open_executor(bench: Bench, memory: Path) -> EngineExecutor:  # noqa: F811
-    executor = EngineExecutor(bench.engine, run_dir=memory, node=lambda: NodeFacts("n1", "host"))
+    executor = engine_executor(bench.engine, memory)
     await executor.open()
     return executor
 

@@ -1,0 +1,270 @@
+"""The cluster's networks on this node: what the managers say of them is told to the engine, the data plane and the resolver.
+
+The managers name each network that this node needs and everyone on it (``manager.dispatcher.members``). What is kept here is
+by network: peers and services, to be put together. A change costs what changed: one peer is one entry of the data plane, one
+holder of names, and the backends of its service. Told again in full (a session began anew), everything is compared by those who
+are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+
+import structlog
+
+from base.backoff import Backoff
+from base.tasks import OwnedTasks
+from base.times import rfc3339
+from proto.dispatcher_pb2 import NetworkPeer, NetworkService
+from proto.objects_pb2 import Network as ClusterNetwork
+from runtime.errors import EngineError, HostError
+from runtime.kernel.network import IPAddress
+from runtime.networks import Networks
+from runtime.resolver.port import Change, DropHolder, NameZone, PutHolder, Resolver
+from worker.network import told
+from worker.network.overlays import Overlays
+from worker.network.types import DATA_PATH_PORT, DataPath, NetworkID
+from worker.network.underlay import mtu_of
+
+log = structlog.get_logger(__name__)
+
+OVERLAY = "overlay"
+DROP_RETRY_S, DROP_RETRY_S_MAX = 0.2, 30.0
+
+
+class _Known:
+    """One network and who is on it."""
+
+    def __init__(self) -> None:
+        self.network: ClusterNetwork | None = None
+        self.peers: dict[str, NetworkPeer] = {}
+        self.services: dict[str, NetworkService] = {}
+        self.tasks_of: dict[str, dict[str, NetworkPeer]] = {}
+        """Peers by the ID of their service."""
+        self.endpoints: dict[str, IPAddress] = {}
+        """First address of each peer that the data plane was told of, by the peer's ID."""
+        self.vips: dict[str, tuple[IPAddress, ...]] = {}
+        """Virtual IPs that the data plane was told of, by the service's ID."""
+        self.holders: set[str] = set()
+        """IDs of those whose names the resolver was told of."""
+
+
+class ClusterNetworks:
+    """See the module."""
+
+    def __init__(self, networks: Networks, overlays: Overlays, resolver: Resolver) -> None:
+        self._networks, self._overlays, self._resolver = networks, overlays, resolver
+        self._known: dict[str, _Known] = {}
+        self._names: list[Change] = []
+        self._wake = asyncio.Event()
+        self._tasks = OwnedTasks()
+        self._telling: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Tell nothing more; what was told stays."""
+        await self._tasks.close()
+
+    # ---- what the managers say ---------------------------------------------------------------------------------------
+
+    def replace(
+        self,
+        networks: Mapping[str, ClusterNetwork],
+        peers: Iterable[NetworkPeer],
+        services: Iterable[NetworkService],
+    ) -> None:
+        """These and no others."""
+        before = self._known
+        networks = {network_id: network for network_id, network in networks.items() if not network.spec.ingress}
+        self._known = {network_id: _Known() for network_id in networks}
+        for network_id, known in self._known.items():
+            known.network = networks[network_id]
+            if network_id in before:
+                known.holders = before[network_id].holders
+        for service in services:
+            if service.network_id in self._known:
+                self._known[service.network_id].services[service.service_id] = service
+        for peer in peers:
+            if peer.network_id in self._known:
+                _put_peer(self._known[peer.network_id], peer)
+        for network_id, known in before.items():
+            if network_id not in self._known:
+                self._forget(network_id, known)
+        for network in self._networks.list({"driver": [OVERLAY]}):  # of a daemon before this one
+            if network.Id not in self._known and network.Id not in before:
+                self._forget(network.Id, _Known())
+        for network_id, known in self._known.items():
+            self._tell_all(NetworkID(network_id), known)
+
+    def change(
+        self,
+        networks: Mapping[str, ClusterNetwork | None],
+        peers: Mapping[str, NetworkPeer | None],
+        services: Mapping[str, NetworkService | None],
+    ) -> None:
+        """What is new or changed, by ID, and what is no more (None); the others stay."""
+        for network_id, network in networks.items():
+            if network is not None and not network.spec.ingress:
+                self._known.setdefault(network_id, _Known()).network = network
+                self._tell_all(NetworkID(network_id), self._known[network_id])
+        touched: dict[tuple[str, str], None] = {}
+        moved: dict[str, dict[str, NetworkPeer | None]] = {}
+        for service_key, service in services.items():
+            network_id, service_id = _split(service_key)
+            known = self._known.get(network_id)
+            if known is None:
+                continue
+            if service is None:
+                known.services.pop(service_id, None)
+            else:
+                known.services[service_id] = service
+            touched[network_id, service_id] = None
+            moved.setdefault(network_id, {}).update(known.tasks_of.get(service_id, {}))
+        for peer_key, peer in peers.items():
+            network_id, task_id = _split(peer_key)
+            known = self._known.get(network_id)
+            if known is None:
+                continue
+            before = known.peers.get(task_id)
+            if peer is None:
+                _drop_peer(known, task_id)
+            else:
+                _put_peer(known, peer)
+            for each in (before, peer):
+                if each is not None:
+                    touched[network_id, each.service_id] = None
+            moved.setdefault(network_id, {})[task_id] = peer
+        for network_id, tasks in moved.items():
+            self._tell_peers(NetworkID(network_id), self._known[network_id], tasks)
+        for network_id, service_id in touched:
+            self._tell_service(NetworkID(network_id), self._known[network_id], service_id)
+        for network_id, network in networks.items():
+            if network is None and (known := self._known.pop(network_id, None)) is not None:
+                self._forget(network_id, known)
+
+    def set_data_path(self, address: str) -> None:
+        """Where this node takes packets of networks, as far as it is known."""
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return
+        port = next((known.network.data_path_port for known in self._known.values() if known.network is not None), 0)
+        self._overlays.set_node(DataPath(ip, port or DATA_PATH_PORT, mtu_of(address)))
+
+    # ---- what the executor asks --------------------------------------------------------------------------------------
+
+    async def ready(self, network: ClusterNetwork) -> str:
+        """Have the engine know a network; returns its name. Raises EngineError."""
+        created = rfc3339(network.created_at.ToNanoseconds())
+        await self._networks.put(told.engine_network(network, created))
+        return network.spec.name
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def _tell_all(self, network_id: NetworkID, known: _Known) -> None:
+        endpoints = {task_id: told.peer_endpoint(peer) for task_id, peer in known.peers.items()}
+        known.endpoints = {task_id: each.addresses[0] for task_id, each in endpoints.items() if each is not None}
+        self._overlays.set_peers(network_id, [each for each in endpoints.values() if each is not None])
+        balanced = {
+            service_id: tuple(told.balanced(service, known.tasks_of.get(service_id, {}).values()))
+            for service_id, service in known.services.items()
+        }
+        known.vips = {service_id: tuple(each.vip for each in found) for service_id, found in balanced.items() if found}
+        self._overlays.set_services(network_id, [each for found in balanced.values() for each in found])
+        stale = known.holders - known.peers.keys() - known.services.keys()
+        self._tell_names(network_id, known, [*stale, *known.services, *known.peers])
+
+    def _tell_peers(self, network_id: NetworkID, known: _Known, tasks: Mapping[str, NetworkPeer | None]) -> None:
+        changed, gone = [], []
+        for task_id, peer in tasks.items():
+            endpoint = told.peer_endpoint(peer) if peer is not None else None
+            before = known.endpoints.pop(task_id, None)
+            if endpoint is not None:
+                known.endpoints[task_id] = endpoint.addresses[0]
+                changed.append(endpoint)
+            if before is not None and (endpoint is None or before != endpoint.addresses[0]):
+                gone.append(before)
+        self._overlays.change_peers(network_id, changed, gone)
+        self._tell_names(network_id, known, tasks)
+
+    def _tell_service(self, network_id: NetworkID, known: _Known, service_id: str) -> None:
+        service = known.services.get(service_id)
+        peers = known.tasks_of.get(service_id, {}).values()
+        found = tuple(told.balanced(service, peers)) if service is not None else ()
+        before, now = known.vips.pop(service_id, ()), tuple(each.vip for each in found)
+        if now:
+            known.vips[service_id] = now
+        if before or now:
+            self._overlays.change_services(network_id, found, set(before) - set(now))
+        self._tell_names(network_id, known, [service_id])
+
+    def _tell_names(self, network_id: str, known: _Known, ids: Iterable[str]) -> None:
+        assert known.network is not None
+        changes: list[Change] = [NameZone(network_id, known.network.spec.name)]
+        for each in ids:
+            holder = None
+            if each in known.services:
+                holder = told.service_holder(known.services[each])
+            elif (peer := known.peers.get(each)) is not None:
+                holder = told.task_holder(peer, known.services.get(peer.service_id))
+            if holder is not None:
+                known.holders.add(each)
+                changes.append(PutHolder(network_id, holder))
+            elif each in known.holders:
+                known.holders.discard(each)
+                changes.append(DropHolder(network_id, each))
+        self._say(changes)
+
+    def _forget(self, network_id: str, known: _Known) -> None:
+        """No task here is on it any more, nor is told of it."""
+        self._overlays.forget_network(NetworkID(network_id))
+        self._say([DropHolder(network_id, each) for each in known.holders])
+        self._tasks.spawn(self._drop(network_id), name=f"forget network {network_id}")
+
+    async def _drop(self, network_id: str) -> None:
+        """Unless it is told of again; a container that stops may be on it for a while."""
+        backoff = Backoff(DROP_RETRY_S, DROP_RETRY_S_MAX)
+        while network_id not in self._known:
+            try:
+                await self._networks.drop(network_id)
+            except EngineError as error:
+                log.debug("network.not_forgotten", network_id=network_id, reason=str(error))
+                await asyncio.sleep(backoff.next_s())
+            else:
+                return
+
+    def _say(self, changes: Sequence[Change]) -> None:
+        """To the resolver, in order; what it cannot be told now is told with everything, which its manager sees to."""
+        self._names.extend(changes)
+        if self._telling is None or self._telling.done():
+            self._telling = self._tasks.spawn(self._tell_resolver(), name="names of the cluster")
+
+    async def _tell_resolver(self) -> None:
+        while self._names:
+            changes, self._names = self._names, []
+            try:
+                await self._resolver.tell(*changes)
+            except HostError as error:
+                log.warning("names.not_told", reason=str(error))
+
+
+def _put_peer(known: _Known, peer: NetworkPeer) -> None:
+    _drop_peer(known, peer.task_id)
+    known.peers[peer.task_id] = peer
+    known.tasks_of.setdefault(peer.service_id, {})[peer.task_id] = peer
+
+
+def _drop_peer(known: _Known, task_id: str) -> None:
+    before = known.peers.pop(task_id, None)
+    if before is not None:
+        tasks = known.tasks_of[before.service_id]
+        del tasks[task_id]
+        if not tasks:
+            del known.tasks_of[before.service_id]
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Network and task or service of a member's ID."""
+    network_id, _, object_id = key.partition(".")
+    return network_id, object_id
