@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime.resolver import wire
@@ -32,15 +32,16 @@ from runtime.resolver.server import Server
 from runtime.resolver.tables import AskerTable
 from tests.unit.resolver.places import AAAA, A, addresses, question
 
-NETWORKS, NAMES = ("n1", "n2"), ("web", "Db", "a.b")
+NETWORKS, NAMES = ("n1", "n2"), ("web", "a.B")
 IDS = st.sampled_from(["1", "2", "3"])
 HOLDERS = st.builds(
     Holder,
     id=IDS,
-    names=st.lists(st.sampled_from(NAMES), max_size=2).map(tuple),
+    names=st.sampled_from([("web",), ("web", "A.b"), ()]),
     addresses=st.lists(st.sampled_from(["10.0.0.2", "10.0.0.3", "fd00::2"]), max_size=2).map(tuple),
     source=st.sampled_from([CONTAINERS, "services"]),
 )
+WEB = [Holder(id=each, names=("web",), addresses=(f"10.0.0.{each}",)) for each in ("1", "2")]
 ZONES = st.builds(
     Zone,
     network_id=st.sampled_from(NETWORKS),
@@ -51,8 +52,8 @@ CHANGES: st.SearchStrategy[Change | Everything] = st.one_of(
     st.builds(PutZone, ZONES),
     st.builds(NameZone, st.sampled_from(NETWORKS), st.sampled_from(["front", "back"])),
     st.builds(DropZone, st.sampled_from(NETWORKS)),
-    st.builds(PutHolder, st.sampled_from(NETWORKS), HOLDERS),
-    st.builds(DropHolder, st.sampled_from(NETWORKS), IDS),
+    *2
+    * [st.builds(PutHolder, st.sampled_from(NETWORKS), HOLDERS), st.builds(DropHolder, st.sampled_from(NETWORKS), IDS)],
     st.builds(
         Everything,
         zones=st.lists(ZONES, max_size=2, unique_by=lambda zone: zone.network_id).map(tuple),
@@ -78,7 +79,8 @@ def found(asked: AskerTable, name: str) -> set[str] | None:
     return set(itertools.chain.from_iterable(addresses(each) for each in answers if isinstance(each, bytes)))
 
 
-@given(changes=st.lists(CHANGES, max_size=12))
+@given(changes=st.lists(CHANGES, min_size=4, max_size=20))
+@example([PutHolder("n1", WEB[0]), PutHolder("n1", WEB[1]), DropHolder("n1", "1"), DropHolder("n1", "2")])
 def test_no_answer_is_older_than_the_last_change(changes: list[Change | Everything]) -> None:
     loop, directory = Loop(), Directory()
     server = Server(loop, Room(1))
