@@ -132,8 +132,8 @@ class BundleBuilder:
         host, folder = container.record.HostConfig, container.folder
         if host.NetworkMode.startswith("container:"):
             return self._lookup(host.NetworkMode.removeprefix("container:")).folder
-        if host.NetworkMode == "host" and not host.ExtraHosts:
-            hosts = read_text(Path("/etc/hosts")) or ""
+        if host.NetworkMode == "host":
+            hosts = (read_text(Path("/etc/hosts")) or "") + files.extra_lines(host.ExtraHosts or (), "")
         else:
             hosts = files.hosts_text(
                 host.ExtraHosts or (),

@@ -7,13 +7,19 @@ from pathlib import Path
 
 from runtime.errors import HostError, InvalidParameterError
 
+_CHARACTERS_MAX = 1 << 20
 _LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _IPV6 = "fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
 
 
 def hosts_text(extra: Sequence[str], *, addresses: Sequence[str], names: Sequence[str], gateway: str) -> str:
+    """``extra`` and ``gateway`` as in ``extra_lines``. Raises InvalidParameterError."""
+    return _LOCAL + _IPV6 + extra_lines(extra, gateway) + _hosts_lines(addresses, names)
+
+
+def extra_lines(extra: Sequence[str], gateway: str) -> str:
     """``extra`` are "name:ip" or "name=ip"; "host-gateway" stands for ``gateway``. Raises InvalidParameterError."""
-    text = _LOCAL + _IPV6
+    text = ""
     for entry in extra:
         name, sep, value = entry.partition("=") if "=" in entry else entry.partition(":")
         if not sep or not name or not value or any(char.isspace() for char in entry):
@@ -25,7 +31,7 @@ def hosts_text(extra: Sequence[str], *, addresses: Sequence[str], names: Sequenc
                 )
             value = gateway
         text += f"{value.strip('[]')}\t{name}\n"
-    return text + _hosts_lines(addresses, names)
+    return text
 
 
 def _hosts_lines(addresses: Sequence[str], names: Sequence[str]) -> str:
@@ -39,10 +45,16 @@ def changed_hosts(text: str, names: Sequence[str], *, come: Sequence[str] = (), 
 
 
 def rewrite(path: Path, change: Callable[[str], str]) -> None:
-    """Other text in place, as the file is mounted in the container. Raises HostError."""
+    """Other text in place, as the file is mounted in the container. Raises HostError.
+
+    The container may have written to it what it likes: one that has become large is left alone.
+    """
     try:
-        with path.open("r+", encoding="utf-8", errors="surrogateescape") as file:
-            text = change(file.read())
+        with path.open("r+", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            before = file.read(_CHARACTERS_MAX + 1)
+            if len(before) > _CHARACTERS_MAX:
+                raise HostError(f"cannot write {path}: it is larger than {_CHARACTERS_MAX >> 20} MiB")
+            text = change(before)
             file.seek(0)
             file.write(text)
             file.truncate()

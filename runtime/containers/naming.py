@@ -190,7 +190,7 @@ def follow_resolv_conf(container: Container, before: Mapping[str, Endpoint], aft
     host, path = container.record.HostConfig, container.folder / "resolv.conf"
     old, new = resolv_conf_of(host, before).text, resolv_conf_of(host, after).text
     try:
-        if old != new and path.read_text() == old:
+        if old != new and path.stat().st_size == len(old.encode()) and path.read_text() == old:
             path.write_text(new)
     except (OSError, ValueError) as error:
         raise HostError(f"cannot write {path}: {error}") from error

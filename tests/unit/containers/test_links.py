@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers import links
+from runtime.containers import files, links
 from runtime.containers.container import Container
 from runtime.containers.links import Linked
 from runtime.containers.record import Record, RunState
@@ -111,6 +111,19 @@ async def test_parents_find_a_child_where_it_is_now(store: ContainerStore) -> No
     assert store.linking_to(db.id) == []
     links.rewrite(web, links.as_linked("data", db, None))
     assert (web.folder / "hosts").read_text() == "127.0.0.1\tlocalhost\n10.0.0.1\tmine\n"
+
+
+def test_a_file_that_its_container_made_large_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    for text in ("10.0.0.1\tmine\r\n\udcff\n", ""):
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        files.rewrite(path, lambda before: before + "10.0.0.2\tweb\n")
+        assert path.read_bytes() == text.encode(errors="surrogateescape") + b"10.0.0.2\tweb\n"
+    with path.open("w") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(HostError, match="it is larger than 1 MiB"):
+        files.rewrite(path, lambda before: before)
+    assert path.stat().st_size == 1 << 33
 
 
 def test_the_environment_is_dockers() -> None:

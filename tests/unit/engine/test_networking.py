@@ -129,6 +129,9 @@ async def test_host_none_and_container_modes(bench: Bench) -> None:
     on_host = await bench.run("ip", "-o", "link", host=HostConfig(NetworkMode="host"))
     await bench.engine.wait(on_host)
     assert "swarm0" in await bench.output(on_host)
+    extra = await bench.run("cat", "/etc/hosts", host=HostConfig(NetworkMode="host", ExtraHosts=["db:10.0.0.9"]))
+    await bench.engine.wait(extra)
+    assert await bench.output(extra) == Path("/etc/hosts").read_text() + "10.0.0.9\tdb\n"
     alone = await bench.run("ip", "-o", "link", host=HostConfig(NetworkMode="none"))
     await bench.engine.wait(alone)
     output = await bench.output(alone)
