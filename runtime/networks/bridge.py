@@ -13,8 +13,7 @@ import contextlib
 import ipaddress
 import re
 import secrets
-import string
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,80 +26,36 @@ from runtime.errors import ForbiddenError, HostError, InvalidParameterError
 from runtime.kernel.network import (
     AddAddress,
     AddBridge,
-    AddDefaultRoute,
     AddPort,
     AddVeth,
     Batch,
-    Change,
     DeleteLink,
     FlowsTo,
-    IPAddress,
-    IPInterface,
     KernelNetwork,
     SetReflecting,
     SetUp,
 )
 from runtime.networks import options, pools
-from runtime.networks.addresses import AddressPool, IPNetwork, mac_for, parse_mac
-from runtime.networks.driver import Endpoint, EndpointRequest, Network, Pool
+from runtime.networks.addresses import IPNetwork, mac_for, parse_mac
+from runtime.networks.bridge_network import (
+    BridgeNetwork,
+    check_pools,
+    gateway_interfaces,
+    interface_changes,
+    interface_name,
+    mac_of,
+    sysctls,
+    wish_or_next,
+)
+from runtime.networks.driver import Endpoint, EndpointRequest, Network
 from runtime.networks.firewall import Firewall
-from runtime.networks.options import BridgeOptions
 from runtime.networks.pools import DefaultPool
-from runtime.networks.ports import PortClaims, PortRequest, PortTarget
-from runtime.networks.rules import BridgeRules, PublishedPort
-from runtime.types import EndpointIPAMConfig, EndpointSettings
+from runtime.networks.ports import PortRequest
+from runtime.networks.rules import PublishedPort
 
 log = structlog.get_logger(__name__)
 
-_OTHER_GATEWAY = "DefaultGatewayIPv4"
-"""The auxiliary address by which endpoints get to the world, in place of ours."""
-_LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 _LINK = re.compile(r"veth[0-9a-f]{7}")
-
-
-class _Bridge:
-    """What is handed out on one network, and whether its device is made."""
-
-    def __init__(self, network: Network) -> None:
-        self.network, self.options = network, options.parse(network)
-        self.device = self.options.device
-        self.mtu = self.options.mtu or options.DEFAULT_MTU
-        self.internal = network.Internal
-        self.pools = [_address_pool(pool) for pool in network.Pools]
-        self.gateways = [pool.AuxiliaryAddresses.get(_OTHER_GATEWAY, pool.Gateway) for pool in network.Pools]
-        self.rules = _rules(network, self.options)
-        self.claims = PortClaims()
-        self.made = False
-        self.links: set[str] = set()
-        """The host's ends of those on it."""
-        self.lock = asyncio.Lock()
-
-    def allocate(self, settings: EndpointSettings, avoid: Collection[IPAddress]) -> list[IPAddress]:
-        """One address a pool, all or none. Raises UnavailableError, InvalidParameterError."""
-        asked = settings.IPAMConfig or EndpointIPAMConfig()
-        found: list[IPAddress] = []
-        for pool in self.pools:
-            try:
-                found.append(pool.allocate(asked.IPv4Address if pool.subnet.version == 4 else asked.IPv6Address, avoid))
-            except BaseException:
-                self.give_back(found)
-                raise
-        return found
-
-    def claim(self, owner: str, ports: Sequence[PortRequest], addresses: Sequence[IPAddress]) -> list[PublishedPort]:
-        """Nobody gets into an internal network, and so there is nothing to publish."""
-        target = PortTarget(
-            addresses={each.version: str(each) for each in addresses},
-            binding=str(self.options.binding),
-            routed=frozenset(each.version for each in addresses if self.options.mode(each.version) == "routed"),
-        )
-        return self.claims.claim(owner, () if self.internal else ports, target)
-
-    def give_back(self, addresses: Sequence[IPAddress]) -> None:
-        """Idempotent."""
-        for pool in self.pools:
-            for address in addresses:
-                pool.release(address)
 
 
 class BridgeDriver:
@@ -128,7 +83,7 @@ class BridgeDriver:
     ) -> None:
         self._kernel, self._defaults, self._resolv_conf = kernel, defaults, resolv_conf
         self._firewall = Firewall(kernel, engine, run)
-        self._bridges: dict[str, _Bridge] = {}
+        self._bridges: dict[str, BridgeNetwork] = {}
         self._tasks = OwnedTasks()
         self._end_watch: Callable[[], None] | None = None
 
@@ -155,13 +110,13 @@ class BridgeDriver:
         resolv_conf = await asyncio.to_thread(read_text, self._resolv_conf)
         avoid += pools.nameservers(resolv_conf or "")
         if network.Pools:  # wishes
-            chosen = [_wish_or_next(pool, [*taken, *avoid], self._defaults) for pool in network.Pools]
+            chosen = [wish_or_next(pool, [*taken, *avoid], self._defaults) for pool in network.Pools]
         else:
             without = asked.versions_without_gateway(internal=network.Internal)
             chosen = pools.choose(
                 network, taken=taken, avoid=avoid, defaults=self._defaults, versions_without_gateway=without
             )
-            _check_pools(network, chosen)
+            check_pools(network, chosen)
         found = device in links and not network.Pools
         return msgspec.structs.replace(network, Pools=chosen, Settled=True, DeviceFound=found)
 
@@ -181,7 +136,7 @@ class BridgeDriver:
             log.info("bridge.created", device=bridge.device, subnets=[str(pool.subnet) for pool in bridge.pools])
 
     async def remove(self, network: Network) -> None:
-        bridge = self._bridges.pop(network.ID, None) or _Bridge(network)
+        bridge = self._bridges.pop(network.ID, None) or BridgeNetwork(network)
         bridge.claims.close()
         async with bridge.lock:  # nobody makes it meanwhile
             bridge.made = False
@@ -205,7 +160,7 @@ class BridgeDriver:
         return Endpoint(
             NetworkID=network.ID,
             ID=endpoint_id,
-            Interface=_interface_name(request.interface, bridge.options.interface_prefix),
+            Interface=interface_name(request.interface, bridge.options.interface_prefix),
             Link=f"veth{endpoint_id[:7]}",
             Addresses=[f"{each}/{pool.subnet.prefixlen}" for each, pool in zip(addresses, bridge.pools, strict=True)],
             Gateways=[gateway for gateway in bridge.gateways if gateway and not bridge.internal],
@@ -218,7 +173,7 @@ class BridgeDriver:
         bridge = self._bridge(network)
         pair = AddVeth(endpoint.Link, bridge.device, bridge.mtu, endpoint.Interface, endpoint.MacAddress, namespace)
         here = Batch((pair, SetReflecting(endpoint.Link, isolated=not bridge.options.icc)))
-        inside = Batch(_interface_changes(endpoint, default_route=default_route), namespace)
+        inside = Batch(interface_changes(endpoint, default_route=default_route), namespace)
         try:
             if any(address.version == 6 for address in endpoint.interfaces()):
                 await self._kernel.apply(here)
@@ -308,22 +263,22 @@ class BridgeDriver:
         for bridge in self._bridges.values():
             bridge.claims.close()
 
-    def _bridge(self, network: Network) -> _Bridge:
+    def _bridge(self, network: Network) -> BridgeNetwork:
         bridge = self._bridges.get(network.ID)
         if bridge is None:
-            bridge = self._bridges[network.ID] = _Bridge(network)
+            bridge = self._bridges[network.ID] = BridgeNetwork(network)
         return bridge
 
-    async def _make_device(self, bridge: _Bridge) -> None:
+    async def _make_device(self, bridge: BridgeNetwork) -> None:
         """With its addresses; there already is fine. Raises OSError."""
-        gateways = _gateway_interfaces(bridge.network, bridge.options)
-        mac = mac_for(gateways[0].ip) if gateways else _mac_of(bridge.network)
+        gateways = gateway_interfaces(bridge.network, bridge.options)
+        mac = mac_for(gateways[0].ip) if gateways else mac_of(bridge.network)
         await self._kernel.apply(Batch((AddBridge(bridge.device, mac),)))
-        await self._kernel.set_sysctls(_sysctls(bridge))
+        await self._kernel.set_sysctls(sysctls(bridge))
         addresses = [AddAddress(bridge.device, gateway) for gateway in gateways]
         await self._kernel.apply(Batch((*addresses, SetUp(bridge.device))))
 
-    async def _put_back_links(self, bridge: _Bridge) -> None:
+    async def _put_back_links(self, bridge: BridgeNetwork) -> None:
         """Those that are there and not on the bridge, since it was away. Raises HostError."""
         try:
             links = await self._kernel.links()
@@ -349,7 +304,7 @@ class BridgeDriver:
             if bridge.made and name in (bridge.device, ""):
                 self._tasks.spawn(self._restore(bridge), name=f"bridge {bridge.device}")
 
-    async def _restore(self, bridge: _Bridge) -> None:
+    async def _restore(self, bridge: BridgeNetwork) -> None:
         async with bridge.lock:
             try:
                 if not bridge.made or bridge.device in await self._kernel.links():
@@ -377,93 +332,3 @@ class BridgeDriver:
                 await self._kernel.forget_flows(flows)
             except OSError as error:
                 log.warning("flows.kept", endpoint=endpoint.ID, error=str(error))
-
-
-def _gateway_interfaces(network: Network, asked: BridgeOptions) -> list[IPInterface]:
-    """What the bridge has itself."""
-    return [
-        ipaddress.ip_interface(f"{pool.Gateway}/{pool.Subnet.partition('/')[2]}")
-        for pool in network.Pools
-        if pool.Gateway and not (asked.inhibit_ipv4 and ":" not in pool.Gateway)
-    ]
-
-
-def _sysctls(bridge: _Bridge) -> dict[str, str]:
-    """Loopback publishing needs the first. Router advertisements of containers are nobody's way out."""
-    device = bridge.device
-    found = {f"ipv4/conf/{device}/route_localnet": "1"}
-    if any(pool.subnet.version == 6 for pool in bridge.pools):
-        found[f"ipv6/conf/{device}/disable_ipv6"] = "1" if bridge.options.mode_ipv6 == "isolated" else "0"
-        found[f"ipv6/conf/{device}/accept_ra"] = "0"
-    return found
-
-
-def _rules(network: Network, asked: BridgeOptions) -> BridgeRules:
-    return BridgeRules(
-        device=asked.device,
-        subnets=tuple(ipaddress.ip_network(pool.Subnet) for pool in network.Pools),
-        internal=network.Internal,
-        icc=asked.icc,
-        masquerade=asked.masquerade,
-        mode_ipv4=asked.mode_ipv4,
-        mode_ipv6=asked.mode_ipv6,
-        sources=tuple(each for each in (asked.host_ipv4, asked.host_ipv6) if each),
-        trusted_interfaces=asked.trusted_interfaces,
-    )
-
-
-def _mac_of(network: Network) -> str:
-    """Of a bridge without an address."""
-    digits = network.ID[:8]
-    return ":".join(("02", "42", *(digits[at : at + 2] for at in range(0, 8, 2))))
-
-
-def _interface_changes(endpoint: Endpoint, *, default_route: bool) -> tuple[Change, ...]:
-    addresses = [AddAddress(endpoint.Interface, address) for address in endpoint.interfaces()]
-    gateways = [AddDefaultRoute(ipaddress.ip_address(gateway)) for gateway in endpoint.Gateways]
-    return (SetUp(endpoint.Interface), *addresses, *(gateways if default_route else ()))
-
-
-def _interface_name(given: str, prefix: str) -> str:
-    """``given`` with another word before its number."""
-    return prefix + given.lstrip(string.ascii_lowercase) if prefix else given
-
-
-def _address_pool(pool: Pool) -> AddressPool:
-    reserved = [pool.Gateway, *pool.AuxiliaryAddresses.values()]
-    return AddressPool(
-        ipaddress.ip_network(pool.Subnet),
-        ipaddress.ip_network(pool.IPRange) if pool.IPRange else None,
-        [ipaddress.ip_address(each) for each in reserved if each],
-    )
-
-
-def _wish_or_next(wish: Pool, used: Sequence[IPNetwork], defaults: Sequence[DefaultPool]) -> Pool:
-    """The wish unless the host uses part of it already, else the next free subnet."""
-    subnet = ipaddress.ip_network(wish.Subnet)
-    if not pools.overlapping(subnet, used):
-        return wish
-    other = pools.next_free([each for each in defaults if each.base.version == subnet.version], used)
-    return Pool(Subnet=str(other), Gateway=str(other.network_address + 1))
-
-
-def _check_pools(network: Network, chosen: Sequence[Pool]) -> None:
-    versions = [ipaddress.ip_network(pool.Subnet).version for pool in chosen]
-    if not versions:
-        raise InvalidParameterError("IPv4 or IPv6 must be enabled")
-    if len(versions) > len(set(versions)):
-        raise ForbiddenError("bridge driver doesn't support multiple subnets")
-    for pool in chosen:
-        subnet = ipaddress.ip_network(pool.Subnet)
-        if not subnet.prefixlen:
-            raise InvalidParameterError(f"ipv{subnet.version} pool is empty")
-        if isinstance(subnet, ipaddress.IPv6Network):
-            _check_ipv6(subnet, pool.Gateway)
-
-
-def _check_ipv6(subnet: ipaddress.IPv6Network, gateway: str) -> None:
-    text = f"{gateway or subnet.network_address}/{subnet.prefixlen}"
-    if subnet.is_multicast:
-        raise InvalidParameterError(f"multicast subnet '{text}' is not allowed")
-    if subnet != _LINK_LOCAL and subnet.overlaps(_LINK_LOCAL):
-        raise InvalidParameterError(f"'{text}' clashes with the Link-Local prefix 'fe80::/64'")
