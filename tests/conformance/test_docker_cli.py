@@ -211,6 +211,40 @@ def test_networks_of_the_users(host: EngineHost) -> None:
     assert set(host.ok("network", "ls", "--format", "{{.Name}}").split()) == {"bridge", "host", "none"}
 
 
+def test_containers_join_networks_and_leave_them(host: EngineHost) -> None:
+    for name, subnet in (("back", "10.9.0.0/24"), ("front", "10.10.0.0/24")):
+        host.ok("network", "create", "--subnet", subnet, name)
+    for name, network in (("web", "back"), ("box", "bridge")):
+        host.ok("run", "-d", "--name", name, "--network", network, IMAGE, "sleep", "600")
+    host.ok("network", "connect", "--ip", "10.9.0.9", "--alias", "db", "back", "box")
+    shown = json.loads(host.ok("inspect", "-f", "{{json .NetworkSettings}}", "box"))
+    back = shown["Networks"]["back"]
+    assert (back["IPAddress"], back["Aliases"], back["DNSNames"][:2]) == ("10.9.0.9", ["db"], ["box", "db"])
+    assert all((back["EndpointID"], shown["SandboxID"], shown["SandboxKey"]))
+    host.ok("exec", "web", "ping", "-c1", "-W30", "db")
+    host.ok("stop", "-t0", "box")
+    clash = host.cli("run", "--rm", "--network", "back", "--ip", "10.9.0.9", IMAGE, "true")
+    assert "Address already in use: 10.9.0.9 is reserved for container box" in clash.stderr
+    host.ok("start", "box")
+    for arguments, text in (
+        (["connect", "back", "box"], "endpoint with name box already exists in network back"),
+        (["connect", "host", "box"], "cannot connect container to host network"),
+        (["connect", "nope", "box"], "network nope not found"),
+        (["disconnect", "-f", "back", "nope"], "endpoint nope not found"),
+    ):
+        refused = host.cli("network", *arguments)
+        assert refused.returncode == 1
+        assert text in refused.stderr
+    host.ok("network", "disconnect", "back", "box")
+    assert "is not connected to network back" in host.cli("network", "disconnect", "back", "box").stderr
+    both = host.ok("run", "--rm", "--network", "back", "--network", "name=front,gw-priority=1", IMAGE, "ip", "route")
+    assert "default via 10.10.0.1 " in both
+    assert "10.9.0.0/24 " in both
+    host.ok("run", "--rm", "--link", "box:data", IMAGE, "ping", "-c1", "-W30", "data")
+    host.ok("rm", "-f", "web", "box")
+    host.ok("network", "rm", "back", "front")
+
+
 def test_events_tell_the_life_of_a_container(host: EngineHost) -> None:
     since = f"{time.time():.9f}"
     container = host.ok("run", "-d", "--name", "short", IMAGE, "true")
