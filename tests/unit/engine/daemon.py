@@ -1,6 +1,7 @@
 """An engine in a process of its own, to be killed: ``python daemon.py STATE RUN CGROUP``.
 
-Starts "steady", which prints the time for ever, and "ending", which exits with 9 once /shared/go exists; says "ready".
+Starts "steady", which prints the time for ever, and "ending", which exits with 9 once /shared/go exists; makes a
+network of both address families, and says "ready".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from runtime.engine import Engine
+from runtime.network_types import NetworkCreateRequest
 from runtime.types import ContainerConfig, HostConfig, PortBinding
 from tests.support_images import BUSYBOX_TAG
 
@@ -29,6 +31,7 @@ async def main(state: Path, run: Path, cgroup: str, shared: str) -> None:
     )
     for container_id in (steady, ending):
         await engine.start(container_id)
+    await engine.networks.create(NetworkCreateRequest(Name="back", EnableIPv6=True))
     print("ready", flush=True)
     await asyncio.Event().wait()
 
