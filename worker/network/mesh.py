@@ -7,6 +7,7 @@ was told since. Until nodes and ports have been told, what an earlier daemon lef
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from base.files import read_text, write_atomic
 from base.tasks import OwnedTasks
 from runtime.kernel.network import (
     AddMarkRule,
@@ -62,7 +64,7 @@ class Mesh:
     """See the module.
 
     Args:
-        run: of the engine, which keeps a note on forwarding in it.
+        run: of the engine; a note of what there are devices of is kept in it, in ``mesh.json``, and goes with a reboot.
         bridge, vxlan, tasks: names of devices, see ``MeshPlace``.
     """
 
@@ -77,12 +79,13 @@ class Mesh:
         tasks: str = "docker_gwbridge",
     ) -> None:
         self._kernel, self._node, self._names = kernel, node, (bridge, vxlan, tasks)
+        self._note, self._is_note_read = run / "mesh.json", False
         self._forwarding = Forwarding(kernel, 4, run / "forwarding")
         self._tasks = OwnedTasks()
         self._passes = Passes(self._tasks, self._pass, self._failed, "mesh")
         self._wanted: _Wanted | None = None
         self._made: MeshPlace | None = None
-        """What there may be devices of, by this daemon."""
+        """What there may be devices of, by this daemon or, once the note is read, by one before it."""
         self._rules: MeshRules | None = None
         self._touched_ports: set[Key] = set()
         self._touched_nodes: set[IPv4Address] = set()
@@ -173,6 +176,9 @@ class Mesh:
         log.warning("mesh.not_applied", reason=str(error))
 
     async def _pass(self) -> None:
+        if not self._is_note_read:
+            self._made = await asyncio.to_thread(_read, self._note)
+            self._is_note_read = True
         wanted = self._wanted
         if wanted is None:
             await self._take_down()
@@ -187,6 +193,8 @@ class Mesh:
         place, names = wanted.place, {wanted.place.bridge, wanted.place.vxlan}
         if self._made and self._made != place:
             await self._take_down()
+        if self._made != place:
+            await asyncio.to_thread(write_atomic, self._note, msgspec.json.encode(place, enc_hook=str), durable=False)
         self._made, self._is_known = place, True  # not at the end: what is heard of meanwhile counts
         links = await self._kernel.links()
         present = plan.Present(
@@ -267,7 +275,7 @@ class Mesh:
             await self._kernel.forget_translations(strange)
 
     async def _take_down(self) -> None:
-        place, self._made = self._made, None
+        place = self._made
         self._stop_watching()
         self._rules, self._is_known, self._applied = None, False, {}
         if place is None:
@@ -283,6 +291,8 @@ class Mesh:
         )
         await self._forwarding.leave(place.bridge)
         await self._kernel.run_rules(MeshRules(place).removal())
+        await asyncio.to_thread(self._note.unlink, missing_ok=True)
+        self._made = None
         log.info("mesh.removed")
 
     # ---- what others do to it --------------------------------------------------------------------------------------
@@ -316,6 +326,15 @@ class Mesh:
         if self._rules is rules and self._is_known and not tables.issuperset(rules.tables):
             log.warning("mesh.rules_lost")
             self._look_again()
+
+
+def _read(note: Path) -> MeshPlace | None:
+    """A note that nobody can read is as good as none: what is wanted now is put in place over it."""
+    text = read_text(note)
+    try:
+        return msgspec.json.decode(text, type=MeshPlace, dec_hook=lambda kind, value: kind(value)) if text else None
+    except (msgspec.DecodeError, ValueError):
+        return None
 
 
 def _strange(flow: Translation, rules: MeshRules) -> FlowPattern | None:

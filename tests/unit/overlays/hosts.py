@@ -84,12 +84,12 @@ class HostKernel(LinuxNetwork):
             raise
 
     async def read_sysctl(self, name: str) -> str:
-        return (await self._run("cat", f"/proc/sys/net/{name}")).strip()
+        return (await self.run("cat", f"/proc/sys/net/{name}")).strip()
 
     async def names_in(self, table: str, name: str) -> set[str]:
-        return parse_names(await self._run("nft", "list", "set", *table.split(), name))
+        return parse_names(await self.run("nft", "list", "set", *table.split(), name))
 
-    async def _run(self, *command: str) -> str:
+    async def run(self, *command: str) -> str:
         """In the host's namespace."""
         made = await asyncio.create_subprocess_exec(
             "nsenter", f"--net={self.home}", *command, stdout=asyncio.subprocess.PIPE
@@ -225,6 +225,7 @@ async def bed(folder: Path, count: int) -> AsyncIterator[Bed]:
             home = stack.enter_context(place())
             made.wire(home, f"192.168.77.{number}")
             run, kernel = folder / f"h{number}", HostKernel(home.path)
+            run.mkdir()
             made.hosts.append(
                 Host(number, home, run, kernel, Overlays(kernel, run, DataPath(ip(f"192.168.77.{number}"))))
             )

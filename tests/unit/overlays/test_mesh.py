@@ -271,6 +271,26 @@ async def test_the_mesh_heals_and_outlives_the_daemon(world: World) -> None:
         assert ask(connection)[0] == str(task.address)
 
 
+async def test_a_new_daemon_takes_away_what_the_one_before_it_made(world: World) -> None:
+    task = await world.task(world.bed.hosts[2])
+    await world.tell(world.published(task))
+    first = world.bed.hosts[0]
+    await world.meshes[1].close()
+    other = Mesh(first.kernel, first.run, DataPath(first.address))
+    other.set_network(INGRESS, NET[77])  # while the node was away, its address became another's
+    other.set_nodes([])
+    other.set_ports([])
+    await asyncio.wait_for(other.settled(), 30)
+    shown = await first.kernel.run("ip", "-4", "-o", "addr", "show", "dev", "swarm-mesh")
+    assert f"{NET[77]}/24" in shown
+    assert f"{NET[2]}/24" not in shown
+    await other.close()
+    last = world.meshes[1] = Mesh(first.kernel, first.run, DataPath(first.address))
+    last.remove()  # or the node has left meanwhile
+    await asyncio.wait_for(last.settled(), 30)
+    assert "swarm-mesh" not in await first.kernel.links()
+
+
 async def test_the_mesh_leads_to_published_ports_alone(world: World) -> None:
     """A neighbour on the mesh (a hostile node) reaches no task by its own address, and no server of the host."""
     task = await world.task(world.bed.hosts[1])
