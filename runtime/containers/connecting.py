@@ -55,7 +55,7 @@ class Connecting:
             network = self._networks.find(network_ref)
             record, wanted, name = container.record, networking.request_of(settings), network.Name
             present = [self._networks.find(other) for other in record.networks() if self._networks.id_of(other)]
-            networking.check_connect(record.HostConfig, present, network, wanted)
+            networking.check_connect(record.Config, record.HostConfig, present, network, wanted)
             if name in record.networks():
                 if container.running:
                     raise ForbiddenError(f"endpoint with name {record.Name} already exists in network {name}")

@@ -16,7 +16,14 @@ from runtime.networks.addresses import parse_mac
 from runtime.networks.driver import Network
 from runtime.networks.predefined import NAMES
 from runtime.networks.sandbox import IFNAME_OPTION, INTERFACE_NAME_MAX, SYSCTLS_OPTION
-from runtime.types import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, NetworkingConfig
+from runtime.types import (
+    TASK_ID_LABEL,
+    ContainerConfig,
+    EndpointIPAMConfig,
+    EndpointSettings,
+    HostConfig,
+    NetworkingConfig,
+)
 
 SHARED = "container sharing network namespace with another container or host cannot be connected to any other network"
 NO_NETWORK = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
@@ -92,6 +99,7 @@ def settle(
     present: list[Network] = []
     for key, settings in _with_mac_address(asked or {mode: None}, config.MacAddress, mode).items():
         network = find(key)
+        _refuse_unattachable(network, config)
         request = request_of(settings or EndpointSettings())
         if faults := _faults(network, request):
             raise InvalidParameterError(f"invalid config for network {key}: {_joined(faults)}")
@@ -101,8 +109,15 @@ def settle(
     return mode, wanted
 
 
-def check_connect(host: HostConfig, present: Iterable[Network], network: Network, settings: EndpointSettings) -> None:
-    """Whether a container may come to be on ``network`` too. Raises InvalidParameterError."""
+def check_connect(
+    config: ContainerConfig,
+    host: HostConfig,
+    present: Iterable[Network],
+    network: Network,
+    settings: EndpointSettings,
+) -> None:
+    """Whether a container may come to be on ``network`` too. Raises InvalidParameterError, ForbiddenError."""
+    _refuse_unattachable(network, config)
     if host.NetworkMode.startswith(_CONTAINER):
         raise InvalidParameterError(SHARED)
     if faults := _faults(network, settings):
@@ -140,6 +155,15 @@ def _with_mac_address(
             "or be left empty"
         )
     return {**asked, mode: msgspec.structs.replace(own, MacAddress=mac)}
+
+
+def _refuse_unattachable(network: Network, config: ContainerConfig) -> None:
+    """A network of the cluster is for tasks, and for others only where it says so. Raises ForbiddenError."""
+    if network.Scope == "swarm" and not network.Attachable and TASK_ID_LABEL not in (config.Labels or {}):
+        raise ForbiddenError(
+            f"Could not attach to network {network.Name}: rpc error: code = PermissionDenied desc = "
+            f"network {network.Name} not manually attachable"
+        )
 
 
 def _refuse_combination(mode: str, present: Iterable[Network], network: Network) -> None:

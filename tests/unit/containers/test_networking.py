@@ -13,6 +13,7 @@ from runtime.network_types import IPAM, IPAMConfig
 from runtime.networks.driver import Network
 from runtime.networks.sandbox import IFNAME_OPTION, SYSCTLS_OPTION
 from runtime.types import (
+    TASK_ID_LABEL,
     ContainerConfig,
     EndpointIPAMConfig,
     EndpointSettings,
@@ -113,7 +114,11 @@ def test_what_cannot_be_is_refused_at_create_and_at_connect(
     present = [TABLE[name] for name in names if name != names[-1]]
     with pytest.raises(InvalidParameterError) as refused:
         networking.check_connect(
-            HostConfig(NetworkMode=mode), present, TABLE[names[-1]], endpoints[names[-1]] or EndpointSettings()
+            ContainerConfig(),
+            HostConfig(NetworkMode=mode),
+            present,
+            TABLE[names[-1]],
+            endpoints[names[-1]] or EndpointSettings(),
         )
     assert text in str(refused.value)
 
@@ -121,8 +126,26 @@ def test_what_cannot_be_is_refused_at_create_and_at_connect(
 def test_a_configuration_is_no_network() -> None:
     with pytest.raises(ForbiddenError, match="cannot create endpoint on configuration-only network"):
         networking.check_connect(
-            HostConfig(), [], Network(ID="", Name="c", Driver="", Created="", ConfigOnly=True), EndpointSettings()
+            ContainerConfig(),
+            HostConfig(),
+            [],
+            Network(ID="", Name="c", Driver="", Created="", ConfigOnly=True),
+            EndpointSettings(),
         )
+
+
+def test_a_network_of_the_cluster_is_for_tasks_and_where_it_says_so_for_others() -> None:
+    network = Network(ID="", Name="ov", Driver="overlay", Created="", Scope="swarm")
+    task = ContainerConfig(Labels={TASK_ID_LABEL: "t"})
+    networking.check_connect(task, HostConfig(), [], network, EndpointSettings())
+    attachable = msgspec.structs.replace(network, Attachable=True)
+    networking.check_connect(ContainerConfig(), HostConfig(), [], attachable, EndpointSettings())
+    for refused in (
+        lambda: networking.check_connect(ContainerConfig(), HostConfig(), [], network, EndpointSettings()),
+        lambda: networking.settle(ContainerConfig(), HostConfig(NetworkMode="ov"), None, lambda _ref: network),
+    ):
+        with pytest.raises(ForbiddenError, match="network ov not manually attachable"):
+            refused()
 
 
 def test_several_faults_are_a_list() -> None:
