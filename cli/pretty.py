@@ -11,8 +11,8 @@ from cli.values import duration_text
 Object = Mapping[str, Any]
 
 
-def pretty_service(found: Object) -> str:
-    """The text for one service of the API."""
+def pretty_service(found: Object, networks: Mapping[str, str]) -> str:
+    """The text for one service of the API; ``networks`` are names by target."""
     spec = found["Spec"]
     template = spec["TaskTemplate"]
     container = template.get("ContainerSpec") or {}
@@ -30,7 +30,8 @@ def pretty_service(found: Object) -> str:
     lines += _log_driver(template.get("LogDriver"))
     lines += _resources(template.get("Resources"))
     if template.get("Networks"):
-        lines.append("Networks: " + " ".join(network["Target"] for network in template["Networks"]) + " ")
+        names = (networks.get(network["Target"], network["Target"]) for network in template["Networks"])
+        lines.append(f"Networks: {' '.join(names)} ")
     lines.append(f"Endpoint Mode:\t{(spec.get('EndpointSpec') or {}).get('Mode', '')}")
     text = "\n".join(lines) + _ports((found.get("Endpoint") or {}).get("Ports") or ())
     return text + _health(container.get("Healthcheck"))

@@ -134,7 +134,6 @@ LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Any], str]]] = {
     "publish": (("EndpointSpec", "Ports"), lambda entry: f"{entry.get('TargetPort')}/{entry.get('Protocol', 'tcp')}"),
     "secret": ((*_CONTAINER, "Secrets"), _key_of("SecretName")),
     "config": ((*_CONTAINER, "Configs"), _key_of("ConfigName")),
-    "network": (("TaskTemplate", "Networks"), _key_of("Target")),
     "host": ((*_CONTAINER, "Hosts"), _same),
     "group": ((*_CONTAINER, "Groups"), _same),
     "dns": ((*_CONTAINER, "DNSConfig", "Nameservers"), _same),

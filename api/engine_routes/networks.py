@@ -13,6 +13,7 @@ from api.lenient import convert
 from api.requests import filters_of, flag, json_body, json_response, no_content
 from api.swarm_routes.networks import OVERLAY, SCOPE, SwarmNetworks
 from api.versions import APIVersion, version_of
+from manager.model.networks import is_of_the_node
 from runtime.errors import NetworkNotFoundError
 from runtime.network_types import NetworkCreateRequest, NetworkCreateResponse, NetworkPruneReport, NetworkResource
 
@@ -53,6 +54,8 @@ class NetworkRoutes:
             here = None
         if here is not None and scope in ("", here.Scope) and ref in (here.Id, here.Name):
             return here
+        if here is not None and scope == SCOPE and is_of_the_node(here.Name):
+            return msgspec.structs.replace(here, Scope=SCOPE)  # services may be on it, and clients ask so
         there = await self._cluster.find(ref)
         for found in (there, here):
             if found is not None and scope in ("", found.Scope):

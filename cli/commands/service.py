@@ -33,6 +33,7 @@ from cli.filters import parse_filters
 from cli.images import familiar, name_image, registry_auth
 from cli.pretty import pretty_service
 from cli.progress import watch_convergence
+from cli.service_networks import change_networks, network_names
 from cli.service_spec import Spec
 from cli.tasks import print_tasks
 
@@ -72,6 +73,7 @@ def _apply(engine: EngineClient, spec: Spec, options: dict[str, Any]) -> None:
         for stem in service_spec.LISTS:
             service_spec.remove_entries(spec, stem, options.get(f"{stem}_rm") or ())
             service_spec.add_entries(spec, stem, _entries(engine, stem, options.get(stem) or ()))
+        change_networks(engine, spec, options.get("network") or (), options.get("network_rm") or ())
         service_spec.settle_capabilities(spec, options.get("cap_add") or (), options.get("cap_drop") or ())
         for stem in service_spec.MAPS:
             service_spec.change_map(spec, stem, options.get(stem) or (), options.get(f"{stem}_rm") or ())
@@ -369,7 +371,11 @@ def ps(engine: EngineClient, /, names: Sequence[str], filters: Sequence[str], **
 @click.pass_obj
 def inspect(engine: EngineClient, names: Sequence[str], form: str, pretty: bool) -> None:
     """Display detailed information on one or more services."""
-    output.inspect(names, lambda name: _find(engine, name), form, pretty_service if pretty else None)
+
+    def text(found: dict[str, Any]) -> str:
+        return pretty_service(found, network_names(engine, found["Spec"]))
+
+    output.inspect(names, lambda name: _find(engine, name), form, text if pretty else None)
 
 
 def _find(engine: EngineClient, name: str) -> Any:

@@ -6,8 +6,9 @@ from cli.composefile.source import Path_, Source
 
 # Lists of a service that name something: an entry of a later file takes the place of the one with the same name.
 _KEYED = {"volumes": "target", "secrets": "source", "configs": "source", "ports": "published"}
-_REPLACED = {"command", "entrypoint"}
-_AS_MAPPING = {"environment", "labels", "sysctls", "extra_hosts"}
+_REPLACED = {"command", "entrypoint", "aliases"}
+_WHOLE = {"networks", "volumes", "secrets", "configs"}
+_AS_MAPPING = {"environment", "labels", "sysctls", "extra_hosts", "networks"}
 
 
 def merge(base: Source, over: Source) -> Source:
@@ -15,8 +16,9 @@ def merge(base: Source, over: Source) -> Source:
 
     Mappings merge key by key, also where the one file writes a list of ``key=value`` and the other a mapping; lists
     are joined, an entry with the same target (volumes), published port, source (secrets, configs) or text taking the
-    place of the earlier one; ``command``, ``entrypoint`` and everything else are replaced. Lists with such names come
-    out in the order of the names. Paths stay relative to the first file.
+    place of the earlier one; ``command``, ``entrypoint``, ``aliases`` and everything else are replaced, also what is
+    said of a network, volume, secret or config. Lists with such names come out in the order of the names. Paths stay
+    relative to the first file.
     """
     merger = _Merger(base, over)
     value = merger.mappings((), base.value, over.value, (), ())
@@ -30,8 +32,12 @@ class _Merger:
 
     def merge(self, path: Path_, base: object, over: object, from_base: Path_, from_over: Path_) -> object:
         key = path[-1] if path else ""
+        if len(path) == 2 and path[0] in _WHOLE:
+            return self._take(path, over, self._over, from_over)
         if key in _AS_MAPPING and (isinstance(base, dict) or isinstance(over, dict)):
             base, over = _as_mapping(base), _as_mapping(over)
+        if isinstance(base, dict) and over is None:
+            return self._take(path, base, self._base, from_base)  # named again and nothing said of it
         if isinstance(base, dict) and isinstance(over, dict):
             return self.mappings(path, base, over, from_base, from_over)
         if isinstance(base, list) and isinstance(over, list) and key not in _REPLACED:

@@ -8,7 +8,7 @@ nanoseconds, sizes bytes. ``at`` is where the thing stands, for what a deployer 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,6 @@ class ComposeFile:
 
     Attributes:
         version: as written, None without one.
-        networks: where each is described; nothing of them is read.
     """
 
     at: Place
@@ -32,7 +31,7 @@ class ComposeFile:
     configs: Mapping[str, Payload]
     secrets: Mapping[str, Payload]
     volumes: Mapping[str, Volume]
-    networks: Mapping[str, Place]
+    networks: Mapping[str, Network]
 
     def payloads(self, kind: PayloadKind) -> Mapping[str, Payload]:
         return self.configs if kind == "config" else self.secrets
@@ -70,6 +69,36 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network; ``name`` and ``external`` as with Payload. ``subnets`` are CIDR texts, as written."""
+
+    at: Place
+    name: str | None
+    external: bool
+    driver: str
+    driver_opts: Mapping[str, str]
+    ipam_driver: str
+    subnets: Sequence[str]
+    internal: bool
+    attachable: bool
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkReference:
+    """A network that a service is on; ``source`` is meant as a key of ``networks``.
+
+    ``unread`` are the keys that the model has not: a service has many tasks, an address of its own would be of one.
+    """
+
+    at: Place
+    source: str
+    aliases: Sequence[str] = ()
+    driver_opts: Mapping[str, str] = field(default_factory=dict)
+    unread: Sequence[Place] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """One service.
 
@@ -78,7 +107,7 @@ class Service:
         environment: of ``env_file`` and ``environment``; what has no value there has the caller's, or None: it is unset.
         extra_hosts: (address, host).
         tmpfs: targets, each with what follows it behind a colon.
-        networks: where it lists networks, None where it does not; they are not read.
+        networks: in the file's order; empty where it names none.
         unread: keys of the format that this model has not, in the file's order.
     """
 
@@ -115,7 +144,7 @@ class Service:
     configs: Sequence[PayloadReference]
     secrets: Sequence[PayloadReference]
     ports: Sequence[Port]
-    networks: Place | None
+    networks: Sequence[NetworkReference]
     network_mode: str | None
     deploy: Deploy
     unread: Sequence[Place]

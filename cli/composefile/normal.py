@@ -161,7 +161,7 @@ def _ulimit(cursor: Cursor) -> object:
 def _networks(cursor: Cursor) -> object:
     if isinstance(cursor.value, list):
         return in_order(dict.fromkeys(cursor.texts())) or None
-    return _by_name(_raw)(cursor)
+    return _by_name(_optional(_NETWORK_REFERENCE))(cursor)
 
 
 def _reference(cursor: Cursor) -> object:
@@ -221,11 +221,17 @@ _MOUNT: Table = {
     "volume": _optional({"nocopy": _flag, "subpath": _text}),
     "tmpfs": _optional({"size": lambda cursor: cursor.size_bytes() if cursor else None, "mode": _mode}),
 }
+_NETWORK_REFERENCE: Table = {
+    "aliases": _texts,
+    "driver_opts": _mapping,
+    "ipv4_address": _text,
+    "ipv6_address": _text,
+}
 _NETWORK: Table = {
     "name": _text,
     "driver": _text,
     "driver_opts": _mapping,
-    "ipam": _raw,
+    "ipam": _of({"driver": _text, "config": _each(lambda config: _struct(config, {"subnet": _text}))}),
     "external": _external,
     "internal": _flag,
     "attachable": _flag,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cli.composefile import keys
 from cli.composefile.cursor import Cursor
-from cli.composefile.model import ComposeFile, Payload, Volume
+from cli.composefile.model import ComposeFile, Network, Payload, Volume
 from cli.composefile.service import Surroundings, read_service
 from cli.composefile.source import Place, Source
 
@@ -38,7 +38,7 @@ def read(source: Source, variables: Mapping[str, str]) -> ComposeFile:
         configs=payloads["config"],
         secrets=payloads["secret"],
         volumes=volumes,
-        networks={key: network.place for key, network in root.get("networks").entries()},
+        networks={key: _network(network) for key, network in root.get("networks").entries()},
     )
 
 
@@ -89,3 +89,27 @@ def _volume(volume: Cursor) -> Volume:
         driver_opts=volume.get("driver_opts").text_map(),
         labels=volume.get("labels").text_map(),
     )
+
+
+def _network(network: Cursor) -> Network:
+    """What is said beside ``external`` is passed over, as by Docker: files have the driver there."""
+    network.check(keys.NETWORK)
+    external, name = _external(network)
+    ipam = network.get("ipam", keys.IPAM)
+    return Network(
+        at=network.place,
+        name=name,
+        external=external,
+        driver=network.get("driver").text(),
+        driver_opts=network.get("driver_opts").text_map(),
+        ipam_driver=ipam.get("driver").text(),
+        subnets=[_subnet(config) for config in ipam.get("config").items()],
+        internal=network.get("internal").boolean(),
+        attachable=network.get("attachable").boolean(),
+        labels=network.get("labels").text_map(),
+    )
+
+
+def _subnet(config: Cursor) -> str:
+    config.check(keys.IPAM_CONFIG)
+    return config.get("subnet").text()

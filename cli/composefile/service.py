@@ -13,7 +13,7 @@ from cli.composefile import keys
 from cli.composefile.cursor import Cursor, assignments
 from cli.composefile.deploy import read_deploy
 from cli.composefile.files import read_bytes
-from cli.composefile.model import Healthcheck, Logging, PayloadReference, Port, Service, Ulimit
+from cli.composefile.model import Healthcheck, Logging, NetworkReference, PayloadReference, Port, Service, Ulimit
 from cli.composefile.mounts import file_mode, read_mount
 
 ENV_FILE_BYTES_MAX = 2**20
@@ -33,7 +33,6 @@ def read_service(around: Surroundings, service: Cursor) -> Service:
     if not service:
         raise service.error("must be a mapping")
     unread = service.check(keys.SERVICE, unread=keys.SERVICE_UNREAD)
-    networks = service.get("networks")
     return Service(
         at=service.place,
         image=service.get("image").text(),
@@ -68,7 +67,7 @@ def read_service(around: Surroundings, service: Cursor) -> Service:
         configs=[_reference(item) for item in service.get("configs").items()],
         secrets=[_reference(item) for item in service.get("secrets").items()],
         ports=[port for item in service.get("ports").items() for port in _ports(item)],
-        networks=networks.place if networks else None,
+        networks=_networks(service.get("networks")),
         network_mode=service.get("network_mode").optional_text(),
         deploy=read_deploy(service.get("deploy", keys.DEPLOY), service.get("restart")),
         unread=unread,
@@ -169,6 +168,24 @@ def _reference(item: Cursor) -> PayloadReference:
             odd_mode_at=mode.place if type(mode.value) is int and _OCTAL_DIGITS.fullmatch(str(mode.value)) else None,
         )
     return PayloadReference(at=item.place, source=item.text())
+
+
+def _networks(networks: Cursor) -> list[NetworkReference]:
+    """Keys of the file's networks in a list, or each with what the service is called there."""
+    if isinstance(networks.value, list):
+        return [NetworkReference(at=item.place, source=item.text()) for item in networks.items()]
+    return [_network(key, network) for key, network in networks.entries()]
+
+
+def _network(key: str, network: Cursor) -> NetworkReference:
+    unread = network.check(keys.NETWORK_REFERENCE, unread=keys.NETWORK_REFERENCE_UNREAD)
+    return NetworkReference(
+        at=network.place,
+        source=key,
+        aliases=network.get("aliases").texts(),
+        driver_opts=network.get("driver_opts").text_map(),
+        unread=unread,
+    )
 
 
 def _ports(item: Cursor) -> list[Port]:

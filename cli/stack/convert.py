@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from cli.client import Object
 from cli.composefile.files import read_bytes
-from cli.composefile.model import ComposeFile, Payload, PayloadKind
+from cli.composefile.model import ComposeFile, Network, Payload, PayloadKind, Service
 from cli.composefile.source import ManifestError
 from cli.stack.names import Namespace
+from cli.stack.networks import DEFAULT, is_predefined, network_body, network_name
 from cli.stack.service import service_spec, unread_warnings
 
 DATA_BYTES_MAX: Mapping[PayloadKind, int] = {"config": 1000 * 1024, "secret": 500 * 1024}
@@ -26,6 +27,8 @@ class Stack:
 
     Attributes:
         services: ServiceSpecs; secret and config references have names and no IDs yet.
+        networks: bodies of /networks/create, by name: of those that services are on.
+        external_networks: names of those that must be there already, for the whole swarm.
         configs, secrets: specs to create or update, by name.
         external: names of configs and secrets that must be there already.
         warnings: for stderr.
@@ -33,6 +36,8 @@ class Stack:
 
     namespace: Namespace
     services: list[Object] = field(default_factory=list)
+    networks: dict[str, Object] = field(default_factory=dict)
+    external_networks: list[str] = field(default_factory=list)
     configs: dict[str, Object] = field(default_factory=dict)
     secrets: dict[str, Object] = field(default_factory=dict)
     external: dict[PayloadKind, set[str]] = field(default_factory=lambda: {"config": set(), "secret": set()})
@@ -63,8 +68,6 @@ def convert(file: ComposeFile, namespace: Namespace) -> Stack:
     check(file)
     if not file.services:
         raise ManifestError(f"{file.at.source.name}:1: no services")
-    for network in file.networks.values():
-        raise network.error("networks of stacks are not served yet; every task is on its node's bridge")
     stack = Stack(namespace)
     kinds: tuple[PayloadKind, PayloadKind] = ("config", "secret")
     names = {
@@ -72,10 +75,28 @@ def convert(file: ComposeFile, namespace: Namespace) -> Stack:
         for kind in kinds
     }
     for key, service in file.services.items():
-        spec, warnings = service_spec(namespace, key, service, file.volumes, names)
+        spec, warnings = service_spec(namespace, key, service, file, names)
         stack.services.append(spec)
         stack.warnings += warnings
+    for key in sorted({key for service in file.services.values() for key in _networks_of(service)}):
+        _note_network(stack, key, file.networks.get(key))
     return stack
+
+
+def _networks_of(service: Service) -> list[str]:
+    """Keys of the networks a service is on, which is the default one where it says nothing of networks at all."""
+    if service.network_mode is not None:
+        return []
+    return [reference.source for reference in service.networks] or [DEFAULT]
+
+
+def _note_network(stack: Stack, key: str, network: Network | None) -> None:
+    """Note one that services are on; the others of a file are not made, as by Docker's command."""
+    name = network_name(stack.namespace, key, network)
+    if network is None or not network.external:
+        stack.networks[name] = network_body(stack.namespace, name, network)
+    elif not is_predefined(name):
+        stack.external_networks.append(name)
 
 
 def _payload(stack: Stack, kind: PayloadKind, key: str, payload: Payload) -> str:

@@ -1,10 +1,11 @@
-"""Bringing a stack about: secrets and configs, then services; redeploying changes only what changed (A13.01, A13.03)."""
+"""Bringing a stack about: networks, secrets and configs, then services; redeploying changes only what changed (A13.01, A13.03)."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import quote
 
 import click
 
@@ -32,8 +33,8 @@ def deploy(
         resolve_image: pin images to the registry's digest "always", where they "changed", or "never".
 
     Raises:
-        click.ClickException: the daemon refused an object, and what was done before stays; or an external config or
-            secret is missing.
+        click.ClickException: the daemon refused an object, and what was done before stays; or an external network,
+            config or secret is missing.
     """
     existing = {service["Spec"]["Name"]: service for service in of_stack(engine, "/services", stack.namespace)}
     if prune:
@@ -41,6 +42,9 @@ def deploy(
         for name in sorted(set(existing) - wanted):
             say(f"Removing service {name}")
             engine.delete(f"/services/{existing[name]['ID']}")
+    for name in stack.external_networks:
+        _check_external(engine, name)
+    _make_networks(engine, stack, say)
     kinds: tuple[PayloadKind, PayloadKind] = ("secret", "config")
     ids = {kind: _deploy_payloads(engine, stack, kind, say) for kind in kinds}
     made = []
@@ -49,6 +53,33 @@ def deploy(
         auth = registry_auth(spec["TaskTemplate"]["ContainerSpec"]["Image"]) if with_registry_auth else {}
         made.append(_deploy_service(engine, spec, existing.get(spec["Name"]), resolve_image, auth, say))
     return made
+
+
+def _check_external(engine: EngineClient, name: str) -> None:
+    """See that it is there, and everywhere. Raises: click.ClickException, in Docker's words."""
+    told = f'network "{name}" is declared as external, but '
+    try:
+        scope = engine.get(f"/networks/{quote(name, safe='')}")["Scope"]
+    except RefusedError as error:
+        if error.status != 404:
+            raise
+        raise click.ClickException(
+            f"{told}could not be found. You need to create a swarm-scoped network before the stack is deployed"
+        ) from error
+    if scope != "swarm":
+        raise click.ClickException(f'{told}it is not in the right scope: "{scope}" instead of "swarm"')
+
+
+def _make_networks(engine: EngineClient, stack: Stack, say: Callable[[str], None]) -> None:
+    """Those that the stack has not yet; what is there stays as it is, for networks cannot be changed."""
+    if not stack.networks:
+        return
+    existing = {network["Name"] for network in of_stack(engine, "/networks", stack.namespace)}
+    for name, body in stack.networks.items():
+        if name not in existing:
+            say(f"Creating network {name}")
+            with _told(f"create network {name}"):
+                engine.post("/networks/create", body)
 
 
 def _deploy_payloads(

@@ -1,4 +1,4 @@
-"""Taking a stack away: its services, secrets and configs, in this order."""
+"""Taking a stack away: its services, secrets, configs and networks, in this order."""
 
 from __future__ import annotations
 
@@ -22,24 +22,31 @@ def remove(engine: EngineClient, namespace: Namespace, *, wait: bool, say: Calla
     Returns:
         Whether the daemon agreed to all.
     """
-    found = [(kind, entry) for kind in ("service", "secret", "config") for entry in _parts(engine, kind, namespace)]
+    kinds = ("service", "secret", "config", "network")
+    found = [(kind, *each) for kind in kinds for each in _parts(engine, kind, namespace)]
     if not found:
         sys.stderr.write(f"Nothing found in stack: {namespace.stack}\n")
     done = True
-    for kind, entry in found:
-        say(f"Removing {kind} {entry['Spec']['Name']}")
+    for kind, name, object_id in found:
+        say(f"Removing {kind} {name}")
         try:
-            engine.delete(f"/{kind}s/{entry['ID']}")
+            engine.delete(f"/{kind}s/{object_id}")
         except RefusedError as error:
-            sys.stderr.write(f"Failed to remove {kind} {entry['ID']}: {error}\n")
+            sys.stderr.write(f"Failed to remove {kind} {object_id}: {error}\n")
             done = False
     if done and wait:
         _wait_for_end(engine, namespace)
     return done
 
 
-def _parts(engine: EngineClient, kind: str, namespace: Namespace) -> Sequence[Object]:
-    return sorted(of_stack(engine, f"/{kind}s", namespace), key=lambda entry: str(entry["Spec"]["Name"]))
+def _parts(engine: EngineClient, kind: str, namespace: Namespace) -> Sequence[tuple[str, str]]:
+    """Name and ID of each, by name."""
+    return sorted(_named(entry) for entry in of_stack(engine, f"/{kind}s", namespace))
+
+
+def _named(entry: Object) -> tuple[str, str]:
+    """Networks, which are the engine's too, are spelled otherwise."""
+    return (entry["Spec"]["Name"], entry["ID"]) if "Spec" in entry else (entry["Name"], entry["Id"])
 
 
 def _wait_for_end(engine: EngineClient, namespace: Namespace) -> None:

@@ -13,6 +13,7 @@ from cli import values
 from cli.client import Object
 from cli.composefile.model import (
     BindMount,
+    ComposeFile,
     Deploy,
     Healthcheck,
     Mount,
@@ -27,6 +28,7 @@ from cli.composefile.model import (
 )
 from cli.composefile.source import Place
 from cli.stack.names import IMAGE_LABEL, Namespace
+from cli.stack.networks import attachments
 
 # Of the keys that the model has not, Docker's own stack deploy refuses these; it drops the others with a warning, and
 # so do we, with the line.
@@ -46,29 +48,30 @@ def service_spec(
     namespace: Namespace,
     key: str,
     service: Service,
-    volumes: Mapping[str, Volume],
+    file: ComposeFile,
     payloads: Mapping[PayloadKind, Mapping[str, str]],
 ) -> tuple[Object, list[str]]:
     """The spec of one service, and warnings about it.
 
     Args:
-        volumes: the file's, by key.
+        file: has the volumes and networks that the service names.
         payloads: names in the swarm of the file's configs and secrets, by key.
 
     Raises:
         ManifestError: a stack cannot have it, with file and line.
     """
-    warnings = [*unread_warnings(service.unread), *_misread(service)]
+    unread = [place for network in service.networks for place in network.unread]
+    warnings = [*unread_warnings([*service.unread, *unread]), *_misread(service)]
     if not service.image:
         raise service.at.error("needs an image (build it and push it to a registry first)")
     deploy = service.deploy
     template: Object = {
-        "ContainerSpec": _container(namespace, service, volumes, payloads),
+        "ContainerSpec": _container(namespace, service, file.volumes, payloads),
         "Resources": _filled({"Limits": _resources(deploy.limits), "Reservations": _resources(deploy.reservations)}),
         "RestartPolicy": _restart(deploy),
         "Placement": _placement(deploy),
         "LogDriver": _filled({"Name": service.logging.driver, "Options": service.logging.options}),
-        "Networks": _networks(service),
+        "Networks": attachments(namespace, key, service, file.networks),
     }
     spec: Object = {
         "Name": namespace.scoped(key),
@@ -252,18 +255,7 @@ def _named_volume(namespace: Namespace, mount: VolumeMount, volumes: Mapping[str
     return {"Source": name, "VolumeOptions": options}
 
 
-# ---------------------------------------------------------------------- network, mode, resources
-
-
-def _networks(service: Service) -> list[Object]:
-    mode, place = service.network_mode, service.at.inner("network_mode")
-    if service.networks:
-        raise service.networks.error("networks of stacks are not served yet")
-    if mode is None or mode == "bridge":
-        return []
-    if mode not in ("host", "none"):
-        raise place.error(f"{mode[:40]} is not served: want bridge, host or none")
-    return [{"Target": mode}]
+# ---------------------------------------------------------------------- ports, mode, resources
 
 
 def _endpoint(service: Service) -> Object:

@@ -201,10 +201,13 @@ def insert_defaults(spec: ServiceSpec) -> ServiceSpec:
 def comparable(spec: ServiceSpec) -> ServiceSpec:
     """A copy of ``spec`` in the form that all have which ask for the same: defaults written out, the image's name in full.
 
-    Docker's client adds ``:latest`` to the image of a service with whatever it changes of it.
+    Docker's client adds ``:latest`` to the image of a service with whatever it changes of it, and its ``stack deploy`` sends
+    privileges that say nothing.
     """
     full = insert_defaults(spec)
     if full.task_template.HasField("container_spec"):
         container = full.task_template.container_spec
         container.image = normalized(container.image)
+        if not container.privileges.ByteSize():
+            container.ClearField("privileges")
     return full

@@ -102,7 +102,10 @@ async def test_an_update_that_changes_nothing_keeps_the_way_back(swarm: Swarm, c
 
 async def test_the_same_stack_again_keeps_the_way_back(swarm: Swarm, cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "stack.yml"
-    text = "services: {web: {image: 'busybox:1', command: sleep 9, environment: {A: '1'}, deploy: {replicas: 2}}}\n"
+    text = (
+        "services: {web: {image: 'busybox:1', command: sleep 9, environment: {A: '1'}, network_mode: bridge,"
+        " deploy: {replicas: 2}}}\n"
+    )
     deploy = ("stack", "deploy", "-d", "--resolve-image", "never", "-c", str(file))
     file.write_text(text)
     await cli.ours.done(*deploy, "s")

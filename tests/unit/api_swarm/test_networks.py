@@ -151,3 +151,13 @@ async def test_a_host_that_is_no_manager_has_its_own_alone(host: Swarm) -> None:
     status, text = await host.refusal(host.client.post, "/networks/create", json={"Name": "x", "Driver": "overlay"})
     assert (status, text) == (503, NOT_A_MANAGER)
     assert await remove(host, "front") == (404, "network front not found")
+
+
+async def test_what_every_node_has_is_of_the_swarm_when_services_ask_for_it(host: Swarm) -> None:
+    """``docker service create --network host`` looks for it there."""
+    here = await host.get("/networks/host")
+    assert await host.get("/networks/host", scope="swarm") == here | {"Scope": "swarm"}
+    assert here["Scope"] == "local"
+    await create(host, "own", Driver="bridge")
+    response = await host.client.get("/networks/own", params={"scope": "swarm"})
+    assert response.status == 404

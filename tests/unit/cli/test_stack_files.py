@@ -23,6 +23,9 @@ from cli.stack.service import REFUSED
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_engine import DONE, FakeEngine
 
+NETWORKS = {"GET /networks": [], "POST /networks/create": {"Id": "net"}}
+"""Routes: there are no networks, and some can be made."""
+
 
 def stack(text: str, **environment: str) -> Stack:
     return convert(read(parse(text, "f.yml", Path(), environment), environment), Namespace("s"))
@@ -114,7 +117,19 @@ def test_interpolation(text: str, result: str | None) -> None:
         ),
         (
             "services:\n  web:\n    image: i\n    networks: [n]\n",
-            "f.yml:4: services.web.networks: networks of stacks are not served",
+            'f.yml:4: services.web.networks.0: undefined network "n"',
+        ),
+        (
+            "services:\n  web:\n    image: i\n    network_mode: host\n    networks: [n]\nnetworks: {n: }\n",
+            "f.yml:4: services.web.network_mode: conflicts with networks",
+        ),
+        (
+            "services:\n  web:\n    image: i\n    network_mode: service:db\n",
+            "f.yml:4: services.web.network_mode: service:db is not served: want bridge, host or none",
+        ),
+        (
+            "services: {w: {image: i}}\nnetworks:\n  n:\n    ipam: {config: [{gateway: 10.0.0.1}]}\n",
+            "f.yml:4: networks.n.ipam.config.0.gateway: unknown key",
         ),
         (
             "services: {w: {image: i}}\nconfigs:\n  c: {file: ./absent}\n",
@@ -227,7 +242,7 @@ def test_a_redeploy_keeps_the_pinned_image_and_updates_in_place(engine: FakeEngi
         },
     }
     gone = {**old, "ID": "gone", "Spec": {**old["Spec"], "Name": "s_gone"}}  # type: ignore[dict-item]  # a plain object
-    engine.routes = {
+    engine.routes = NETWORKS | {
         "GET /services": [old, gone],
         "GET /configs": [{"ID": "cid", "Version": {"Index": 2}, "Spec": {"Name": "s_c", "Data": "b2xk", "Labels": {}}}],
         "POST /configs/cid/update": DONE,
@@ -236,7 +251,7 @@ def test_a_redeploy_keeps_the_pinned_image_and_updates_in_place(engine: FakeEngi
     }
     ran = run("stack", "deploy", "--prune", "--resolve-image", "never", "-c", str(file), "s")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == "Removing service s_gone\nUpdating service s_web (id: svc)\n"
+    assert ran.out == "Removing service s_gone\nCreating network s_default\nUpdating service s_web (id: svc)\n"
     [spec] = engine.bodies("POST", "/services/svc/update")
     assert spec["TaskTemplate"]["ContainerSpec"]["Image"] == pinned
     assert spec["TaskTemplate"]["ForceUpdate"] == 3
@@ -275,7 +290,7 @@ def test_an_image_is_resolved_always_where_it_changed_or_never(
             "TaskTemplate": {"ContainerSpec": {"Image": "busybox:1@old"}},
         },
     }
-    engine.routes = {
+    engine.routes = NETWORKS | {
         "GET /services": [old],
         "GET /distribution/.+/json": {"Descriptor": {"mediaType": "m", "digest": DIGEST, "size": 1}, "Platforms": []},
         "POST /services/svc/update": {"Warnings": None},
@@ -295,7 +310,7 @@ def test_credentials_go_with_a_service_when_asked_for(
     auth = base64.b64encode(b"me:secret").decode()
     (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry.example": {"auth": auth}}}))
     (tmp_path / "s.yml").write_text("services:\n  web: {image: registry.example/app:1}\n")
-    engine.routes = {"GET /services": [], "POST /services/create": {"ID": "svc"}}
+    engine.routes = NETWORKS | {"GET /services": [], "POST /services/create": {"ID": "svc"}}
     flags = ["--with-registry-auth"] if with_auth else []
     ran = run("stack", "deploy", *flags, "--resolve-image", "never", "-c", str(tmp_path / "s.yml"), "s")
     assert (ran.code, ran.err) == (0, "")
@@ -331,7 +346,7 @@ def deployed(engine: FakeEngine, run: Run, tmp_path: Path, lines: str) -> tuple[
     """The container spec of a service with such lines, and what was said on stderr."""
     file = tmp_path / "stack.yml"
     file.write_text(f"services:\n  web:\n    image: i\n    {lines}\nconfigs: {{c: {{content: x}}}}\n")
-    engine.routes = {
+    engine.routes = NETWORKS | {
         "GET /(services|configs)": [],
         "POST /configs/create": {"ID": "c"},
         "POST /services/create": {"ID": "s"},

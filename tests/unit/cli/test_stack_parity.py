@@ -1,7 +1,4 @@
-"""One stack file deployed by ``docker`` and by ``swarm``: the same objects arrive at the daemon.
-
-Networks are left out of the comparison: Docker's command makes one for each stack.
-"""
+"""One stack file deployed by ``docker`` and by ``swarm``: the same objects arrive at the daemon."""
 
 from __future__ import annotations
 
@@ -77,6 +74,10 @@ services:
       - conf
       - {source: other, target: /etc/conf, uid: "10", gid: "20", mode: 0440}
     secrets: [pass, outside]
+    networks:
+      front: {aliases: [www, shop]}
+      back:
+      outer: {driver_opts: {x: y}}
     deploy:
       mode: replicated
       replicas: 3
@@ -106,6 +107,16 @@ configs:
 secrets:
   pass: {file: ./pass.txt, template_driver: golang}
   outside: {external: true}
+networks:
+  front:
+    driver: overlay
+    driver_opts: {com.docker.network.driver.mtu: 1400}
+    attachable: true
+    ipam: {driver: default, config: [{subnet: 10.77.0.0/24}]}
+    labels: {n: o}
+  back: {internal: true, name: behind}
+  outer: {external: true, name: outer-net}
+  nobodys: {}
 volumes:
   data: {}
   shared: {external: true}
@@ -120,8 +131,10 @@ services:
     environment: [PLAIN=over, ADDED=1]
     ports: ["8080:81"]
     volumes: ["/other:/data"]
+    networks: {back: , front: {aliases: [other]}}
     deploy: {replicas: 5, labels: {tier: back}}
-  third: {image: c}
+  third: {image: c, networks: [added, front]}
+networks: {front: , added: {}}
 """
 
 
@@ -162,6 +175,9 @@ def routes(engine: FakeEngine) -> None:
     engine.routes = {
         "GET /info": {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n"}},
         "GET /networks": [],
+        "GET /networks/outer-net": {"Name": "outer-net", "Id": "outerid", "Scope": "swarm"},
+        "GET /networks/of-this-host": {"Name": "of-this-host", "Id": "hostid", "Scope": "local"},
+        "GET /networks/.+": missing("not found"),
         "POST /networks/create": {"Id": "net"},
         "GET /secrets": listed("secret"),
         "GET /configs": listed("config"),
@@ -180,7 +196,7 @@ def routes(engine: FakeEngine) -> None:
 def filled(value: Any, key: str = "") -> Any:
     """Without what is empty or the default of the type: the daemon takes it the same way."""
     if isinstance(value, dict):
-        made = {name: filled(item, name) for name, item in value.items() if name != "Networks"}
+        made = {name: filled(item, name) for name, item in value.items()}
         return {name: item for name, item in made.items() if item not in (None, "", [], {}, 0, False)}
     if not isinstance(value, list):
         return None if (key, value) in (("Replicas", 1), ("Protocol", "tcp")) else value
@@ -210,6 +226,7 @@ def test_deploys_what_docker_deploys(engine: FakeEngine, run: Run, directory: Pa
         ("/secrets/s1/update", "failed to update secret shop_key: "),
         ("/configs/create", "failed to create config shop_conf: "),
         ("/services/create", "failed to create service shop_web: "),
+        ("/networks/create", "failed to create network shop_default: "),
     ],
 )
 def test_a_refusal_names_what_was_refused(
@@ -240,6 +257,47 @@ def test_a_refusal_names_what_was_refused(
     assert ran.err.splitlines()[-1] == theirs.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("networks", "services", "code"),
+    [
+        ("{default: {driver: overlay, attachable: true}}", "{a: {image: i}, b: {image: i, networks: [default]}}", 0),
+        ("{default: {name: outer-net, external: true}}", "{a: {image: i}}", 0),
+        ("{default: {external: {name: outer-net}}}", "{a: {image: i}}", 0),
+        ("{outer-net: {external: true, driver: overlay}}", "{a: {image: i, networks: [outer-net]}}", 0),
+        ("{hosts: {external: true, name: host}}", "{a: {image: i, networks: {hosts: {}}}}", 0),
+        ("{n: {driver: bridge}}", "{a: {image: i, networks: {n: {ipv4_address: 10.0.0.9, aliases: [x]}}}}", 0),
+        ("{n: {external: true, name: gone}}", "{a: {image: i, networks: [n]}}", 1),
+        ("{of-this-host: {external: true}}", "{a: {image: i, networks: [of-this-host]}}", 1),
+        ("{n: {external: true, name: gone}}", "{a: {image: i}}", 0),
+    ],
+)
+def test_networks_are_dockers(
+    engine: FakeEngine, run: Run, tmp_path: Path, networks: str, services: str, code: int
+) -> None:
+    routes(engine)
+    file = tmp_path / "stack.yml"
+    file.write_text(f"version: '3.8'\nservices: {services}\nnetworks: {networks}\n")
+    words = ("stack", "deploy", "--resolve-image", "never", "-c", str(file), "shop")
+    _, err, their_code = docker(engine, *words)
+    theirs = created(engine)
+    engine.asked.clear()
+    ran = run(*words)
+    assert (ran.code, their_code) == (code, code), (ran.err, err)
+    found = "\n".join(differences(created(engine), theirs))
+    assert not found, found
+    assert code == 0 or ran.err.splitlines()[-1] == err.splitlines()[-1]
+
+
+def test_a_network_of_the_stack_is_not_made_again(engine: FakeEngine, run: Run, tmp_path: Path) -> None:
+    routes(engine)
+    engine.routes["GET /networks"] = [{"Name": "shop_default", "Id": "n", "Scope": "swarm"}]
+    file = tmp_path / "stack.yml"
+    file.write_text("services: {a: {image: i}}\n")
+    ran = run("stack", "deploy", "--resolve-image", "never", "-c", str(file), "shop")
+    assert (ran.code, ran.out) == (0, "Creating service shop_a\n")
+    assert not engine.bodies("POST", "/networks/create")
+
+
 def stack_of_three(engine: FakeEngine) -> None:
     """A service, a secret and two configs of a stack, all of which can be removed."""
 
@@ -254,7 +312,8 @@ def stack_of_three(engine: FakeEngine) -> None:
         "GET /services": of_shop(entry("web") | {"Spec": entry("web")["Spec"] | {"Mode": {"Global": {}}}}),
         "GET /secrets": of_shop(entry("key")),
         "GET /configs": of_shop(entry("conf-a"), entry("conf-b")),
-        "GET /(networks|tasks)": [],
+        "GET /networks": of_shop(*({"Name": f"shop_{name}", "Id": f"{name}id"} for name in ("back", "default"))),
+        "GET /tasks": [],
         "GET /info": {"Swarm": {"LocalNodeState": "active", "ControlAvailable": True, "NodeID": "n"}},
         "DELETE /.+": DONE,
     }
@@ -266,6 +325,7 @@ def stack_of_three(engine: FakeEngine) -> None:
         ("", ["shop"], 0),
         ("", ["nothing", "shop"], 0),
         ("/secrets/key", ["shop", "nothing"], 1),
+        ("/networks/backid", ["shop"], 1),
     ],
 )
 def test_removes_what_docker_removes(engine: FakeEngine, run: Run, refusal: str, names: list[str], code: int) -> None:
@@ -303,7 +363,7 @@ def created(engine: FakeEngine) -> dict[str, Any]:
     return {
         asked.path + " " + asked.body["Name"]: filled(asked.body)
         for asked in engine.asked
-        if asked.method == "POST" and asked.path.endswith("/create") and "/networks" not in asked.path
+        if asked.method == "POST" and asked.path.endswith("/create")
     }
 
 
@@ -365,6 +425,7 @@ CONFIG = [
     "volumes: ['/a:/b:ro,rslave', '~/x:/y', '..:/z', 'vol:/n:nocopy', /anon, {type: tmpfs, target: /t, tmpfs: {size: 5}}]",
     "labels: {a: , b: 1, d: 1.0, e: 'true', f: 'a: b'}",
     "networks: [b, a]",
+    "networks: {b: {aliases: [z, y], ipv4_address: 10.0.0.5}, a: , c: {}}",
     "{x-foo: {b: 2, a: [1, 0440]}, logging: {driver: x, options: {max-size: 1m, n: 3}}}",
 ]
 
@@ -399,7 +460,8 @@ def test_config_prints_odd_lines_as_docker(
         f"version: '3.8'\nservices:\n{services}"
         "volumes: {a: , b: {external: true}, c: {driver: d, driver_opts: {x: 1}, labels: [q]}}\n"
         "configs: {c: {file: ./x, labels: {q: r}, template_driver: golang}}\n"
-        "networks: {a: , b: {external: true}}\nx-y: {b: 1, a: 2}\n"
+        "networks: {a: , b: {external: true}, c: {ipam: {config: [{subnet: 10.0.0.0/24}]}, driver_opts: {b: 1, a: 2}},"
+        " d: {ipam: {driver: x}, internal: true, attachable: true, labels: [q=r], name: n}}\nx-y: {b: 1, a: 2}\n"
     )
     ran = run("stack", "config", "-c", str(file))
     assert (ran.code, ran.err) == (0, "")

@@ -367,6 +367,8 @@ def test_enforcer_goes_by_the_present_constraints_of_the_service() -> None:
         ("replicas", False),
         ("update config", False),
         ("defaults written out", False),
+        ("privileges that say nothing", False),
+        ("no new privileges", True),
         ("another restart delay than the default", True),
         ("image", True),
         ("force", True),
@@ -390,6 +392,10 @@ def test_what_makes_a_task_dirty(what: str, dirty: bool) -> None:
         spec.update_config.parallelism = 3
     elif what == "defaults written out":
         spec.CopyFrom(insert_defaults(spec))
+    elif what == "privileges that say nothing":
+        spec.task_template.container_spec.privileges.SetInParent()
+    elif what == "no new privileges":
+        spec.task_template.container_spec.privileges.no_new_privileges = True
     elif what == "another restart delay than the default":
         spec.task_template.restart_policy.delay_ns = 1
     elif what == "force":
