@@ -13,7 +13,6 @@ from api.lenient import convert
 from api.requests import filters_of, flag, json_body, json_response, no_content
 from api.swarm_routes.networks import OVERLAY, SCOPE, SwarmNetworks
 from api.versions import APIVersion, version_of
-from manager.model.networks import is_of_the_node
 from runtime.errors import NetworkNotFoundError
 from runtime.network_types import NetworkCreateRequest, NetworkCreateResponse, NetworkPruneReport, NetworkResource
 
@@ -38,8 +37,16 @@ class NetworkRoutes:
         ]
 
     async def list(self, request: web.Request) -> web.Response:
-        """Without containers, as dockerd does since 1.28: inspect shows them."""
-        found = self._engine.networks.list(filters_of(request), await self._cluster.all())
+        """Without containers, as dockerd does since 1.28: inspect shows them.
+
+        What the cluster has no longer is gone, though tasks that are being stopped are still on this host's part of it: a
+        client that makes what is not listed (``stack deploy`` right after ``stack rm``) would take it for there.
+        """
+        cluster = await self._cluster.all()
+        found = self._engine.networks.list(filters_of(request), cluster or ())
+        if cluster is not None:
+            known = {network.Id for network in cluster}
+            found = [network for network in found if network.Scope != SCOPE or network.Id in known]
         return json_response([msgspec.structs.replace(network, Containers={}) for network in found])
 
     async def inspect(self, request: web.Request) -> web.Response:
@@ -53,8 +60,9 @@ class NetworkRoutes:
         except NetworkNotFoundError:
             here = None
         if here is not None and scope in ("", here.Scope) and ref in (here.Id, here.Name):
-            return here
-        if here is not None and scope == SCOPE and is_of_the_node(here.Name):
+            there = await self._cluster.find(ref) if here.Scope == SCOPE else None
+            return here if there is None or there.Id == here.Id else there  # another of that name was made since
+        if here is not None and scope == SCOPE and self._engine.networks.is_predefined(here.Name):
             return msgspec.structs.replace(here, Scope=SCOPE)  # services may be on it, and clients ask so
         there = await self._cluster.find(ref)
         for found in (there, here):
@@ -84,6 +92,6 @@ class NetworkRoutes:
         filters = filters_of(request)
         change = self._engine.networks.prune(filters)
         report = await self._operations.run_to_end(change, name="network.prune")
-        unused = self._engine.networks.prunable(filters, await self._cluster.all())
+        unused = self._engine.networks.prunable(filters, await self._cluster.all() or ())
         deleted = [*(report.NetworksDeleted or ()), *await self._cluster.prune(unused)]
         return json_response(NetworkPruneReport(NetworksDeleted=deleted or None))

@@ -45,16 +45,16 @@ class SwarmNetworks:
     def __init__(self, member: ClusterMember) -> None:
         self._member = member
 
-    async def all(self) -> list[NetworkResource]:
-        """Each of them; none when no leader answers: those of the host are to be seen all the same, as in dockerd."""
+    async def all(self) -> list[NetworkResource] | None:
+        """Each of them; None when no leader answers: those of the host are to be seen all the same, as in dockerd."""
         try:
             control = await self._member.wait_control(LIST_TIMEOUT_S)
             response = await control.ListNetworks(ListNetworksRequest(), timeout=LIST_TIMEOUT_S)
         except MembershipError:
-            return []
+            return None
         except grpc.aio.AioRpcError as error:
             log.warning("networks.not_listed", reason=error.details())
-            return []
+            return None
         return [resource(Network.FromString(each)) for each in response.networks]
 
     async def find(self, ref: str) -> NetworkResource | None:

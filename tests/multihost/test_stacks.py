@@ -116,8 +116,14 @@ def test_who_may_reach_whom_does_and_who_may_not_does_not(three: Testbed, comman
         "Removing network shop_front",
         "Removing network shop_back",
     }
+    # At once again, while tasks of before are still on networks of the same names.
+    label = {"label": "com.docker.stack.namespace=shop"}
+    assert not three.client(1).networks.list(filters=label)
+    assert call(three, command, *deploy).count("Creating network") == 2
+    running(three, "shop_database", 1)
+    call(three, command, "stack", "rm", "shop")
     for host in three.hosts():
         wait_until(
-            lambda h=host: not three.client(h).networks.list(filters={"label": "com.docker.stack.namespace=shop"}),  # type: ignore[misc]
+            lambda h=host: not three.client(h).networks.list(filters=label),  # type: ignore[misc]
             f"host {host} has none of the networks any more, once its tasks have ended",
         )
