@@ -316,7 +316,9 @@ Global___AssignmentChange: _TypeAlias = AssignmentChange  # noqa: Y015
 
 @_typing.final
 class NetworkPeer(_message.Message):
-    """A task on a network, as the others there have to know it. Derived of what is stored, and stored by agents alone."""
+    """A task on a network, or a node on the routing mesh's, as the others there have to know it. Derived of what is stored, and
+    stored by agents alone.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -330,9 +332,10 @@ class NetworkPeer(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """"<network ID>.<task ID>" """
+    """"<network ID>.<task ID>", or that of the node"""
     network_id: _builtins.str
     task_id: _builtins.str
+    """Empty of a node."""
     service_id: _builtins.str
     name: _builtins.str
     """As users call it, "web.1.<task ID>"."""

@@ -192,11 +192,6 @@ def _endpoint_spec(spec: EndpointSpec) -> None:
             raise InvalidArgumentError(
                 f"EndpointSpec: invalid port {port.published_port}:{port.target_port}, want numbers up to 65535"
             )
-        if ingress:
-            raise UnimplementedError(
-                f"port {port.published_port or port.target_port} cannot be published with mode=ingress: "
-                "the routing mesh is not served yet, use mode=host"
-            )
         if not port.published_port:
             continue
         key = (port.published_port, port.protocol)

@@ -2,8 +2,8 @@
 
 Of each network: its services, with their virtual IPs, and its tasks, with their addresses and their nodes', from when a node
 has the task until it was seen to have ended. Entries are kept encoded: what changes is encoded once, and sent to the nodes on
-that network alone. The routing mesh's network has the services that publish ports there and their tasks, with the addresses
-of their nodes on it; every node that has one itself is on it.
+that network alone. The routing mesh's network has every node with an address there, the services that publish ports and their tasks, with the
+addresses of their nodes; every such node is told of it.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Members:
             self._derive_service(service.id)
         for task in self._view.tasks:
             self._derive_task(task.id)
+        for node in self._view.nodes:
+            self._derive_node(node.id)
 
     def of(self, network_id: str) -> Iterable[bytes]:
         """What is told of a network: each an ``AssignmentChange``."""
@@ -87,7 +89,7 @@ class Members:
         return changed
 
     def _follow_node(self, old: Node | None, node: Node) -> list[Entry]:
-        changed: list[Entry] = []
+        changed = self._derive_node(node.id)
         if old is None or _place(old) != _place(node):
             for task in self._view.tasks.by_node(node.id):
                 changed += self._derive_task(task.id)
@@ -123,6 +125,18 @@ class Members:
             change = AssignmentChange(kind=_PEER, id=told.id, network_peer=told)
             found[told.network_id, told.id, int(_PEER)] = change.SerializeToString()
         return self._put(task_id, found)
+
+    def _derive_node(self, node_id: str) -> list[Entry]:
+        node = self._view.nodes.get(node_id)
+        found = {}
+        if node is not None and node.HasField("ingress"):
+            mesh, (node_addr, addresses) = node.ingress.network_id, _place(node)
+            told = NetworkPeer(
+                id=f"{mesh}.{node_id}", network_id=mesh, node_id=node_id, node_addr=node_addr, addresses=addresses
+            )
+            change = AssignmentChange(kind=_PEER, id=told.id, network_peer=told)
+            found[mesh, told.id, int(_PEER)] = change.SerializeToString()
+        return self._put(node_id, found)
 
     def _put(self, object_id: str, found: dict[Entry, bytes]) -> list[Entry]:
         changed = []

@@ -17,7 +17,7 @@ from runtime.containers.container import Container
 from runtime.errors import HostError, InvalidParameterError, NetworkNotFoundError
 from runtime.networks import Networks
 from runtime.networks.driver import Endpoint
-from runtime.networks.predefined import NAMES
+from runtime.networks.predefined import NAMELESS
 from runtime.resolver.port import (
     Asker,
     Attachment,
@@ -143,7 +143,7 @@ class Naming:
         wanted = container.record.networks() if wanted is None else wanted
         places = []
         for name, endpoint in endpoints.items():
-            if serves_names(name, endpoint) and not self._networks.is_way_out(name):
+            if serves_names(name, endpoint):
                 settings = wanted.get(name)
                 wished = (settings.Links if settings else None) or ()
                 holder = Holder(
@@ -164,7 +164,7 @@ def names_of(container: Container, aliases: Iterable[str]) -> list[str]:
 
 def serves_names(network: str, endpoint: Endpoint) -> bool:
     """Whether an endpoint has names on its network."""
-    return bool(endpoint.Interface) and network not in NAMES
+    return bool(endpoint.Interface) and network not in NAMELESS
 
 
 def resolv_conf_of(host: HostConfig, endpoints: Mapping[str, Endpoint]) -> ResolvConf:

@@ -129,7 +129,7 @@ class _Namespaces:
 
     def fd(self, path: str) -> int:
         if path not in self._fds:
-            self._fds[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fds[path] = os.open(path or "/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             self._stack.callback(os.close, self._fds[path])
         return self._fds[path]
 

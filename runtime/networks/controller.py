@@ -624,17 +624,19 @@ class Networks:
     async def _with_way_out(self, wanted: Mapping[str, EndpointSettings]) -> Mapping[str, EndpointSettings]:
         """And the network that leads out for others, when one needs it; an internal one never does."""
         networks = [self._get(name) for name in wanted]
-        needed = [
-            self._ways_out[each.Driver] for each in networks if each.Driver in self._ways_out and not each.Internal
-        ]
+        needed = [each.Driver for each in networks if each.Driver in self._ways_out and not each.Internal]
         if not needed or self._gateways(wanted):
             return wanted
-        name = needed[0].Name
-        if name not in self._table:
+        return {**wanted, await self.make_way_out(needed[0]): EndpointSettings()}
+
+    async def make_way_out(self, driver: str) -> str:
+        """Have the network that leads out for those of a driver; returns its name. Raises EngineError."""
+        request = self._ways_out[driver]
+        if request.Name not in self._table:
             with contextlib.suppress(ConflictError):  # another container came first
-                await self.create(needed[0])
-        await self._ready(name)
-        return {**wanted, name: EndpointSettings()}
+                await self.create(request)
+        await self._ready(request.Name)
+        return request.Name
 
     def is_way_out(self, name: str) -> bool:
         """Whether containers are put on a network that they did not ask for, as the way out of others."""

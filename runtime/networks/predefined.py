@@ -15,6 +15,8 @@ from runtime.networks.plain import PlainDriver
 from runtime.networks.pools import DEFAULT_POOLS, DefaultPool
 
 NAMES = frozenset(("bridge", "host", "none"))
+NAMELESS = NAMES | {"docker_gwbridge"}
+"""Networks on which nobody has names: of those that lead out for others as well, which their containers did not ask for."""
 
 
 def drivers(

@@ -75,3 +75,28 @@ def test_services_of_a_network_find_each_other_on_all_hosts(three: Testbed) -> N
             assert "1 packets received" in says(caller, "ping -c 1 -W 5", address)
         answers = [says(caller, "nc -w 5 web 80 < /dev/null").split() for _ in range(12)]
         assert {each for answer in answers for each in answer} & addresses == addresses
+
+
+def test_a_published_port_is_answered_by_every_host_for_the_client_itself(three: Testbed) -> None:
+    """Two tasks on three hosts, so one host has none: it is an entry alone. The task sees who called."""
+    three.client(1).services.create(
+        "busybox:latest",
+        command=["sh", "-c", "while true; do nc -l -p 80 -e netstat -nt; done"],
+        name="web",
+        mode=docker.types.ServiceMode("replicated", 2),
+        endpoint_spec=docker.types.EndpointSpec(ports={8080: 80}),
+    )
+    containers(three, "web", 2)
+    for entry in three.hosts():
+        for caller in three.hosts():
+            if entry != caller:
+                wait_until(
+                    lambda e=entry, c=caller: three.ip(c) in answer(three, c, three.ip(e)),  # type: ignore[misc]
+                    f"host {entry} leads host {caller} to a task, which sees it",
+                )
+
+
+def answer(testbed: Testbed, host: int, address: str) -> str:
+    """What a client on a host gets from the published port of another."""
+    script = f"exec 3<>/dev/tcp/{address}/8080 && timeout 3 cat <&3"
+    return testbed.exec(host, ["timeout", "5", "bash", "-c", script], check=False)

@@ -16,7 +16,15 @@ from base.gotemplate.faults import TemplateError
 from base.gotemplate.values import Budget, Function, Labels
 from base.json_text import read_json
 from proto.objects_pb2 import Network, Task
-from proto.specs_pb2 import ContainerSpec, DNSConfig, PortProtocol, Privileges, PublishMode, ResourceRequirements
+from proto.specs_pb2 import (
+    ContainerSpec,
+    DNSConfig,
+    PortConfig,
+    PortProtocol,
+    Privileges,
+    PublishMode,
+    ResourceRequirements,
+)
 from proto.specs_pb2 import Mount as MountSpec
 from runtime.images import RegistryAuth
 from runtime.types import (
@@ -38,6 +46,7 @@ from runtime.types import (
 )
 from worker.agent.executor import Assignment, ExecutorError
 from worker.agent.templates import CHARACTERS_MAX, Value, expand
+from worker.network.driver import WAY_OUT
 
 LABEL = "com.docker.swarm"
 
@@ -71,6 +80,11 @@ class ContainerPlan(msgspec.Struct, frozen=True):
     host: HostConfig
     networking: NetworkingConfig | None = None
     networks: tuple[Network, ...] = ()
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is to be reached by the routing mesh."""
+        return self.networking is not None and WAY_OUT.Name in (self.networking.EndpointsConfig or {})
 
 
 def task_name(assignment: Assignment) -> str:
@@ -246,13 +260,21 @@ def _plan_networks(assignment: Assignment) -> tuple[str, NetworkingConfig | None
         if target not in known or target not in addresses:
             raise ExecutorError(f"network {target} not found")
         networks.append(known[target])
-    if len(own) > 1 or (networks and own and own != ["bridge"]):
-        raise ExecutorError(f"a task cannot be on these networks at once: {', '.join(targets)}")
-    if not networks:
+    is_published = any(map(_is_mesh, spec.endpoint_spec.ports))
+    if len(own) > 1 or (own and own != ["bridge"] and (networks or is_published)):
+        what = " and ports on every node" if is_published else ""
+        raise ExecutorError(f"a task cannot be on these networks at once: {', '.join(targets)}{what}")
+    if not networks and not is_published:
         return own[0] if own else "bridge", None, ()
     endpoints: dict[str, EndpointSettings | None] = {each.spec.name: _endpoint(addresses[each.id]) for each in networks}
     endpoints.update(dict.fromkeys(own, EndpointSettings()))
-    return networks[0].spec.name, NetworkingConfig(EndpointsConfig=endpoints), tuple(networks)
+    if is_published:
+        endpoints[WAY_OUT.Name] = EndpointSettings()
+    return next(iter(endpoints)), NetworkingConfig(EndpointsConfig=endpoints), tuple(networks)
+
+
+def _is_mesh(port: PortConfig) -> bool:
+    return port.publish_mode != PublishMode.PUBLISH_MODE_HOST
 
 
 def _endpoint(addresses: Iterable[str]) -> EndpointSettings:

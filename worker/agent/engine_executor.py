@@ -132,7 +132,7 @@ class EngineExecutor:
         self._networks.replace(
             contents.of(Network), contents.of(NetworkPeer).values(), contents.of(NetworkService).values()
         )
-        self._networks.set_data_path(self._node().data_path_addr)
+        self._tell_node()
 
     def change_networks(self, contents: Contents, changes: Sequence[AssignmentChange]) -> None:
         """See ``Executor``."""
@@ -141,7 +141,11 @@ class EngineExecutor:
         if networks or peers or services:
             self._networks.change(networks, peers, services)
         if networks:
-            self._networks.set_data_path(self._node().data_path_addr)
+            self._tell_node()
+
+    def _tell_node(self) -> None:
+        node = self._node()
+        self._networks.set_node(node.id, node.data_path_addr)
 
     async def prepare(self, assignment: Assignment) -> None:
         """See ``Executor``."""
@@ -157,6 +161,8 @@ class EngineExecutor:
         async with self._slots, _refusals(""):
             for network in plan.networks:
                 await self._networks.ready(network)
+            if plan.is_published:
+                await self._networks.make_way_out()
             self._containers[task_id] = await self._create(task_id, plan, mounts)
 
     async def _create(self, task_id: str, plan: ContainerPlan, mounts: Sequence[Mount]) -> str:

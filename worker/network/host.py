@@ -9,9 +9,12 @@ from runtime.engine import Engine
 from runtime.kernel.linux_network import LinuxNetwork
 from runtime.network_types import NetworkCreateRequest
 from runtime.networks import Driver
+from runtime.types import TASK_ID_LABEL
 from worker.network.driver import WAY_OUT, OverlayDriver
 from worker.network.members import ClusterNetworks
+from worker.network.mesh import Mesh
 from worker.network.overlays import Overlays
+from worker.network.published import Published
 
 
 class HostOverlays:
@@ -21,7 +24,8 @@ class HostOverlays:
     """
 
     def __init__(self, run: Path) -> None:
-        kernel = LinuxNetwork()
+        kernel, self._run = LinuxNetwork(), run
+        self._kernel = kernel
         self._overlays = Overlays(kernel, run)
         self._driver = OverlayDriver(kernel, self._overlays, run)
 
@@ -41,7 +45,16 @@ class HostOverlays:
 
     def networks_of(self, engine: Engine) -> ClusterNetworks:
         """The cluster's networks on this node."""
-        return ClusterNetworks(engine.networks, self._overlays, engine.resolver)
+
+        def address_of(task_id: str) -> str:
+            found = engine.list({"label": [f"{TASK_ID_LABEL}={task_id}"], "status": ["running"]})
+            if not found:
+                return ""
+            endpoint = engine.inspect(found[0].Id).NetworkSettings.Networks.get(WAY_OUT.Name)
+            return endpoint.IPAddress if endpoint is not None else ""
+
+        published = Published(lambda node: Mesh(self._kernel, self._run / "engine", node), address_of)
+        return ClusterNetworks(engine.networks, self._overlays, engine.resolver, published)
 
     async def close(self) -> None:
         """Look after nothing more; devices and rules stay."""

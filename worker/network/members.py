@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import TypeVar
 
 import structlog
 
@@ -22,9 +24,10 @@ from proto.objects_pb2 import Network as ClusterNetwork
 from runtime.errors import EngineError, HostError
 from runtime.kernel.network import IPAddress
 from runtime.networks import Networks
-from runtime.resolver.port import Change, DropHolder, NameZone, PutHolder, Resolver
+from runtime.resolver.port import Change, DropHolder, Everything, Holder, NameZone, PutHolder, Resolver, Zone
 from worker.network import told
 from worker.network.overlays import Overlays
+from worker.network.published import Published
 from worker.network.types import DATA_PATH_PORT, DataPath, NetworkID
 from worker.network.underlay import mtu_of
 
@@ -54,10 +57,11 @@ class _Known:
 class ClusterNetworks:
     """See the module."""
 
-    def __init__(self, networks: Networks, overlays: Overlays, resolver: Resolver) -> None:
-        self._networks, self._overlays, self._resolver = networks, overlays, resolver
+    def __init__(self, networks: Networks, overlays: Overlays, resolver: Resolver, published: Published) -> None:
+        self._networks, self._overlays, self._resolver, self._published = networks, overlays, resolver, published
+        self._mesh_id = ""
         self._known: dict[str, _Known] = {}
-        self._names: list[Change] = []
+        self._names: list[Change | Everything] = []
         self._wake = asyncio.Event()
         self._tasks = OwnedTasks()
         self._telling: asyncio.Task[None] | None = None
@@ -65,6 +69,7 @@ class ClusterNetworks:
     async def close(self) -> None:
         """Tell nothing more; what was told stays."""
         await self._tasks.close()
+        await self._published.close()
 
     # ---- what the managers say ---------------------------------------------------------------------------------------
 
@@ -75,27 +80,34 @@ class ClusterNetworks:
         services: Iterable[NetworkService],
     ) -> None:
         """These and no others."""
-        before = self._known
+        before, peers, services = self._known, list(peers), list(services)
+        mesh = next((network for network in networks.values() if network.spec.ingress), None)
+        self._mesh_id = mesh.id if mesh is not None else ""
+        self._published.replace(
+            mesh,
+            [peer for peer in peers if peer.network_id == self._mesh_id],
+            [service for service in services if service.network_id == self._mesh_id],
+        )
         networks = {network_id: network for network_id, network in networks.items() if not network.spec.ingress}
         self._known = {network_id: _Known() for network_id in networks}
         for network_id, known in self._known.items():
             known.network = networks[network_id]
-            if network_id in before:
-                known.holders = before[network_id].holders
         for service in services:
             if service.network_id in self._known:
                 self._known[service.network_id].services[service.service_id] = service
         for peer in peers:
             if peer.network_id in self._known:
                 _put_peer(self._known[peer.network_id], peer)
-        for network_id, known in before.items():
+        of_before = [
+            network.Id for network in self._networks.list({"driver": [OVERLAY]})
+        ]  # by a daemon before this one
+        for network_id in dict.fromkeys([*before, *of_before]):
             if network_id not in self._known:
-                self._forget(network_id, known)
-        for network in self._networks.list({"driver": [OVERLAY]}):  # of a daemon before this one
-            if network.Id not in self._known and network.Id not in before:
-                self._forget(network.Id, _Known())
+                self._forget(network_id)
         for network_id, known in self._known.items():
-            self._tell_all(NetworkID(network_id), known)
+            self._tell_data_plane(NetworkID(network_id), known)
+        zones = tuple(_zone(network_id, known) for network_id, known in self._known.items())
+        self._say(Everything(zones, sources=(told.SERVICES,)))
 
     def change(
         self,
@@ -104,10 +116,12 @@ class ClusterNetworks:
         services: Mapping[str, NetworkService | None],
     ) -> None:
         """What is new or changed, by ID, and what is no more (None); the others stay."""
+        self._change_published(networks, peers, services)
         for network_id, network in networks.items():
             if network is not None and not network.spec.ingress:
                 self._known.setdefault(network_id, _Known()).network = network
-                self._tell_all(NetworkID(network_id), self._known[network_id])
+                self._tell_data_plane(NetworkID(network_id), self._known[network_id])
+                self._say(NameZone(network_id, network.spec.name))
         touched: dict[tuple[str, str], None] = {}
         moved: dict[str, dict[str, NetworkPeer | None]] = {}
         for service_key, service in services.items():
@@ -141,16 +155,36 @@ class ClusterNetworks:
             self._tell_service(NetworkID(network_id), self._known[network_id], service_id)
         for network_id, network in networks.items():
             if network is None and (known := self._known.pop(network_id, None)) is not None:
-                self._forget(network_id, known)
+                self._say(*(DropHolder(network_id, each) for each in known.holders))
+                self._forget(network_id)
 
-    def set_data_path(self, address: str) -> None:
-        """Where this node takes packets of networks, as far as it is known."""
+    def _change_published(
+        self,
+        networks: Mapping[str, ClusterNetwork | None],
+        peers: Mapping[str, NetworkPeer | None],
+        services: Mapping[str, NetworkService | None],
+    ) -> None:
+        for network_id, network in networks.items():
+            if network is not None and network.spec.ingress:
+                self._mesh_id = network_id
+                self._published.replace(network, (), ())
+        of_mesh = _of(self._mesh_id, peers), _of(self._mesh_id, services)
+        if any(of_mesh):
+            self._published.change(*of_mesh)
+        if self._mesh_id in networks and networks[self._mesh_id] is None:
+            self._mesh_id = ""
+            self._published.replace(None, (), ())
+
+    def set_node(self, node_id: str, address: str) -> None:
+        """This node, and where it takes packets of networks, as far as it is known."""
         try:
             ip = ipaddress.ip_address(address)
         except ValueError:
             return
         port = next((known.network.data_path_port for known in self._known.values() if known.network is not None), 0)
-        self._overlays.set_node(DataPath(ip, port or DATA_PATH_PORT, mtu_of(address)))
+        node = DataPath(ip, port or DATA_PATH_PORT, mtu_of(address))
+        self._overlays.set_node(node)
+        self._published.set_node(node, node_id)
 
     # ---- what the executor asks --------------------------------------------------------------------------------------
 
@@ -160,9 +194,13 @@ class ClusterNetworks:
         await self._networks.put(told.engine_network(network, created))
         return network.spec.name
 
+    async def make_way_out(self) -> None:
+        """Have the engine make the bridge by which the mesh reaches tasks. Raises EngineError."""
+        await self._networks.make_way_out(OVERLAY)
+
     # ---- telling -----------------------------------------------------------------------------------------------------
 
-    def _tell_all(self, network_id: NetworkID, known: _Known) -> None:
+    def _tell_data_plane(self, network_id: NetworkID, known: _Known) -> None:
         endpoints = {task_id: told.peer_endpoint(peer) for task_id, peer in known.peers.items()}
         known.endpoints = {task_id: each.addresses[0] for task_id, each in endpoints.items() if each is not None}
         self._overlays.set_peers(network_id, [each for each in endpoints.values() if each is not None])
@@ -172,8 +210,6 @@ class ClusterNetworks:
         }
         known.vips = {service_id: tuple(each.vip for each in found) for service_id, found in balanced.items() if found}
         self._overlays.set_services(network_id, [each for found in balanced.values() for each in found])
-        stale = known.holders - known.peers.keys() - known.services.keys()
-        self._tell_names(network_id, known, [*stale, *known.services, *known.peers])
 
     def _tell_peers(self, network_id: NetworkID, known: _Known, tasks: Mapping[str, NetworkPeer | None]) -> None:
         changed, gone = [], []
@@ -200,26 +236,20 @@ class ClusterNetworks:
         self._tell_names(network_id, known, [service_id])
 
     def _tell_names(self, network_id: str, known: _Known, ids: Iterable[str]) -> None:
-        assert known.network is not None
-        changes: list[Change] = [NameZone(network_id, known.network.spec.name)]
+        changes: list[Change] = []
         for each in ids:
-            holder = None
-            if each in known.services:
-                holder = told.service_holder(known.services[each])
-            elif (peer := known.peers.get(each)) is not None:
-                holder = told.task_holder(peer, known.services.get(peer.service_id))
+            holder = _holder(known, each)
             if holder is not None:
                 known.holders.add(each)
                 changes.append(PutHolder(network_id, holder))
             elif each in known.holders:
                 known.holders.discard(each)
                 changes.append(DropHolder(network_id, each))
-        self._say(changes)
+        self._say(*changes)
 
-    def _forget(self, network_id: str, known: _Known) -> None:
+    def _forget(self, network_id: str) -> None:
         """No task here is on it any more, nor is told of it."""
         self._overlays.forget_network(NetworkID(network_id))
-        self._say([DropHolder(network_id, each) for each in known.holders])
         self._tasks.spawn(self._drop(network_id), name=f"forget network {network_id}")
 
     async def _drop(self, network_id: str) -> None:
@@ -234,19 +264,42 @@ class ClusterNetworks:
             else:
                 return
 
-    def _say(self, changes: Sequence[Change]) -> None:
-        """To the resolver, in order; what it cannot be told now is told with everything, which its manager sees to."""
-        self._names.extend(changes)
+    def _say(self, *said: Change | Everything) -> None:
+        """To the resolver, in order; what it cannot be told now it is told with everything, which its manager sees to."""
+        self._names.extend(said)
         if self._telling is None or self._telling.done():
             self._telling = self._tasks.spawn(self._tell_resolver(), name="names of the cluster")
 
     async def _tell_resolver(self) -> None:
         while self._names:
-            changes, self._names = self._names, []
-            try:
-                await self._resolver.tell(*changes)
-            except HostError as error:
-                log.warning("names.not_told", reason=str(error))
+            said, self._names = self._names, []
+            for is_everything, some in groupby(said, key=lambda each: isinstance(each, Everything)):
+                try:
+                    if is_everything:
+                        for each in some:
+                            assert isinstance(each, Everything)
+                            await self._resolver.replace(each)
+                    else:
+                        await self._resolver.tell(*(each for each in some if not isinstance(each, Everything)))
+                except HostError as error:
+                    log.warning("names.not_told", reason=str(error))
+
+
+def _holder(known: _Known, object_id: str) -> Holder | None:
+    """Who answers to the names of a service or a task."""
+    if object_id in known.services:
+        return told.service_holder(known.services[object_id])
+    peer = known.peers.get(object_id)
+    return told.task_holder(peer, known.services.get(peer.service_id)) if peer is not None else None
+
+
+def _zone(network_id: str, known: _Known) -> Zone:
+    """A network with all that has names on it; what the resolver is told of is noted."""
+    assert known.network is not None
+    found = {each: _holder(known, each) for each in (*known.services, *known.peers)}
+    holders = {object_id: holder for object_id, holder in found.items() if holder is not None}
+    known.holders = set(holders)
+    return Zone(network_id=network_id, name=known.network.spec.name, holders=tuple(holders.values()))
 
 
 def _put_peer(known: _Known, peer: NetworkPeer) -> None:
@@ -262,6 +315,15 @@ def _drop_peer(known: _Known, task_id: str) -> None:
         del tasks[task_id]
         if not tasks:
             del known.tasks_of[before.service_id]
+
+
+T = TypeVar("T")
+
+
+def _of(network_id: str, members: Mapping[str, T]) -> dict[str, T]:
+    """Those of one network, by the ID of the task, node or service."""
+    split = ((*_split(key), member) for key, member in members.items())
+    return {object_id: member for of, object_id, member in split if of == network_id}
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -14,6 +14,9 @@ from runtime.networks.driver import Network, Pool
 from runtime.resolver.port import Holder, NamedPort
 from worker.network.types import Backend, BalancedService, PeerEndpoint
 
+SERVICES = "services"
+"""The source of what the resolver is told here."""
+
 
 def engine_network(network: ClusterNetwork, created: str) -> Network:
     """As the engine keeps it, under the cluster's ID and settled."""
@@ -99,6 +102,7 @@ def service_names(service: NetworkService) -> list[str]:
 
 def _holder(holder_id: str, names: Iterable[str], found: Iterable[IPAddress], ports: Iterable[PortConfig]) -> Holder:
     return Holder(
+        source=SERVICES,
         id=holder_id,
         names=tuple(dict.fromkeys(name for name in names if name)),
         addresses=tuple(map(str, found)),

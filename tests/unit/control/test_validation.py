@@ -91,7 +91,6 @@ def test_a_bad_service_is_refused(change: Change, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.endpoint_spec.ports.add(target_port=80, published_port=80), "port 80 cannot be published with mode=ingress"),
         (lambda s: s.mode.replicated_job.SetInParent(), "services of mode replicated-job are not served yet"),
         (lambda s: s.mode.global_job.SetInParent(), "services of mode global-job are not served yet"),
         (lambda s: setattr(s.task_template, "runtime", "plugin"), "tasks of runtime plugin are not served yet"),

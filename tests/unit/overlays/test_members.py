@@ -20,8 +20,10 @@ from tests.unit.resolver.fakes import FakeResolver
 from tests.waiting import until
 from worker.network import told
 from worker.network.members import ClusterNetworks
+from worker.network.mesh import Mesh
 from worker.network.overlays import Overlays
-from worker.network.types import BalancedService, NetworkID, PeerEndpoint
+from worker.network.published import Published
+from worker.network.types import BalancedService, DataPath, NetworkID, PeerEndpoint
 
 
 class ToldOverlays(Overlays):
@@ -56,6 +58,10 @@ class ToldOverlays(Overlays):
         self.services.pop(network_id, None)
 
 
+def _no_mesh(node: DataPath) -> Mesh:
+    raise AssertionError(f"{node} has no address on the mesh")
+
+
 class Node:
     """A node, and what it was told last."""
 
@@ -69,7 +75,8 @@ class Node:
             events=EventBus(),
             name_of=str,
         )
-        self.networks = ClusterNetworks(self.table, self.overlays, self.resolver)
+        self.published = Published(_no_mesh, str)
+        self.networks = ClusterNetworks(self.table, self.overlays, self.resolver, self.published)
         self.known_networks: dict[str, ClusterNetwork] = {}
         self.peers: dict[str, NetworkPeer] = {}
         self.services: dict[str, NetworkService] = {}
