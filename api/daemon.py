@@ -24,7 +24,9 @@ from runtime.engine import Engine
 from runtime.errors import EngineError
 from runtime.images import ImagesError
 from worker.agent.container_spec import NodeFacts
+from worker.agent.contents import Contents
 from worker.agent.engine_executor import EngineExecutor
+from worker.membership.cluster_member import LocalNodeState
 from worker.membership.description import describe
 from worker.membership.host import Host
 from worker.membership.node import Node
@@ -98,6 +100,8 @@ async def serve(options: argparse.Namespace, zygote: Zygote) -> None:
     background = OwnedTasks()
     try:
         await node.open()
+        if node.info().local_node_state is LocalNodeState.INACTIVE:
+            executor.replace_networks(Contents())  # what is left of a cluster that the host was in
         try:
             await server.start(options.host or [DEFAULT_HOST])
         except ListenError as error:

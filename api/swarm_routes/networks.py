@@ -33,7 +33,8 @@ log = structlog.get_logger(__name__)
 
 SCOPE, OVERLAY = "swarm", "overlay"
 LIST_TIMEOUT_S = 5.0
-_IN_USE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+_STAYS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+"""Of a network that is in use, or gone already."""
 
 
 class SwarmNetworks:
@@ -89,8 +90,10 @@ class SwarmNetworks:
         for network, outcome in zip(candidates, outcomes, strict=True):
             if outcome is None:
                 gone.append(network.Name)
-            elif not (isinstance(outcome, grpc.aio.AioRpcError) and outcome.code() in _IN_USE):
+            elif not isinstance(outcome, grpc.aio.AioRpcError):
                 raise outcome
+            elif outcome.code() not in _STAYS:  # what went before is told all the same
+                log.warning("network.not_pruned", network=network.Name, reason=outcome.details())
         return gone
 
     async def _control(self) -> ControlAsyncStub:

@@ -145,7 +145,10 @@ def engine_network_name(engine: Engine) -> NetworkName:
             found = engine.networks.inspect(ref)
         except EngineError:
             return None
-        if found.Scope == SCOPE:
+        if found.Scope == SCOPE or ref not in (
+            found.Id,
+            found.Name,
+        ):  # a part of an ID may mean another of the cluster's
             return None
         if not engine.networks.is_predefined(found.Name):
             raise ForbiddenError(

@@ -29,14 +29,14 @@ class _Pool:
     Attributes:
         first, last: what is handed out, but for what is reserved.
         owners: of those that are handed out, and of reserved ones that somebody has all the same.
-        following: where the search for the next begins.
+        following: where the search for the next begins; 0 before the first.
     """
 
     subnet: IPNetwork
     first: int
     last: int
     reserved: frozenset[int]
-    following: int
+    following: int = 0
     owners: dict[int, Owner] = field(default_factory=dict)
 
     @classmethod
@@ -48,7 +48,7 @@ class _Pool:
         last = min(int(given.broadcast_address), int(subnet.broadcast_address) - (subnet.version == 4))
         others = (config.gateway, *config.auxiliary_addresses.values())
         reserved = frozenset(int(ipaddress.ip_address(address)) for address in others if address)
-        return cls(subnet, first, last, reserved, first)
+        return cls(subnet, first, last, reserved)
 
     @property
     def size(self) -> int:
@@ -62,7 +62,8 @@ class _Pool:
         """The next that nobody has."""
         if len(self.owners) >= self.size:
             return None
-        number = self.following
+        # A new leader does not know what was given back last: it goes on behind all that is taken.
+        number = self.following or max(self.owners, default=self.first - 1) + 1
         for _ in range(len(self.owners) + len(self.reserved) + 1):
             if not self.first <= number <= self.last:
                 number = self.first
@@ -102,8 +103,6 @@ class Addresses:
         early, held.early = held.early, {}
         for owner, attachment in early.items():
             _take(held, owner, attachment)
-        for pool in held.pools:
-            pool.following = max(pool.owners, default=pool.first - 1) + 1
 
     def drop_network(self, network_id: str) -> None:
         """It is gone, and its addresses with it."""

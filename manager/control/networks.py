@@ -21,6 +21,7 @@ from manager.control.lookup import find
 from manager.control.objects import Managed
 from manager.control.validation import check_dns_name, check_size
 from manager.model.networks import PREDEFINED_NETWORKS, cluster_networks, is_mesh
+from manager.model.tasks import has_ended, is_live
 from manager.store import NETWORKS, View, Working
 from proto.objects_pb2 import Cluster, Network
 from proto.specs_pb2 import IPAMConfig, NetworkSpec, ServiceSpec
@@ -29,6 +30,10 @@ INGRESS_NETWORK = "ingress"
 OVERLAY = "overlay"
 VNI_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 MTU_OPTION = "com.docker.network.driver.mtu"
+SUBNETS_MAX, AUXILIARY_MAX = 64, 1024
+"""Each is compared with all others."""
+MESH_PREFIX_MIN = 16
+"""A node's number on the mesh has 16 bits (``worker.network.mesh_rules``)."""
 MTU_MIN, MTU_MAX = 68, 65535
 PREDEFINED_LABEL = "com.docker.swarm.predefined"
 _OPTIONS = frozenset({VNI_OPTION, MTU_OPTION, "encrypted"})
@@ -52,6 +57,8 @@ def validate_network_spec(spec: NetworkSpec) -> None:
         raise UnimplementedError("swarm networks from a configuration of each node are not served yet")
     _driver(spec)
     _ipam(spec)
+    if spec.ingress:
+        _mesh(spec)
 
 
 def ingress_network(cluster: Cluster, network_id: str) -> Network:
@@ -90,8 +97,7 @@ def _complete(working: Working, network: Network) -> None:
     cluster = Cluster()
     cluster.CopyFrom(working.cluster)
     _choose(network, working.networks, cluster)
-    if cluster.last_vni != working.cluster.last_vni:
-        working.update(cluster)
+    working.update(cluster)  # unchanged, too: of two that choose at once one has to choose again
 
 
 def _choose(network: Network, others: Iterable[Network], cluster: Cluster) -> None:
@@ -127,6 +133,11 @@ def _unique_prefix(cluster_id: str) -> str:
 
 def _removable(working: Working, network: Network) -> None:
     if not network.spec.ingress:
+        # Those of a spec before the present one: they stay, or a rollback brings them back.
+        tasks = (task for task in working.tasks if is_live(task) and not has_ended(task))
+        for task in tasks:
+            if any(each.network_id == network.id for each in task.networks_attachments):
+                raise FailedPreconditionError(f"network {network.spec.name} is in use by task {task.id}")
         return
     users = [
         each.spec.name
@@ -166,6 +177,10 @@ def _ipam(spec: NetworkSpec) -> None:
         raise UnimplementedError(f"addresses by the driver {spec.ipam_options.driver.name} are not served yet")
     if spec.ipam_options.driver.options:
         raise InvalidArgumentError("ipam configuration: the default driver has no options")
+    if len(spec.ipam_options.configs) > SUBNETS_MAX:
+        raise InvalidArgumentError(
+            f"ipam configuration: {len(spec.ipam_options.configs)} subnets, at most {SUBNETS_MAX}"
+        )
     for config in spec.ipam_options.configs:
         _ipam_config(config, spec)
 
@@ -175,6 +190,10 @@ def _ipam_config(config: IPAMConfig, spec: NetworkSpec) -> None:
         subnet = ipaddress.ip_network(config.subnet)
     except ValueError:
         raise InvalidArgumentError(f"ipam configuration: invalid subnet {config.subnet}") from None
+    if "%" in config.subnet or subnet.is_multicast or subnet.is_loopback or subnet.network_address.is_unspecified:
+        raise InvalidArgumentError(f"ipam configuration: {config.subnet} is no subnet of hosts")
+    if len(config.auxiliary_addresses) > AUXILIARY_MAX:
+        raise InvalidArgumentError(f"ipam configuration: at most {AUXILIARY_MAX} auxiliary addresses")
     if subnet.version == 6 and not spec.ipv6_enabled:
         raise InvalidArgumentError(f"ipam configuration: subnet {subnet} wants a network with IPv6 enabled")
     if subnet.version == 4 and spec.ipv4_disabled:
@@ -199,8 +218,17 @@ def _ipam_config(config: IPAMConfig, spec: NetworkSpec) -> None:
             address = ipaddress.ip_address(text)
         except ValueError:
             raise InvalidArgumentError(f"ipam configuration: invalid {what} {text}") from None
-        if address not in subnet:
+        if "%" in text or address not in subnet:
             raise InvalidArgumentError(f"ipam configuration: {what} {address} does not belong to the subnet {subnet}")
+
+
+def _mesh(spec: NetworkSpec) -> None:
+    """What every node can make of it: one IPv4 subnet, an address a node."""
+    subnets = [ipaddress.ip_network(config.subnet) for config in spec.ipam_options.configs]
+    if spec.ipv4_disabled or spec.ipv6_enabled or len(subnets) > 1:
+        raise InvalidArgumentError("ingress network wants IPv4 and one subnet")
+    if any(subnet.prefixlen < MESH_PREFIX_MIN for subnet in subnets):
+        raise InvalidArgumentError(f"ipam configuration: ingress network wants a subnet of at most /{MESH_PREFIX_MIN}")
 
 
 def _unchangeable(changed: Network, wanted: Network) -> None:

@@ -195,7 +195,10 @@ class Members:
         for attachment in task.networks_attachments:
             if not is_of_the_node(attachment.network_id):
                 yield _on(told, attachment.network_id, attachment.addresses)
-        mesh = self._mesh_of(service) if service is not None else ""
+        version = self._view.spec_versions.of(task.service_id, task.spec_version)
+        # Of an update that publishes, the tasks before it are not to be reached.
+        is_published = version is not None and any(map(is_mesh, version.spec.endpoint_spec.ports))
+        mesh = self._mesh_of(service) if service is not None and is_published else ""
         if mesh and node.ingress.network_id == mesh:
             yield _on(told, mesh, node.ingress.addresses)
 

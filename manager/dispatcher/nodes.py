@@ -48,7 +48,7 @@ def invalid_request(request: SessionRequest, *, first: bool) -> str:
     if len(request.addr) > ADDRESS_LENGTH_MAX:
         return f"address: {len(request.addr)} characters, at most {ADDRESS_LENGTH_MAX}"
     if request.data_path_addr and not _is_address(request.data_path_addr):
-        return f"data path address: {one_line(request.data_path_addr[:ADDRESS_LENGTH_MAX])!r} is no IP address"
+        return f"data path address: {one_line(request.data_path_addr[:ADDRESS_LENGTH_MAX])!r} is no address of a host"
     if (size_bytes := request.description.ByteSize()) > DESCRIPTION_SIZE_BYTES_MAX:
         return f"description: {size_bytes} bytes, at most {DESCRIPTION_SIZE_BYTES_MAX}"
     if (size_bytes := request.ByteSize()) > (size_bytes_max := FIRST_SIZE_BYTES_MAX if first else LATER_SIZE_BYTES_MAX):
@@ -57,11 +57,14 @@ def invalid_request(request: SessionRequest, *, first: bool) -> str:
 
 
 def _is_address(text: str) -> bool:
+    """Of one host, without a zone: it is told to other nodes."""
+    if len(text) > ADDRESS_LENGTH_MAX or "%" in text:
+        return False
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return not (address.is_unspecified or address.is_multicast or address.is_reserved)
 
 
 def _invalid_identity(request: SessionRequest) -> str:

@@ -16,11 +16,14 @@ def endpoint_of(service: Service) -> Endpoint:
     """
     spec = service.spec
     wanted = {each.target for each in cluster_networks(spec)} if wants_virtual_ips(spec) else set()
-    given = {_what(port): port for port in service.endpoint.ports if is_mesh(port)}
+    given: dict[tuple[str, int, int], list[PortConfig]] = {}
+    for port in service.endpoint.ports:
+        if is_mesh(port) and port.published_port:
+            given.setdefault(_what(port), []).append(port)
     endpoint = Endpoint(spec=spec.endpoint_spec)
     for port in spec.endpoint_spec.ports:
         kept = given.get(_what(port)) if is_mesh(port) and not port.published_port else None
-        endpoint.ports.append(kept or port)
+        endpoint.ports.append(kept.pop(0) if kept else port)
     endpoint.virtual_ips.extend(each for each in service.endpoint.virtual_ips if each.network_id in wanted)
     return endpoint
 

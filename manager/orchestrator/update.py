@@ -209,4 +209,4 @@ def _obstacle(service: Service, missing_of: MissingOf) -> str:
     if not service.HasField("previous_spec"):
         return "; there is no previous spec to roll back to"
     missing = missing_of(service.previous_spec)
-    return f"; the previous spec wants {missing}, which is gone" if missing else ""
+    return f"; the previous spec wants {missing}" if missing else ""

@@ -17,6 +17,7 @@ from manager.model.actions import Action, CreateTask, Outcome, RemoveService, Re
 from manager.model.inputs import NewID
 from manager.model.modes import mode_of
 from manager.model.needs import Needs
+from manager.model.networks import is_mesh
 from manager.model.tasks import copy_task, has_ended, is_live
 from manager.model.versions import present_version
 from manager.orchestrator import nodes, reaper, rollout
@@ -246,7 +247,17 @@ class ReconcilePass:
 
     def _missing_of(self, spec: ServiceSpec) -> str:
         missing = next(self.working.missing(SERVICES, Service(spec=spec)), None)
-        return f"the {missing[0].name} {missing[1]}" if missing is not None else ""
+        if missing is not None:
+            return f"the {missing[0].name} {missing[1]}, which is gone"
+        for port in filter(is_mesh, spec.endpoint_spec.ports):
+            for other in self.working.services.publishing(port.published_port) if port.published_port else ():
+                taken = any(
+                    (each.published_port, each.protocol) == (port.published_port, port.protocol)
+                    for each in (*other.spec.endpoint_spec.ports, *other.endpoint.ports)
+                )
+                if taken and other.spec.name != spec.name:
+                    return f"port {port.published_port}, which service {other.spec.name} publishes"
+        return ""
 
     def _keep_version(self, service: Service) -> None:
         """Keep the present spec for the tasks that are made from it: nobody else makes versions."""

@@ -40,6 +40,7 @@ from runtime.networks.addresses import IPNetwork, mac_for, parse_mac
 from runtime.networks.bridge_network import (
     BridgeNetwork,
     check_pools,
+    closed_sysctls,
     gateway_interfaces,
     interface_changes,
     interface_name,
@@ -275,6 +276,8 @@ class BridgeDriver:
         mac = mac_for(gateways[0].ip) if gateways else mac_of(bridge.network)
         await self._kernel.apply(Batch((AddBridge(bridge.device, mac),)))
         await self._kernel.set_sysctls(sysctls(bridge))
+        with contextlib.suppress(OSError):  # of a kernel without IPv6
+            await self._kernel.set_sysctls(closed_sysctls(bridge))
         addresses = [AddAddress(bridge.device, gateway) for gateway in gateways]
         await self._kernel.apply(Batch((*addresses, SetUp(bridge.device))))
 

@@ -78,13 +78,20 @@ def gateway_interfaces(network: Network, asked: BridgeOptions) -> list[IPInterfa
 
 
 def sysctls(bridge: BridgeNetwork) -> dict[str, str]:
-    """Loopback publishing needs the first. Router advertisements of containers are nobody's way out."""
+    """Loopback publishing needs the first. Router advertisements of containers are nobody's way out; see ``closed_sysctls``."""
     device = bridge.device
     found = {f"ipv4/conf/{device}/route_localnet": "1"}
     if any(pool.subnet.version == 6 for pool in bridge.pools):
         found[f"ipv6/conf/{device}/disable_ipv6"] = "1" if bridge.options.mode_ipv6 == "isolated" else "0"
         found[f"ipv6/conf/{device}/accept_ra"] = "0"
     return found
+
+
+def closed_sysctls(bridge: BridgeNetwork) -> dict[str, str]:
+    """The host has no IPv6 on a bridge without it: a container would be its router, and reach its servers (CVE-2020-13401)."""
+    if any(pool.subnet.version == 6 for pool in bridge.pools):
+        return {}
+    return {f"ipv6/conf/{bridge.device}/accept_ra": "0", f"ipv6/conf/{bridge.device}/disable_ipv6": "1"}
 
 
 def _rules(network: Network, asked: BridgeOptions) -> BridgeRules:

@@ -232,9 +232,14 @@ class Networks:
                 await self._save({**self._table, network.Name: network})
             await self._driver(network).create(network)
 
-    async def drop(self, network_id: str) -> None:
-        """Take away a network that was put. Idempotent. Raises ForbiddenError: somebody is on it; HostError."""
+    async def drop(self, network_id: str, unless: Callable[[], bool]) -> None:
+        """Take away a network that was put, if it is to go by then. Idempotent.
+
+        Raises ForbiddenError: somebody is on it; HostError.
+        """
         async with self._lock:
+            if unless():
+                return
             network = next((each for each in self._table.values() if network_id == each.ID), None)
             if network is not None:
                 self._refuse_in_use(network)
@@ -271,7 +276,8 @@ class Networks:
         leave = views.PruneFilter(filters, now_s=time.time())
         deleted = []
         for network in tuple(self._table.values()):
-            if network.Name in self._predefined or network.ConfigOnly or not leave.takes(network):
+            is_others = network.Name in self._predefined or network.Scope == "swarm"  # the cluster's to remove
+            if is_others or network.ConfigOnly or not leave.takes(network):
                 continue
             try:
                 await self.remove(network.ID)

@@ -186,6 +186,8 @@ def _address_fault(text: str, subnet: IPNetwork) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         return "invalid address"
+    if "%" in text:
+        return "invalid address: it has a zone"
     if address.version != subnet.version:
         return f"parent subnet is an IPv{subnet.version} block"
     return "" if address in subnet else f"parent subnet {subnet} doesn't contain this address"

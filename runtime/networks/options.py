@@ -100,6 +100,8 @@ def _mode(text: str) -> str:
 
 def _address(text: str) -> IPAddress:
     try:
+        if "%" in text:  # a zone may be any text, and this goes into rules
+            raise ValueError
         return ipaddress.ip_address(text)
     except ValueError:
         raise ValueError("nil ip") from None

@@ -26,6 +26,7 @@ from proto.objects_pb2 import Machine, Node, NodeDescription, Task, TaskState, T
 from proto.specs_pb2 import NodeAvailability
 from worker.agent.assignments import ReceivedAssignments
 from worker.agent.boots import Boots
+from worker.agent.contents import Contents
 from worker.agent.executor import Assignment, Executor, ExecutorError
 from worker.agent.managers import ManagerChoice
 from worker.agent.persistence import AssignmentFile
@@ -175,6 +176,7 @@ class Agent:
             for task_id in self._executor.task_ids():
                 group.create_task(self._take_away(task_id, failures), name=f"leave {task_id}")
         self._file.clear()
+        self._executor.replace_networks(Contents())
         if failures:
             raise failures[0]
 

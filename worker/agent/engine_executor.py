@@ -122,6 +122,8 @@ class EngineExecutor:
             self._containers[task_id] = message.Actor.ID
         elif message.Action == "destroy" and self._containers.get(task_id) == message.Actor.ID:
             del self._containers[task_id]
+        if message.Action in ("start", "die"):
+            self._networks.task_changed(task_id)
         for callback in tuple(self._callbacks):
             callback(task_id)
 

@@ -53,6 +53,10 @@ def check_init(request: InitRequest) -> None:
             raise InvalidRequestError(str(error)) from error
 
 
+SUBNET_SIZE, SUBNET_SIZE_MIN, SUBNET_SIZE_MAX = 24, 16, 29
+"""Prefix lengths of subnets: where none is said (features A1.06); of the routing mesh's at most; with room for some tasks."""
+
+
 def _check_pools(pools: Sequence[str], subnet_size: int) -> None:
     networks = []
     for text in pools:
@@ -61,8 +65,14 @@ def _check_pools(pools: Sequence[str], subnet_size: int) -> None:
         except ValueError as error:
             raise InvalidRequestError(f"invalid CIDR address: {text}: {error}") from error
     for network in networks:
-        if subnet_size and subnet_size < network.prefixlen:
-            raise InvalidRequestError(f"subnet size {subnet_size} is larger than the address pool {network}")
+        if network.version != 4:
+            raise InvalidRequestError(f"address pool {network}: want IPv4, as subnets of IPv6 need no pool")
+        if (subnet_size or SUBNET_SIZE) < network.prefixlen:
+            raise InvalidRequestError(
+                f"subnet size {subnet_size or SUBNET_SIZE} is larger than the address pool {network}"
+            )
+    if subnet_size and not SUBNET_SIZE_MIN <= subnet_size <= SUBNET_SIZE_MAX:
+        raise InvalidRequestError(f"subnet size {subnet_size}: want {SUBNET_SIZE_MIN} to {SUBNET_SIZE_MAX}")
     for index, network in enumerate(networks):
         for other in networks[index + 1 :]:
             if network.version == other.version and network.overlaps(other):

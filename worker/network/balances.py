@@ -51,12 +51,12 @@ class Balances:
 
     def change(self, changed: Iterable[BalancedService], gone: Iterable[IPAddress]) -> None:
         """Some of them."""
+        for vip in gone:  # first, as another may have it now
+            self._services.pop(vip, None)
+            self._touched.add(vip)
         for service in changed:
             self._services[service.vip] = service
             self._touched.add(service.vip)
-        for vip in gone:
-            self._services.pop(vip, None)
-            self._touched.add(vip)
 
     def forget(self) -> None:
         """All, until told again."""

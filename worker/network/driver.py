@@ -190,7 +190,7 @@ def overlay_of(network: Network) -> OverlayNetwork:
         subnets=tuple(subnets),
         mtu=mtu,
         internal=network.Internal,
-        encrypted="encrypted" in network.Options,
+        encrypted=network.Options.get("encrypted", "false").lower() not in ("false", "0"),
         options=network.Options,
     )
 

@@ -47,7 +47,7 @@ class HostOverlays:
         """The cluster's networks on this node."""
 
         def address_of(task_id: str) -> str:
-            found = engine.list({"label": [f"{TASK_ID_LABEL}={task_id}"], "status": ["running"]})
+            found = engine.list({"label": [f"{TASK_ID_LABEL}={task_id}"]})
             if not found:
                 return ""
             endpoint = engine.inspect(found[0].Id).NetworkSettings.Networks.get(WAY_OUT.Name)

@@ -18,7 +18,6 @@ import structlog
 
 from base.backoff import Backoff
 from base.tasks import OwnedTasks
-from base.times import rfc3339
 from proto.dispatcher_pb2 import NetworkPeer, NetworkService
 from proto.objects_pb2 import Network as ClusterNetwork
 from runtime.errors import EngineError, HostError
@@ -26,9 +25,10 @@ from runtime.kernel.network import IPAddress
 from runtime.networks import Networks
 from runtime.resolver.port import Change, DropHolder, Everything, Holder, NameZone, PutHolder, Resolver, Zone
 from worker.network import told
+from worker.network.driver import overlay_of
 from worker.network.overlays import Overlays
 from worker.network.published import Published
-from worker.network.types import DATA_PATH_PORT, DataPath, NetworkID
+from worker.network.types import DATA_PATH_PORT, BalancedService, DataPath, NetworkID
 from worker.network.underlay import mtu_of
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,8 @@ class ClusterNetworks:
 
     def __init__(self, networks: Networks, overlays: Overlays, resolver: Resolver, published: Published) -> None:
         self._networks, self._overlays, self._resolver, self._published = networks, overlays, resolver, published
-        self._mesh_id = ""
+        self._mesh: ClusterNetwork | None = None
+        self._port = DATA_PATH_PORT
         self._known: dict[str, _Known] = {}
         self._names: list[Change | Everything] = []
         self._wake = asyncio.Event()
@@ -81,10 +82,9 @@ class ClusterNetworks:
     ) -> None:
         """These and no others."""
         before, peers, services = self._known, list(peers), list(services)
-        mesh = next((network for network in networks.values() if network.spec.ingress), None)
-        self._mesh_id = mesh.id if mesh is not None else ""
+        self._mesh = next((network for network in networks.values() if network.spec.ingress), None)
         self._published.replace(
-            mesh,
+            self._mesh,
             [peer for peer in peers if peer.network_id == self._mesh_id],
             [service for service in services if service.network_id == self._mesh_id],
         )
@@ -98,10 +98,9 @@ class ClusterNetworks:
         for peer in peers:
             if peer.network_id in self._known:
                 _put_peer(self._known[peer.network_id], peer)
-        of_before = [
-            network.Id for network in self._networks.list({"driver": [OVERLAY]})
-        ]  # by a daemon before this one
-        for network_id in dict.fromkeys([*before, *of_before]):
+        # Beside those of this daemon those of the one before.
+        made = [network.Id for network in self._networks.list({"driver": [OVERLAY]})]
+        for network_id in dict.fromkeys([*before, *made]):
             if network_id not in self._known:
                 self._forget(network_id)
         for network_id, known in self._known.items():
@@ -151,8 +150,8 @@ class ClusterNetworks:
             moved.setdefault(network_id, {})[task_id] = peer
         for network_id, tasks in moved.items():
             self._tell_peers(NetworkID(network_id), self._known[network_id], tasks)
-        for network_id, service_id in touched:
-            self._tell_service(NetworkID(network_id), self._known[network_id], service_id)
+        for network_id, services_touched in _by_network(touched).items():
+            self._tell_services(NetworkID(network_id), self._known[network_id], services_touched)
         for network_id, network in networks.items():
             if network is None and (known := self._known.pop(network_id, None)) is not None:
                 self._say(*(DropHolder(network_id, each) for each in known.holders))
@@ -165,15 +164,19 @@ class ClusterNetworks:
         services: Mapping[str, NetworkService | None],
     ) -> None:
         for network_id, network in networks.items():
-            if network is not None and network.spec.ingress:
-                self._mesh_id = network_id
+            if network is not None and network.spec.ingress and network_id != self._mesh_id:
+                self._mesh = network
                 self._published.replace(network, (), ())
         of_mesh = _of(self._mesh_id, peers), _of(self._mesh_id, services)
         if any(of_mesh):
             self._published.change(*of_mesh)
         if self._mesh_id in networks and networks[self._mesh_id] is None:
-            self._mesh_id = ""
+            self._mesh = None
             self._published.replace(None, (), ())
+
+    @property
+    def _mesh_id(self) -> str:
+        return self._mesh.id if self._mesh is not None else ""
 
     def set_node(self, node_id: str, address: str) -> None:
         """This node, and where it takes packets of networks, as far as it is known."""
@@ -181,8 +184,11 @@ class ClusterNetworks:
             ip = ipaddress.ip_address(address)
         except ValueError:
             return
-        port = next((known.network.data_path_port for known in self._known.values() if known.network is not None), 0)
-        node = DataPath(ip, port or DATA_PATH_PORT, mtu_of(address))
+        for network in (self._mesh, *(known.network for known in self._known.values())):
+            if network is not None and network.data_path_port:
+                self._port = network.data_path_port  # the cluster's, the same in all
+                break
+        node = DataPath(ip, self._port, mtu_of(address))
         self._overlays.set_node(node)
         self._published.set_node(node, node_id)
 
@@ -190,17 +196,26 @@ class ClusterNetworks:
 
     async def ready(self, network: ClusterNetwork) -> str:
         """Have the engine know a network; returns its name. Raises EngineError."""
-        created = rfc3339(network.created_at.ToNanoseconds())
-        await self._networks.put(told.engine_network(network, created))
+        await self._networks.put(told.engine_network(network))
         return network.spec.name
 
     async def make_way_out(self) -> None:
         """Have the engine make the bridge by which the mesh reaches tasks. Raises EngineError."""
         await self._networks.make_way_out(OVERLAY)
 
+    def task_changed(self, task_id: str) -> None:
+        """A container of a task began or ended on this node."""
+        self._published.task_changed(task_id)
+
     # ---- telling -----------------------------------------------------------------------------------------------------
 
     def _tell_data_plane(self, network_id: NetworkID, known: _Known) -> None:
+        assert known.network is not None
+        try:
+            self._overlays.set_network(overlay_of(told.engine_network(known.network)))
+        except EngineError as error:
+            log.error("network.not_possible", network_id=network_id, reason=str(error))
+            return
         endpoints = {task_id: told.peer_endpoint(peer) for task_id, peer in known.peers.items()}
         known.endpoints = {task_id: each.addresses[0] for task_id, each in endpoints.items() if each is not None}
         self._overlays.set_peers(network_id, [each for each in endpoints.values() if each is not None])
@@ -224,16 +239,21 @@ class ClusterNetworks:
         self._overlays.change_peers(network_id, changed, gone)
         self._tell_names(network_id, known, tasks)
 
-    def _tell_service(self, network_id: NetworkID, known: _Known, service_id: str) -> None:
-        service = known.services.get(service_id)
-        peers = known.tasks_of.get(service_id, {}).values()
-        found = tuple(told.balanced(service, peers)) if service is not None else ()
-        before, now = known.vips.pop(service_id, ()), tuple(each.vip for each in found)
-        if now:
-            known.vips[service_id] = now
-        if before or now:
-            self._overlays.change_services(network_id, found, set(before) - set(now))
-        self._tell_names(network_id, known, [service_id])
+    def _tell_services(self, network_id: NetworkID, known: _Known, service_ids: Iterable[str]) -> None:
+        """Together, as one may have got the virtual IP that another gave back."""
+        service_ids, changed, before = list(service_ids), list[BalancedService](), set[IPAddress]()
+        for service_id in service_ids:
+            service = known.services.get(service_id)
+            peers = known.tasks_of.get(service_id, {}).values()
+            found = tuple(told.balanced(service, peers)) if service is not None else ()
+            before.update(known.vips.pop(service_id, ()))
+            if found:
+                known.vips[service_id] = tuple(each.vip for each in found)
+            changed += found
+        gone = {vip for vip in before if not any(vip in vips for vips in known.vips.values())}
+        if changed or gone:
+            self._overlays.change_services(network_id, changed, gone)
+        self._tell_names(network_id, known, service_ids)
 
     def _tell_names(self, network_id: str, known: _Known, ids: Iterable[str]) -> None:
         changes: list[Change] = []
@@ -257,7 +277,7 @@ class ClusterNetworks:
         backoff = Backoff(DROP_RETRY_S, DROP_RETRY_S_MAX)
         while network_id not in self._known:
             try:
-                await self._networks.drop(network_id)
+                await self._networks.drop(network_id, unless=lambda: network_id in self._known)
             except EngineError as error:
                 log.debug("network.not_forgotten", network_id=network_id, reason=str(error))
                 await asyncio.sleep(backoff.next_s())
@@ -324,6 +344,14 @@ def _of(network_id: str, members: Mapping[str, T]) -> dict[str, T]:
     """Those of one network, by the ID of the task, node or service."""
     split = ((*_split(key), member) for key, member in members.items())
     return {object_id: member for of, object_id, member in split if of == network_id}
+
+
+def _by_network(touched: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """IDs of services by that of their network."""
+    found: dict[str, list[str]] = {}
+    for network_id, service_id in touched:
+        found.setdefault(network_id, []).append(service_id)
+    return found
 
 
 def _split(key: str) -> tuple[str, str]:

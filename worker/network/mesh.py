@@ -8,6 +8,7 @@ was told since. Until nodes and ports have been told, what an earlier daemon lef
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -147,12 +148,12 @@ class Mesh:
         ports = self._told().ports
         if ports is None:
             raise ValueError("the ports of the mesh are not known yet")
+        for key in gone:  # first, as another may have it now
+            ports.pop(key, None)
+            self._touched_ports.add(key)
         for port in changed:
             ports[port.protocol, port.published] = port
             self._touched_ports.add((port.protocol, port.published))
-        for key in gone:
-            ports.pop(key, None)
-            self._touched_ports.add(key)
         self._passes.tell()
 
     async def settled(self) -> None:
@@ -225,6 +226,12 @@ class Mesh:
         await self._kernel.set_sysctls(
             {f"{conf}/rp_filter": "2", f"{conf}/route_localnet": "1", f"{conf}/send_redirects": "0"}
         )
+        with contextlib.suppress(
+            OSError
+        ):  # of a kernel without IPv6; with it, what comes over the mesh could speak to the host
+            await self._kernel.set_sysctls(
+                {f"ipv6/conf/{each}/disable_ipv6": "1" for each in (place.bridge, place.vxlan)}
+            )
         await self._forwarding.switch_on()
         await self._end_strange_flows(rules)
         self._watch(place)

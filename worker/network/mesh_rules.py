@@ -89,12 +89,14 @@ def spread_of(port: IngressPort, place: MeshPlace, before: Spread = NOWHERE) -> 
             own[backend.address, port.target] += max(0, backend.weight)
     known = frozenset(weights) | frozenset(own)
     draining = frozenset(target for target in known if weights[target] + own[target] == 0)
+    # Other nodes may not have heard yet: while a task is here, whoever they send is served, by one that stops or begins too.
+    served = +own or Counter(dict.fromkeys(own, 1))
     own, weights = +own, +weights
     everybody = own if port.local_first and own else own + weights
     return Spread(
         addresses=port.addresses,
         places=arranged(before.places, lowest_terms(everybody)),
-        here=arranged(before.here, lowest_terms(own)),
+        here=arranged(before.here, lowest_terms(served)),
         known=known,
         draining=draining,
     )

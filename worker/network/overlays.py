@@ -102,12 +102,12 @@ class Overlays:
     ) -> None:
         """Endpoints that are new or elsewhere, and first addresses of those that are no more; the others stay."""
         overlay = self._overlay(network_id)
+        for address in gone:  # first, as another may have it now
+            overlay.peers.pop(address, None)
+            overlay.touched.add(address)
         for peer in changed:
             overlay.peers[peer.addresses[0]] = peer
             overlay.touched.add(peer.addresses[0])
-        for address in gone:
-            overlay.peers.pop(address, None)
-            overlay.touched.add(address)
         overlay.passes.tell()
 
     def set_services(self, network_id: NetworkID, services: Iterable[BalancedService]) -> None:

@@ -55,6 +55,9 @@ class Passes:
                 self._failed(error)
                 await asyncio.sleep(backoff.next_s())
                 continue
+            except Exception as error:
+                self._failed(error)  # a defect: the next pass begins from nothing, and nobody takes this one for done
+                raise
             backoff.reset()
             self._done = told
             self._progress.set()

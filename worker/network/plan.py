@@ -138,8 +138,8 @@ class _Entries(msgspec.Struct):
 
 
 def _entries(node: DataPath, peer: PeerEndpoint | None) -> _Entries:
-    if peer is None or peer.node == node.address:
-        return _Entries({}, {})
+    if peer is None or peer.node == node.address or peer.node.version != node.address.version:
+        return _Entries({}, {})  # the kernel takes no entry of the other address family, and nothing beside it
     return _Entries({peer.mac: peer.node}, dict.fromkeys(peer.addresses, peer.mac))
 
 

@@ -16,6 +16,7 @@ import structlog
 from proto.dispatcher_pb2 import NetworkPeer, NetworkService
 from proto.objects_pb2 import Network as ClusterNetwork
 from proto.specs_pb2 import PortProtocol
+from runtime.errors import EngineError
 from worker.network import told
 from worker.network.driver import overlay_of
 from worker.network.mesh import Mesh
@@ -53,10 +54,13 @@ class Published:
 
     def set_node(self, node: DataPath, node_id: str) -> None:
         """This node: its data path and its ID."""
+        if (self._node, self._node_id) == (node, node_id):
+            return
         self._node, self._node_id = node, node_id
         if self._mesh is not None:
             self._mesh.set_node(node)
-        self._tell_all()
+        if self._network is not None:
+            self._tell_all()
 
     def replace(
         self, network: ClusterNetwork | None, peers: Iterable[NetworkPeer], services: Iterable[NetworkService]
@@ -87,11 +91,18 @@ class Published:
                 self._services.pop(service_id, None)
             else:
                 self._services[service_id] = service
-        if nodes_moved or self._mesh is None:
+        if self._mesh is None or self._node_id in peers:
             self._tell_all()
             return
-        for service_id in touched:
-            self._tell_service(self._mesh, service_id)
+        if nodes_moved:
+            self._mesh.set_nodes(self._others())
+        self._tell_services(self._mesh, touched)
+
+    def task_changed(self, task_id: str) -> None:
+        """A task of this node began or ended: before the managers say so, other nodes' clients may come to it."""
+        service_id = self._service_of.get(task_id)
+        if service_id is not None and self._mesh is not None and self._network is not None:
+            self._tell_services(self._mesh, [service_id])
 
     # ---- behind it ---------------------------------------------------------------------------------------------------
 
@@ -113,30 +124,42 @@ class Published:
 
     def _tell_all(self) -> None:
         own = _address(self._nodes[self._node_id]) if self._node_id in self._nodes else None
-        if self._network is None or self._node is None or own is None:
-            if self._mesh is not None and self._network is None:
-                self._mesh.remove()
+        if self._network is None:
+            if self._mesh is None:  # what a daemon before this one left goes, too
+                self._mesh = self._make(self._node or DataPath(ipaddress.ip_address("127.0.0.1")))
+            self._mesh.remove()
+            self._ports.clear()
+            return
+        if self._node is None or own is None:
             return
         if self._mesh is None:
             self._mesh = self._make(self._node)
         try:
-            self._mesh.set_network(overlay_of(told.engine_network(self._network, "")), own)
-        except ValueError as error:
+            self._mesh.set_network(overlay_of(told.engine_network(self._network)), own)
+        except (ValueError, EngineError) as error:
             log.error("mesh.not_possible", reason=str(error))
             return
-        others = (told.peer_endpoint(peer) for node_id, peer in self._nodes.items() if node_id != self._node_id)
-        self._mesh.set_nodes([each for each in others if each is not None and _is_v4(each)])
+        self._mesh.set_nodes(self._others())
         ports = {service_id: self._ports_of(service_id) for service_id in self._services}
         self._ports = {service_id: {_key(each) for each in found} for service_id, found in ports.items() if found}
         self._mesh.set_ports([each for found in ports.values() for each in found])
 
-    def _tell_service(self, mesh: Mesh, service_id: str) -> None:
-        found = self._ports_of(service_id)
-        before, now = self._ports.pop(service_id, set()), {_key(each) for each in found}
-        if now:
-            self._ports[service_id] = now
+    def _others(self) -> list[PeerEndpoint]:
+        found = (told.peer_endpoint(peer) for node_id, peer in self._nodes.items() if node_id != self._node_id)
+        return [each for each in found if each is not None and _is_v4(each)]
+
+    def _tell_services(self, mesh: Mesh, service_ids: Iterable[str]) -> None:
+        """Together, as one may have got the port that another gave up."""
+        changed, before = list[IngressPort](), set[Key]()
+        for service_id in service_ids:
+            found = self._ports_of(service_id)
+            before |= self._ports.pop(service_id, set())
+            if found:
+                self._ports[service_id] = {_key(each) for each in found}
+            changed += found
+        gone = {key for key in before if not any(key in keys for keys in self._ports.values())}
         try:
-            mesh.change_ports(found, before - now)
+            mesh.change_ports(changed, gone)
         except ValueError:
             self._tell_all()
 
@@ -159,13 +182,13 @@ class Published:
     def _backends(self, tasks: Iterable[NetworkPeer]) -> Iterable[IngressBackend]:
         for peer in tasks:
             node = _address(peer)
-            if not peer.ready or node is None:
+            if node is None:
                 continue
-            own = self._address_of(peer.task_id) if peer.node_id == self._node_id else ""
+            own, weight = self._address_of(peer.task_id) if peer.node_id == self._node_id else "", int(peer.ready)
             if own:
-                yield IngressBackend(node, IPv4Address(own))
+                yield IngressBackend(node, IPv4Address(own), weight)
             elif peer.node_id != self._node_id:
-                yield IngressBackend(node)
+                yield IngressBackend(node, None, weight)
 
 
 def _key(port: IngressPort) -> Key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
+from base.times import rfc3339
 from proto.dispatcher_pb2 import NetworkPeer, NetworkService
 from proto.objects_pb2 import Network as ClusterNetwork
 from proto.specs_pb2 import PortConfig, PortProtocol
@@ -18,14 +19,14 @@ SERVICES = "services"
 """The source of what the resolver is told here."""
 
 
-def engine_network(network: ClusterNetwork, created: str) -> Network:
+def engine_network(network: ClusterNetwork) -> Network:
     """As the engine keeps it, under the cluster's ID and settled."""
     spec, configs = network.spec, network.ipam.configs
     return Network(
         ID=network.id,
         Name=spec.name,
         Driver=network.driver_state.name,
-        Created=created,
+        Created=rfc3339(network.created_at.ToNanoseconds()),
         Scope="swarm",
         Options=dict(network.driver_state.options),
         Labels=dict(spec.labels),
@@ -67,11 +68,12 @@ def peer_endpoint(peer: NetworkPeer) -> PeerEndpoint | None:
 
 
 def balanced(service: NetworkService, peers: Iterable[NetworkPeer]) -> Iterator[BalancedService]:
-    """A service's virtual IPs, with those of its tasks behind them that may be given connections."""
-    ready = [peer for peer in peers if peer.ready]
+    """A service's virtual IPs, with its tasks: those that may be given no connections keep what they have (weight 0)."""
+    found = [(address, int(peer.ready)) for peer in peers for address in _parsed(peer.addresses)]
+    found.sort(key=lambda each: int(each[0]))
     for vip in _parsed(service.virtual_ips):
-        found = {address for peer in ready for address in _parsed(peer.addresses) if address.version == vip.version}
-        yield BalancedService(vip, tuple(Backend(address) for address in sorted(found, key=int)))
+        backends = tuple(Backend(address, weight) for address, weight in found if address.version == vip.version)
+        yield BalancedService(vip, backends)
 
 
 def service_holder(service: NetworkService) -> Holder | None:

@@ -16,7 +16,7 @@ from manager.control.errors import (
 from manager.control.networks import ingress_network, resolve_networks
 from manager.store import ObjectInUseError
 from proto import control_pb2 as pb
-from proto.objects_pb2 import Cluster, Network, Service
+from proto.objects_pb2 import TASK_STATE_RUNNING, Cluster, Network, NetworkAttachment, Service, Task
 from proto.specs_pb2 import IPAMConfig, NetworkAttachmentConfig, NetworkSpec, PortConfig, ServiceSpec
 from tests.unit.control.builders import service_spec
 from tests.unit.control.managed import Managed
@@ -94,6 +94,9 @@ async def test_what_was_asked_for_is_kept_and_shown(manager: Managed) -> None:
         (network_spec(subnet="10.1.0.0/24", gateway="10.2.0.1"), "does not belong to the subnet"),
         (network_spec(subnet="10.1.0.0/24", gateway="x"), "invalid gateway x"),
         (network_spec(subnet="fd00::/64"), "wants a network with IPv6 enabled"),
+        (network_spec(subnet="224.0.0.0/24"), "is no subnet of hosts"),
+        (network_spec(subnet="10.1.0.0/24", gateway="10.1.0.1%x"), "invalid gateway"),
+        (NetworkSpec(name="mesh", ingress=True, ipv6_enabled=True), "ingress network wants IPv4 and one subnet"),
         (network_spec(options={"com.docker.network.driver.mtu": "much"}), "invalid com.docker.network.driver.mtu"),
         (network_spec(options={VNI: "16777216"}), "want a number from 1 to 16777215"),
         (network_spec(options={"com.docker.network.bridge.name": "x"}), "an overlay has no such option"),
@@ -168,6 +171,16 @@ async def test_a_service_names_networks_by_id_and_keeps_them(manager: Managed) -
         resolve_networks(manager.store.view, on("back"))
     with pytest.raises(InvalidArgumentError, match="network front is named twice"):
         resolve_networks(manager.store.view, on("front", front.id[:12]))
+
+
+async def test_a_network_stays_while_a_task_of_an_earlier_spec_runs_on_it(manager: Managed) -> None:
+    front = await create(manager, network_spec("front"))
+    task = Task(id="t1", service_id="web", desired_state=TASK_STATE_RUNNING)
+    task.status.state = TASK_STATE_RUNNING
+    task.networks_attachments.append(NetworkAttachment(network_id=front.id, addresses=["10.0.0.2/24"]))
+    await manager.commit(lambda working: working.create(task))
+    with pytest.raises(FailedPreconditionError, match="network front is in use by task t1"):
+        await remove(manager, "front")
 
 
 async def test_a_network_can_go_while_tasks_of_a_removed_service_still_stop(manager: Managed) -> None:

@@ -203,6 +203,9 @@ def test_a_task_takes_no_more_connections_before_it_is_told_to_stop() -> None:
 def test_what_is_published_is_known_on_every_node_that_has_an_address_on_the_mesh() -> None:
     cluster = started()
     cluster.put(service("web", published=8080))
+    publishing = spec("web")
+    publishing.endpoint_spec.ports.append(PortConfig(target_port=80, published_port=8080))
+    cluster.put(SpecVersion(id="web.1", service_id="web", spec_version=1, spec=publishing))
     cluster.put(task("t11", "n1", "web"))
     assert cluster.told("n3") == {}
     for node_id in NODES:

@@ -95,8 +95,11 @@ async def test_a_container_that_ended_leaves_no_namespace_behind(nets: Bench) ->
     web = await nets.run("sleep", "1000", host=HostConfig(NetworkMode="back"), name="web")
     namespace = os.stat(f"/proc/{nets.engine.inspect(web).State.Pid}/ns/net").st_ino
     await nets.engine.remove(web, force=True)
-    links = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout  # noqa: ASYNC221
-    assert "veth" not in links
+
+    def links() -> str:
+        return subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
+
+    await until(lambda: "veth" not in links(), what="the kernel has taken the pair away")
     opened = os.listdir(f"/proc/{nets.engine.resolver.pid}/fd")
     paths = [f"/proc/{nets.engine.resolver.pid}/fd/{each}" for each in opened]
     assert namespace not in [os.stat(path).st_ino for path in paths if os.path.exists(path)]

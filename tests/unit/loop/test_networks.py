@@ -5,6 +5,7 @@ from __future__ import annotations
 from proto.objects_pb2 import TASK_STATE_NEW, TASK_STATE_PENDING, TASK_STATE_RUNNING
 from proto.specs_pb2 import (
     ENDPOINT_MODE_DNSRR,
+    FAILURE_ACTION_ROLLBACK,
     PORT_PROTOCOL_TCP,
     PORT_PROTOCOL_UDP,
     PUBLISH_MODE_INGRESS,
@@ -133,6 +134,30 @@ async def test_ports_that_are_left_open_are_given_once_and_kept() -> None:
     again = await cluster.create_service("again", change=publishing(0))
     await cluster.work()
     assert ports(cluster, again) == [30000]
+
+
+async def test_a_service_that_failed_does_not_go_back_to_a_port_that_another_has_now() -> None:
+    cluster = await Harness.started(nodes=1)
+    await cluster.create_network("ingress", subnet="10.0.0.0/24", ingress=True)
+    web = await cluster.create_service("web", change=publishing(8080))
+    await cluster.wait(10)
+
+    def failing(spec: ServiceSpec) -> None:
+        publishing()(spec)
+        spec.task_template.container_spec.image = "broken"
+        spec.update_config.failure_action = FAILURE_ACTION_ROLLBACK
+        spec.update_config.monitor_ns = 5 * 10**9
+
+    await cluster.update_service(web, failing)
+    await cluster.create_service("other", change=publishing(8080))
+    for _ in range(4):
+        await cluster.work()
+        for task in cluster.running(web):
+            await cluster.fail(task)
+        await cluster.wait(2)
+    status = cluster.service(web).update_status
+    assert "port 8080, which service other publishes" in status.message
+    assert ports(cluster, web) == []
 
 
 async def test_every_node_has_an_address_on_the_mesh_once_something_is_published_there() -> None:

@@ -86,6 +86,8 @@ async def test_the_first_container_makes_the_bridge_and_the_next_only_a_pair(
         "ipv4/ip_forward": "1",
         "ipv6/conf/all/forwarding": "0",
         "ipv4/conf/br7/route_localnet": "1",
+        "ipv6/conf/br7/accept_ra": "0",
+        "ipv6/conf/br7/disable_ipv6": "1",
     }
     kernel.done.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,22 +17,26 @@ from runtime.events import EventBus
 from runtime.kernel.network import IPAddress
 from runtime.networks import Networks
 from tests.unit.networks.fakes import FakeDriver, RecordingKernel
+from tests.unit.overlays.test_published import ToldMesh
 from tests.unit.resolver.fakes import FakeResolver
 from tests.waiting import until
 from worker.network import told
 from worker.network.members import ClusterNetworks
-from worker.network.mesh import Mesh
 from worker.network.overlays import Overlays
 from worker.network.published import Published
-from worker.network.types import BalancedService, DataPath, NetworkID, PeerEndpoint
+from worker.network.types import BalancedService, DataPath, NetworkID, OverlayNetwork, PeerEndpoint
 
 
 class ToldOverlays(Overlays):
     """Keeps what it is told and asks no kernel."""
 
     def __init__(self) -> None:
+        self.networks: dict[str, OverlayNetwork] = {}
         self.peers: dict[str, dict[IPAddress, PeerEndpoint]] = {}
         self.services: dict[str, dict[IPAddress, BalancedService]] = {}
+
+    def set_network(self, network: OverlayNetwork) -> None:
+        self.networks[network.id] = network
 
     def set_peers(self, network_id: NetworkID, peers: Iterable[PeerEndpoint]) -> None:
         self.peers[network_id] = {peer.addresses[0]: peer for peer in peers}
@@ -54,12 +59,8 @@ class ToldOverlays(Overlays):
         self.services[network_id].update({service.vip: service for service in changed})
 
     def forget_network(self, network_id: NetworkID) -> None:
-        self.peers.pop(network_id, None)
-        self.services.pop(network_id, None)
-
-
-def _no_mesh(node: DataPath) -> Mesh:
-    raise AssertionError(f"{node} has no address on the mesh")
+        for kept in (self.networks, self.peers, self.services):
+            kept.pop(network_id, None)
 
 
 class Node:
@@ -75,7 +76,7 @@ class Node:
             events=EventBus(),
             name_of=str,
         )
-        self.published = Published(_no_mesh, str)
+        self.published = Published(ToldMesh, str)
         self.networks = ClusterNetworks(self.table, self.overlays, self.resolver, self.published)
         self.known_networks: dict[str, ClusterNetwork] = {}
         self.peers: dict[str, NetworkPeer] = {}
@@ -110,7 +111,7 @@ class Node:
     async def state(self) -> object:
         await until(lambda: self.networks._telling is None or self.networks._telling.done(), what="all is told")
         holders = {network_id: found for network_id, found in self.resolver.told.holders.items() if found}
-        return self.overlays.peers, self.overlays.services, holders
+        return self.overlays.networks, self.overlays.peers, self.overlays.services, holders
 
     async def close(self) -> None:
         await self.networks.close()
@@ -121,6 +122,7 @@ def network(network_id: str, *, ingress: bool = False) -> ClusterNetwork:
     made = ClusterNetwork(id=network_id, data_path_port=4789)
     made.spec.name, made.spec.ingress = f"{network_id}-name", ingress
     made.driver_state.name = "overlay"
+    made.driver_state.options["com.docker.network.driver.overlay.vxlanid_list"] = "4097"
     made.ipam.configs.append(IPAMConfig(subnet="10.0.1.0/24", gateway="10.0.1.1"))
     return made
 
@@ -170,7 +172,10 @@ async def test_a_service_is_its_virtual_ip_and_its_tasks_are_behind_it(tmp_path:
         node.put(told_peer)
     await node.state()
     ((vip, balanced),) = node.overlays.services["front"].items()
-    assert (str(vip), [str(each.address) for each in balanced.backends]) == ("10.0.1.2", ["10.0.1.11", "10.0.1.12"])
+    assert (str(vip), [(str(each.address), each.weight) for each in balanced.backends]) == (
+        "10.0.1.2",
+        [("10.0.1.11", 1), ("10.0.1.12", 1), ("10.0.1.13", 0)],
+    )
     assert sorted(map(str, node.overlays.peers["front"])) == ["10.0.1.11", "10.0.1.12", "10.0.1.13"]
     assert await names(node, "web") == await names(node, "shop") == ["10.0.1.2"]
     assert await names(node, "tasks.web") == await names(node, "tasks.shop") == ["10.0.1.11", "10.0.1.12"]
@@ -201,6 +206,32 @@ async def test_what_is_no_address_costs_itself_alone(tmp_path: Path) -> None:
     assert [str(address) for address in node.overlays.peers["front"]] == ["10.0.1.12"]
     assert node.overlays.services["front"] == {}
     await node.close()
+
+
+async def test_who_got_what_another_gave_back_keeps_it_in_whatever_order_it_is_told(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.put(network("front"))
+    node.put(service("front", "old"))
+    for names_in_order in (["old", "new"], ["new", "old"]):
+        node.networks.change({}, {}, {"front.old": service("front", "old"), "front.new": None})
+        told_now = {"front.old": None, "front.new": service("front", "new")}
+        node.networks.change({}, {}, {f"front.{name}": told_now[f"front.{name}"] for name in names_in_order})
+        await node.state()
+        assert [str(vip) for vip in node.overlays.services["front"]] == ["10.0.1.2"]
+    await node.close()
+
+
+async def test_what_was_told_before_the_first_container_is_there_for_it(tmp_path: Path) -> None:
+    """The data plane is told of the network with its members: it keeps those of one that nobody is on yet."""
+    kernel = RecordingKernel()
+    overlays = Overlays(kernel, tmp_path, DataPath(ipaddress.ip_address("192.0.2.9")))
+    networks = ClusterNetworks(Node(tmp_path).table, overlays, FakeResolver(), Published(ToldMesh, str))
+    networks.change({"front": network("front")}, {"front.t11": peer("front", "t11")}, {"front.web": service("front")})
+    await overlays.settled(NetworkID("front"))
+    overlay = overlays._overlays[NetworkID("front")]
+    assert (overlay.network is not None, [str(each) for each in overlay.peers]) == (True, ["10.0.1.11"])
+    await networks.close()
+    await overlays.close()
 
 
 async def test_the_routing_meshs_network_is_no_overlay_of_containers(tmp_path: Path) -> None:
@@ -302,7 +333,7 @@ def test_increments_alone_lead_to_the_same(history: list[Event]) -> None:
 
 
 def test_an_engine_network_is_as_the_cluster_made_it() -> None:
-    made = told.engine_network(network("front"), "2026-01-01T00:00:00Z")
+    made = told.engine_network(network("front"))
     assert (made.ID, made.Name, made.Driver, made.Scope, made.Settled) == (
         "front",
         "front-name",

@@ -37,6 +37,12 @@ def test_a_node_has_as_many_places_as_tasks_and_our_own_are_named() -> None:
     assert spread.here == ((A, 80),)
 
 
+def test_who_is_sent_here_is_served_while_any_task_is_here() -> None:
+    leaving = IngressBackend(HERE, A, 0)
+    assert spread_of(port(leaving, IngressBackend(THERE)), PLACE).here == ((A, 80),)
+    assert spread_of(port(leaving, IngressBackend(THERE)), PLACE).places == ((THERE, 8080),)
+
+
 def test_local_first_is_for_nodes_with_a_task_that_gets_connections() -> None:
     tasks = (IngressBackend(HERE, A), IngressBackend(THERE))
     assert spread_of(port(*tasks, local_first=True), PLACE).places == ((A, 80),)

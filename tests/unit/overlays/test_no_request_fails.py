@@ -126,9 +126,11 @@ async def test_by_the_mesh(hosts: Bed) -> None:
                     new = await world.task(hosts.hosts[2 - number % 2])
                     servers[new.address] = stack.enter_context(contextlib.ExitStack())
                     servers[new.address].enter_context(serve(new.place, 80, str(new.address)))
+                    # Its node knows it from its start; the others hear of it at some other moment than its node.
+                    await world.tell(_with_weights((old, 1), (new, 0)))
                     await world.tell(world.published(old, new))
                     await requests.some_more()
-                    await world.tell(_draining(old, new))
+                    await world.tell(_with_weights((old, 0), (new, 1)))
                     await world.meshes[1].close()
                     world.mesh(hosts.hosts[0])
                     await requests.some_more()
@@ -141,6 +143,6 @@ async def test_by_the_mesh(hosts: Bed) -> None:
     assert len(requests.answered) == ROUNDS + 1
 
 
-def _draining(old: Task, new: Task) -> IngressPort:
-    backends = (IngressBackend(old.backend.node, old.address, 0), new.backend)
+def _with_weights(*tasks: tuple[Task, int]) -> IngressPort:
+    backends = tuple(IngressBackend(task.backend.node, task.address, weight) for task, weight in tasks)
     return IngressPort(protocol="tcp", published=8080, target=80, backends=backends)

@@ -68,9 +68,10 @@ class Host:
         (made,) = self.meshes
         return made
 
-    def backends(self, number: int) -> list[tuple[str, str]]:
+    def backends(self, number: int, weight: int = 1) -> list[tuple[str, str]]:
         """Of a published port: node, and address on it where that is known."""
-        return [(str(each.node), str(each.address or "")) for each in self.mesh.ports["tcp", number].backends]
+        backends = self.mesh.ports["tcp", number].backends
+        return [(str(each.node), str(each.address or "")) for each in backends if each.weight == weight]
 
 
 def network() -> Network:
@@ -119,6 +120,15 @@ def test_a_port_leads_to_the_tasks_of_this_node_by_address_and_to_others_by_node
     assert host.mesh.ports["tcp", 8080].target == 80
 
 
+def test_a_task_here_is_known_from_its_start_and_until_it_is_gone(host: Host) -> None:
+    """With weight 0: other nodes hear of it at another moment than this one, and their clients are served meanwhile."""
+    host.published.change({"t5": task("t5", 1, ready=False)}, {})
+    assert ("10.0.0.11", "172.19.0.5") not in host.backends(8080, weight=0)
+    host.local["t5"] = "172.19.0.5"
+    host.published.task_changed("t5")
+    assert ("10.0.0.11", "172.19.0.5") in host.backends(8080, weight=0)
+
+
 def test_changes_of_tasks_ports_and_nodes_reach_it(host: Host) -> None:
     host.published.change({"t2": task("t2", 2, ready=False), "t3": task("t3", 3)}, {})
     assert host.backends(8080) == [("10.0.0.11", "172.19.0.2"), ("10.0.0.13", "")]
@@ -133,6 +143,20 @@ def test_changes_of_tasks_ports_and_nodes_reach_it(host: Host) -> None:
 def test_a_task_of_this_node_that_has_no_address_yet_gets_nothing(host: Host) -> None:
     host.published.change({"t4": task("t4", 1)}, {})
     assert host.backends(8080) == [("10.0.0.11", "172.19.0.2"), ("10.0.0.12", "")]
+
+
+def test_a_port_that_went_from_one_service_to_another_stays(host: Host) -> None:
+    other = service(8080)
+    other.service_id = "shop"
+    for services in ({"web": None, "shop": other}, {"web": service(8080), "shop": None}):
+        host.published.change({}, services)
+        assert set(host.mesh.ports) == {("tcp", 8080)}
+
+
+def test_what_a_daemon_before_left_goes_when_there_is_no_mesh() -> None:
+    host = Host()
+    host.published.replace(None, (), ())
+    assert host.mesh.removed == 1
 
 
 def test_there_is_no_mesh_before_this_node_has_an_address_on_it() -> None:
