@@ -127,7 +127,7 @@ def test_prints_and_asks_what_docker_does(
 
 
 def changes(engine: FakeEngine) -> list[object]:
-    """The requests that change something, in order, without what says nothing."""
+    """The requests that change something, in order, without what says nothing; docker's subnets come in any order."""
     return [
         (asked.method, asked.path, _filled(asked.body), _filters(asked))
         for asked in engine.asked
@@ -143,6 +143,8 @@ def _filters(asked: Asked) -> dict[str, set[str]]:
 def _filled(value: object) -> object:
     if isinstance(value, dict):
         left = {key: _filled(each) for key, each in value.items()}
+        if isinstance(subnets := left.get("Config"), list):
+            left["Config"] = sorted(subnets, key=str)
         return {
             key: each for key, each in left.items() if each not in (None, "", [], {}, 0) or key.startswith("Enable")
         }
