@@ -86,7 +86,7 @@ async def test_identity_limits_and_environment(bench: Bench) -> None:
     assert lines[:4] == ["65534", "box", "/made/here", "100"]
     assert lines[4] == "/ 1 /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert lines[5] == "10.1.2.3\tdb"
-    assert [line for line in lines[6:-1] if not line.startswith("#")] == ["nameserver 9.9.9.9"]
+    assert [line for line in lines[6:-1] if line and not line.startswith("#")] == ["nameserver 9.9.9.9"]
     assert lines[-1].startswith("docker-init")
 
 
