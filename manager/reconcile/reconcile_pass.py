@@ -7,7 +7,7 @@ at: when the transaction is refused, they are looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -216,11 +216,14 @@ class ReconcilePass:
         return service
 
     def _is_taken(self, protocol: PortProtocol.ValueType, number: int) -> bool:
-        return any(
-            port.published_port == number and port.protocol == protocol
-            for service in self.working.services.publishing(number)
-            for port in (*service.spec.endpoint_spec.ports, *service.endpoint.ports)
-        )
+        return any(True for _ in self._publishers(protocol, number))
+
+    def _publishers(self, protocol: PortProtocol.ValueType, number: int) -> Iterator[Service]:
+        """The services that publish a port, as asked for or as given; of 0, which is left open, none."""
+        for service in self.working.services.publishing(number) if number else ():
+            ports = (*service.spec.endpoint_spec.ports, *service.endpoint.ports)
+            if any((port.published_port, port.protocol) == (number, protocol) for port in ports):
+                yield service
 
     def _reconciled_service(self, service: Service) -> Outcome:
         orchestrator = ORCHESTRATORS.get(mode_of(service.spec))
@@ -250,12 +253,8 @@ class ReconcilePass:
         if missing is not None:
             return f"the {missing[0].name} {missing[1]}, which is gone"
         for port in filter(is_mesh, spec.endpoint_spec.ports):
-            for other in self.working.services.publishing(port.published_port) if port.published_port else ():
-                taken = any(
-                    (each.published_port, each.protocol) == (port.published_port, port.protocol)
-                    for each in (*other.spec.endpoint_spec.ports, *other.endpoint.ports)
-                )
-                if taken and other.spec.name != spec.name:
+            for other in self._publishers(port.protocol, port.published_port):
+                if other.spec.name != spec.name:
                     return f"port {port.published_port}, which service {other.spec.name} publishes"
         return ""
 

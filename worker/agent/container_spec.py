@@ -47,6 +47,7 @@ from runtime.types import (
 from worker.agent.executor import Assignment, ExecutorError
 from worker.agent.templates import CHARACTERS_MAX, Value, expand
 from worker.network.driver import WAY_OUT
+from worker.network.told import protocol_word
 
 LABEL = "com.docker.swarm"
 
@@ -236,10 +237,9 @@ def _host_ports(assignment: Assignment) -> dict[str, list[PortBinding] | None]:
     """Ports published in host mode, by ``80/tcp``; those of the routing mesh are not the container's affair."""
     ports: dict[str, list[PortBinding] | None] = {}
     for port in assignment.spec_version.spec.endpoint_spec.ports:
-        if port.publish_mode != PublishMode.PUBLISH_MODE_HOST:
+        if _is_mesh(port):
             continue
-        protocol = port.protocol or PortProtocol.PORT_PROTOCOL_TCP
-        name = PortProtocol.Name(protocol).removeprefix("PORT_PROTOCOL_").lower()
+        name = protocol_word(port.protocol or PortProtocol.PORT_PROTOCOL_TCP)
         bindings = ports.setdefault(f"{port.target_port}/{name}", [])
         assert bindings is not None
         bindings.append(PortBinding(HostPort=str(port.published_port) if port.published_port else ""))

@@ -24,10 +24,9 @@ class HostOverlays:
     """
 
     def __init__(self, run: Path) -> None:
-        kernel, self._run = LinuxNetwork(), run
-        self._kernel = kernel
-        self._overlays = Overlays(kernel, run)
-        self._driver = OverlayDriver(kernel, self._overlays, run)
+        self._kernel, self._run = LinuxNetwork(), run
+        self._overlays = Overlays(self._kernel, run)
+        self._driver = OverlayDriver(self._kernel, self._overlays, run)
 
     @property
     def drivers(self) -> list[Driver]:

@@ -25,7 +25,7 @@ from runtime.kernel.network import IPAddress
 from runtime.networks import Networks
 from runtime.resolver.port import Change, DropHolder, Everything, Holder, NameZone, PutHolder, Resolver, Zone
 from worker.network import told
-from worker.network.driver import overlay_of
+from worker.network.driver import OverlayDriver, overlay_of
 from worker.network.overlays import Overlays
 from worker.network.published import Published
 from worker.network.types import DATA_PATH_PORT, BalancedService, DataPath, NetworkID
@@ -33,7 +33,6 @@ from worker.network.underlay import mtu_of
 
 log = structlog.get_logger(__name__)
 
-OVERLAY = "overlay"
 DROP_RETRY_S, DROP_RETRY_S_MAX = 0.2, 30.0
 
 
@@ -63,7 +62,6 @@ class ClusterNetworks:
         self._port = DATA_PATH_PORT
         self._known: dict[str, _Known] = {}
         self._names: list[Change | Everything] = []
-        self._wake = asyncio.Event()
         self._tasks = OwnedTasks()
         self._telling: asyncio.Task[None] | None = None
 
@@ -99,7 +97,7 @@ class ClusterNetworks:
             if peer.network_id in self._known:
                 _put_peer(self._known[peer.network_id], peer)
         # Beside those of this daemon those of the one before.
-        made = [network.Id for network in self._networks.list({"driver": [OVERLAY]})]
+        made = [network.Id for network in self._networks.list({"driver": [OverlayDriver.name]})]
         for network_id in dict.fromkeys([*before, *made]):
             if network_id not in self._known:
                 self._forget(network_id)
@@ -201,7 +199,7 @@ class ClusterNetworks:
 
     async def make_way_out(self) -> None:
         """Have the engine make the bridge by which the mesh reaches tasks. Raises EngineError."""
-        await self._networks.make_way_out(OVERLAY)
+        await self._networks.make_way_out(OverlayDriver.name)
 
     def task_changed(self, task_id: str) -> None:
         """A container of a task began or ended on this node."""

@@ -15,7 +15,6 @@ import structlog
 
 from proto.dispatcher_pb2 import NetworkPeer, NetworkService
 from proto.objects_pb2 import Network as ClusterNetwork
-from proto.specs_pb2 import PortProtocol
 from runtime.errors import EngineError
 from worker.network import told
 from worker.network.driver import overlay_of
@@ -170,7 +169,7 @@ class Published:
         backends = tuple(self._backends(self._tasks.get(service_id, {}).values()))
         return [
             IngressPort(
-                protocol=PortProtocol.Name(port.protocol).removeprefix("PORT_PROTOCOL_").lower(),
+                protocol=told.protocol_word(port.protocol),
                 published=port.published_port,
                 target=port.target_port,
                 backends=backends,

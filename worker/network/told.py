@@ -108,11 +108,14 @@ def _holder(holder_id: str, names: Iterable[str], found: Iterable[IPAddress], po
         id=holder_id,
         names=tuple(dict.fromkeys(name for name in names if name)),
         addresses=tuple(map(str, found)),
-        ports=tuple(NamedPort(port.name, _protocol(port.protocol), port.target_port) for port in ports if port.name),
+        ports=tuple(
+            NamedPort(port.name, protocol_word(port.protocol), port.target_port) for port in ports if port.name
+        ),
     )
 
 
-def _protocol(protocol: PortProtocol.ValueType) -> str:
+def protocol_word(protocol: PortProtocol.ValueType) -> str:
+    """tcp, udp or sctp."""
     return PortProtocol.Name(protocol).removeprefix("PORT_PROTOCOL_").lower()
 
 
